@@ -1,0 +1,44 @@
+"""Why a session ended. Causes are typed because they decide: restart or not, crash or not, exit status."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+CauseKind = Literal[
+    "completed",
+    "failed",
+    "crashed",
+    "memory",
+    "hung",
+    "start_failed",
+    "cancelled",
+    "budget",
+    "auth",
+    "bad_spec",
+    "workdir_gone",
+    "daemon_stop",
+]
+
+COUNTED_AS_CRASH: frozenset[CauseKind] = frozenset({"failed", "crashed", "memory", "hung", "start_failed"})
+"""Causes that a restart policy may answer, and that use up a group's allowance (DESIGN §4)."""
+
+
+class Cause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The typed end of a session.
+
+    `signal` is a name such as `SIGKILL`, `status` an exit status, `message` one line for people,
+    `code` the failure's stable code where there is one.
+    """
+
+    kind: CauseKind
+    message: str = ""
+    signal: str = ""
+    status: int | None = None
+    code: str = ""
+
+    def __str__(self) -> str:
+        if self.kind != "crashed":
+            return self.kind
+        return f"crashed({self.signal})" if self.signal else f"crashed({self.status})"

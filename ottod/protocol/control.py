@@ -1,0 +1,342 @@
+"""Client ↔ root: the public control protocol.
+
+Client → root: one frame, a `ClientMessage`. Root → client: two frames. The first is one byte of kind: `M` and a
+`ServerMessage` follows, or `R`, then four bytes of subscription number (big-endian) in the same frame and runs of
+records (see `records`) in the next. A connection starts with `Hello`; nothing else is answered before it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from ottod.errors import Failure
+from ottod.protocol.cause import Cause
+from ottod.protocol.codec import Codec
+from ottod.protocol.events import Gap, SessionState
+from ottod.protocol.specs import AgentSpec
+from ottod.protocol.usage import Usage
+
+KIND_MESSAGE = b"M"
+KIND_RECORDS = b"R"
+
+MAX_CREDIT_BYTES = 8 * 1024 * 1024
+"""The most that may be on its way to one subscriber; larger grants are clamped."""
+MAX_TASK_BYTES = 1024 * 1024
+MAX_ENV_BYTES = 256 * 1024
+
+Task = Annotated[str, Meta(max_length=MAX_TASK_BYTES)]
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The form that all control messages share."""
+
+
+# ---------------------------------------------------------------- requests
+
+
+class StartSession(Wire, frozen=True, kw_only=True, tag="session.start"):
+    """Start a session of a named agent, or of a spec given inline.
+
+    `env` is the dispatching client's environment, already reduced to what it wants to share; the agent's own
+    allowlist reduces it further. `key` makes the request idempotent: the same key gives the same session.
+    `mode` oneshot ends after the task, conversation stays for more.
+    """
+
+    agent: str = ""
+    spec: AgentSpec | None = None
+    task: Task = ""
+    cwd: str
+    env: dict[str, str] = {}
+    model: str = ""
+    title: str = ""
+    parent: str = ""
+    mode: Literal["oneshot", "conversation"] = "oneshot"
+    run_mode: Literal["interactive", "headless"] = "interactive"
+    key: str = ""
+
+
+class ListSessions(Wire, frozen=True, kw_only=True, tag="session.list"):
+    """Live sessions, and with `all` the ended ones too, newest first."""
+
+    all: bool = False
+    states: tuple[SessionState, ...] = ()
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+
+
+class GetSession(Wire, frozen=True, kw_only=True, tag="session.get"):
+    """One session by id or unique prefix."""
+
+    session: str
+
+
+class SendInput(Wire, frozen=True, kw_only=True, tag="session.send"):
+    """Say something to a session; it is heard at the start of the next turn."""
+
+    session: str
+    text: Task
+
+
+class WaitSession(Wire, frozen=True, kw_only=True, tag="session.wait"):
+    """Answered when the session has ended (or, with `idle`, waits for input)."""
+
+    session: str
+    idle: bool = False
+
+
+class StopSession(Wire, frozen=True, kw_only=True, tag="session.stop"):
+    """Stop, with grace. Answered when nothing of the session is left, or with what remains."""
+
+    session: str
+    grace_s: Annotated[float, Meta(ge=0, le=3600)] | None = None
+    reason: str = ""
+
+
+class KillSession(Wire, frozen=True, kw_only=True, tag="session.kill"):
+    """Stop without grace."""
+
+    session: str
+    reason: str = ""
+
+
+class RemoveSession(Wire, frozen=True, kw_only=True, tag="session.remove"):
+    """Forget an ended session and delete its files."""
+
+    session: str
+
+
+class Subscribe(Wire, frozen=True, kw_only=True, tag="events.subscribe"):
+    """Events from `from_offset` on (None: only new ones; 0: all there are), of one session or of all.
+
+    `follow` False ends the subscription at the offset that was newest when it began.
+    """
+
+    from_offset: Annotated[int, Meta(ge=0)] | None = None
+    session: str = ""
+    follow: bool = True
+    credit_bytes: Annotated[int, Meta(ge=1)] = 1024 * 1024
+
+
+class Unsubscribe(Wire, frozen=True, kw_only=True, tag="events.unsubscribe"):
+    """End a subscription."""
+
+    subscription: int
+
+
+class GetStatus(Wire, frozen=True, kw_only=True, tag="daemon.status"):
+    """What the daemon is and how it fares."""
+
+
+class StopDaemon(Wire, frozen=True, kw_only=True, tag="daemon.stop"):
+    """Stop the daemon; sessions end with cause `daemon_stop`."""
+
+    grace_s: Annotated[float, Meta(ge=0, le=3600)] = 10.0
+
+
+class Ping(Wire, frozen=True, kw_only=True, tag="ping"):
+    """Keeps a connection's subscriptions alive."""
+
+
+RequestBody = (
+    StartSession
+    | ListSessions
+    | GetSession
+    | SendInput
+    | WaitSession
+    | StopSession
+    | KillSession
+    | RemoveSession
+    | Subscribe
+    | Unsubscribe
+    | GetStatus
+    | StopDaemon
+    | Ping
+)
+
+# ---------------------------------------------------------------- client → root
+
+
+class Hello(Wire, frozen=True, kw_only=True, tag="hello"):
+    """The first message of every connection."""
+
+    protocol: int
+    client: str = ""
+    version: str = ""
+    pid: int = 0
+
+
+class Request(Wire, frozen=True, kw_only=True, tag="request"):
+    """`id` is the client's; the reply carries it."""
+
+    id: int
+    body: RequestBody
+
+
+class Grant(Wire, frozen=True, kw_only=True, tag="grant"):
+    """Credit for a subscription: this many more bytes may be sent."""
+
+    subscription: int
+    bytes: Annotated[int, Meta(ge=1)]
+
+
+ClientMessage = Hello | Request | Grant
+
+# ---------------------------------------------------------------- results
+
+
+class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
+    """A session as root knows it. Times are wall clock nanoseconds, 0 when it has not happened."""
+
+    session: str
+    agent: str
+    model: str
+    state: SessionState
+    kind: str = "agent"
+    title: str = ""
+    task: str = ""
+    cwd: str = ""
+    parent: str = ""
+    mode: str = "oneshot"
+    run_mode: str = "interactive"
+    pid: int = 0
+    incarnation: int = 0
+    created_at_ns: int = 0
+    started_at_ns: int = 0
+    ended_at_ns: int = 0
+    turn: int = 0
+    current_tool: str = ""
+    usage: Usage = Usage()
+    cause: Cause | None = None
+    result: str = ""
+    restarts: int = 0
+    last_seq: int = 0
+    first_offset: int = 0
+    last_offset: int = 0
+    agent_source: str = ""
+    agent_digest: str = ""
+    journal: str = ""
+    remaining_pids: tuple[int, ...] = ()
+
+
+class SessionStartedResult(Wire, frozen=True, kw_only=True, tag="started"):
+    """The new session; `from_offset` is where its first event is."""
+
+    session: str
+    from_offset: int
+    existing: bool = False
+
+
+class SessionList(Wire, frozen=True, kw_only=True, tag="sessions"):
+    """Sessions, newest first; `truncated` when the limit cut the list."""
+
+    sessions: tuple[SessionInfo, ...]
+    truncated: bool = False
+
+
+class StopResult(Wire, frozen=True, kw_only=True, tag="stopped"):
+    """The proof: the session has ended and these processes of it remain (none, when the stop succeeded)."""
+
+    session: str
+    cause: Cause
+    remaining_pids: tuple[int, ...] = ()
+    already_ended: bool = False
+
+
+class Subscribed(Wire, frozen=True, kw_only=True, tag="subscribed"):
+    """Events follow as record frames. `tail` is the oldest offset in the ring, `head` the next to be given."""
+
+    subscription: int
+    tail: int
+    head: int
+
+
+class DaemonStatus(Wire, frozen=True, kw_only=True, tag="status"):
+    """A reading of the daemon's instruments."""
+
+    version: str
+    protocol: int
+    pid: int
+    instance: str
+    started_at_ns: int
+    uptime_s: float
+    sessions: dict[str, int]
+    zygote_pid: int = 0
+    zygote_generation: int = 0
+    warm_workers: int = 0
+    ring_bytes: int = 0
+    ring_used_bytes: int = 0
+    ring_head: int = 0
+    ring_tail: int = 0
+    ring_recovery: str = ""
+    subscriptions: int = 0
+    clients: int = 0
+    loop_lag_p99_ms: float = 0.0
+    rss_bytes: int = 0
+    runtime_dir: str = ""
+    state_dir: str = ""
+    config_file: str = ""
+    isolation: dict[str, str] = {}
+    counters: dict[str, int] = {}
+
+
+class Done(Wire, frozen=True, kw_only=True, tag="done"):
+    """The request was carried out and there is nothing more to say."""
+
+    detail: str = ""
+
+
+Result = SessionInfo | SessionStartedResult | SessionList | StopResult | Subscribed | DaemonStatus | Done
+
+# ---------------------------------------------------------------- root → client
+
+
+class Welcome(Wire, frozen=True, kw_only=True, tag="welcome"):
+    """The connection is accepted. `instance` changes with every start of root."""
+
+    protocol: int
+    version: str
+    instance: str
+    pid: int
+
+
+class Rejected(Wire, frozen=True, kw_only=True, tag="rejected"):
+    """A message that could not be answered by id: a bad hello, or bytes that are no message."""
+
+    failure: Failure
+    protocol: int = 0
+
+
+class Reply(Wire, frozen=True, kw_only=True, tag="reply"):
+    """Exactly one of `result` and `failure` is set."""
+
+    id: int
+    result: Result | None = None
+    failure: Failure | None = None
+
+
+class GapNotice(Wire, frozen=True, kw_only=True, tag="subscription.gap"):
+    """A gap, in its place in the subscription's stream."""
+
+    subscription: int
+    gap: Gap
+
+
+class SubscriptionEnded(Wire, frozen=True, kw_only=True, tag="subscription.ended"):
+    """The subscription will carry nothing more: `caught_up`, `unsubscribed`, `expired` or `daemon_stop`."""
+
+    subscription: int
+    reason: str
+    next_offset: int
+
+
+ServerMessage = Welcome | Rejected | Reply | GapNotice | SubscriptionEnded
+
+client_messages: Codec[ClientMessage] = Codec(ClientMessage, name="client message")
+server_messages: Codec[ServerMessage] = Codec(ServerMessage, name="server message")
+
+
+def to_builtins(value: Any) -> Any:
+    """A wire struct as plain dicts and lists, for JSON output."""
+    return msgspec.to_builtins(value)

@@ -1,0 +1,425 @@
+"""The canonical events: everything that a session says about itself, whatever provider or harness is underneath.
+
+Each event belongs to one session and gets a `seq` there; in the ring it also gets a global `offset`. Past tense,
+one tag per kind. A reader that meets an unknown tag gets an `Unknown` value (see `records`), not an error.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from ottod.errors import Failure
+from ottod.protocol.cause import Cause
+from ottod.protocol.usage import Usage
+
+SessionState = Literal[
+    "starting",
+    "idle",
+    "running",
+    "waiting_approval",
+    "waiting_input",
+    "waiting_children",
+    "paused",
+    "stopping",
+    "restarting",
+    "parked",
+    "ended",
+]
+
+ItemKind = Literal[
+    "user_message",
+    "assistant_message",
+    "reasoning",
+    "plan",
+    "tool_call",
+    "command",
+    "file_change",
+    "web_search",
+    "image",
+    "review",
+    "compaction",
+    "error",
+]
+
+Stream = Literal["text", "reasoning", "tool_output"]
+
+MAX_EVENT_TEXT_BYTES = 24 * 1024
+"""Longer texts in one event are cut there and marked `truncated`; the journal has the whole."""
+
+
+class EventBase(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What all events share: nothing but their form."""
+
+
+class SessionCreated(EventBase, frozen=True, kw_only=True, tag="session.created"):
+    """The session exists and its id is taken; no process yet."""
+
+    agent: str
+    model: str
+    kind: Literal["agent", "workflow", "harness"] = "agent"
+    title: str = ""
+    cwd: str = ""
+    parent: str = ""
+    run_mode: Literal["interactive", "headless"] = "interactive"
+    agent_digest: str = ""
+
+
+class SessionStarted(EventBase, frozen=True, kw_only=True, tag="session.started"):
+    """An incarnation's process is ready. `generation` is the zygote's."""
+
+    pid: int
+    incarnation: int
+    generation: int = 0
+
+
+class SessionStateChanged(EventBase, frozen=True, kw_only=True, tag="session.state_changed"):
+    """The session moved from `previous` to `state`."""
+
+    state: SessionState
+    previous: SessionState
+    reason: str = ""
+
+
+class SessionExited(EventBase, frozen=True, kw_only=True, tag="session.exited"):
+    """The session's one and last end. `remaining_pids` is empty when the end is proved."""
+
+    cause: Cause
+    result: str = ""
+    usage: Usage = Usage()
+    duration_ms: int = 0
+    incarnations: int = 1
+    remaining_pids: tuple[int, ...] = ()
+    truncated: bool = False
+
+
+class TurnStarted(EventBase, frozen=True, kw_only=True, tag="turn.started"):
+    """Turns count from 1. `input` is what the user or parent said, perhaps cut."""
+
+    turn: int
+    input: str = ""
+
+
+class TurnCompleted(EventBase, frozen=True, kw_only=True, tag="turn.completed"):
+    """The model ended its turn. `steps` counts model calls."""
+
+    turn: int
+    steps: int = 0
+    usage: Usage = Usage()
+    duration_ms: int = 0
+
+
+class TurnFailed(EventBase, frozen=True, kw_only=True, tag="turn.failed"):
+    """The turn could not be completed."""
+
+    turn: int
+    failure: Failure
+    duration_ms: int = 0
+
+
+class TurnCancelled(EventBase, frozen=True, kw_only=True, tag="turn.cancelled"):
+    """Somebody stopped the turn; running tools were cancelled with it."""
+
+    turn: int
+    reason: str = ""
+    duration_ms: int = 0
+
+
+class ContentDelta(EventBase, frozen=True, kw_only=True, tag="content.delta"):
+    """A piece of a stream. `item` is the item's or the tool call's id; pieces of one item come in order."""
+
+    stream: Stream
+    text: str
+    item: str = ""
+
+
+class ItemStarted(EventBase, frozen=True, kw_only=True, tag="item.started"):
+    """A piece of conversation or work has begun."""
+
+    item: str
+    kind: ItemKind
+    title: str = ""
+
+
+class ItemUpdated(EventBase, frozen=True, kw_only=True, tag="item.updated"):
+    """News of an item that has no stream of its own (a plan's steps, a diff)."""
+
+    item: str
+    kind: ItemKind
+    data: dict[str, Any] = {}
+
+
+class ItemCompleted(EventBase, frozen=True, kw_only=True, tag="item.completed"):
+    """An item is whole. `text` is complete unless `truncated`."""
+
+    item: str
+    kind: ItemKind
+    text: str = ""
+    truncated: bool = False
+    data: dict[str, Any] = {}
+
+
+class ToolStarted(EventBase, frozen=True, kw_only=True, tag="tool.started"):
+    """A tool call begins; its intent is in the journal. `arguments` is JSON text, perhaps cut."""
+
+    call: str
+    tool: str
+    arguments: str = "{}"
+    turn: int = 0
+    step: int = 0
+
+
+class ToolProgress(EventBase, frozen=True, kw_only=True, tag="tool.progress"):
+    """One line on what a running tool does."""
+
+    call: str
+    message: str
+    percent: float | None = None
+
+
+class ToolCompleted(EventBase, frozen=True, kw_only=True, tag="tool.completed"):
+    """A tool call gave a result; its intent and result are in the journal."""
+
+    call: str
+    tool: str
+    output: str = ""
+    truncated: bool = False
+    duration_ms: int = 0
+    exit_status: int | None = None
+
+
+class ToolFailed(EventBase, frozen=True, kw_only=True, tag="tool.failed"):
+    """A tool call gave a failure as its result: refused, crashed, timed out, cancelled or unknown."""
+
+    call: str
+    tool: str
+    failure: Failure
+    output: str = ""
+    duration_ms: int = 0
+
+
+class ApprovalRequested(EventBase, frozen=True, kw_only=True, tag="approval.requested"):
+    """A tool call waits for somebody's leave."""
+
+    approval: str
+    call: str
+    tool: str
+    arguments: str = "{}"
+    reason: str = ""
+    expires_at_ns: int | None = None
+
+
+class ApprovalResolved(EventBase, frozen=True, kw_only=True, tag="approval.resolved"):
+    """The answer, and whose it was. A time-out is `expired`, never `denied`."""
+
+    approval: str
+    decision: Literal["approved", "denied", "expired", "withdrawn"]
+    by: str = ""
+    scope: Literal["once", "session", "agent"] = "once"
+    reason: str = ""
+
+
+class InputRequested(EventBase, frozen=True, kw_only=True, tag="input.requested"):
+    """The agent asks the user something."""
+
+    request: str
+    prompt: str
+    choices: tuple[str, ...] = ()
+
+
+class InputResolved(EventBase, frozen=True, kw_only=True, tag="input.resolved"):
+    """The answer to an `input.requested`."""
+
+    request: str
+    text: str = ""
+    by: str = ""
+
+
+class UsageUpdated(EventBase, frozen=True, kw_only=True, tag="usage.updated"):
+    """One model call's consumption, and the session's total after it."""
+
+    model: str
+    provider: str
+    usage: Usage
+    total: Usage
+
+
+class BudgetWarning(EventBase, frozen=True, kw_only=True, tag="budget.warning"):
+    """A budget is nearly used. `spent` and `limit` are in the budget's own unit."""
+
+    budget: Literal["seconds", "tokens", "usd_micros"]
+    spent: int
+    limit: int
+    scope: Literal["session", "tree", "day"] = "session"
+
+
+class ArtifactWritten(EventBase, frozen=True, kw_only=True, tag="artifact.written"):
+    """A file worth keeping was stored."""
+
+    artifact: str
+    name: str
+    kind: str = "file"
+    path: str = ""
+    digest: str = ""
+    size_bytes: int = 0
+    version: int = 1
+
+
+class CheckpointWritten(EventBase, frozen=True, kw_only=True, tag="checkpoint.written"):
+    """The session can be continued from here."""
+
+    checkpoint: str
+    turn: int
+    path: str = ""
+
+
+class ChildStarted(EventBase, frozen=True, kw_only=True, tag="child.started"):
+    """This session started another."""
+
+    child: str
+    agent: str
+
+
+class ChildExited(EventBase, frozen=True, kw_only=True, tag="child.exited"):
+    """A child session ended."""
+
+    child: str
+    cause: Cause
+
+
+class MessageSent(EventBase, frozen=True, kw_only=True, tag="message.sent"):
+    """A message left for another session."""
+
+    message: str
+    to: str
+    text: str = ""
+
+
+class MessageReceived(EventBase, frozen=True, kw_only=True, tag="message.received"):
+    """A message arrived, from a client or another session."""
+
+    message: str
+    sender: str
+    text: str = ""
+
+
+class ModelRerouted(EventBase, frozen=True, kw_only=True, tag="model.rerouted"):
+    """Another model answers than the one asked for."""
+
+    from_model: str
+    to_model: str
+    reason: str = ""
+
+
+class ModelRetried(EventBase, frozen=True, kw_only=True, tag="model.retried"):
+    """A model call failed and will be made again after `delay_ms`. Attempts count from 1."""
+
+    model: str
+    attempt: int
+    delay_ms: int
+    failure: Failure
+
+
+class BreakerStateChanged(EventBase, frozen=True, kw_only=True, tag="breaker.state_changed"):
+    """A circuit breaker moved."""
+
+    provider: str
+    model: str
+    state: Literal["closed", "open", "half_open"]
+    previous: Literal["closed", "open", "half_open"]
+    reason: str = ""
+
+
+class ProviderNotice(EventBase, frozen=True, kw_only=True, tag="provider.notice"):
+    """Something a provider or harness says that has no event of its own (account, MCP status, deprecation)."""
+
+    provider: str
+    kind: str
+    message: str = ""
+    data: dict[str, Any] = {}
+
+
+class LogWarning(EventBase, frozen=True, kw_only=True, tag="log.warning"):
+    """Worth knowing; the session goes on."""
+
+    message: str
+    code: str = ""
+
+
+class LogError(EventBase, frozen=True, kw_only=True, tag="log.error"):
+    """Something is wrong with the session or its surroundings."""
+
+    message: str
+    code: str = ""
+
+
+class Gap(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="gap"):
+    """What a subscriber can no longer be given, exactly.
+
+    Every event of `session` with an offset in [first, last] is missing, and no other event of it. Without a
+    session: of sessions that have wholly left the ring (`evicted`), or of all (`lost`: a power failure took what
+    was not yet synced). `next_seq` is the first seq of the session that can still be had. Made by the hub for one
+    subscriber; it has no seq and no offset of its own.
+    """
+
+    first: int
+    last: int
+    reason: Literal["evicted", "lost"]
+    session: str = ""
+    next_seq: int = 0
+
+
+class Unknown(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of a kind that this version does not know, kept as it came."""
+
+    type: str
+    fields: dict[str, Any] = {}
+
+
+Event = (
+    SessionCreated
+    | SessionStarted
+    | SessionStateChanged
+    | SessionExited
+    | TurnStarted
+    | TurnCompleted
+    | TurnFailed
+    | TurnCancelled
+    | ContentDelta
+    | ItemStarted
+    | ItemUpdated
+    | ItemCompleted
+    | ToolStarted
+    | ToolProgress
+    | ToolCompleted
+    | ToolFailed
+    | ApprovalRequested
+    | ApprovalResolved
+    | InputRequested
+    | InputResolved
+    | UsageUpdated
+    | BudgetWarning
+    | ArtifactWritten
+    | CheckpointWritten
+    | ChildStarted
+    | ChildExited
+    | MessageSent
+    | MessageReceived
+    | ModelRerouted
+    | ModelRetried
+    | BreakerStateChanged
+    | ProviderNotice
+    | LogWarning
+    | LogError
+    | Gap
+)
+
+
+def tag_of(event: Event | Unknown) -> str:
+    """The event's wire tag, such as `turn.started`."""
+    if isinstance(event, Unknown):
+        return event.type
+    tag = event.__struct_config__.tag
+    assert isinstance(tag, str)
+    return tag

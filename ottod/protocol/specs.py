@@ -1,0 +1,178 @@
+"""Specs: what a session is to be. Filled by `settings` from YAML, or by a client from Python.
+
+Every field is parsed and validated from the start; a field's enforcement arrives with the layer that owns it.
+As wire structs they ignore unknown fields; the YAML loader refuses them, with line and column.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,62}$", description="lower-case letters, digits, - and _")]
+Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=31_536_000)]
+Count = Annotated[int, Meta(ge=0)]
+PositiveCount = Annotated[int, Meta(ge=1)]
+Bytes = Annotated[int, Meta(ge=1)]
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The form that all specs share."""
+
+
+class Budgets(Spec, frozen=True, kw_only=True):
+    """Limits on consumption. Absent means unlimited; 0 means none at all. `usd` is in dollars."""
+
+    seconds: Seconds | None = None
+    tokens: Count | None = None
+    usd: Annotated[float, Meta(ge=0)] | None = None
+
+
+class Limits(Spec, frozen=True, kw_only=True):
+    """Bounds on one session. Sizes are in bytes."""
+
+    max_steps: PositiveCount = 100
+    """Model calls in one turn."""
+    max_parallel_tools: PositiveCount = 8
+    max_tool_output_bytes: Bytes = 32 * 1024
+    tool_timeout_s: PositiveSeconds = 120.0
+    memory_bytes: Bytes | None = None
+    pids: PositiveCount | None = None
+    cpu_weight: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    file_bytes: Bytes | None = None
+    max_depth: Count = 4
+    max_children: Count = 16
+
+
+class Backoff(Spec, frozen=True, kw_only=True):
+    """Delays before restarts: base_s · factorⁿ, at most max_s, ± jitter (a share of the delay)."""
+
+    base_s: Seconds = 0.5
+    factor: Annotated[float, Meta(ge=1)] = 2.0
+    max_s: Seconds = 60.0
+    jitter: Annotated[float, Meta(ge=0, le=1)] = 0.2
+
+
+class Shutdown(Spec, frozen=True, kw_only=True):
+    """How a session is stopped: `grace_s` to end by itself, then SIGTERM, then SIGKILL; `brutal` skips the grace."""
+
+    grace_s: Seconds = 10.0
+    brutal: bool = False
+
+
+class Restart(Spec, frozen=True, kw_only=True):
+    """The child's own half of supervision, in OTP's terms."""
+
+    policy: Literal["permanent", "transient", "temporary"] = "temporary"
+    significant: bool = False
+    backoff: Backoff = Backoff()
+    shutdown: Shutdown = Shutdown()
+    on_parent_exit: Literal["stop", "keep"] = "stop"
+
+
+class Group(Spec, frozen=True, kw_only=True):
+    """The parent's half: what a child's crash means for its siblings."""
+
+    strategy: Literal["one_for_one", "one_for_all", "rest_for_one"] = "one_for_one"
+    max_restarts: Count = 3
+    period_s: PositiveSeconds = 60.0
+
+
+Layer = Literal["required", "preferred", "off"]
+
+
+class Isolation(Spec, frozen=True, kw_only=True):
+    """Which layers the session needs. A `required` layer that the host cannot give refuses the session."""
+
+    memory: Layer = "preferred"
+    files: Layer = "preferred"
+    network: Layer = "preferred"
+    syscalls: Layer = "preferred"
+    read_paths: tuple[str, ...] = ()
+    """Directories outside the working directory that tool processes may read."""
+    write_paths: tuple[str, ...] = ()
+
+
+class PermissionRule(Spec, frozen=True, kw_only=True):
+    """One rule. Patterns are globs; an absent field matches everything."""
+
+    effect: Literal["allow", "ask", "deny"]
+    tool: str = "*"
+    path: str = ""
+    command: str = ""
+    host: str = ""
+    agent: str = "*"
+    run_mode: Literal["interactive", "headless", ""] = ""
+    reason: str = ""
+
+
+class Permissions(Spec, frozen=True, kw_only=True):
+    """A preset and the rules laid over it."""
+
+    preset: Literal["strict", "balanced", "autonomous"] = "balanced"
+    rules: tuple[PermissionRule, ...] = ()
+
+
+class McpServer(Spec, frozen=True, kw_only=True):
+    """An MCP tool source: a command (stdio) or a URL (HTTP), not both."""
+
+    name: Name
+    command: tuple[str, ...] = ()
+    url: str = ""
+    env: tuple[str, ...] = ()
+
+
+class AgentSpec(Spec, frozen=True, kw_only=True):
+    """An agent definition. `digest` and `source` are the loader's: what exactly was read, and from where."""
+
+    name: Name
+    description: str = ""
+    kind: Literal["agent", "workflow", "harness"] = "agent"
+    model: str = "default"
+    fallback_models: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    system_prompt: str = ""
+    working_dir: str = ""
+    tags: tuple[str, ...] = ()
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    max_output_tokens: PositiveCount = 8192
+    thinking_tokens: Count = 0
+    permissions: Permissions = Permissions()
+    budgets: Budgets = Budgets()
+    on_budget: Literal["stop", "ask"] = "stop"
+    limits: Limits = Limits()
+    restart: Restart = Restart()
+    group: Group = Group()
+    isolation: Isolation = Isolation()
+    env: tuple[str, ...] = ()
+    """Names of environment variables that the session takes over from the dispatching client."""
+    mcp_servers: tuple[McpServer, ...] = ()
+    output_schema: dict[str, Any] = {}
+    time_slice_s: PositiveSeconds | None = None
+    digest: str = ""
+    source: str = ""
+
+
+class ModelTarget(Spec, frozen=True, kw_only=True):
+    """A resolved model: which adapter, which model name, where. The API key travels apart.
+
+    `adapter` is `scripted | anthropic | openai`; for openai, `api` picks Responses or Chat Completions.
+    For `scripted`, `model` is the path of the script. Prices are in US dollars per million tokens.
+    """
+
+    provider: str
+    adapter: Literal["scripted", "anthropic", "openai"]
+    model: str
+    api: Literal["responses", "chat"] = "responses"
+    base_url: str = ""
+    needs_key: bool = True
+    timeout_s: PositiveSeconds = 600.0
+    idle_timeout_s: PositiveSeconds = 90.0
+    max_retries: Count = 4
+    price_input_usd: float | None = None
+    price_output_usd: float | None = None
+    price_cache_read_usd: float | None = None
+    price_cache_write_usd: float | None = None

@@ -1,0 +1,194 @@
+"""Worker ↔ root, and root ↔ zygote.
+
+On the worker socket each message is one frame after the identity: `M` and a message, or `B` and one unsealed
+record (see `records`). The *birth* travels over the worker's private channel, a socket pair whose other end only
+root holds: it carries the secret and the provider keys, and its closing tells the worker that root is gone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from ottod.errors import Failure
+from ottod.protocol.cause import Cause
+from ottod.protocol.codec import Codec
+from ottod.protocol.specs import AgentSpec, ModelTarget
+
+KIND_MESSAGE = b"M"
+KIND_BATCH = b"B"
+
+MAX_BIRTH_BYTES = 4 * 1024 * 1024
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The form that all worker messages share."""
+
+
+class Birth(Wire, frozen=True, kw_only=True, tag="birth"):
+    """Everything an incarnation needs to begin. Never logged, never stored: it holds the secret and the keys."""
+
+    session: str
+    incarnation: int
+    secret: bytes
+    next_seq: int
+    endpoint: str
+    spec: AgentSpec
+    models: tuple[ModelTarget, ...]
+    """The agent's model first, then its fallbacks."""
+    api_keys: dict[str, str] = {}
+    """Provider name → key."""
+    task: str = ""
+    mode: Literal["oneshot", "conversation"] = "oneshot"
+    run_mode: Literal["interactive", "headless"] = "interactive"
+    cwd: str
+    env: dict[str, str] = {}
+    session_dir: str
+    generation: int = 0
+    nice: int = 19
+    heartbeat_s: float = 2.0
+    orphan_grace_s: float = 5.0
+    journal_sync: Literal["always", "none"] = "always"
+    max_unacked_bytes: int = 4 * 1024 * 1024
+
+
+# ---------------------------------------------------------------- worker → root
+
+
+class WorkerHello(Wire, frozen=True, kw_only=True, tag="hello"):
+    """The first message of an incarnation. `unacked_seq` is the first seq that it would replay."""
+
+    protocol: int
+    session: str
+    incarnation: int
+    secret: bytes
+    pid: int
+    unacked_seq: int = 0
+
+
+class Heartbeat(Wire, frozen=True, kw_only=True, tag="heartbeat"):
+    """Sent from the worker's real loop. Sizes in bytes."""
+
+    lag_ms: float = 0.0
+    unacked_bytes: int = 0
+
+
+class CommandReply(Wire, frozen=True, kw_only=True, tag="reply"):
+    """The answer to a command."""
+
+    id: int
+    failure: Failure | None = None
+
+
+class Exiting(Wire, frozen=True, kw_only=True, tag="exiting"):
+    """The incarnation's last word: why, with what result, and the last seq it used. It exits once acknowledged."""
+
+    cause: Cause
+    last_seq: int
+    result: str = ""
+    truncated: bool = False
+
+
+WorkerMessage = WorkerHello | Heartbeat | CommandReply | Exiting
+
+# ---------------------------------------------------------------- root → worker
+
+
+class WorkerWelcome(Wire, frozen=True, kw_only=True, tag="welcome"):
+    """`acked_seq`: everything up to it is in the ring."""
+
+    protocol: int
+    acked_seq: int
+
+
+class WorkerRejected(Wire, frozen=True, kw_only=True, tag="rejected"):
+    """The worker is not wanted; it must exit."""
+
+    failure: Failure
+    protocol: int = 0
+
+
+class Ack(Wire, frozen=True, kw_only=True, tag="ack"):
+    """Everything up to `seq` is in the ring. `window_us`: how long batches should grow before they leave."""
+
+    seq: int
+    window_us: int = 0
+
+
+class DeliverInput(Wire, frozen=True, kw_only=True, tag="deliver_input"):
+    """A user's or another session's message."""
+
+    text: str
+    sender: str = "user"
+
+
+class StopTurn(Wire, frozen=True, kw_only=True, tag="stop"):
+    """End the session: cancel the turn, leave no process, say `exiting`."""
+
+    reason: str = ""
+    cause: Literal["cancelled", "daemon_stop", "budget"] = "cancelled"
+
+
+CommandBody = DeliverInput | StopTurn
+
+
+class Command(Wire, frozen=True, kw_only=True, tag="command"):
+    """An order with an id; the worker answers with `CommandReply`."""
+
+    id: int
+    body: CommandBody
+
+
+class ExitAck(Wire, frozen=True, kw_only=True, tag="exit_ack"):
+    """`exiting` was heard and every event is in the ring: the worker may go."""
+
+
+RootToWorker = WorkerWelcome | WorkerRejected | Ack | Command | ExitAck
+
+worker_messages: Codec[WorkerMessage] = Codec(WorkerMessage, name="worker message")
+root_to_worker: Codec[RootToWorker] = Codec(RootToWorker, name="root message")
+births: Codec[Birth] = Codec(Birth, name="birth")
+
+# ---------------------------------------------------------------- root ↔ zygote (SEQPACKET)
+
+
+class Fork(Wire, frozen=True, kw_only=True, tag="fork"):
+    """Fork one worker; its private channel comes along as a file descriptor."""
+
+    ticket: int
+
+
+class Forked(Wire, frozen=True, kw_only=True, tag="forked"):
+    """The worker's pid; it is root's child by now."""
+
+    ticket: int
+    pid: int
+
+
+class ForkFailed(Wire, frozen=True, kw_only=True, tag="fork_failed"):
+    """The fork was refused by the system."""
+
+    ticket: int
+    message: str
+
+
+class ZygoteReady(Wire, frozen=True, kw_only=True, tag="ready"):
+    """Everything is imported. `import_ms` is how long it took."""
+
+    pid: int
+    generation: int
+    import_ms: float
+
+
+zygote_requests: Codec[Fork] = Codec(Fork, name="zygote request")
+zygote_replies: Codec[Forked | ForkFailed | ZygoteReady] = Codec(Forked | ForkFailed | ZygoteReady, name="zygote reply")
+
+
+def redacted(birth: Birth) -> dict[str, Any]:
+    """A birth that may be shown: no secret, no keys, only the names of environment variables."""
+    shown: dict[str, Any] = msgspec.to_builtins(birth, str_keys=True)
+    shown["secret"] = "…"
+    shown["api_keys"] = dict.fromkeys(birth.api_keys, "…")
+    shown["env"] = sorted(birth.env)
+    return shown
