@@ -20,7 +20,7 @@ class Codec(Generic[T]):
     def __init__(self, union: object, *, name: str) -> None:
         self._name = name
         self._encoder = msgspec.msgpack.Encoder()
-        self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(union)  # type: ignore[arg-type]
+        self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(union)
 
     def encode(self, message: T) -> bytes:
         return self._encoder.encode(message)

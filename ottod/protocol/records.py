@@ -51,18 +51,18 @@ class RecordHeader(NamedTuple):
     session_key: int
     first_offset: int
     first_seq: int
-    count: int
+    event_count: int
     lane: int
     reserved: int
     incarnation: int
 
     @property
     def last_offset(self) -> int:
-        return self.first_offset + self.count - 1
+        return self.first_offset + self.event_count - 1
 
     @property
     def last_seq(self) -> int:
-        return self.first_seq + self.count - 1
+        return self.first_seq + self.event_count - 1
 
     @property
     def size_bytes(self) -> int:
@@ -129,11 +129,11 @@ def parse_unsealed(record: bytes | memoryview) -> RecordHeader:
         raise RemoteProtocolError(f"record says {header.length} payload bytes and carries {len(record) - HEADER_BYTES}")
     if header.length > MAX_PAYLOAD_BYTES:
         raise RemoteProtocolError(f"payload of {header.length} bytes exceeds {MAX_PAYLOAD_BYTES}")
-    if not 1 <= header.count <= MAX_BATCH_EVENTS or header.lane > 1 or header.session_key > KEY_MAX:
+    if not 1 <= header.event_count <= MAX_BATCH_EVENTS or header.lane > 1 or header.session_key > KEY_MAX:
         raise RemoteProtocolError("record header out of range")
-    expected = array_header(header.count)
+    expected = array_header(header.event_count)
     if bytes(record[HEADER_BYTES : HEADER_BYTES + len(expected)]) != expected:
-        raise RemoteProtocolError(f"payload does not hold {header.count} entries")
+        raise RemoteProtocolError(f"payload does not hold {header.event_count} entries")
     return header
 
 
@@ -143,7 +143,7 @@ def check_sealed(buffer: bytes | memoryview, at: int, end: int) -> RecordHeader 
         return None
     header = RecordHeader._make(HEADER.unpack_from(buffer, at))
     stop = at + HEADER_BYTES + header.length
-    if header.length > MAX_PAYLOAD_BYTES or stop > end or header.count == 0 or header.first_offset == 0:
+    if header.length > MAX_PAYLOAD_BYTES or stop > end or header.event_count == 0 or header.first_offset == 0:
         return None
     if zlib.crc32(buffer[at + 4 : stop]) != header.crc:
         return None
