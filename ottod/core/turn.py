@@ -1,0 +1,279 @@
+"""The turn machine: one session's conversation, from input to the end of the turn.
+
+Theory of operation. A turn begins with an input and alternates between two phases: `model`, while one model call
+is out, and `tools`, while the calls of the last response run. The response's tool calls run side by side, at most
+`max_parallel` at a time, and their results go back in call order, together. A conversation that leaves this
+machine is always valid: every tool call has exactly one result, also after a cancellation, because a cancelled
+phase `tools` ends only when each call has been resolved.
+
+The machine is pure. The worker executes its actions, writes to the journal before each effect, and feeds results
+back as events.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, assert_never
+
+import msgspec
+
+from ottod.errors import Failure
+from ottod.protocol.model import (
+    AssistantMessage,
+    Message,
+    ModelResponse,
+    Text,
+    ToolCall,
+    ToolResult,
+    ToolResults,
+    UserMessage,
+)
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True):
+    """The form that events and actions share."""
+
+
+# ------------------------------------------------------------------ events
+
+
+class InputReceived(Value, frozen=True, kw_only=True, tag=True):
+    """A new turn's input. Illegal during a turn."""
+
+    text: str
+
+
+class ModelResponded(Value, frozen=True, kw_only=True, tag=True):
+    """The model call came back whole."""
+
+    response: ModelResponse
+
+
+class ModelFailed(Value, frozen=True, kw_only=True, tag=True):
+    """The model call failed for good: retries are the caller's and are over."""
+
+    failure: Failure
+
+
+class ToolResolved(Value, frozen=True, kw_only=True, tag=True):
+    """A running tool call has its result, whatever became of it."""
+
+    result: ToolResult
+
+
+class CancelRequested(Value, frozen=True, kw_only=True, tag=True):
+    """Somebody wants the turn to end now. Idempotent."""
+
+    reason: str = ""
+
+
+TurnEvent = InputReceived | ModelResponded | ModelFailed | ToolResolved | CancelRequested
+
+# ------------------------------------------------------------------ actions
+
+
+class CallModel(Value, frozen=True, kw_only=True, tag=True):
+    """Make a model call with this conversation. Steps count from 1 in each turn."""
+
+    turn: int
+    step: int
+    messages: tuple[Message, ...]
+
+
+class RunTool(Value, frozen=True, kw_only=True, tag=True):
+    """Start a tool call."""
+
+    turn: int
+    step: int
+    call: ToolCall
+
+
+class CancelModel(Value, frozen=True, kw_only=True, tag=True):
+    """Abandon the model call that is out."""
+
+
+class CancelTool(Value, frozen=True, kw_only=True, tag=True):
+    """Cancel a running tool call; its `ToolResolved` must still come."""
+
+    call: str
+
+
+class EndTurn(Value, frozen=True, kw_only=True, tag=True):
+    """The turn is over. `text` is the model's last word."""
+
+    turn: int
+    steps: int
+    outcome: Literal["completed", "failed", "cancelled"]
+    text: str = ""
+    failure: Failure | None = None
+    reason: str = ""
+
+
+TurnAction = CallModel | RunTool | CancelModel | CancelTool | EndTurn
+Phase = Literal["idle", "model", "tools"]
+
+
+class OutOfTurn(AssertionError):
+    """An event that cannot happen in this phase: a defect of the caller."""
+
+
+class TurnMachine:
+    """One session's conversation and the turn it is in."""
+
+    def __init__(
+        self, *, max_steps: int, max_parallel: int, messages: tuple[Message, ...] = (), turn: int = 0
+    ) -> None:
+        self.max_steps = max_steps
+        self.max_parallel = max_parallel
+        self.messages = messages
+        self.turn = turn
+        self.step_number = 0
+        self.phase: Phase = "idle"
+        self._calls: tuple[ToolCall, ...] = ()
+        self._waiting: list[ToolCall] = []
+        self._running: set[str] = set()
+        self._results: dict[str, ToolResult] = {}
+        self._cancelled: str | None = None
+        self._last_text = ""
+
+    def step(self, event: TurnEvent) -> list[TurnAction]:
+        """Takes one event and gives the orders that follow. Raises OutOfTurn and changes nothing if it cannot be."""
+        match event:
+            case InputReceived():
+                return self._begin(event.text)
+            case ModelResponded():
+                return self._responded(event.response)
+            case ModelFailed():
+                self._expect("model", event)
+                return self._end("failed", failure=event.failure)
+            case ToolResolved():
+                return self._resolved(event.result)
+            case CancelRequested():
+                return self._cancel(event.reason)
+            case _:
+                assert_never(event)
+
+    def _expect(self, phase: Phase, event: TurnEvent) -> None:
+        if self.phase != phase:
+            raise OutOfTurn(f"{type(event).__name__} cannot happen in phase {self.phase}")
+
+    def _begin(self, text: str) -> list[TurnAction]:
+        if self.phase != "idle":
+            raise OutOfTurn(f"InputReceived cannot happen in phase {self.phase}")
+        self.turn += 1
+        self.step_number = 0
+        self._cancelled = None
+        self._last_text = ""
+        self.messages = (*self.messages, UserMessage(text=text))
+        return self._call_model()
+
+    def _call_model(self) -> list[TurnAction]:
+        if self.step_number >= self.max_steps:
+            failure = Failure(
+                code="max_steps",
+                message=f"the turn reached its limit of {self.max_steps} model calls",
+                mend="raise limits.max_steps of the agent, or split the task",
+            )
+            return self._end("failed", failure=failure)
+        self.step_number += 1
+        self.phase = "model"
+        return [CallModel(turn=self.turn, step=self.step_number, messages=self.messages)]
+
+    def _responded(self, response: ModelResponse) -> list[TurnAction]:
+        self._expect("model", ModelResponded(response=response))
+        self._last_text = "".join(b.text for b in response.blocks if isinstance(b, Text))
+        calls = tuple(b for b in response.blocks if isinstance(b, ToolCall))
+        if response.blocks:
+            self.messages = (*self.messages, AssistantMessage(blocks=response.blocks))
+        if calls:
+            return self._run_tools(calls)
+        if response.stop == "refusal":
+            failure = Failure(code="refused", message=self._last_text or "the model refused to answer")
+            return self._end("failed", failure=failure)
+        if response.stop == "max_tokens":
+            failure = Failure(
+                code="max_tokens",
+                message="the answer was cut at max_output_tokens",
+                mend="raise max_output_tokens of the agent",
+            )
+            return self._end("failed", failure=failure)
+        return self._end("completed")
+
+    def _run_tools(self, calls: tuple[ToolCall, ...]) -> list[TurnAction]:
+        self.phase = "tools"
+        self._calls, self._waiting, self._running, self._results = calls, [], set(), {}
+        seen: set[str] = set()
+        for call in calls:
+            if call.call in seen:
+                raise OutOfTurn(f"two tool calls share the id {call.call!r}")
+            seen.add(call.call)
+        self._waiting = list(calls)
+        return self._start_waiting()
+
+    def _start_waiting(self) -> list[TurnAction]:
+        actions: list[TurnAction] = []
+        while self._waiting and len(self._running) < self.max_parallel:
+            call = self._waiting.pop(0)
+            self._running.add(call.call)
+            actions.append(RunTool(turn=self.turn, step=self.step_number, call=call))
+        return actions
+
+    def _resolved(self, result: ToolResult) -> list[TurnAction]:
+        if self.phase != "tools" or result.call not in self._running:
+            raise OutOfTurn(f"no tool call {result.call!r} is running")
+        self._running.discard(result.call)
+        self._results[result.call] = result
+        if self._cancelled is None and self._waiting:
+            return self._start_waiting()
+        if self._running:
+            return []
+        self.messages = (
+            *self.messages,
+            ToolResults(results=tuple(self._results[c.call] for c in self._calls)),
+        )
+        if self._cancelled is not None:
+            return self._end("cancelled", reason=self._cancelled)
+        return self._call_model()
+
+    def _cancel(self, reason: str) -> list[TurnAction]:
+        if self.phase == "idle" or self._cancelled is not None:
+            return []
+        self._cancelled = reason
+        if self.phase == "model":
+            return [CancelModel(), *self._end("cancelled", reason=reason)]
+        for call in self._waiting:
+            text = "not started: the turn was cancelled"
+            self._results[call.call] = ToolResult(call=call.call, tool=call.tool, text=text, is_error=True)
+        self._waiting = []
+        return [CancelTool(call=c.call) for c in self._calls if c.call in self._running]
+
+    def _end(
+        self,
+        outcome: Literal["completed", "failed", "cancelled"],
+        *,
+        failure: Failure | None = None,
+        reason: str = "",
+    ) -> list[TurnAction]:
+        self.phase = "idle"
+        return [
+            EndTurn(
+                turn=self.turn,
+                steps=self.step_number,
+                outcome=outcome,
+                text=self._last_text,
+                failure=failure,
+                reason=reason,
+            )
+        ]
+
+
+def is_valid_conversation(messages: tuple[Message, ...]) -> bool:
+    """Every tool call is answered once, in order, by the message after it, and no result comes uncalled."""
+    owed: list[str] = []
+    for message in messages:
+        answered = [r.call for r in message.results] if isinstance(message, ToolResults) else []
+        if answered != owed:
+            return False
+        owed = []
+        if isinstance(message, AssistantMessage):
+            owed = [b.call for b in message.blocks if isinstance(b, ToolCall)]
+    return not owed

@@ -1,0 +1,204 @@
+"""The control socket: the public protocol, as root answers it.
+
+A client is an identity that has said hello. Whatever bytes arrive, the worst that a client gets is an error and
+the worst that root suffers is the time to decode it. Requests that take time run as tasks, bounded per client;
+their replies are values, a failure included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+
+from ottod import __version__
+from ottod.errors import Failure, OttoError, RemoteProtocolError
+from ottod.protocol import PROTOCOL_VERSION
+from ottod.protocol.control import (
+    KIND_MESSAGE,
+    KIND_RECORDS,
+    GapNotice,
+    Grant,
+    Hello,
+    Rejected,
+    Reply,
+    Request,
+    RequestBody,
+    Result,
+    ServerMessage,
+    SubscriptionEnded,
+    Welcome,
+    client_messages,
+    server_messages,
+)
+from ottod.root.hub import Hub
+from ottod.transport.socket import Socket
+
+CLIENT_SILENCE_S = 60.0
+"""A client that has said nothing for this long is forgotten, with its subscriptions."""
+MAX_PENDING = 256
+"""Requests of one client that may be in work at once."""
+SWEEP_S = 5.0
+
+Serve = Callable[[bytes, RequestBody], Coroutine[object, object, Result]]
+
+
+class Client:
+    """A connection that has said hello."""
+
+    __slots__ = ("hello", "identity", "last_heard_s", "pending")
+
+    def __init__(self, identity: bytes, hello: Hello, now_s: float) -> None:
+        self.identity = identity
+        self.hello = hello
+        self.last_heard_s = now_s
+        self.pending: set[asyncio.Task[None]] = set()
+
+
+class ControlGate:
+    """Root's end of all clients."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        hub: Hub,
+        serve: Serve,
+        *,
+        instance: str,
+        pid: int,
+        max_clients: int,
+        log: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._hub = hub
+        self._serve = serve
+        self._instance = instance
+        self._pid = pid
+        self._max_clients = max_clients
+        self._log = log
+        self._socket: Socket | None = None
+        self._clients: dict[bytes, Client] = {}
+        self.bad_messages = 0
+        self._sweep_handle = loop.call_later(SWEEP_S, self._sweep)
+
+    def attach(self, socket: Socket) -> None:
+        self._socket = socket
+        self._hub.attach(self._send_records, self._send)
+
+    @property
+    def client_count(self) -> int:
+        return len(self._clients)
+
+    # ------------------------------------------------------------ incoming
+
+    def handle(self, frames: list[bytes]) -> None:
+        """One message from the ROUTER. Never raises for what a client sent."""
+        identity = frames[0]
+        try:
+            if len(frames) != 2:
+                raise RemoteProtocolError(f"a message of {len(frames) - 1} frames; one was expected")
+            message = client_messages.decode(frames[1])
+        except RemoteProtocolError as error:
+            self.bad_messages += 1
+            self._send(identity, Rejected(failure=error.failure(), protocol=PROTOCOL_VERSION))
+            return
+        if isinstance(message, Hello):
+            self._hello(identity, message)
+            return
+        client = self._clients.get(identity)
+        if client is None:
+            failure = Failure(code="hello_required", message="say hello first", retryable=True)
+            if isinstance(message, Request):
+                self._send(identity, Reply(id=message.id, failure=failure))
+            else:
+                self._send(identity, Rejected(failure=failure, protocol=PROTOCOL_VERSION))
+            return
+        client.last_heard_s = self._loop.time()
+        match message:
+            case Grant():
+                self._hub.grant(identity, message.subscription, message.bytes)
+            case Request():
+                self._request(client, message)
+
+    def _hello(self, identity: bytes, hello: Hello) -> None:
+        if hello.protocol != PROTOCOL_VERSION:
+            failure = Failure(
+                code="protocol_mismatch",
+                message=f"the client speaks protocol {hello.protocol} (version {hello.version or 'unknown'}), "
+                f"the daemon speaks {PROTOCOL_VERSION} (version {__version__})",
+                mend="use an ottoctl of the daemon's version, or restart the daemon after an upgrade",
+            )
+            self._send(identity, Rejected(failure=failure, protocol=PROTOCOL_VERSION))
+            return
+        if identity not in self._clients and len(self._clients) >= self._max_clients:
+            failure = Failure(code="too_many_clients", message=f"{self._max_clients} clients are connected already")
+            self._send(identity, Rejected(failure=failure, protocol=PROTOCOL_VERSION))
+            return
+        if identity not in self._clients:
+            self._clients[identity] = Client(identity, hello, self._loop.time())
+        self._send(
+            identity,
+            Welcome(protocol=PROTOCOL_VERSION, version=__version__, instance=self._instance, pid=self._pid),
+        )
+
+    def _request(self, client: Client, request: Request) -> None:
+        if len(client.pending) >= MAX_PENDING:
+            failure = Failure(
+                code="too_many_requests", message=f"{MAX_PENDING} requests are in work already", retryable=True
+            )
+            self._send(client.identity, Reply(id=request.id, failure=failure))
+            return
+        task = self._loop.create_task(self._answer(client, request))
+        client.pending.add(task)
+        task.add_done_callback(client.pending.discard)
+
+    async def _answer(self, client: Client, request: Request) -> None:
+        try:
+            reply = Reply(id=request.id, result=await self._serve(client.identity, request.body))
+        except OttoError as error:
+            reply = Reply(id=request.id, failure=error.failure())
+        except Exception as error:  # noqa: BLE001 - a defect in one handler must not take the daemon down
+            self._loop.call_exception_handler({"message": "request failed", "exception": error})
+            failure = Failure(code="internal", message=f"internal error: {error!r}", mend="see the daemon's log")
+            reply = Reply(id=request.id, failure=failure)
+        self._send(client.identity, reply)
+
+    # ------------------------------------------------------------ outgoing
+
+    def _send(self, identity: bytes, message: ServerMessage | GapNotice | SubscriptionEnded) -> bool:
+        assert self._socket is not None
+        if self._socket.send([identity, KIND_MESSAGE, server_messages.encode(message)]):
+            return True
+        self._forget(identity)
+        return False
+
+    def _send_records(self, identity: bytes, subscription: int, parts: list[bytes | memoryview]) -> bool:
+        assert self._socket is not None
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        return self._socket.send([identity, KIND_RECORDS + subscription.to_bytes(4, "big"), body])
+
+    def _forget(self, identity: bytes) -> None:
+        client = self._clients.pop(identity, None)
+        if client is None:
+            return
+        self._hub.drop_client(identity)
+        for task in list(client.pending):
+            # A start that is under way goes on: the client may ask for it again by its key.
+            if task.get_name() == "wait":
+                task.cancel()
+
+    def _sweep(self) -> None:
+        silent = self._loop.time() - CLIENT_SILENCE_S
+        for client in list(self._clients.values()):
+            if client.last_heard_s < silent and not client.pending:
+                self._forget(client.identity)
+        self._sweep_handle = self._loop.call_later(SWEEP_S, self._sweep)
+
+    def close(self) -> None:
+        """Tells subscribers, lets what is queued leave, and closes."""
+        self._sweep_handle.cancel()
+        self._hub.end_all("daemon_stop")
+        for client in self._clients.values():
+            for task in client.pending:
+                task.cancel()
+        if self._socket is not None:
+            self._socket.close(linger_ms=500)

@@ -1,0 +1,252 @@
+"""The hub: every event goes into the ring, and from the ring to whoever subscribed.
+
+A subscription is a cursor into the ring and a number of bytes that its client can still take; it has no queue.
+While it keeps up it is *live*: a record that has just been appended is handed on as it stands. When its credit is
+used up it stops being live and remembers only the offset it got to; new credit makes the hub read on from there.
+So a slow, stopped or dead client costs a few hundred bytes and never makes anyone wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from ottod.errors import RefusedError
+from ottod.protocol.control import MAX_CREDIT_BYTES, GapNotice, SubscriptionEnded
+from ottod.protocol.events import Event, Gap
+from ottod.protocol.records import LANE_STATE, RecordHeader, build_record, encode_entry, join_entries, parse_unsealed
+from ottod.storage.ring import Ring
+
+PUMP_BYTES = 256 * 1024
+"""Read from the ring for one subscription before the next one gets its turn."""
+
+SendRecords = Callable[[bytes, int, list[bytes | memoryview]], bool]
+SendMessage = Callable[[bytes, GapNotice | SubscriptionEnded], bool]
+
+
+class Subscription:
+    """One client's view of the ring."""
+
+    __slots__ = ("client", "credit", "cursor", "end", "gaps", "id", "is_live", "outgoing", "session_key")
+
+    def __init__(self, *, id: int, client: bytes, cursor: int, session_key: int | None, credit: int, end: int | None):
+        self.id = id
+        self.client = client
+        self.cursor = cursor
+        self.session_key = session_key
+        self.credit = credit
+        self.end = end
+        self.is_live = False
+        self.gaps = 0
+        self.outgoing: list[bytes | memoryview] = []
+
+
+class Hub:
+    """The ring's only writer, and its readers' clerk. Everything happens on root's loop."""
+
+    def __init__(self, ring: Ring, loop: asyncio.AbstractEventLoop, *, max_subscriptions_per_client: int) -> None:
+        self.ring = ring
+        self._loop = loop
+        self._max_per_client = max_subscriptions_per_client
+        self._subscriptions: dict[int, Subscription] = {}
+        self._live: set[Subscription] = set()
+        self._behind: dict[int, Subscription] = {}
+        self._next_id = 1
+        self._is_flush_due = False
+        self._is_pump_due = False
+        self._send_records: SendRecords = lambda _client, _sub, _parts: False
+        self._send_message: SendMessage = lambda _client, _message: False
+        self.events_appended = 0
+        self.gaps_sent = 0
+
+    def attach(self, send_records: SendRecords, send_message: SendMessage) -> None:
+        """Connects the hub to the control socket."""
+        self._send_records = send_records
+        self._send_message = send_message
+
+    @property
+    def subscription_count(self) -> int:
+        return len(self._subscriptions)
+
+    # ------------------------------------------------------------ writing
+
+    def append(self, record: bytes | memoryview, header: RecordHeader) -> int:
+        """Puts one unsealed record into the ring and gives its first offset."""
+        first_offset, sealed = self.ring.append(record, header)
+        self.events_appended += header.event_count
+        if self._live:
+            self._hand_on(header.session_key, first_offset, sealed)
+        return first_offset
+
+    def append_event(self, session_key: int, seq: int, incarnation: int, event: Event, at_ns: int) -> int:
+        """Puts an event of root's own making into the ring."""
+        payload = join_entries([encode_entry(at_ns, event)])
+        record = build_record(
+            payload, session_key=session_key, first_seq=seq, count=1, lane=LANE_STATE, incarnation=incarnation
+        )
+        return self.append(record, parse_unsealed(record))
+
+    def _hand_on(self, session_key: int, first_offset: int, sealed: bytes) -> None:
+        fell_behind: list[Subscription] = []
+        for sub in self._live:
+            if sub.session_key is not None and sub.session_key != session_key:
+                continue
+            if sub.credit <= 0:
+                sub.cursor = first_offset
+                fell_behind.append(sub)
+                continue
+            sub.credit -= len(sealed)
+            sub.outgoing.append(sealed)
+            if not self._is_flush_due:
+                self._is_flush_due = True
+                self._loop.call_soon(self._flush)
+        for sub in fell_behind:
+            sub.is_live = False
+            self._live.discard(sub)
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        for sub in [s for s in self._subscriptions.values() if s.outgoing]:
+            parts, sub.outgoing = sub.outgoing, []
+            if not self._send_records(sub.client, sub.id, parts):
+                self.drop(sub.id)
+
+    # ------------------------------------------------------------ reading
+
+    def subscribe(
+        self, client: bytes, *, from_offset: int | None, session_key: int | None, credit: int, follow: bool
+    ) -> Subscription:
+        """A new subscription; events begin to flow with the next turn of the loop. Raises RefusedError."""
+        if sum(s.client == client for s in self._subscriptions.values()) >= self._max_per_client:
+            raise RefusedError(
+                f"{self._max_per_client} subscriptions of this client are open already", code="too_many_subscriptions"
+            )
+        head = self.ring.head_offset
+        if from_offset is not None and from_offset > head:
+            raise RefusedError(
+                f"offset {from_offset} lies ahead of the newest event ({head - 1})",
+                code="offset_ahead",
+                mend="the cursor belongs to another daemon or its ring was replaced; subscribe again from 0",
+            )
+        sub = Subscription(
+            id=self._next_id,
+            client=client,
+            cursor=head if from_offset is None else from_offset,
+            session_key=session_key,
+            credit=min(credit, MAX_CREDIT_BYTES),
+            end=None if follow else head,
+        )
+        self._next_id += 1
+        self._subscriptions[sub.id] = sub
+        self._pump_soon(sub)
+        return sub
+
+    def grant(self, client: bytes, subscription: int, size_bytes: int) -> None:
+        """Adds credit. Unknown subscriptions are ignored: they may have ended a moment ago."""
+        sub = self._subscriptions.get(subscription)
+        if sub is None or sub.client != client:
+            return
+        sub.credit = min(sub.credit + size_bytes, MAX_CREDIT_BYTES)
+        if not sub.is_live:
+            self._pump_soon(sub)
+
+    def _pump_soon(self, sub: Subscription) -> None:
+        self._behind[sub.id] = sub
+        if not self._is_pump_due:
+            self._is_pump_due = True
+            self._loop.call_soon(self._pump_one)
+
+    def _pump_one(self) -> None:
+        """Serves the subscription that has waited longest, once."""
+        self._is_pump_due = False
+        if not self._behind:
+            return
+        sub = self._behind.pop(next(iter(self._behind)))
+        if sub.id in self._subscriptions and self._pump(sub):
+            self._behind[sub.id] = sub
+        if self._behind:
+            self._is_pump_due = True
+            self._loop.call_soon(self._pump_one)
+
+    def _pump(self, sub: Subscription) -> bool:
+        """Sends one portion. True if there is more to do now."""
+        if sub.credit <= 0:
+            return False
+        self._flush_one(sub)
+        chunk = self.ring.read(sub.cursor, session_key=sub.session_key, max_bytes=min(sub.credit, PUMP_BYTES))
+        runs: list[bytes | memoryview] = []
+        for item in chunk.items:
+            if isinstance(item, Gap):
+                if runs and not self._send_runs(sub, runs):
+                    return False
+                runs = []
+                if not self._send_gap(sub, item):
+                    return False
+            else:
+                runs.append(item)
+        if runs and not self._send_runs(sub, runs):
+            return False
+        sub.cursor = chunk.next_cursor
+        if sub.end is not None and (chunk.caught_up or sub.cursor >= sub.end):
+            self._end(sub, "caught_up")
+            return False
+        if chunk.caught_up:
+            sub.is_live = True
+            self._live.add(sub)
+            return False
+        return True
+
+    def _flush_one(self, sub: Subscription) -> None:
+        if sub.outgoing:
+            parts, sub.outgoing = sub.outgoing, []
+            if not self._send_records(sub.client, sub.id, parts):
+                self.drop(sub.id)
+
+    def _send_runs(self, sub: Subscription, runs: list[bytes | memoryview]) -> bool:
+        sub.credit -= sum(len(run) for run in runs)
+        if self._send_records(sub.client, sub.id, runs):
+            return True
+        self.drop(sub.id)
+        return False
+
+    def _send_gap(self, sub: Subscription, gap: Gap) -> bool:
+        self.gaps_sent += 1
+        sub.gaps += 1
+        if self._send_message(sub.client, GapNotice(subscription=sub.id, gap=gap)):
+            return True
+        self.drop(sub.id)
+        return False
+
+    # ------------------------------------------------------------ ending
+
+    def unsubscribe(self, client: bytes, subscription: int) -> bool:
+        """Ends a client's subscription. False if it has no such one."""
+        sub = self._subscriptions.get(subscription)
+        if sub is None or sub.client != client:
+            return False
+        self._end(sub, "unsubscribed")
+        return True
+
+    def _end(self, sub: Subscription, reason: str) -> None:
+        self._flush_one(sub)
+        next_offset = self.ring.head_offset if sub.is_live else sub.cursor
+        self._send_message(sub.client, SubscriptionEnded(subscription=sub.id, reason=reason, next_offset=next_offset))
+        self.drop(sub.id)
+
+    def drop(self, subscription: int) -> None:
+        """Forgets a subscription without a word: its client is gone or does not read."""
+        sub = self._subscriptions.pop(subscription, None)
+        if sub is not None:
+            self._live.discard(sub)
+            self._behind.pop(subscription, None)
+            sub.outgoing = []
+
+    def drop_client(self, client: bytes) -> None:
+        """Forgets all subscriptions of a client."""
+        for sub in [s for s in self._subscriptions.values() if s.client == client]:
+            self.drop(sub.id)
+
+    def end_all(self, reason: str) -> None:
+        """Tells every subscriber that nothing more will come."""
+        for sub in list(self._subscriptions.values()):
+            self._end(sub, reason)

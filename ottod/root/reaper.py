@@ -1,0 +1,94 @@
+"""Knows every child of root by pidfd, and reaps the strangers that a dead worker leaves to it.
+
+Root is a child subreaper: a worker's orphans become root's children. Known children (zygote, workers) have a pidfd
+on the loop; nothing else waits for them, so their pid cannot be recycled while it is in the table. Strangers are
+reaped on SIGCHLD, after a look at their pid that does not consume it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+
+
+class Exit:
+    """How a child ended: an exit status, or a signal."""
+
+    __slots__ = ("core_dumped", "signal", "status")
+
+    def __init__(self, info: os.waitid_result) -> None:
+        killed = info.si_code in (os.CLD_KILLED, os.CLD_DUMPED)
+        self.signal = signal.Signals(info.si_status).name if killed else ""
+        self.status = None if killed else info.si_status
+        self.core_dumped = info.si_code == os.CLD_DUMPED
+
+
+class Child:
+    """A live child of root, safe to signal: its pidfd cannot mean another process."""
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+
+    def send_signal(self, signum: signal.Signals) -> None:
+        """Signals the process; one that is already dead is no error."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, signum)
+        except ProcessLookupError:
+            pass
+
+
+class Reaper:
+    """The table of known children."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._known: dict[int, Child] = {}
+        self.strangers_reaped = 0
+
+    def install(self) -> None:
+        """Takes over SIGCHLD."""
+        self._loop.add_signal_handler(signal.SIGCHLD, self._reap_strangers)
+
+    def watch(self, pid: int, on_exit: Callable[[Exit], None]) -> Child:
+        """Registers a child. `on_exit` is called once, after it has been reaped. Raises ProcessLookupError."""
+        pidfd = os.pidfd_open(pid)
+        child = Child(pid, pidfd)
+        self._known[pid] = child
+        self._loop.add_reader(pidfd, self._exited, child, on_exit)
+        return child
+
+    def _exited(self, child: Child, on_exit: Callable[[Exit], None]) -> None:
+        info = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)
+        if info is None:
+            return
+        self._loop.remove_reader(child.pidfd)
+        os.close(child.pidfd)
+        del self._known[child.pid]
+        on_exit(Exit(info))
+        # A stranger may have been hidden behind this child when SIGCHLD was looked at.
+        self._reap_strangers()
+
+    def _reap_strangers(self) -> None:
+        while True:
+            try:
+                info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if info is None or info.si_pid in self._known:
+                # A known child is reaped through its pidfd, which looks here again afterwards.
+                return
+            os.waitid(os.P_PID, info.si_pid, os.WEXITED | os.WNOHANG)
+            self.strangers_reaped += 1
+
+    async def all_gone(self, *, timeout_s: float) -> None:
+        """Waits until every known child has been reaped; kills those that outstay `timeout_s`."""
+        deadline_s = self._loop.time() + timeout_s
+        while self._known:
+            if self._loop.time() > deadline_s:
+                for child in self._known.values():
+                    child.send_signal(signal.SIGKILL)
+                deadline_s = float("inf")
+            await asyncio.sleep(0.005)

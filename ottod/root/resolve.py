@@ -1,0 +1,121 @@
+"""Turns a start request into everything a session needs. Reads files, so it runs on a thread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from ottod.errors import ConfigError, OttoError, RefusedError, StorageError
+from ottod.protocol.control import MAX_ENV_BYTES, StartSession
+from ottod.protocol.specs import AgentSpec, ModelTarget
+from ottod.settings.agents import check_spec, find_agent, narrow
+from ottod.settings.daemon import DaemonSettings
+from ottod.settings.environment import session_env
+from ottod.settings.keys import api_key
+from ottod.settings.models import resolve_model
+from ottod.settings.names import BUILTIN_TOOL_NAMES
+from ottod.settings.paths import Paths
+
+
+class Resolved(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that can be carried out. `api_keys` is by provider name; it is never logged or stored."""
+
+    spec: AgentSpec
+    models: tuple[ModelTarget, ...]
+    api_keys: dict[str, str]
+    env: dict[str, str]
+    cwd: str
+
+
+class WorkdirError(OttoError):
+    """The working directory cannot be used."""
+
+    code = "bad_cwd"
+
+
+class Resolver:
+    """Resolves against the daemon's settings, its paths and its own environment (for keys only)."""
+
+    def __init__(self, *, settings: DaemonSettings, paths: Paths, environ: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._paths = paths
+        self._environ = environ
+
+    def resolve(self, request: StartSession, directory: Path) -> Resolved:
+        """Checks everything that can be checked before a process exists, and makes the session's directory.
+
+        Raises: ConfigError, RefusedError, WorkdirError, StorageError.
+        """
+        cwd = self._working_dir(request)
+        spec = self._spec(request, cwd)
+        if spec.kind != "agent":
+            raise RefusedError(f"{spec.name} is a {spec.kind}; this version runs agents", code="unsupported_kind")
+        if spec.working_dir:
+            cwd = self._check_dir(str(Path(cwd, spec.working_dir).resolve()), within=cwd)
+        names = (request.model or spec.model, *spec.fallback_models)
+        targets = tuple(resolve_model(n, self._settings, agent_source=spec.source, cwd=cwd) for n in names)
+        resolved = Resolved(
+            spec=spec,
+            models=targets,
+            api_keys=self._keys(targets),
+            env=self._env(request.env, spec),
+            cwd=cwd,
+        )
+        self._make_directory(directory)
+        return resolved
+
+    def _working_dir(self, request: StartSession) -> str:
+        if not os.path.isabs(request.cwd) or "\0" in request.cwd:
+            raise WorkdirError(f"the working directory {request.cwd!r} is not absolute")
+        return self._check_dir(request.cwd)
+
+    def _check_dir(self, path: str, *, within: str = "") -> str:
+        real = os.path.realpath(path)
+        if not os.path.isdir(real):
+            raise WorkdirError(f"no such directory: {path}", mend="create it, or name another with --cwd")
+        if not os.access(real, os.R_OK | os.X_OK):
+            raise WorkdirError(f"the daemon may not enter {path}", mend="check its permissions")
+        if within and os.path.commonpath([real, os.path.realpath(within)]) != os.path.realpath(within):
+            raise WorkdirError(f"working_dir {path} lies outside {within}", mend="use a path below it")
+        for private in (self._paths.runtime_dir, self._paths.state_dir):
+            if os.path.commonpath([real, os.path.realpath(private)]) == real:
+                raise WorkdirError(
+                    f"{path} contains Otto's own directory {private}",
+                    code="refused",
+                    mend="work in a project directory, where an agent cannot reach the daemon's files",
+                )
+        return real
+
+    def _spec(self, request: StartSession, cwd: str) -> AgentSpec:
+        if request.spec is not None:
+            return check_spec(request.spec, known_tools=BUILTIN_TOOL_NAMES)
+        if not request.agent:
+            raise ConfigError("a session needs an agent's name or a spec")
+        spec = find_agent(request.agent, cwd=cwd, config_home=self._paths.config_home, known_tools=BUILTIN_TOOL_NAMES)
+        narrowed, _notes = narrow(spec, self._settings)
+        return narrowed
+
+    def _keys(self, targets: tuple[ModelTarget, ...]) -> dict[str, str]:
+        keys = {}
+        for target in targets:
+            if target.needs_key:
+                keys[target.provider] = api_key(target.provider, self._settings, self._environ)
+        return keys
+
+    def _env(self, offered: Mapping[str, str], spec: AgentSpec) -> dict[str, str]:
+        """The client's variables that the daemon's allowlist or the agent's own names let through."""
+        if sum(len(k) + len(v) for k, v in offered.items()) > MAX_ENV_BYTES:
+            raise RefusedError(f"the environment exceeds {MAX_ENV_BYTES} bytes", code="too_large")
+        return session_env(offered, self._settings, extra=spec.env)
+
+    def _make_directory(self, directory: Path) -> None:
+        try:
+            directory.mkdir(mode=0o700)
+            (directory / "tmp").mkdir(mode=0o700)
+        except OSError as error:
+            raise StorageError(
+                f"cannot create {directory}: {error.strerror}", mend="free some space or check who owns the directory"
+            ) from error

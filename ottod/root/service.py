@@ -1,0 +1,218 @@
+"""What each control request means: the handlers behind the control socket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from typing import assert_never
+
+from msgspec.structs import replace
+
+from ottod import __version__
+from ottod.ids import normalise_prefix
+from ottod.protocol import PROTOCOL_VERSION
+from ottod.protocol.control import (
+    DaemonStatus,
+    Done,
+    GetSession,
+    GetStatus,
+    KillSession,
+    ListSessions,
+    Ping,
+    RemoveSession,
+    RequestBody,
+    Result,
+    SendInput,
+    SessionInfo,
+    SessionList,
+    StartSession,
+    StopDaemon,
+    StopSession,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    WaitSession,
+)
+from ottod.root.control_gate import ControlGate
+from ottod.root.hub import Hub
+from ottod.root.lag import LoopLag
+from ottod.root.reaper import Reaper
+from ottod.root.session_table import AmbiguousPrefix, NoSuchSession, Session, SessionTable
+from ottod.root.supervisor import Supervisor
+from ottod.root.worker_gate import WorkerGate
+from ottod.root.zygote_client import ZygoteClient
+from ottod.settings.paths import Paths
+from ottod.storage.database import Database
+
+
+class Service:
+    """Routes a request to the part of root that owns it."""
+
+    def __init__(
+        self,
+        *,
+        table: SessionTable,
+        supervisor: Supervisor,
+        hub: Hub,
+        database: Database,
+        shut_down: Callable[[float], None],
+        status: Callable[[], DaemonStatus],
+    ) -> None:
+        self._table = table
+        self._supervisor = supervisor
+        self._hub = hub
+        self._database = database
+        self._shut_down = shut_down
+        self._status = status
+
+    async def serve(self, client: bytes, body: RequestBody) -> Result:
+        """The result of a request. Raises OttoError for a failure that the client is told."""
+        match body:
+            case StartSession():
+                return await self._supervisor.start(body)
+            case ListSessions():
+                return await self._list(body)
+            case GetSession():
+                return await self._info(body.session)
+            case SendInput():
+                await self._supervisor.send_input(await self._find(body.session), body.text, "user")
+                return Done()
+            case WaitSession():
+                return await self._wait(body)
+            case StopSession():
+                session = await self._find(body.session)
+                return await self._supervisor.stop(session, grace_s=body.grace_s, reason=body.reason)
+            case KillSession():
+                session = await self._find(body.session)
+                return await self._supervisor.stop(session, grace_s=0.0, reason=body.reason)
+            case RemoveSession():
+                await self._supervisor.remove(await self._find(body.session))
+                return Done()
+            case Subscribe():
+                return await self._subscribe(client, body)
+            case Unsubscribe():
+                return Done(detail="" if self._hub.unsubscribe(client, body.subscription) else "not found")
+            case GetStatus():
+                return self._status()
+            case StopDaemon():
+                self._shut_down(body.grace_s)
+                return Done(detail="stopping")
+            case Ping():
+                return Done()
+            case _:
+                assert_never(body)
+
+    async def _find(self, prefix: str) -> Session:
+        """A session in memory, or an ended one from the database."""
+        try:
+            return self._table.find(prefix)
+        except NoSuchSession:
+            found = await self._database.session_by_prefix(normalise_prefix(prefix), limit=5)
+            if not found:
+                raise
+            if len(found) > 1:
+                raise AmbiguousPrefix(
+                    f"{len(found)} sessions start with {prefix}", mend="type more of the id"
+                ) from None
+            return Session(found[0], None)
+
+    def _current(self, session: Session) -> SessionInfo:
+        info = session.info
+        if session.key and (last_seq := self._hub.ring.last_seq(session.key)):
+            return replace(info, last_seq=max(last_seq, info.last_seq))
+        return info
+
+    async def _info(self, prefix: str) -> SessionInfo:
+        return self._current(await self._find(prefix))
+
+    async def _wait(self, body: WaitSession) -> SessionInfo:
+        session = await self._find(body.session)
+        task = asyncio.current_task()
+        if task is not None:
+            task.set_name("wait")
+        await self._supervisor.wait(session, idle=body.idle)
+        return self._current(session)
+
+    async def _list(self, body: ListSessions) -> SessionList:
+        infos = [self._current(s) for s in self._table.live]
+        wants_ended = body.all or "ended" in body.states
+        if wants_ended:
+            infos += await self._database.sessions(live=False, limit=body.limit + 1)
+        unique = {i.session: i for i in infos}
+        chosen = [i for i in unique.values() if not body.states or i.state in body.states]
+        chosen.sort(key=lambda i: i.created_at_ns, reverse=True)
+        return SessionList(sessions=tuple(chosen[: body.limit]), truncated=len(chosen) > body.limit)
+
+    async def _subscribe(self, client: bytes, body: Subscribe) -> Subscribed:
+        key = (await self._find(body.session)).key if body.session else None
+        sub = self._hub.subscribe(
+            client,
+            from_offset=body.from_offset,
+            session_key=key,
+            credit=body.credit_bytes,
+            follow=body.follow,
+        )
+        return Subscribed(subscription=sub.id, tail=self._hub.ring.tail_offset, head=self._hub.ring.head_offset)
+
+
+def read_status(
+    *,
+    instance: str,
+    started_at_ns: int,
+    started_s: float,
+    paths: Paths,
+    table: SessionTable,
+    hub: Hub,
+    control: ControlGate,
+    workers: WorkerGate,
+    zygote: ZygoteClient,
+    reaper: Reaper,
+    supervisor: Supervisor,
+    lag: LoopLag,
+    isolation: dict[str, str],
+) -> DaemonStatus:
+    """Reads all instruments."""
+    ring = hub.ring
+    return DaemonStatus(
+        version=__version__,
+        protocol=PROTOCOL_VERSION,
+        pid=os.getpid(),
+        instance=instance,
+        started_at_ns=started_at_ns,
+        uptime_s=round(time.monotonic() - started_s, 3),
+        sessions=table.counts(),
+        zygote_pid=zygote.pid,
+        zygote_generation=zygote.generation,
+        warm_workers=zygote.warm_count,
+        ring_bytes=ring.size_bytes,
+        ring_used_bytes=ring.used_bytes,
+        ring_head=ring.head_offset,
+        ring_tail=ring.tail_offset,
+        ring_recovery=ring.recovery.describe(),
+        subscriptions=hub.subscription_count,
+        clients=control.client_count,
+        loop_lag_p99_ms=round(lag.percentile_ms(0.99), 3),
+        rss_bytes=_rss_bytes(),
+        runtime_dir=str(paths.runtime_dir),
+        state_dir=str(paths.state_dir),
+        config_file=str(paths.config_file),
+        isolation=isolation,
+        counters={
+            "sessions_started": supervisor.started,
+            "events_appended": hub.events_appended,
+            "batches": workers.batches,
+            "gaps_sent": hub.gaps_sent,
+            "bad_client_messages": control.bad_messages,
+            "bad_worker_messages": workers.rejected_messages,
+            "strangers_reaped": reaper.strangers_reaped,
+            "zygote_deaths": zygote.deaths,
+            "loop_lag_max_us": int(lag.max_ms * 1000),
+        },
+    )
+
+
+def _rss_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,268 @@
+"""The worker socket: who may speak, what they say, and what they are told.
+
+A worker is known by the secret of its incarnation, which only it and root have; until it has shown it nothing of
+it is listened to. Batches are appended in the order of their seq: an older one is a repetition and only
+acknowledged, a newer one than expected means that the worker lost count and ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import Callable
+
+from ottod.core.projection import fold
+from ottod.errors import Failure, RemoteProtocolError
+from ottod.protocol import PROTOCOL_VERSION
+from ottod.protocol.events import SessionExited
+from ottod.protocol.records import LANE_STATE, decode_payload, parse_unsealed
+from ottod.protocol.worker import (
+    KIND_BATCH,
+    KIND_MESSAGE,
+    Ack,
+    Command,
+    CommandBody,
+    CommandReply,
+    ExitAck,
+    Exiting,
+    Heartbeat,
+    RootToWorker,
+    WorkerHello,
+    WorkerRejected,
+    WorkerWelcome,
+    root_to_worker,
+    worker_messages,
+)
+from ottod.root.hub import Hub
+from ottod.root.session_table import Incarnation, Session, SessionTable
+from ottod.transport.socket import Socket
+
+ACK_BYTES = 64 * 1024
+"""A worker that has this much unacknowledged is answered at once, others by the sweep."""
+ACK_PERIOD_S = 0.05
+WINDOW_BUSY_SHARE = 0.6
+"""When root spends more than this share of its time on the worker socket, workers are told to batch longer."""
+WINDOW_MAX_US = 5_000
+
+OnReady = Callable[[Session], None]
+
+
+class WorkerGate:
+    """Root's end of all workers."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, table: SessionTable, hub: Hub, *, log: Callable[[str], None]):
+        self._loop = loop
+        self._table = table
+        self._hub = hub
+        self._log = log
+        self._socket: Socket | None = None
+        self._by_identity: dict[bytes, tuple[Session, Incarnation]] = {}
+        self._dirty: set[bytes] = set()
+        self._commands: dict[int, asyncio.Future[Failure | None]] = {}
+        self._next_command = 1
+        self._busy_ns = 0
+        self._window_us = 0
+        self._sweep_at = loop.time()
+        self.on_ready: OnReady = lambda session: None
+        self.on_lost: Callable[[Session, str], None] = lambda session, why: None
+        self.rejected_messages = 0
+        self.batches = 0
+        self._sweep_handle = loop.call_later(ACK_PERIOD_S, self._sweep)
+
+    def attach(self, socket: Socket) -> None:
+        self._socket = socket
+
+    # ------------------------------------------------------------ incoming
+
+    def handle(self, frames: list[bytes]) -> None:
+        """One message from the ROUTER: identity, kind, body. Never raises for what a worker sent."""
+        started = time.perf_counter_ns()
+        identity = frames[0]
+        try:
+            if len(frames) != 3:
+                if len(frames) != 2 or frames[1]:
+                    raise RemoteProtocolError(f"a message of {len(frames)} frames")
+            elif frames[1] == KIND_BATCH:
+                self._batch(identity, frames[2])
+            elif frames[1] == KIND_MESSAGE:
+                self._message(identity, frames[2])
+            else:
+                raise RemoteProtocolError("a message of unknown kind")
+        except RemoteProtocolError as error:
+            self._reject(identity, error)
+        self._busy_ns += time.perf_counter_ns() - started
+
+    def _reject(self, identity: bytes, error: RemoteProtocolError) -> None:
+        self.rejected_messages += 1
+        known = self._by_identity.get(identity)
+        if known is not None:
+            self._log(f"{known[0].id}: worker broke the protocol: {error}")
+            self.on_lost(known[0], f"broke the protocol: {error}")
+        elif self.rejected_messages <= 100:
+            self._log(f"worker socket: {error}")
+
+    def _batch(self, identity: bytes, record: bytes) -> None:
+        known = self._by_identity.get(identity)
+        if known is None:
+            self._send(identity, WorkerRejected(failure=Failure(code="hello_required", message="say hello first")))
+            self.rejected_messages += 1
+            return
+        session, incarnation = known
+        header = parse_unsealed(record)
+        if header.session_key != session.key or header.incarnation != incarnation.number:
+            raise RemoteProtocolError("a batch of another session or incarnation")
+        if header.first_seq != session.next_seq:
+            if header.last_seq < session.next_seq:
+                self._dirty.add(identity)
+                return
+            raise RemoteProtocolError(f"seq {header.first_seq} came when {session.next_seq} was due")
+        entries = decode_payload(memoryview(record)[40:]) if header.lane == LANE_STATE else ()
+        if entries and (len(entries) != header.event_count or any(isinstance(e, SessionExited) for _, e in entries)):
+            raise RemoteProtocolError("a batch that says what only root may say, or miscounts")
+        first_offset = self._hub.append(record, header)
+        session.next_seq = header.last_seq + 1
+        incarnation.last_heard_s = self._loop.time()
+        incarnation.unacked_by_root_bytes += len(record)
+        self.batches += 1
+        self._dirty.add(identity)
+        if entries:
+            self._fold(session, entries, first_offset)
+
+    def _fold(self, session: Session, entries: object, first_offset: int) -> None:
+        info = session.info
+        for at_ns, event in entries:  # type: ignore[attr-defined]
+            info = fold(info, event, at_ns)
+        self._table.update(session, info)
+        if info.state in ("idle", "ended"):
+            session.release_waiters()
+
+    def _message(self, identity: bytes, data: bytes) -> None:
+        message = worker_messages.decode(data)
+        if isinstance(message, WorkerHello):
+            self._hello(identity, message)
+            return
+        known = self._by_identity.get(identity)
+        if known is None:
+            self._send(identity, WorkerRejected(failure=Failure(code="hello_required", message="say hello first")))
+            self.rejected_messages += 1
+            return
+        session, incarnation = known
+        incarnation.last_heard_s = self._loop.time()
+        match message:
+            case Heartbeat():
+                incarnation.held_memory_bytes = message.unacked_bytes
+                self._dirty.add(identity)
+            case CommandReply():
+                future = self._commands.pop(message.id, None)
+                if future is not None and not future.done():
+                    future.set_result(message.failure)
+            case Exiting():
+                if message.last_seq != session.next_seq - 1:
+                    raise RemoteProtocolError(f"exits after seq {message.last_seq}, {session.next_seq - 1} is known")
+                incarnation.exiting = message
+                self._send(identity, ExitAck())
+
+    def _hello(self, identity: bytes, hello: WorkerHello) -> None:
+        if hello.protocol != PROTOCOL_VERSION:
+            text = f"worker speaks protocol {hello.protocol}, root speaks {PROTOCOL_VERSION}"
+            failure = Failure(code="protocol_mismatch", message=text, mend="restart the daemon after an upgrade")
+            self._send(identity, WorkerRejected(failure=failure, protocol=PROTOCOL_VERSION))
+            self.rejected_messages += 1
+            self._log(text)
+            return
+        session = self._table.get(hello.session)
+        incarnation = session.incarnation if session is not None else None
+        if (
+            session is None
+            or incarnation is None
+            or incarnation.number != hello.incarnation
+            or incarnation.lease is None
+            or not hmac.compare_digest(incarnation.secret, hello.secret)
+        ):
+            failure = Failure(code="unknown_worker", message="no such session, incarnation or secret")
+            self._send(identity, WorkerRejected(failure=failure, protocol=PROTOCOL_VERSION))
+            self.rejected_messages += 1
+            return
+        is_first = incarnation.identity is None
+        if incarnation.identity is not None and incarnation.identity != identity:
+            self._by_identity.pop(incarnation.identity, None)
+        incarnation.identity = identity
+        incarnation.last_heard_s = self._loop.time()
+        self._by_identity[identity] = (session, incarnation)
+        self._send(identity, WorkerWelcome(protocol=PROTOCOL_VERSION, acked_seq=session.next_seq - 1))
+        if is_first:
+            self.on_ready(session)
+
+    # ------------------------------------------------------------ outgoing
+
+    def drained(self) -> None:
+        """Called when the socket has nothing more for now: acknowledge those who wait for it most."""
+        for identity in [i for i in self._dirty if self._is_ack_urgent(i)]:
+            self._ack(identity)
+
+    def _is_ack_urgent(self, identity: bytes) -> bool:
+        known = self._by_identity.get(identity)
+        return known is None or known[1].unacked_by_root_bytes >= ACK_BYTES
+
+    def _ack(self, identity: bytes) -> None:
+        self._dirty.discard(identity)
+        known = self._by_identity.get(identity)
+        if known is None:
+            return
+        session, incarnation = known
+        incarnation.unacked_by_root_bytes = 0
+        incarnation.acked_seq = session.next_seq - 1
+        self._send(identity, Ack(seq=incarnation.acked_seq, window_us=self._window_us))
+
+    def _sweep(self) -> None:
+        """Acknowledges everybody who waits, and sets the workers' batching window by how busy root was."""
+        now = self._loop.time()
+        share = self._busy_ns / 1e9 / max(now - self._sweep_at, 1e-3)
+        self._busy_ns, self._sweep_at = 0, now
+        if share > WINDOW_BUSY_SHARE:
+            self._window_us = min(WINDOW_MAX_US, max(500, self._window_us * 2))
+        elif self._window_us:
+            self._window_us = self._window_us // 2 if self._window_us > 500 else 0
+        for identity in list(self._dirty):
+            self._ack(identity)
+        self._sweep_handle = self._loop.call_later(ACK_PERIOD_S, self._sweep)
+
+    def _send(self, identity: bytes, message: RootToWorker) -> bool:
+        assert self._socket is not None
+        return self._socket.send([identity, KIND_MESSAGE, root_to_worker.encode(message)])
+
+    async def command(self, session: Session, body: CommandBody, *, timeout_s: float) -> Failure | None:
+        """Orders a worker and waits for its answer; no answer is a failure with code `no_answer`."""
+        incarnation = session.incarnation
+        if incarnation is None or incarnation.identity is None:
+            return Failure(code="not_ready", message=f"{session.id} has no worker that listens yet", retryable=True)
+        number, self._next_command = self._next_command, self._next_command + 1
+        future: asyncio.Future[Failure | None] = self._loop.create_future()
+        self._commands[number] = future
+        try:
+            if not self._send(incarnation.identity, Command(id=number, body=body)):
+                return Failure(code="not_ready", message=f"the worker of {session.id} takes no messages")
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except TimeoutError:
+            return Failure(code="no_answer", message=f"the worker of {session.id} did not answer in {timeout_s} s")
+        finally:
+            self._commands.pop(number, None)
+
+    def has_drained(self, incarnation: Incarnation) -> bool:
+        """Whether everything that a dead worker had sent has been handled."""
+        if incarnation.identity is None or self._socket is None:
+            return True
+        return not self._socket.is_reachable(incarnation.identity)
+
+    def forget(self, incarnation: Incarnation) -> None:
+        """The incarnation is over; whatever still comes from its address is rejected."""
+        if incarnation.identity is not None:
+            self._by_identity.pop(incarnation.identity, None)
+            self._dirty.discard(incarnation.identity)
+
+    def close(self) -> None:
+        self._sweep_handle.cancel()
+        if self._socket is not None:
+            self._socket.close(linger_ms=100)

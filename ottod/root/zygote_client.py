@@ -1,0 +1,265 @@
+"""Root's side of the fork server: starts it, orders workers from it, replaces it when it dies.
+
+The zygote is exec'ed, never forked: root has ZeroMQ's threads. It gets a minimal environment, so that no key which
+root knows can be read from a worker's `/proc/<pid>/environ`. Every order passes one end of a fresh socket pair,
+the worker's private channel; root keeps the other.
+
+A *lease* is a forked worker with its channel, not yet born. Root keeps a small pool of them warm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+
+from ottod.errors import OttoError, RemoteProtocolError
+from ottod.protocol.worker import Fork, Forked, ForkFailed, ZygoteReady, zygote_replies, zygote_requests
+from ottod.root.reaper import Child, Exit, Reaper
+
+MAX_REPLY_BYTES = 64 * 1024
+FORK_TIMEOUT_S = 30.0
+RESTART_BASE_S = 0.1
+RESTART_MAX_S = 10.0
+DEFAULT_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "USER", "LOGNAME", "PYTHONPATH")
+
+
+class ForkError(OttoError):
+    """No worker could be forked."""
+
+    code = "start_failed"
+
+
+class Lease:
+    """A forked worker that waits for its birth. `channel` is root's end of its private channel."""
+
+    def __init__(self, pid: int, channel: socket.socket, generation: int) -> None:
+        self.pid = pid
+        self.channel = channel
+        self.generation = generation
+        self.child: Child | None = None
+        self.on_exit: Callable[[Exit], None] | None = None
+        self.exited: Exit | None = None
+
+    def adopt(self, on_exit: Callable[[Exit], None]) -> None:
+        """Hands exits over to the session. If the worker is already dead, `on_exit` is called at once."""
+        self.on_exit = on_exit
+        if self.exited is not None:
+            on_exit(self.exited)
+
+    def _handle_exit(self, exit_: Exit) -> None:
+        self.exited = exit_
+        if self.on_exit is not None:
+            self.on_exit(exit_)
+
+
+class ZygoteClient:
+    """The current zygote generation and the pool of warm workers."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        reaper: Reaper,
+        *,
+        worker_endpoint: str,
+        warm: int,
+        log: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._reaper = reaper
+        self._worker_endpoint = worker_endpoint
+        self._warm_target = warm
+        self._log = log
+        self._socket: socket.socket | None = None
+        self._child: Child | None = None
+        self._tickets: dict[int, tuple[asyncio.Future[Lease], socket.socket]] = {}
+        self._next_ticket = 1
+        self._warm: deque[Lease] = deque()
+        self._warming = 0
+        self._ready: asyncio.Future[None] = loop.create_future()
+        self._is_closing = False
+        self._failures = 0
+        self.generation = 0
+        self.import_ms = 0.0
+        self.deaths = 0
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid if self._child else 0
+
+    @property
+    def warm_count(self) -> int:
+        return len(self._warm)
+
+    def start(self) -> None:
+        """Executes a new generation. It is usable once `wait_ready` returns."""
+        self.generation += 1
+        if self._ready.done():
+            self._ready = self._loop.create_future()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        environment = {k: os.environ[k] for k in KEPT_ENVIRONMENT if k in os.environ}
+        argv = [
+            sys.executable,
+            "-m",
+            "ottod.zygote",
+            str(theirs.fileno()),
+            str(self.generation),
+            self._worker_endpoint,
+            "ottod.worker.main:run",
+        ]
+        os.set_inheritable(theirs.fileno(), True)
+        pid = os.posix_spawn(argv[0], argv, environment, setpgroup=0, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
+        theirs.close()
+        self._socket = ours
+        self._child = self._reaper.watch(pid, self._exited)
+        self._loop.add_reader(ours.fileno(), self._readable)
+
+    async def wait_ready(self) -> None:
+        """Waits until the current generation has imported everything."""
+        await asyncio.shield(self._ready)
+
+    # ------------------------------------------------------------ leases
+
+    async def lease(self) -> Lease:
+        """A worker: warm if there is one, forked now otherwise. Raises ForkError."""
+        while self._warm:
+            lease = self._warm.popleft()
+            self._refill_soon()
+            if lease.exited is None and lease.generation == self.generation:
+                return lease
+            lease.channel.close()
+        try:
+            async with asyncio.timeout(FORK_TIMEOUT_S):
+                return await self._fork()
+        except TimeoutError:
+            raise ForkError(f"the zygote forked no worker within {FORK_TIMEOUT_S:.0f} s") from None
+
+    async def _fork(self) -> Lease:
+        await self.wait_ready()
+        assert self._socket is not None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.setblocking(False)
+        ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
+        future: asyncio.Future[Lease] = self._loop.create_future()
+        try:
+            socket.send_fds(self._socket, [zygote_requests.encode(Fork(ticket=ticket))], [theirs.fileno()])
+        except OSError as error:
+            ours.close()
+            raise ForkError(f"the zygote does not take orders: {error.strerror}") from error
+        finally:
+            theirs.close()
+        self._tickets[ticket] = (future, ours)
+        return await future
+
+    def _refill_soon(self) -> None:
+        missing = self._warm_target - len(self._warm) - self._warming
+        for _ in range(0 if self._is_closing else missing):
+            self._warming += 1
+            # A refill waits for a quiet moment: the session that emptied the pool goes first.
+            self._loop.call_later(0.02, self._start_refill)
+
+    def _start_refill(self) -> None:
+        task = self._loop.create_task(self._refill_one())
+        task.add_done_callback(self._refilled)
+
+    async def _refill_one(self) -> Lease:
+        async with asyncio.timeout(FORK_TIMEOUT_S):
+            return await self._fork()
+
+    def _refilled(self, task: asyncio.Task[Lease]) -> None:
+        self._warming -= 1
+        if task.cancelled() or task.exception() is not None:
+            return
+        lease = task.result()
+        if self._is_closing or lease.generation != self.generation:
+            lease.channel.close()
+        else:
+            self._warm.append(lease)
+
+    # ------------------------------------------------------------ the socket
+
+    def _readable(self) -> None:
+        assert self._socket is not None
+        try:
+            data = self._socket.recv(MAX_REPLY_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._socket.fileno())
+            return
+        try:
+            reply = zygote_replies.decode(data)
+        except RemoteProtocolError as error:
+            self._log(f"zygote: {error}")
+            return
+        match reply:
+            case ZygoteReady():
+                self.import_ms = reply.import_ms
+                self._failures = 0
+                if not self._ready.done():
+                    self._ready.set_result(None)
+                self._refill_soon()
+            case Forked():
+                self._forked(reply)
+            case ForkFailed():
+                future, ours = self._tickets.pop(reply.ticket)
+                ours.close()
+                if not future.done():
+                    future.set_exception(ForkError(f"fork failed: {reply.message}"))
+
+    def _forked(self, reply: Forked) -> None:
+        future, ours = self._tickets.pop(reply.ticket)
+        lease = Lease(reply.pid, ours, self.generation)
+        # Root is the worker's parent and only reaper, so the pid cannot have been recycled, even if it is dead.
+        lease.child = self._reaper.watch(reply.pid, lease._handle_exit)
+        if future.done():
+            # Nobody waits any more; closing the channel tells the worker to go.
+            ours.close()
+            return
+        future.set_result(lease)
+
+    def _exited(self, exit_: Exit) -> None:
+        self._child = None
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+        for future, ours in self._tickets.values():
+            ours.close()
+            if not future.done():
+                future.set_exception(ForkError("the zygote died during the fork; try again"))
+        self._tickets.clear()
+        while self._warm:
+            self._warm.popleft().channel.close()
+        if self._is_closing:
+            return
+        self.deaths += 1
+        self._failures += 1
+        delay_s = min(RESTART_MAX_S, RESTART_BASE_S * 2 ** (self._failures - 1)) if self._failures > 1 else 0.0
+        how = exit_.signal or f"status {exit_.status}"
+        self._log(f"zygote generation {self.generation} ended ({how}); starting another in {delay_s:.1f} s")
+        if self._ready.done():
+            self._ready = self._loop.create_future()
+        self._loop.call_later(delay_s, self._restart)
+
+    def _restart(self) -> None:
+        if not self._is_closing:
+            self.start()
+
+    def close(self) -> None:
+        """Ends the zygote and the warm workers: closing their sockets is the order to go."""
+        self._is_closing = True
+        while self._warm:
+            self._warm.popleft().channel.close()
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._socket = None

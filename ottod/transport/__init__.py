@@ -1,0 +1,1 @@
+"""ZeroMQ sockets under the event loop, and nothing that knows what is said over them."""

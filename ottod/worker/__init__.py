@@ -1,0 +1,1 @@
+"""A session's own process: one incarnation of one agent, which may be killed at any instant."""

@@ -1,0 +1,229 @@
+"""The worker's line to root: events out in batches, commands in, a heartbeat from the real loop.
+
+A batch leaves with the end of the loop iteration in which its first event was emitted, or, when root says that it
+is busy, some milliseconds later. Nothing is forgotten before root has acknowledged it, and what root may owe is
+bounded: producers wait in `room()`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+
+import zmq
+
+from ottod.core.outbox import Outbox
+from ottod.errors import Failure, RemoteProtocolError
+from ottod.protocol import PROTOCOL_VERSION
+from ottod.protocol.events import Event
+from ottod.protocol.worker import (
+    KIND_BATCH,
+    KIND_MESSAGE,
+    Ack,
+    Birth,
+    Command,
+    CommandBody,
+    CommandReply,
+    ExitAck,
+    Exiting,
+    Heartbeat,
+    WorkerHello,
+    WorkerMessage,
+    WorkerRejected,
+    WorkerWelcome,
+    root_to_worker,
+    worker_messages,
+)
+from ottod.transport.socket import Socket, connect_dealer
+
+QUEUE_MESSAGES = 256
+RETRY_S = 0.005
+"""How soon to try again when the socket takes nothing."""
+
+OnCommand = Callable[[CommandBody], Awaitable[Failure | None]]
+
+
+class Link:
+    """One incarnation's connection. Unborn it is only a connected socket."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, endpoint: str) -> None:
+        self._loop = loop
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        raw = connect_dealer(self._context, endpoint, queue_messages=QUEUE_MESSAGES)
+        self._socket = Socket(raw, loop=loop, on_message=self._handle)
+        self._birth: Birth | None = None
+        self._outbox: Outbox | None = None
+        self._is_welcome = False
+        self._is_flush_due = False
+        self._window_s = 0.0
+        self._room: asyncio.Event = asyncio.Event()
+        self._room.set()
+        self._farewell: asyncio.Future[None] | None = None
+        self._beat: asyncio.TimerHandle | None = None
+        self._beat_due_s = 0.0
+        self._welcomed: asyncio.Future[None] = loop.create_future()
+        self.on_command: OnCommand | None = None
+        self.on_rejected: Callable[[], None] = lambda: None
+
+    def open(self, birth: Birth, key: int) -> None:
+        """Becomes the line of one incarnation and says hello."""
+        self._birth = birth
+        self._outbox = Outbox(
+            session_key=key,
+            incarnation=birth.incarnation,
+            next_seq=birth.next_seq,
+            max_unacked_bytes=birth.max_unacked_bytes,
+        )
+        self._say_hello()
+        self._beat_due_s = self._loop.time() + birth.heartbeat_s
+        self._beat = self._loop.call_at(self._beat_due_s, self._heartbeat)
+
+    @property
+    def outbox(self) -> Outbox:
+        assert self._outbox is not None, "the link is not open"
+        return self._outbox
+
+    @property
+    def last_seq(self) -> int:
+        return self.outbox.next_seq - 1
+
+    # ------------------------------------------------------------ out
+
+    def emit(self, event: Event) -> int:
+        """Sends an event as soon as the batching window allows. Gives its seq."""
+        outbox = self.outbox
+        seq = outbox.emit(event, time.time_ns())
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            if self._window_s:
+                self._loop.call_later(self._window_s, self._flush)
+            else:
+                self._loop.call_soon(self._flush)
+        return seq
+
+    async def room(self) -> None:
+        """Waits while root owes more acknowledgements than the bound allows."""
+        if self.outbox.is_full:
+            self._room.clear()
+            await self._room.wait()
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        if not self._is_welcome or self._socket.is_closed:
+            return
+        outbox = self.outbox
+        records = outbox.take()
+        for sent, record in enumerate(records):
+            if not self._socket.send([KIND_BATCH, record]):
+                outbox.untake(len(records) - sent)
+                self._flush_later()
+                return
+
+    def _flush_later(self) -> None:
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._loop.call_later(RETRY_S, self._flush)
+
+    def _send(self, message: WorkerMessage) -> bool:
+        return self._socket.send([KIND_MESSAGE, worker_messages.encode(message)])
+
+    def _say_hello(self) -> None:
+        birth = self._birth
+        assert birth is not None
+        hello = WorkerHello(
+            protocol=PROTOCOL_VERSION,
+            session=birth.session,
+            incarnation=birth.incarnation,
+            secret=birth.secret,
+            pid=os.getpid(),
+            unacked_seq=self.outbox.acked_seq + 1,
+        )
+        if not self._socket.is_closed and not self._send(hello):
+            self._loop.call_later(RETRY_S, self._say_hello)
+
+    def _heartbeat(self) -> None:
+        assert self._birth is not None
+        now_s = self._loop.time()
+        lag_ms = max(0.0, now_s - self._beat_due_s) * 1000
+        if self._is_welcome:
+            self._send(Heartbeat(lag_ms=lag_ms, unacked_bytes=self.outbox.held_bytes))
+        self._beat_due_s = now_s + self._birth.heartbeat_s
+        self._beat = self._loop.call_at(self._beat_due_s, self._heartbeat)
+
+    async def welcomed(self) -> None:
+        """Waits for root's welcome."""
+        await asyncio.shield(self._welcomed)
+
+    async def say_farewell(self, exiting: Exiting, *, timeout_s: float) -> None:
+        """Gets every event and the last word acknowledged, or gives up after `timeout_s`."""
+        self._farewell = self._loop.create_future()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.welcomed()
+                self._flush()
+                while self.outbox.has_unsent:
+                    await asyncio.sleep(RETRY_S)
+                while not self._send(exiting):
+                    await asyncio.sleep(RETRY_S)
+                await self._farewell
+        except TimeoutError:
+            pass  # Root does not answer; what it lacks is lost with this process, and root will say so.
+
+    # ------------------------------------------------------------ in
+
+    def _handle(self, frames: list[bytes]) -> None:
+        if len(frames) != 2 or frames[0] != KIND_MESSAGE:
+            return  # An empty probe: root asks the socket, not the session.
+        try:
+            message = root_to_worker.decode(frames[1])
+        except RemoteProtocolError:
+            return
+        match message:
+            case Ack():
+                self._acknowledged(message)
+            case Command():
+                self._loop.create_task(self._obey(message))
+            case ExitAck():
+                if self._farewell is not None and not self._farewell.done():
+                    self._farewell.set_result(None)
+            case WorkerWelcome():
+                self._welcome(message)
+            case WorkerRejected():
+                self._rejected(message)
+
+    def _welcome(self, message: WorkerWelcome) -> None:
+        outbox = self.outbox
+        outbox.rewind()
+        outbox.ack(min(message.acked_seq, self.last_seq))
+        self._is_welcome = True
+        if not self._welcomed.done():
+            self._welcomed.set_result(None)
+        self._flush()
+
+    def _rejected(self, message: WorkerRejected) -> None:
+        if message.failure.code == "hello_required":
+            self._is_welcome = False
+            self._say_hello()
+            return
+        self.on_rejected()
+
+    def _acknowledged(self, ack: Ack) -> None:
+        outbox = self.outbox
+        if ack.seq <= self.last_seq:
+            outbox.ack(ack.seq)
+        self._window_s = ack.window_us / 1e6
+        if not outbox.is_full:
+            self._room.set()
+
+    async def _obey(self, command: Command) -> None:
+        assert self.on_command is not None
+        failure = await self.on_command(command.body)
+        self._send(CommandReply(id=command.id, failure=failure))
+
+    def close(self) -> None:
+        if self._beat is not None:
+            self._beat.cancel()
+        self._socket.close(linger_ms=200)
+        self._context.term()

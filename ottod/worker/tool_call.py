@@ -1,0 +1,123 @@
+"""One tool call as the turn sees it: whatever happens, it ends, in a result, with nothing left running."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from ottod.errors import Failure, ToolError
+from ottod.protocol.events import ContentDelta, ToolCompleted, ToolFailed, ToolProgress, ToolStarted
+from ottod.protocol.model import ToolCall, ToolResult
+from ottod.protocol.specs import AgentSpec
+from ottod.protocol.toolio import Files, Programs
+from ottod.tools.base import Tool, ToolContext, ToolOutput
+from ottod.tools.registry import decode_arguments
+from ottod.worker.link import Link
+from ottod.worker.text import MAX_ARGUMENTS_BYTES, cut, pieces
+
+KILL_MARGIN_S = 15.0
+"""What a tool gets beyond its own timeout to bring its processes down before its task is cancelled."""
+ABANDON_S = 10.0
+"""How long a cancelled tool may take to finish before it is left behind."""
+
+
+class ToolRunner:
+    """Runs the calls of one session. `tools` are those that the agent may use; there are no others."""
+
+    def __init__(
+        self, *, spec: AgentSpec, tools: dict[str, Tool[Any]], files: Files, programs: Programs, link: Link
+    ) -> None:
+        self._spec = spec
+        self._tools = tools
+        self._files = files
+        self._programs = programs
+        self._link = link
+
+    def is_idempotent(self, call: ToolCall) -> bool:
+        tool = self._tools.get(call.tool)
+        return tool is not None and tool.idempotent
+
+    async def run(self, call: ToolCall, *, turn: int, step: int, key: str) -> ToolResult:
+        """The call's result. Never raises, except that a cancellation ends in a result that says so."""
+        started_ns = time.monotonic_ns()
+        arguments, _ = cut(call.arguments, MAX_ARGUMENTS_BYTES)
+        self._link.emit(ToolStarted(call=call.call, tool=call.tool, arguments=arguments, turn=turn, step=step))
+        task = asyncio.get_running_loop().create_task(self._attempt(call, key))
+        outcome = await self._outcome(task, call)
+        duration_ms = (time.monotonic_ns() - started_ns) // 1_000_000
+        if isinstance(outcome, Failure):
+            self._link.emit(ToolFailed(call=call.call, tool=call.tool, failure=outcome, duration_ms=duration_ms))
+            text = outcome.message + (f"\n{outcome.mend}" if outcome.mend else "")
+            return ToolResult(call=call.call, tool=call.tool, text=text, is_error=True)
+        return self._finished(call, outcome, duration_ms)
+
+    def _finished(self, call: ToolCall, output: ToolOutput, duration_ms: int) -> ToolResult:
+        shown, was_cut = cut(output.text)
+        if output.is_error:
+            failure = Failure(code="tool", message=(shown.splitlines() or ["failed"])[0][:300])
+            self._link.emit(
+                ToolFailed(call=call.call, tool=call.tool, failure=failure, output=shown, duration_ms=duration_ms)
+            )
+        else:
+            self._link.emit(
+                ToolCompleted(
+                    call=call.call,
+                    tool=call.tool,
+                    output=shown,
+                    truncated=was_cut or output.truncated,
+                    duration_ms=duration_ms,
+                    exit_status=output.exit_status,
+                )
+            )
+        return ToolResult(call=call.call, tool=call.tool, text=output.text, is_error=output.is_error)
+
+    async def _attempt(self, call: ToolCall, key: str) -> ToolOutput:
+        tool = self._tools.get(call.tool)
+        if tool is None:
+            names = ", ".join(sorted(self._tools)) or "none"
+            raise ToolError(f"there is no tool {call.tool!r}; you may use: {names}", code="unknown_tool")
+        arguments = decode_arguments(tool, call.arguments)
+        timeout_s = self._timeout_s(tool)
+        context = ToolContext(
+            files=self._files,
+            programs=self._programs,
+            call=call.call,
+            idempotency_key=key,
+            timeout_s=timeout_s,
+            max_output_bytes=self._spec.limits.max_tool_output_bytes,
+            progress=lambda message: self._progress(call.call, message),
+            stream=lambda text: self._stream(call.call, text),
+        )
+        async with asyncio.timeout(timeout_s + KILL_MARGIN_S):
+            return await tool.run(arguments, context)
+
+    def _timeout_s(self, tool: Tool[Any]) -> float:
+        return min(tool.timeout_s, self._spec.limits.tool_timeout_s)
+
+    def _progress(self, call: str, message: str) -> None:
+        self._link.emit(ToolProgress(call=call, message=cut(message, 500)[0]))
+
+    def _stream(self, call: str, text: str) -> None:
+        # A flood of output must not fill the outbox: the result is what counts, this is for watchers.
+        if not self._link.outbox.is_full:
+            for piece in pieces(text):
+                self._link.emit(ContentDelta(stream="tool_output", text=piece, item=call))
+
+    async def _outcome(self, task: asyncio.Task[ToolOutput], call: ToolCall) -> ToolOutput | Failure:
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait({task}, timeout=ABANDON_S)
+            return Failure(code="cancelled", message="cancelled before it finished")
+        if task.cancelled():
+            return Failure(code="cancelled", message="cancelled before it finished")
+        error = task.exception()
+        if error is None:
+            return task.result()
+        if isinstance(error, ToolError):
+            return error.failure()
+        if isinstance(error, TimeoutError):
+            return Failure(code="timeout", message=f"{call.tool} did not end within its time")
+        return Failure(code="tool_crashed", message=f"{call.tool} crashed: {type(error).__name__}: {error}")

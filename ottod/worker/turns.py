@@ -1,0 +1,206 @@
+"""Drives the turn machine: executes its orders, writes the journal before each effect, feeds results back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from ottod.core.turn import (
+    CallModel,
+    CancelModel,
+    CancelRequested,
+    CancelTool,
+    EndTurn,
+    InputReceived,
+    ModelFailed,
+    ModelResponded,
+    RunTool,
+    ToolResolved,
+    TurnAction,
+    TurnEvent,
+    TurnMachine,
+)
+from ottod.errors import Failure, ProviderError, StorageError
+from ottod.protocol import journal as j
+from ottod.protocol.events import (
+    ItemCompleted,
+    LogError,
+    TurnCancelled,
+    TurnCompleted,
+    TurnFailed,
+    TurnStarted,
+)
+from ottod.protocol.model import ModelResponse, Text, Thinking
+from ottod.worker.journal_writer import JournalWriter
+from ottod.worker.link import Link
+from ottod.worker.model_call import ModelCaller
+from ottod.worker.text import cut
+from ottod.worker.tool_call import ToolRunner
+
+
+class TurnDriver:
+    """Runs the turns of one session, one at a time."""
+
+    def __init__(
+        self,
+        *,
+        session: str,
+        machine: TurnMachine,
+        models: ModelCaller,
+        tools: ToolRunner,
+        journal: JournalWriter,
+        link: Link,
+    ) -> None:
+        self._session = session
+        self._machine = machine
+        self._models = models
+        self._tools = tools
+        self._journal = journal
+        self._link = link
+        self._events: asyncio.Queue[TurnEvent] = asyncio.Queue()
+        self._model_task: asyncio.Task[None] | None = None
+        self._tool_tasks: dict[str, asyncio.Task[None]] = {}
+        self._started_ns = 0
+        self._broken: StorageError | None = None
+
+    @property
+    def turns(self) -> int:
+        """How many turns have begun."""
+        return self._machine.turn
+
+    def cancel(self, reason: str) -> None:
+        """Asks the turn that is running to end; without one nothing happens."""
+        self._events.put_nowait(CancelRequested(reason=reason))
+
+    async def run(self, text: str) -> EndTurn:
+        """One turn, from input to its end. Raises StorageError if the journal cannot be written."""
+        self._started_ns = time.monotonic_ns()
+        while not self._events.empty():
+            self._events.get_nowait()
+        turn = self._machine.turn + 1
+        self._link.emit(TurnStarted(turn=turn, input=cut(text, 2000)[0]))
+        event: TurnEvent = InputReceived(text=text)
+        try:
+            while True:
+                ended = await self._execute(self._machine.step(event))
+                if ended is not None:
+                    await self._close(ended)
+                    return ended
+                event = await self._events.get()
+                if self._broken is not None:
+                    raise self._broken
+        finally:
+            await self._leave_nothing()
+
+    # ------------------------------------------------------------ actions
+
+    async def _execute(self, actions: Sequence[TurnAction]) -> EndTurn | None:
+        intents = [a for a in actions if isinstance(a, RunTool)]
+        if intents:
+            # All intents of a step share one sync; only then does any of the effects start.
+            await self._journal.put([self._intent(a) for a in intents])
+        ended: EndTurn | None = None
+        for action in actions:
+            match action:
+                case CallModel():
+                    self._model_task = asyncio.create_task(self._call_model(action))
+                case RunTool():
+                    self._tool_tasks[action.call.call] = asyncio.create_task(self._run_tool(action))
+                case CancelModel():
+                    if self._model_task is not None:
+                        self._model_task.cancel()
+                case CancelTool():
+                    self._tool_tasks[action.call].cancel()
+                case EndTurn():
+                    ended = action
+        return ended
+
+    def _idempotency_key(self, action: RunTool) -> str:
+        return f"{self._session}/{action.turn}/{action.step}/{action.call.call}"
+
+    def _intent(self, action: RunTool) -> j.ToolIntended:
+        return j.ToolIntended(
+            turn=action.turn,
+            step=action.step,
+            call=action.call.call,
+            tool=action.call.tool,
+            arguments=action.call.arguments,
+            idempotent=self._tools.is_idempotent(action.call),
+            idempotency_key=self._idempotency_key(action),
+        )
+
+    async def _call_model(self, action: CallModel) -> None:
+        item = f"{action.turn}.{action.step}"
+        try:
+            request = self._models.request(action.messages)
+            entry = j.ModelCalled(turn=action.turn, step=action.step, model=request.model)
+            await self._journal.put([entry])
+            response = await self._models.call(request, item=item)
+            await self._journal.put([j.ModelResponded(turn=action.turn, step=action.step, response=response)])
+        except ProviderError as error:
+            self._events.put_nowait(ModelFailed(failure=error.failure()))
+        except StorageError as error:
+            self._break(error)
+        except Exception as error:  # noqa: BLE001 - a provider's defect fails the turn, not the session's process
+            text = f"the provider adapter failed: {type(error).__name__}: {error}"
+            self._events.put_nowait(ModelFailed(failure=Failure(code="provider_defect", message=text)))
+        else:
+            self._announce(response, item)
+            self._events.put_nowait(ModelResponded(response=response))
+
+    def _announce(self, response: ModelResponse, item: str) -> None:
+        thought = "".join(b.text for b in response.blocks if isinstance(b, Thinking))
+        said = "".join(b.text for b in response.blocks if isinstance(b, Text))
+        if thought:
+            text, was_cut = cut(thought)
+            self._link.emit(ItemCompleted(item=item + "r", kind="reasoning", text=text, truncated=was_cut))
+        if said:
+            text, was_cut = cut(said)
+            self._link.emit(ItemCompleted(item=item, kind="assistant_message", text=text, truncated=was_cut))
+
+    async def _run_tool(self, action: RunTool) -> None:
+        call = action.call
+        result = await self._tools.run(call, turn=action.turn, step=action.step, key=self._idempotency_key(action))
+        try:
+            entry = j.ToolResolved(turn=action.turn, step=action.step, call=call.call, result=result)
+            await self._journal.put([entry])
+        except StorageError as error:
+            self._break(error)
+        else:
+            self._events.put_nowait(ToolResolved(result=result))
+
+    def _break(self, error: StorageError) -> None:
+        """Without a journal nothing may go on: the turn ends with the error at its next step."""
+        self._broken = error
+        self._events.put_nowait(CancelRequested(reason=error.message))
+
+    # ------------------------------------------------------------ ending
+
+    async def _close(self, ended: EndTurn) -> None:
+        await self._journal.put([j.TurnEnded(turn=ended.turn, outcome=ended.outcome, failure=ended.failure)])
+        duration_ms = (time.monotonic_ns() - self._started_ns) // 1_000_000
+        match ended.outcome:
+            case "completed":
+                usage = self._models.total
+                self._link.emit(
+                    TurnCompleted(turn=ended.turn, steps=ended.steps, usage=usage, duration_ms=duration_ms)
+                )
+            case "failed":
+                assert ended.failure is not None
+                self._link.emit(TurnFailed(turn=ended.turn, failure=ended.failure, duration_ms=duration_ms))
+            case "cancelled":
+                self._link.emit(TurnCancelled(turn=ended.turn, reason=ended.reason, duration_ms=duration_ms))
+
+    async def _leave_nothing(self) -> None:
+        """Cancels and awaits whatever still runs: a turn's tasks do not outlive it."""
+        tasks = [t for t in (self._model_task, *self._tool_tasks.values()) if t is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._link.emit(LogError(message=f"a task of the turn failed: {error!r}", code="internal"))
+        self._model_task = None
+        self._tool_tasks.clear()

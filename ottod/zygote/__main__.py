@@ -1,0 +1,115 @@
+"""The zygote's loop: imports everything a worker needs, freezes it, and forks one worker per order.
+
+It has no event loop, no ZeroMQ context and no threads, so that its forks are safe. Every order arrives on a
+SEQPACKET socket with one file descriptor, the worker's private channel. The worker is forked twice, so that root,
+which is a child subreaper, becomes its parent; the answer leaves only after that has happened. When root's end of
+the socket closes, the zygote ends.
+
+    python -m ottod.zygote SOCKET_FD GENERATION WORKER_ENDPOINT MODULE:FUNCTION
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from setproctitle import setproctitle
+
+from ottod.errors import RemoteProtocolError
+from ottod.protocol.worker import Forked, ForkFailed, ZygoteReady, zygote_replies, zygote_requests
+
+MAX_REQUEST_BYTES = 4096
+Entry = Callable[[int, str], None]
+
+
+def main() -> None:
+    """Serves until root is gone."""
+    fd, generation, endpoint, target = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+    started = time.monotonic()
+    # A terminal's Ctrl-C and root's own shutdown signals are root's business.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    module, function = target.split(":")
+    entry: Entry = getattr(importlib.import_module(module), function)
+    setproctitle(f"ottod: zygote {generation}")
+    assert threading.active_count() == 1, "a module started a thread at import"
+    gc.collect()
+    gc.freeze()
+    os.set_inheritable(fd, False)
+    orders = socket.socket(fileno=fd)
+    import_ms = (time.monotonic() - started) * 1000
+    orders.send(zygote_replies.encode(ZygoteReady(pid=os.getpid(), generation=generation, import_ms=import_ms)))
+    while True:
+        data, fds, _flags, _address = socket.recv_fds(orders, MAX_REQUEST_BYTES, 1)
+        if not data:
+            return
+        try:
+            request = zygote_requests.decode(data)
+        except RemoteProtocolError:
+            request = None
+        if request is not None and fds:
+            orders.send(_fork(request.ticket, fds[0], orders, entry, endpoint))
+        for received in fds:
+            os.close(received)
+
+
+def _fork(ticket: int, channel_fd: int, orders: socket.socket, entry: Entry, endpoint: str) -> bytes:
+    """Forks twice and answers with the grandchild's pid once it is root's child."""
+    read_fd, write_fd = os.pipe()
+    try:
+        middle = os.fork()
+    except OSError as error:
+        os.close(read_fd)
+        os.close(write_fd)
+        return zygote_replies.encode(ForkFailed(ticket=ticket, message=error.strerror or str(error)))
+    if middle == 0:
+        _be_middle(read_fd, write_fd, channel_fd, orders, entry, endpoint)
+    os.close(write_fd)
+    answer = os.read(read_fd, 8)
+    os.close(read_fd)
+    # The middle process is gone before root hears of the worker: its child has been handed on.
+    os.waitpid(middle, 0)
+    if len(answer) != 4:
+        return zygote_replies.encode(ForkFailed(ticket=ticket, message="the second fork failed"))
+    return zygote_replies.encode(Forked(ticket=ticket, pid=struct.unpack("=i", answer)[0]))
+
+
+def _be_middle(
+    read_fd: int, write_fd: int, channel_fd: int, orders: socket.socket, entry: Entry, endpoint: str
+) -> None:
+    """The life of the process between: fork once more and vanish. Never returns."""
+    try:
+        worker = os.fork()
+    except OSError:
+        os._exit(1)
+    if worker:
+        os.write(write_fd, struct.pack("=i", worker))
+        os._exit(0)
+    status = 1
+    try:
+        os.close(read_fd)
+        os.close(write_fd)
+        orders.close()
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        entry(channel_fd, endpoint)
+        status = 0
+    except BaseException:  # noqa: BLE001 - nothing of the zygote's stack may run in a worker
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

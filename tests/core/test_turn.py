@@ -1,0 +1,218 @@
+"""The turn machine: always a valid conversation, whatever the model and the tools do."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from ottod.core.turn import (
+    CallModel,
+    CancelModel,
+    CancelRequested,
+    CancelTool,
+    EndTurn,
+    InputReceived,
+    ModelFailed,
+    ModelResponded,
+    OutOfTurn,
+    RunTool,
+    ToolResolved,
+    TurnAction,
+    TurnMachine,
+    is_valid_conversation,
+)
+from ottod.errors import Failure
+from ottod.protocol.model import Block, ModelResponse, StopReason, Text, ToolCall, ToolResult, ToolResults
+from ottod.protocol.usage import Usage
+
+
+def said(*blocks: Block, stop: StopReason = "end") -> ModelResponded:
+    return ModelResponded(response=ModelResponse(blocks=blocks, stop=stop, usage=Usage()))
+
+
+def call(name: str) -> ToolCall:
+    return ToolCall(call=name, tool="t")
+
+
+def resolved(name: str) -> ToolResolved:
+    return ToolResolved(result=ToolResult(call=name, tool="t", text=name))
+
+
+def machine(max_steps: int = 10, max_parallel: int = 8) -> TurnMachine:
+    return TurnMachine(max_steps=max_steps, max_parallel=max_parallel)
+
+
+def test_a_plain_answer_ends_the_turn() -> None:
+    """Input, one model call, text: completed, with the text."""
+    m = machine()
+    (action,) = m.step(InputReceived(text="hi"))
+    assert isinstance(action, CallModel) and action.turn == action.step == 1
+    (ended,) = m.step(said(Text(text="hello")))
+    assert isinstance(ended, EndTurn) and (ended.outcome, ended.text, ended.steps) == ("completed", "hello", 1)
+
+
+def test_results_go_back_in_call_order() -> None:
+    """Calls finish in any order; the model gets their results in the order it made the calls."""
+    m = machine()
+    m.step(InputReceived(text="go"))
+    actions = m.step(said(call("a"), call("b"), call("c"), stop="tool_calls"))
+    assert [a.call.call for a in actions if isinstance(a, RunTool)] == ["a", "b", "c"]
+    assert m.step(resolved("c")) == []
+    assert m.step(resolved("a")) == []
+    (again,) = m.step(resolved("b"))
+    assert isinstance(again, CallModel) and again.step == 2
+    last = again.messages[-1]
+    assert isinstance(last, ToolResults) and [r.call for r in last.results] == ["a", "b", "c"]
+
+
+def test_parallelism_is_bounded() -> None:
+    """No more than `max_parallel` calls run at once; the next starts when one ends."""
+    m = machine(max_parallel=2)
+    m.step(InputReceived(text="go"))
+    first = m.step(said(*(call(str(i)) for i in range(4)), stop="tool_calls"))
+    assert len(first) == 2
+    (third,) = m.step(resolved("1"))
+    assert isinstance(third, RunTool) and third.call.call == "2"
+
+
+def test_cancel_during_tools_waits_for_each_result() -> None:
+    """Running tools are cancelled, waiting ones are answered without a start, and the conversation stays valid."""
+    m = machine(max_parallel=1)
+    m.step(InputReceived(text="go"))
+    m.step(said(call("a"), call("b"), stop="tool_calls"))
+    assert m.step(CancelRequested(reason="stop")) == [CancelTool(call="a")]
+    assert m.step(CancelRequested(reason="again")) == []
+    (ended,) = m.step(resolved("a"))
+    assert isinstance(ended, EndTurn) and (ended.outcome, ended.reason) == ("cancelled", "stop")
+    assert is_valid_conversation(m.messages)
+
+
+def test_cancel_during_a_model_call_abandons_it() -> None:
+    """The call that is out is cancelled and the turn ends at once."""
+    m = machine()
+    m.step(InputReceived(text="go"))
+    actions = m.step(CancelRequested(reason="stop"))
+    assert isinstance(actions[0], CancelModel) and isinstance(actions[1], EndTurn)
+    assert m.phase == "idle"
+
+
+def test_the_step_limit_ends_the_turn() -> None:
+    """A model that calls tools for ever is stopped after `max_steps` calls, by name."""
+    m = machine(max_steps=3)
+    m.step(InputReceived(text="go"))
+    for step in range(3):
+        m.step(said(call(f"c{step}"), stop="tool_calls"))
+        (action,) = m.step(resolved(f"c{step}"))
+    assert isinstance(action, EndTurn) and action.failure is not None
+    assert (action.outcome, action.failure.code, action.steps) == ("failed", "max_steps", 3)
+
+
+@pytest.mark.parametrize(("stop", "code"), [("refusal", "refused"), ("max_tokens", "max_tokens")])
+def test_a_cut_or_refused_answer_is_not_a_completed_turn(stop: StopReason, code: str) -> None:
+    """Neither a refusal nor a cut answer counts as done."""
+    m = machine()
+    m.step(InputReceived(text="go"))
+    (ended,) = m.step(said(Text(text="…"), stop=stop))
+    assert isinstance(ended, EndTurn) and ended.failure is not None and ended.failure.code == code
+
+
+def test_events_out_of_turn_raise_and_change_nothing() -> None:
+    """A result nobody asked for is a defect of the caller."""
+    m = machine()
+    for event in (said(Text(text="x")), resolved("a"), ModelFailed(failure=Failure(code="x", message="x"))):
+        with pytest.raises(OutOfTurn):
+            m.step(event)
+    assert (m.phase, m.messages, m.turn) == ("idle", (), 0)
+
+
+class TurnsUnderFire(RuleBasedStateMachine):
+    """Random models, tools and cancellations against the machine's promises."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.m = TurnMachine(max_steps=5, max_parallel=2)
+        self.model_out = False
+        self.running: list[str] = []
+        self.started: list[str] = []
+        self.count = 0
+        self.ends = 0
+        self.turns = 0
+
+    def obey(self, actions: list[TurnAction]) -> None:
+        for action in actions:
+            match action:
+                case CallModel():
+                    assert not self.model_out and not self.running
+                    assert is_valid_conversation(action.messages)
+                    self.model_out = True
+                case RunTool():
+                    assert action.call.call not in self.started
+                    self.started.append(action.call.call)
+                    self.running.append(action.call.call)
+                    assert len(self.running) <= 2
+                case CancelModel():
+                    assert self.model_out
+                    self.model_out = False
+                case CancelTool():
+                    assert action.call in self.running
+                case EndTurn():
+                    self.model_out = False
+                    self.ends += 1
+                    assert not self.running
+
+    @precondition(lambda self: self.m.phase == "idle")
+    @rule()
+    def begin(self) -> None:
+        self.turns += 1
+        self.obey(self.m.step(InputReceived(text="go")))
+
+    @precondition(lambda self: self.model_out)
+    @rule(calls=st.integers(0, 4), text=st.booleans(), stop=st.sampled_from(["end", "max_tokens", "refusal"]))
+    def respond(self, calls: int, text: bool, stop: StopReason) -> None:
+        names = [f"c{self.count + i}" for i in range(calls)]
+        self.count += calls
+        blocks: list[Block] = [Text(text="x")] if text else []
+        self.model_out = False
+        self.obey(self.m.step(said(*blocks, *(call(n) for n in names), stop="tool_calls" if calls else stop)))
+
+    @precondition(lambda self: self.model_out)
+    @rule()
+    def fail(self) -> None:
+        self.model_out = False
+        self.obey(self.m.step(ModelFailed(failure=Failure(code="x", message="x"))))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def resolve(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(self.running))
+        self.running.remove(name)
+        self.obey(self.m.step(resolved(name)))
+
+    @rule()
+    def cancel(self) -> None:
+        self.obey(self.m.step(CancelRequested(reason="stop")))
+
+    @invariant()
+    def idle_means_valid_and_ended(self) -> None:
+        if self.m.phase == "idle":
+            assert is_valid_conversation(self.m.messages)
+            assert self.ends == self.turns
+        else:
+            assert self.ends == self.turns - 1
+            assert self.model_out or self.running
+
+
+TestTurnsUnderFire = TurnsUnderFire.TestCase
+
+
+@given(st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=3))
+def test_validity_oracle_rejects_what_is_wrong(names: list[str]) -> None:
+    """The oracle itself can say no: a result too few, or one too many, is not a valid conversation."""
+    m = machine()
+    m.step(InputReceived(text="go"))
+    m.step(said(*(call(f"{n}{i}") for i, n in enumerate(names)), stop="tool_calls"))
+    assert not is_valid_conversation(m.messages)
+    stray = ToolResults(results=(ToolResult(call="zz", tool="t", text=""),))
+    assert not is_valid_conversation((*m.messages, stray))
