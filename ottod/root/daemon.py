@@ -187,8 +187,9 @@ class Daemon:
             synced_head = self._ring.head_offset
             try:
                 await loop.run_in_executor(self._threads, self._ring.sync)
-            except OSError as error:
-                self.log(f"ring: cannot sync: {error.strerror}")
+            except StorageError as error:
+                self.log(f"ring: {error}; events are kept in memory only until the daemon is restarted")
+                return
 
     def status(self) -> DaemonStatus:
         """A reading of all instruments."""

@@ -186,7 +186,7 @@ def read_status(
         zygote_pid=zygote.pid,
         zygote_generation=zygote.generation,
         warm_workers=zygote.warm_count,
-        ring_bytes=ring.size_bytes,
+        ring_bytes=ring.stats().size_bytes,
         ring_used_bytes=ring.used_bytes,
         ring_head=ring.head_offset,
         ring_tail=ring.tail_offset,
