@@ -126,7 +126,9 @@ def parse_unsealed(record: bytes | memoryview) -> RecordHeader:
         raise RemoteProtocolError(f"record of {len(record)} bytes is shorter than its header")
     header = RecordHeader._make(HEADER.unpack_from(record))
     if header.length != len(record) - HEADER_BYTES:
-        raise RemoteProtocolError(f"record says {header.length} payload bytes and carries {len(record) - HEADER_BYTES}")
+        raise RemoteProtocolError(
+            f"record says {header.length} payload bytes and carries {len(record) - HEADER_BYTES}"
+        )
     if header.length > MAX_PAYLOAD_BYTES:
         raise RemoteProtocolError(f"payload of {header.length} bytes exceeds {MAX_PAYLOAD_BYTES}")
     if not 1 <= header.event_count <= MAX_BATCH_EVENTS or header.lane > 1 or header.session_key > KEY_MAX:

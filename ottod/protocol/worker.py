@@ -45,6 +45,8 @@ class Birth(Wire, frozen=True, kw_only=True, tag="birth"):
     cwd: str
     env: dict[str, str] = {}
     session_dir: str
+    private_dirs: tuple[str, ...] = ()
+    """Otto's own directories, which no tool may see."""
     generation: int = 0
     nice: int = 19
     heartbeat_s: float = 2.0
@@ -182,7 +184,9 @@ class ZygoteReady(Wire, frozen=True, kw_only=True, tag="ready"):
 
 
 zygote_requests: Codec[Fork] = Codec(Fork, name="zygote request")
-zygote_replies: Codec[Forked | ForkFailed | ZygoteReady] = Codec(Forked | ForkFailed | ZygoteReady, name="zygote reply")
+zygote_replies: Codec[Forked | ForkFailed | ZygoteReady] = Codec(
+    Forked | ForkFailed | ZygoteReady, name="zygote reply"
+)
 
 
 def redacted(birth: Birth) -> dict[str, Any]:

@@ -84,17 +84,17 @@ class Daemon:
         os.umask(0o077)
         become_subreaper()
         lock = InstanceLock.acquire(self._paths.runtime_dir / "ottod.lock")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="otto-io")
+        self._database = Database.open(self._paths.state_dir / "otto.db")
+        self.log(f"database: {self._database.recovery.describe()}")
         self._ring = Ring.open(
             self._paths.state_dir / "ring.wal",
             size_bytes=self._settings.ring.size_bytes,
             segment_bytes=self._settings.ring.segment_bytes,
             boot_id=BOOT_ID.read_text().strip(),
+            min_next_offset=await self._database.newest_offset() + 1,
         )
         self.log(f"ring: {self._ring.recovery.describe()}")
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="otto-io")
-        self._database = Database.open(self._paths.state_dir / "otto.db")
-        if self._database.recovery:
-            self.log(f"database: {self._database.recovery}")
         self._assemble(loop)
         try:
             self._zygote.start()
@@ -128,6 +128,7 @@ class Daemon:
             threads=self._threads,
             sessions_dir=paths.sessions_dir,
             worker_endpoint=endpoint,
+            private_dirs=(str(paths.runtime_dir), str(paths.state_dir)),
             log=self.log,
         )
         service = Service(
@@ -240,6 +241,9 @@ class Daemon:
         self._database.close()
         self._threads.shutdown(wait=True)
         self._context.destroy(linger=500)
+        for path in (self._paths.control_socket, self._paths.worker_socket):
+            # The lock is still held, so these cannot be a successor's.
+            path.unlink(missing_ok=True)
         self._ring.close(clean=True)
         self.log("stopped")
 

@@ -49,8 +49,8 @@ class Reaper:
         self.strangers_reaped = 0
 
     def install(self) -> None:
-        """Takes over SIGCHLD."""
-        self._loop.add_signal_handler(signal.SIGCHLD, self._reap_strangers)
+        """Takes over SIGCHLD. uvloop keeps its own hands off it as long as nobody starts a subprocess through it."""
+        signal.signal(signal.SIGCHLD, lambda _signum, _frame: self._loop.call_soon_threadsafe(self._reap_strangers))
 
     def watch(self, pid: int, on_exit: Callable[[Exit], None]) -> Child:
         """Registers a child. `on_exit` is called once, after it has been reaped. Raises ProcessLookupError."""

@@ -139,7 +139,7 @@ class Service:
         infos = [self._current(s) for s in self._table.live]
         wants_ended = body.all or "ended" in body.states
         if wants_ended:
-            infos += await self._database.sessions(live=False, limit=body.limit + 1)
+            infos += await self._database.sessions(("ended",), limit=body.limit + 1)
         unique = {i.session: i for i in infos}
         chosen = [i for i in unique.values() if not body.states or i.state in body.states]
         chosen.sort(key=lambda i: i.created_at_ns, reverse=True)

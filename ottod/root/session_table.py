@@ -40,6 +40,7 @@ class Incarnation:
         self.lease: Lease | None = None
         self.identity: bytes | None = None
         self.start_ticks = 0
+        self.started_at_ns = 0
         self.last_heard_s = 0.0
         self.exiting: Exiting | None = None
         self.acked_seq = 0

@@ -36,6 +36,7 @@ from ottod.root.worker_gate import WorkerGate
 from ottod.root.zygote_client import Lease, ZygoteClient
 from ottod.settings.daemon import DaemonSettings
 from ottod.storage.database import Database
+from ottod.storage.database_rows import Incarnation as IncarnationRow
 
 DRAIN_TIMEOUT_S = 2.0
 """The longest wait for a dead worker's last messages."""
@@ -45,6 +46,7 @@ TERM_GRACE_S = 2.0
 PROOF_TIMEOUT_S = 5.0
 """The longest that killing a session's leftovers may take before they are reported as remaining."""
 COMMAND_TIMEOUT_S = 10.0
+MAX_LEFTOVERS = 100_000
 REMEMBERED_KEYS = 10_000
 TITLE_CHARS = 80
 
@@ -66,6 +68,7 @@ class Supervisor:
         threads: ThreadPoolExecutor,
         sessions_dir: Path,
         worker_endpoint: str,
+        private_dirs: tuple[str, ...],
         log: Callable[[str], None],
     ) -> None:
         self._loop = loop
@@ -79,6 +82,7 @@ class Supervisor:
         self._threads = threads
         self._sessions_dir = sessions_dir
         self._worker_endpoint = worker_endpoint
+        self._private_dirs = private_dirs
         self._log = log
         self._keys: OrderedDict[str, asyncio.Future[SessionStartedResult]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -198,6 +202,7 @@ class Supervisor:
         incarnation = Incarnation(number=1, secret=os.urandom(32), generation=lease.generation)
         incarnation.lease = lease
         incarnation.last_heard_s = self._loop.time()
+        incarnation.started_at_ns = time.time_ns()
         session.incarnation = incarnation
         self._table.update(session, replace(session.info, pid=lease.pid))
         lease.adopt(lambda exit_: self._worker_exited(session, incarnation, exit_))
@@ -219,6 +224,7 @@ class Supervisor:
             cwd=resolved.cwd,
             env=resolved.env,
             session_dir=str(directory),
+            private_dirs=self._private_dirs,
             generation=lease.generation,
             nice=self._settings.sessions.worker_nice,
             heartbeat_s=self._settings.sessions.heartbeat_s,
@@ -244,11 +250,19 @@ class Supervisor:
         if session.incarnation is not incarnation:
             return
         try:
-            await self._database.put_incarnation(
-                session=session.id, incarnation=incarnation.number, pid=pid, start_ticks=incarnation.start_ticks
-            )
+            await self._database.put_incarnation(self._row(session, incarnation))
         except OttoError as error:
             self._log(f"{session.id}: {error}")
+
+    @staticmethod
+    def _row(session: Session, incarnation: Incarnation) -> IncarnationRow:
+        return IncarnationRow(
+            session=session.id,
+            incarnation=incarnation.number,
+            pid=incarnation.lease.pid if incarnation.lease is not None else 0,
+            start_time_ticks=incarnation.start_ticks,
+            started_at_ns=incarnation.started_at_ns,
+        )
 
     def _worker_ready(self, session: Session) -> None:
         session.cancel_timers()
@@ -408,7 +422,8 @@ class Supervisor:
         )
         try:
             await self._database.put_session(session.info)
-            await self._database.end_incarnation(session=session.id, incarnation=incarnation.number, cause=str(cause))
+            row = self._row(session, incarnation)
+            await self._database.put_incarnation(replace(row, ended_at_ns=time.time_ns(), cause=cause))
         except OttoError as error:
             self._log(f"{session.id}: {error}")
 
@@ -476,10 +491,10 @@ class Supervisor:
 
     async def bury_leftovers(self) -> int:
         """Ends the sessions that an earlier root left alive in the database, and kills what is left of them."""
-        leftovers = await self._database.sessions(live=True)
+        leftovers = await self._database.sessions(limit=MAX_LEFTOVERS)
         workers = await self._database.live_incarnations()
         for info in leftovers:
-            known = [ProcessId(w.pid, w.start_ticks) for w in workers if w.session == info.session]
+            known = [ProcessId(w.pid, w.start_time_ticks) for w in workers if w.session == info.session]
             remaining = await self._end_processes(info.session, known)
             last_seq = max(info.last_seq, self._hub.ring.last_seq(Session(info, None).key))
             session = Session(replace(info, last_seq=last_seq), None)

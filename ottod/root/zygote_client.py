@@ -23,6 +23,7 @@ from ottod.root.reaper import Child, Exit, Reaper
 
 MAX_REPLY_BYTES = 64 * 1024
 FORK_TIMEOUT_S = 30.0
+RETRY_S = 0.01
 RESTART_BASE_S = 0.1
 RESTART_MAX_S = 10.0
 DEFAULT_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
@@ -33,6 +34,10 @@ class ForkError(OttoError):
     """No worker could be forked."""
 
     code = "start_failed"
+
+
+class ZygoteGone(ForkError):
+    """The zygote died before it could answer; the next generation will."""
 
 
 class Lease:
@@ -111,7 +116,7 @@ class ZygoteClient:
             str(theirs.fileno()),
             str(self.generation),
             self._worker_endpoint,
-            "ottod.worker.main:run",
+            "ottod.worker.main",
         ]
         os.set_inheritable(theirs.fileno(), True)
         pid = os.posix_spawn(argv[0], argv, environment, setpgroup=0, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
@@ -136,13 +141,18 @@ class ZygoteClient:
             lease.channel.close()
         try:
             async with asyncio.timeout(FORK_TIMEOUT_S):
-                return await self._fork()
+                while True:
+                    try:
+                        return await self._fork()
+                    except ZygoteGone:
+                        await asyncio.sleep(RETRY_S)
         except TimeoutError:
             raise ForkError(f"the zygote forked no worker within {FORK_TIMEOUT_S:.0f} s") from None
 
     async def _fork(self) -> Lease:
         await self.wait_ready()
-        assert self._socket is not None
+        if self._socket is None:
+            raise ZygoteGone("the zygote has just died")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.setblocking(False)
         ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
@@ -151,7 +161,7 @@ class ZygoteClient:
             socket.send_fds(self._socket, [zygote_requests.encode(Fork(ticket=ticket))], [theirs.fileno()])
         except OSError as error:
             ours.close()
-            raise ForkError(f"the zygote does not take orders: {error.strerror}") from error
+            raise ZygoteGone(f"the zygote does not take orders: {error.strerror}") from error
         finally:
             theirs.close()
         self._tickets[ticket] = (future, ours)
@@ -235,7 +245,7 @@ class ZygoteClient:
         for future, ours in self._tickets.values():
             ours.close()
             if not future.done():
-                future.set_exception(ForkError("the zygote died during the fork; try again"))
+                future.set_exception(ZygoteGone("the zygote died during the fork"))
         self._tickets.clear()
         while self._warm:
             self._warm.popleft().channel.close()

@@ -8,101 +8,29 @@ worker, so that tools know nothing of the layers below them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
 from ottod.protocol.model import ToolSchema
+from ottod.protocol.toolio import DirEntry, Files, FileStat, ProgramResult, Programs
+
+__all__ = [
+    "Args",
+    "DirEntry",
+    "FileStat",
+    "Files",
+    "Permission",
+    "ProgramResult",
+    "Programs",
+    "Tool",
+    "ToolContext",
+    "ToolOutput",
+    "inline_schema",
+]
 
 Permission = Literal["read", "write", "exec", "net"]
-
-
-class FileStat(msgspec.Struct, frozen=True, kw_only=True):
-    """What `Files.stat` tells. `size_bytes` is 0 for a directory."""
-
-    kind: Literal["file", "dir", "symlink", "other"]
-    size_bytes: int
-    mtime_ns: int
-    mode: int
-
-
-class DirEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of a directory, by name."""
-
-    name: str
-    kind: Literal["file", "dir", "symlink", "other"]
-
-
-class Files(Protocol):
-    """The working directory and nothing else. Paths are relative to it, or absolute and inside it.
-
-    All methods block and are meant for a thread; all raise ToolError with one line for the model: no such file,
-    outside the working directory, not a regular file, too large.
-    """
-
-    @property
-    def root(self) -> str:
-        """The working directory, absolute."""
-        ...
-
-    def read(self, path: str, *, max_bytes: int) -> bytes:
-        """The whole file. Refuses files above `max_bytes`, devices, fifos and sockets."""
-        ...
-
-    def write(self, path: str, data: bytes, *, make_parents: bool = True) -> bool:
-        """Replaces or creates the file atomically and keeps its mode. True if it is new."""
-        ...
-
-    def stat(self, path: str) -> FileStat:
-        """Does not follow a final symlink."""
-        ...
-
-    def list(self, path: str) -> list[DirEntry]:
-        """Sorted by name."""
-        ...
-
-    def relative(self, path: str) -> str:
-        """The path relative to the root, normalised, `.` for the root itself."""
-        ...
-
-
-class ProgramResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a program. `output` is stdout and stderr as they came, the middle cut out beyond the bound.
-
-    `ended` tells how: by itself (`exit_status`, or minus the signal number), by its wall-clock time, or cancelled.
-    `leftovers` counts descendants that outlived it and were killed.
-    """
-
-    ended: Literal["exited", "timeout"]
-    exit_status: int
-    output: str
-    truncated: bool
-    total_bytes: int
-    duration_ms: int
-    leftovers: int = 0
-
-
-class Programs(Protocol):
-    """Runs programs confined to the working directory, with the session's environment."""
-
-    async def run(
-        self,
-        argv: Sequence[str],
-        *,
-        timeout_s: float,
-        max_output_bytes: int,
-        cwd: str = ".",
-        stdin: bytes = b"",
-        env: Mapping[str, str] | None = None,
-        on_output: Callable[[str], None] | None = None,
-    ) -> ProgramResult:
-        """Runs to the end, to the timeout (which output does not extend), or to cancellation of the task.
-
-        Whatever happens no process of it is left: descendants that made their own session are found and killed.
-        `env` is added to the session's environment. Raises ToolError if the program cannot be started.
-        """
-        ...
 
 
 class ToolContext(msgspec.Struct, frozen=True, kw_only=True):

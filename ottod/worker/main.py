@@ -22,12 +22,18 @@ from ottod.isolation.landlock import forbid_new_privileges
 from ottod.isolation.processes import become_subreaper
 from ottod.protocol.cause import Cause
 from ottod.protocol.worker import MAX_BIRTH_BYTES, Birth, Exiting, births
+from ottod.providers.registry import preload
 from ottod.worker.link import Link
 from ottod.worker.session import SessionRunner
 
 OOM_SCORE = 500
 """When the machine runs out of memory a worker goes before root and before the user's own programs."""
 LAST_WORD_TIMEOUT_S = 30.0
+
+
+def prepare() -> None:
+    """What the zygote does once, before the first fork: everything that is slow to import."""
+    preload()
 
 
 def run(channel_fd: int, endpoint: str) -> None:

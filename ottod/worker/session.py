@@ -6,13 +6,13 @@ import asyncio
 import os
 import time
 from collections import deque
-from typing import Any, Literal, assert_never
+from typing import Literal, assert_never
 
 from ottod.core.lifecycle import Happening, next_state
 from ottod.core.turn import EndTurn, TurnMachine
 from ottod.errors import Failure, OttoError, StorageError
 from ottod.isolation.beneath import BeneathFiles
-from ottod.isolation.programs import ConfinedPrograms
+from ottod.isolation.programs import ConfinedPrograms, Confinement
 from ottod.protocol import journal as j
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.events import (
@@ -25,7 +25,6 @@ from ottod.protocol.events import (
     SessionStateChanged,
 )
 from ottod.protocol.worker import Birth, CommandBody, DeliverInput, Exiting, StopTurn
-from ottod.tools.base import Tool
 from ottod.tools.registry import tools_by_name
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
@@ -84,28 +83,30 @@ class SessionRunner:
         self._journal = await JournalWriter.open(birth)
         if self._journal.recovery:
             self._link.emit(LogWarning(message=self._journal.recovery, code="journal_repaired"))
-        tools: tuple[Tool[Any], ...] = tools_by_name(spec.tools)
-        files = BeneathFiles(birth.cwd)
+        tools = tools_by_name(spec.tools)
+        files = BeneathFiles(birth.cwd, hidden=birth.private_dirs)
         programs = ConfinedPrograms(
             session=birth.session,
-            cwd=birth.cwd,
             env=birth.env,
-            tmp_dir=os.path.join(birth.session_dir, "tmp"),
-            read_paths=spec.isolation.read_paths,
-            write_paths=spec.isolation.write_paths,
-            files_layer=spec.isolation.files,
+            confinement=Confinement(
+                root=birth.cwd,
+                tmp_dir=os.path.join(birth.session_dir, "tmp"),
+                read_paths=spec.isolation.read_paths,
+                write_paths=spec.isolation.write_paths,
+                denied_paths=birth.private_dirs,
+                landlock=spec.isolation.files,
+                rlimits={"FSIZE": spec.limits.file_bytes} if spec.limits.file_bytes else {},
+            ),
         )
         models = ModelCaller(
             spec=spec,
             target=birth.models[0],
             api_key=birth.api_keys.get(birth.models[0].provider, ""),
-            schemas=tuple(t.schema() for t in tools),
+            schemas=tuple(t.schema() for t in tools.values()),
             link=self._link,
         )
         self._models = models
-        runner = ToolRunner(
-            spec=spec, tools={t.name: t for t in tools}, files=files, programs=programs, link=self._link
-        )
+        runner = ToolRunner(spec=spec, tools=tools, files=files, programs=programs, link=self._link)
         machine = TurnMachine(max_steps=spec.limits.max_steps, max_parallel=spec.limits.max_parallel_tools)
         self._driver = TurnDriver(
             session=birth.session,

@@ -12,7 +12,7 @@ from ottod.protocol.model import ToolCall, ToolResult
 from ottod.protocol.specs import AgentSpec
 from ottod.protocol.toolio import Files, Programs
 from ottod.tools.base import Tool, ToolContext, ToolOutput
-from ottod.tools.registry import decode_arguments
+from ottod.tools.arguments import decode_arguments
 from ottod.worker.link import Link
 from ottod.worker.text import MAX_ARGUMENTS_BYTES, cut, pieces
 

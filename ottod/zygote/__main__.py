@@ -5,7 +5,9 @@ SEQPACKET socket with one file descriptor, the worker's private channel. The wor
 which is a child subreaper, becomes its parent; the answer leaves only after that has happened. When root's end of
 the socket closes, the zygote ends.
 
-    python -m ottod.zygote SOCKET_FD GENERATION WORKER_ENDPOINT MODULE:FUNCTION
+    python -m ottod.zygote SOCKET_FD GENERATION WORKER_ENDPOINT MODULE
+
+The module has two functions: `prepare()`, called once, and `run(channel_fd, endpoint)`, called in each worker.
 """
 
 from __future__ import annotations
@@ -32,13 +34,14 @@ Entry = Callable[[int, str], None]
 
 def main() -> None:
     """Serves until root is gone."""
-    fd, generation, endpoint, target = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+    fd, generation, endpoint, name = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
     started = time.monotonic()
     # A terminal's Ctrl-C and root's own shutdown signals are root's business.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    module, function = target.split(":")
-    entry: Entry = getattr(importlib.import_module(module), function)
+    module = importlib.import_module(name)
+    module.prepare()
+    entry: Entry = module.run
     setproctitle(f"ottod: zygote {generation}")
     assert threading.active_count() == 1, "a module started a thread at import"
     gc.collect()

@@ -1,0 +1,233 @@
+"""What `ottoctl doctor` looks at: each check is a function that returns its findings and mends nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+import ottod
+from ottoctl.daemon import daemon_command
+from ottod.errors import OttoError
+from ottod.settings.paths import Paths
+
+Level = Literal["ok", "warn", "fail"]
+
+MIN_PYTHON = (3, 11)
+MIN_FREE_BYTES = 64 * 1024 * 1024
+"""Beside the ring: journals and the database need room."""
+LOW_FREE_BYTES = 1024 * 1024 * 1024
+PROBE_TIMEOUT_S = 30.0
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the report. A `fail` means that something does not work; a `warn`, that something is missed."""
+
+    check: str
+    level: Level
+    detail: str
+    mend: str = ""
+
+
+class Patient(msgspec.Struct, frozen=True, kw_only=True):
+    """What the checks look at."""
+
+    env: Mapping[str, str]
+    paths: Paths
+    endpoint: str
+    timeout_s: float
+    cwd: Path
+
+
+Check = Callable[[Patient], list[Finding]]
+
+
+def check_python(_: Patient) -> list[Finding]:
+    """The interpreter is new enough."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info >= MIN_PYTHON:
+        return [Finding(check="python", level="ok", detail=version)]
+    wanted = ".".join(map(str, MIN_PYTHON))
+    return [Finding(check="python", level="fail", detail=f"{version} is older than {wanted}", mend="upgrade Python")]
+
+
+def check_directories(patient: Patient) -> list[Finding]:
+    """The runtime and state directories are private, or can be made."""
+    found = []
+    for name, path, variable in (
+        ("runtime directory", patient.paths.runtime_dir, "OTTO_RUNTIME_DIR"),
+        ("state directory", patient.paths.state_dir, "OTTO_STATE_DIR"),
+    ):
+        found.append(_directory(name, path, variable, patient.paths.uid))
+    return found
+
+
+def _directory(name: str, path: Path, variable: str, uid: int) -> Finding:
+    try:
+        info = path.lstat()
+    except FileNotFoundError:
+        above = next((p for p in path.parents if p.exists()), Path("/"))
+        if os.access(above, os.W_OK | os.X_OK):
+            return Finding(check=name, level="ok", detail=f"{path} (made when the daemon starts)")
+        mend = f"make {above} writable, or set {variable}"
+        return Finding(check=name, level="fail", detail=f"{path} cannot be made", mend=mend)
+    except OSError as error:
+        return Finding(check=name, level="fail", detail=f"{path}: {error.strerror}", mend=f"set {variable}")
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != uid or stat.S_IMODE(info.st_mode) & 0o077:
+        mode = stat.S_IMODE(info.st_mode)
+        detail = f"{path} is not a private directory (mode {mode:04o}, uid {info.st_uid})"
+        return Finding(check=name, level="fail", detail=detail, mend=f"chmod 700 {path}, or set {variable}")
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        return Finding(check=name, level="fail", detail=f"{path} is not writable", mend=f"chmod 700 {path}")
+    return Finding(check=name, level="ok", detail=f"{path} (private)")
+
+
+def check_disk(patient: Patient) -> list[Finding]:
+    """There is room for the ring, the journals and the database."""
+    from ottod.settings.daemon import load
+
+    place = patient.paths.state_dir
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    shown = f"{free / 2**30:.1f} GiB free at {place}"
+    try:
+        ring_bytes = load(patient.paths.config_file, must_exist=patient.paths.config_explicit).ring.size_bytes
+    except OttoError:
+        ring_bytes = 0  # The configuration has a check of its own.
+    has_ring = patient.paths.ring_file.exists()
+    needed = MIN_FREE_BYTES + (0 if has_ring else ring_bytes)
+    if free < needed:
+        detail = f"{shown}; {needed / 2**20:.0f} MiB are needed"
+        return [Finding(check="disk", level="fail", detail=detail, mend="free some space, or set OTTO_STATE_DIR")]
+    ring = f"; ring of {ring_bytes / 2**20:.0f} MiB" if ring_bytes else ""
+    level: Level = "warn" if free < LOW_FREE_BYTES else "ok"
+    mend = "journals grow with use: free some space" if level == "warn" else ""
+    return [Finding(check="disk", level=level, detail=shown + ring, mend=mend)]
+
+
+def check_configuration(patient: Patient) -> list[Finding]:
+    """The daemon's file is valid."""
+    from ottod.settings.daemon import check
+
+    file = patient.paths.config_file
+    checked = check(file, must_exist=patient.paths.config_explicit)
+    if isinstance(checked, list):
+        return [Finding(check="configuration", level="fail", detail=e.message, mend=e.mend) for e in checked]
+    detail = str(file) if file.exists() else f"defaults (no {file})"
+    return [Finding(check="configuration", level="ok", detail=detail)]
+
+
+def check_agents(patient: Patient) -> list[Finding]:
+    """Every agent in sight is valid."""
+    from ottoctl.agents import visible_agents
+
+    entries = visible_agents(patient.cwd)
+    broken = [entry for entry in entries if entry.error is not None]
+    found = [
+        Finding(check="agents", level="warn", detail=entry.error.message, mend=entry.error.mend)
+        for entry in broken
+        if entry.error is not None
+    ]
+    names = ", ".join(entry.name for entry in entries if entry.error is None)
+    return [*found, Finding(check="agents", level="ok" if names else "warn", detail=names or "none")]
+
+
+def check_keys(patient: Patient) -> list[Finding]:
+    """Which providers have a key: yes or no, never the key."""
+    from ottod.settings.daemon import load
+    from ottod.settings.keys import api_key
+    from ottod.settings.models import needs_key, providers
+
+    settings = load(patient.paths.config_file, must_exist=patient.paths.config_explicit)
+    found = []
+    for name, entry in sorted(providers(settings).items()):
+        check = f"provider {name}"
+        try:
+            key = api_key(name, settings, patient.env)
+        except OttoError as error:
+            found.append(Finding(check=check, level="warn", detail=error.message, mend=error.mend))
+        else:
+            detail = "key present" if key else "no key" if needs_key(entry) else "needs no key"
+            found.append(Finding(check=check, level="ok", detail=detail))
+    return found
+
+
+def check_daemon(patient: Patient) -> list[Finding]:
+    """A daemon answers, and is of this version."""
+    from ottoctl.sync import SyncOtto
+
+    try:
+        with SyncOtto.connect(patient.endpoint, timeout_s=patient.timeout_s, client="doctor") as otto:
+            daemon, status = otto.daemon, otto.status()
+    except OttoError as error:
+        # A daemon that does not run is a choice; one that does not answer is a defect.
+        level: Level = "warn" if error.message.startswith("no daemon is running") else "fail"
+        return [Finding(check="daemon", level=level, detail=error.message, mend=error.mend)]
+    detail = f"ottod {daemon.version} (pid {daemon.pid}, protocol {daemon.protocol})"
+    if daemon.version != ottod.__version__:
+        mend = "`ottoctl daemon stop`, then `ottoctl daemon start`"
+        detail += f"; ottoctl is {ottod.__version__}"
+        return [Finding(check="daemon", level="warn", detail=detail, mend=mend)]
+    found = [Finding(check="daemon", level="ok", detail=detail)]
+    if status.ring_bytes:
+        ring = f"{status.ring_used_bytes / 2**20:.1f} of {status.ring_bytes / 2**20:.0f} MiB used"
+        found.append(Finding(check="ring", level="ok", detail=ring))
+    return found
+
+
+def check_isolation(_: Patient) -> list[Finding]:
+    """What the host offers to keep sessions apart, as the daemon's own probe finds it."""
+    mend = "run `python -m ottod probe` to see why"
+    try:
+        done = subprocess.run(
+            daemon_command("probe"),
+            capture_output=True,
+            timeout=PROBE_TIMEOUT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        layers: Any = msgspec.json.decode(done.stdout)
+    except (OSError, subprocess.TimeoutExpired, msgspec.DecodeError):
+        return [Finding(check="isolation", level="warn", detail="the probe gave no answer", mend=mend)]
+    if not isinstance(layers, dict):
+        return [Finding(check="isolation", level="warn", detail="the probe's answer is not a table", mend=mend)]
+    return [_layer(str(name), str(value)) for name, value in layers.items()]
+
+
+def _layer(name: str, answer: str) -> Finding:
+    """The probe's answers begin with yes, partly or no, and go on with the reason and the mend."""
+    level: Level = "ok" if answer.split(":")[0].split(" ")[0] == "yes" else "warn"
+    detail, _, mend = answer.partition("; ")
+    return Finding(check=f"isolation {name}", level=level, detail=detail, mend=mend if level == "warn" else "")
+
+
+CHECKS: tuple[Check, ...] = (
+    check_python,
+    check_directories,
+    check_disk,
+    check_configuration,
+    check_agents,
+    check_keys,
+    check_daemon,
+    check_isolation,
+)
+
+
+def examine(patient: Patient) -> list[Finding]:
+    """All findings. A check that cannot be made is a finding too."""
+    found = []
+    for check in CHECKS:
+        try:
+            found += check(patient)
+        except OttoError as error:
+            name = check.__name__.removeprefix("check_")
+            found.append(Finding(check=name, level="fail", detail=error.message, mend=error.mend))
+    return found

@@ -1,0 +1,249 @@
+"""The asynchronous client: `async with Otto.connect() as otto: …`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
+from types import TracebackType
+
+from ottoctl.connection import Connection
+from ottoctl.daemon import can_start, start_daemon
+from ottoctl.endpoint import resolve_endpoint
+from ottoctl.feed import DEFAULT_CREDIT_BYTES, Feed, SessionEvent, gap_event
+from ottoctl.policy import DEFAULT_RECONNECT_S, DEFAULT_TIMEOUT_S, STOP_ANSWER_S
+from ottoctl.results import Mode, RunResult, expect, start_request
+from ottoctl.session import Session
+from ottoctl.sync import SyncOtto
+from ottod.errors import UnreachableError
+from ottod.protocol.control import (
+    DaemonStatus,
+    GetSession,
+    GetStatus,
+    ListSessions,
+    SessionInfo,
+    SessionList,
+    SessionStartedResult,
+    StartSession,
+    StopDaemon,
+    Welcome,
+)
+from ottod.protocol.events import Gap, SessionState
+from ottod.protocol.specs import AgentSpec
+
+
+class Otto:
+    """A connection to the daemon. Made by `connect`, which can be awaited or used with `async with`."""
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        reconnect_s: float = DEFAULT_RECONNECT_S,
+        autostart: bool = False,
+        client: str = "python",
+    ) -> None:
+        self._given_endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._reconnect_s = reconnect_s
+        self._autostart = autostart
+        self._client = client
+        self._connection: Connection | None = None
+        self.started_daemon = False
+        """Whether `autostart` had to start one."""
+
+    @classmethod
+    def connect(
+        cls,
+        endpoint: str | None = None,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        reconnect_s: float = DEFAULT_RECONNECT_S,
+        autostart: bool = False,
+        client: str = "python",
+    ) -> Otto:
+        """A client of the daemon at `endpoint` (`ipc://…`; None: OTTO_ENDPOINT, else this user's daemon).
+
+        Entering it raises UnreachableError if no daemon runs and `autostart` is off. When the daemon goes away
+        later, pending waits and event streams survive for `reconnect_s`.
+        """
+        return cls(endpoint, timeout_s=timeout_s, reconnect_s=reconnect_s, autostart=autostart, client=client)
+
+    @staticmethod
+    def connect_sync(
+        endpoint: str | None = None,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        reconnect_s: float = DEFAULT_RECONNECT_S,
+        autostart: bool = False,
+        client: str = "python",
+    ) -> SyncOtto:
+        """The synchronous twin, connected; use it with `with`."""
+        return SyncOtto.connect(
+            endpoint, timeout_s=timeout_s, reconnect_s=reconnect_s, autostart=autostart, client=client
+        )
+
+    async def __aenter__(self) -> Otto:
+        await self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __await__(self) -> Generator[object, None, Otto]:
+        return self.__aenter__().__await__()
+
+    async def close(self) -> None:
+        """Disconnects. Sessions go on."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    @property
+    def connection(self) -> Connection:
+        """The connection underneath. Raises UnreachableError before it is open."""
+        if self._connection is None:
+            raise UnreachableError("not connected", mend="use `async with Otto.connect() as otto:`")
+        return self._connection
+
+    @property
+    def daemon(self) -> Welcome:
+        """What the daemon said of itself in its welcome."""
+        welcome = self.connection.welcome
+        assert welcome is not None
+        return welcome
+
+    # ------------------------------------------------------------ sessions
+
+    async def start(
+        self,
+        agent: str = "",
+        task: str = "",
+        *,
+        spec: AgentSpec | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        model: str = "",
+        mode: Mode = "oneshot",
+        env: Mapping[str, str] | None = None,
+        title: str = "",
+        parent: str = "",
+        headless: bool = False,
+        key: str = "",
+    ) -> Session:
+        """Starts a session of a named agent, or of `spec`. It goes on when this client leaves.
+
+        `cwd` defaults to this process's, `env` to this process's environment without what looks like a secret.
+        A `conversation` stays for more input after its task. Raises what the daemon has against it.
+        """
+        return await self.start_with(
+            start_request(
+                agent,
+                task,
+                spec=spec,
+                cwd=cwd,
+                model=model,
+                mode=mode,
+                env=env,
+                title=title,
+                parent=parent,
+                headless=headless,
+                key=key,
+            )
+        )
+
+    async def start_with(self, request: StartSession) -> Session:
+        """Starts a session from a request that is already put together."""
+        started = expect(SessionStartedResult, await self.connection.call(request))
+        return Session(self.connection, started.session, from_offset=started.from_offset)
+
+    async def run(
+        self,
+        agent: str = "",
+        task: str = "",
+        *,
+        spec: AgentSpec | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        model: str = "",
+        env: Mapping[str, str] | None = None,
+        title: str = "",
+        parent: str = "",
+        headless: bool = False,
+        key: str = "",
+    ) -> RunResult:
+        """Starts a session and waits for its end."""
+        session = await self.start(
+            agent,
+            task,
+            spec=spec,
+            cwd=cwd,
+            model=model,
+            env=env,
+            title=title,
+            parent=parent,
+            headless=headless,
+            key=key,
+        )
+        return await session.wait()
+
+    async def session(self, prefix: str) -> Session:
+        """The session with this id, or the only one whose id begins so."""
+        info = expect(SessionInfo, await self.connection.call(GetSession(session=prefix)))
+        return Session(self.connection, info.session, from_offset=info.first_offset)
+
+    async def list(
+        self, *, all: bool = False, states: Iterable[SessionState] = (), limit: int = 1000
+    ) -> tuple[SessionInfo, ...]:
+        """Live sessions, and with `all` the ended ones too, newest first."""
+        body = ListSessions(all=all, states=tuple(states), limit=limit)
+        return expect(SessionList, await self.connection.call(body)).sessions
+
+    async def events(
+        self,
+        from_offset: int | None = None,
+        *,
+        follow: bool = True,
+        credit_bytes: int = DEFAULT_CREDIT_BYTES,
+    ) -> AsyncGenerator[SessionEvent, None]:
+        """The events of all sessions (None: only new ones, 0: all there are); see `Session.events`."""
+        feed = Feed(from_offset=from_offset, follow=follow, credit_bytes=credit_bytes)
+        await self.connection.open_feed(feed)
+        try:
+            while (item := await self.connection.next(feed)) is not None:
+                if isinstance(item, Gap):
+                    yield gap_event(item)
+                else:
+                    for event in item.events():
+                        yield event
+        finally:
+            self.connection.close_feed(feed)
+
+    # ------------------------------------------------------------ the daemon
+
+    async def status(self) -> DaemonStatus:
+        """A reading of the daemon's instruments."""
+        return expect(DaemonStatus, await self.connection.call(GetStatus()))
+
+    async def stop_daemon(self, grace_s: float = 10.0) -> None:
+        """Stops the daemon; its sessions end with cause `daemon_stop`."""
+        await self.connection.call(StopDaemon(grace_s=grace_s), timeout_s=grace_s + STOP_ANSWER_S)
+
+    async def _open(self) -> None:
+        if self._connection is not None:
+            return
+        endpoint = resolve_endpoint(self._given_endpoint)
+        try:
+            self._connection = await self._dial(endpoint)
+        except UnreachableError:
+            if not self._autostart or not can_start(endpoint):
+                raise
+            await asyncio.to_thread(start_daemon)
+            self._connection = await self._dial(endpoint)
+            self.started_daemon = True
+
+    async def _dial(self, endpoint: str) -> Connection:
+        return await Connection.open(
+            endpoint, timeout_s=self._timeout_s, reconnect_s=self._reconnect_s, client=self._client
+        )

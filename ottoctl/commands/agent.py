@@ -1,0 +1,172 @@
+"""`ottoctl agent …`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ottoctl.commands.arguments import AgentName
+from ottoctl.commands.frame import command
+from ottoctl.commands.quick import QuickCommand, QuickGroup
+from ottoctl.console import Console, encode_json
+from ottoctl.exits import OK, USAGE
+from ottod.errors import ConfigError, OttoError, RefusedError
+
+app = typer.Typer(
+    cls=QuickGroup, help="List, show, check and write agents", no_args_is_help=True, rich_markup_mode=None
+)
+
+Directory = Annotated[Path | None, typer.Option("--cwd", metavar="DIR", help="As seen from this directory (here)")]
+
+
+@app.command("list", cls=QuickCommand)
+@command
+def list_(console: Console, cwd: Directory = None) -> int | None:
+    """List the agents that a session here could be started with
+
+    Example: `ottoctl agent list`
+    """
+    from ottoctl.agents import visible_agents
+    from ottoctl.rendering.agents import agent_record, agents_table
+
+    entries = visible_agents(cwd)
+    if console.output == "text":
+        console.write(agents_table(entries, width=console.width, color=console.color))
+    else:
+        console.records([agent_record(entry) for entry in entries])
+    return None
+
+
+@app.command("show", cls=QuickCommand)
+@command
+def show(console: Console, agent: AgentName, cwd: Directory = None) -> int | None:
+    """Show an agent as a session would get it, defaults included
+
+    Example: `ottoctl agent show coder`
+    """
+    from ottoctl.agents import agent_finder
+    from ottoctl.rendering.agents import agent_page
+
+    entry = agent_finder(cwd).find(agent)
+    if entry.spec is None:
+        raise entry.error or ConfigError(f"agent {agent} cannot be read", file=entry.source)
+    if console.output == "text":
+        console.write(agent_page(entry, color=console.color))
+    else:
+        console.record(entry.spec)
+    return None
+
+
+@app.command("validate", cls=QuickCommand)
+@command
+def validate(
+    console: Console,
+    names: Annotated[list[str] | None, typer.Argument(metavar="AGENT|FILE...", help="Names or files (all)")] = None,
+    cwd: Directory = None,
+) -> int | None:
+    """Check agents; an error names file, line, column and the mend
+
+    Example: `ottoctl agent validate .otto/agents/coder.yml`
+    """
+    found = {name: _problems(name, cwd) for name in names or _all_names(cwd)}
+    if console.output == "text":
+        for name, errors in found.items():
+            if not errors:
+                console.write(f"{name}: ok\n")
+            for error in errors:
+                console.error(error)
+    else:
+        records = [
+            {
+                "agent": name,
+                "ok": not errors,
+                "errors": [
+                    {"message": e.message, "file": e.file, "line": e.line, "column": e.column, "mend": e.mend}
+                    for e in errors
+                ],
+            }
+            for name, errors in found.items()
+        ]
+        for text in (
+            [encode_json(r) for r in records] if console.output == "jsonl" else [encode_json(records, indent=2)]
+        ):
+            console.write(text + "\n")
+    return USAGE if any(found.values()) else OK
+
+
+@app.command("new", cls=QuickCommand)
+@command
+def new(
+    console: Console,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits, - and _")],
+    template: Annotated[
+        str, typer.Option("--from", metavar="AGENT", help="Start from this agent instead of the commented template")
+    ] = "",
+    user: Annotated[bool, typer.Option("--user", help="For all projects, in the user's own directory")] = False,
+    cwd: Directory = None,
+) -> int | None:
+    """Write a new agent, with comments, to .otto/agents/
+
+    Example: `ottoctl agent new release-notes`
+    """
+    from ottoctl.scaffold import check_name, scaffold
+
+    check_name(name)
+    text = scaffold(name, _source_of(template, cwd) if template else "")
+    file = _agents_dir(cwd, user=user) / f"{name}.yml"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as out:
+            out.write(text)
+    except FileExistsError as error:
+        raise RefusedError(f"{file} exists already", mend="choose another name, or edit the file") from error
+    except OSError as error:
+        raise OttoError(f"cannot write {file}: {(error.strerror or str(error)).lower()}") from error
+    console.write(f"{file}\n")
+    console.message(f'edit it, then: ottoctl run {name} "…"')
+    return None
+
+
+def _all_names(cwd: Path | None) -> list[str]:
+    from ottoctl.agents import visible_agents
+
+    return [entry.name for entry in visible_agents(cwd)]
+
+
+def _problems(name: str, cwd: Path | None) -> list[ConfigError]:
+    """What is wrong with an agent, by name or by file."""
+    from ottoctl.agents import agent_finder
+
+    finder = agent_finder(cwd)
+    if "/" in name or name.endswith((".yml", ".yaml", ".md")):
+        from ottod.settings.agent_file import check_agent
+
+        return check_agent(Path(name), known_tools=finder.known_tools, settings=finder.settings)[1]
+    try:
+        entry = finder.find(name)
+    except ConfigError as error:
+        return [error]
+    if entry.error is None:
+        return []
+    from ottod.settings.agent_file import check_agent
+
+    # The entry holds the first mistake only; whoever validates wants them all.
+    return check_agent(entry.source, known_tools=finder.known_tools, settings=finder.settings)[1] or [entry.error]
+
+
+def _source_of(agent: str, cwd: Path | None) -> str:
+    from ottoctl.agents import agent_finder
+
+    return Path(agent_finder(cwd).find(agent).source).read_text(encoding="utf-8")
+
+
+def _agents_dir(cwd: Path | None, *, user: bool) -> Path:
+    if user:
+        import os
+
+        from ottod.settings.paths import Paths
+
+        return Paths.from_env(os.environ, uid=os.getuid()).agents_dir
+    return (cwd or Path()) / ".otto" / "agents"

@@ -1,0 +1,126 @@
+"""`ottoctl attach`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ottoctl.commands.arguments import SessionId
+from ottoctl.commands.frame import command
+from ottoctl.console import Console
+from ottoctl.exits import CRASHED, OK, status_of_cause
+from ottod.errors import OttoError
+
+if TYPE_CHECKING:
+    from ottoctl.commands.view import View
+    from ottoctl.session import Session
+
+READ_BYTES = 64 * 1024
+
+
+@command
+def attach(
+    console: Console,
+    id: SessionId,
+    start: Annotated[
+        int, typer.Option("--from", min=0, metavar="OFFSET", help="Show the history from this offset on")
+    ] = 0,
+    no_input: Annotated[bool, typer.Option("--no-input", help="Only watch")] = False,
+) -> int | None:
+    """Watch a session live and talk to it; Ctrl-C or Ctrl-D detaches and leaves it running
+
+    Every line typed is a message, heard at the start of the next turn.
+
+    Example: `ottoctl attach 7f3k`
+    """
+    return asyncio.run(_attach(console, id, start, takes_input=not no_input))
+
+
+async def _attach(console: Console, prefix: str, start: int, *, takes_input: bool) -> int:
+    from ottoctl.commands.view import View, watch
+
+    async with console.connect_async() as otto:
+        session = await otto.session(prefix)
+        view = View(console, live=True, show_input=True, show_turns=True)
+        loop = asyncio.get_running_loop()
+        detached = asyncio.Event()
+        loop.add_signal_handler(signal.SIGINT, detached.set)
+        watching = asyncio.create_task(watch(view, session.events(start)))
+        leaving = asyncio.create_task(detached.wait())
+        typist = Typist(view, session, detached) if takes_input else None
+        try:
+            await asyncio.wait({watching, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not watching.done():
+                view.say(f"detached; {session.id} goes on: `ottoctl attach {session.id}`")
+                return OK
+            how = watching.result()
+            if how == "cut":
+                return OK
+            return CRASHED if how == "parked" else status_of_cause((await session.info()).cause)
+        finally:
+            if typist is not None:
+                typist.close()
+            for task in (watching, leaving):
+                task.cancel()
+            await asyncio.gather(watching, leaving, return_exceptions=True)
+
+
+class Typist:
+    """Reads lines from stdin and sends each; the end of stdin detaches."""
+
+    def __init__(self, view: View, session: Session, detached: asyncio.Event) -> None:
+        self._view = view
+        self._session = session
+        self._detached = detached
+        self._loop = asyncio.get_running_loop()
+        self._rest = b""
+        self._sends: set[asyncio.Task[None]] = set()
+        self._fd = sys.stdin.fileno()
+        self._is_reading = True
+        try:
+            self._loop.add_reader(self._fd, self._on_input)
+        except PermissionError:
+            # A regular file as stdin: it has no readiness to wait for, and nobody types there.
+            self._is_reading = False
+
+    def close(self) -> None:
+        if self._is_reading:
+            self._loop.remove_reader(self._fd)
+            self._is_reading = False
+        for task in self._sends:
+            task.cancel()
+
+    def _on_input(self) -> None:
+        data = os.read(self._fd, READ_BYTES)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if not data and self._rest:
+            lines, self._rest = [self._rest], b""
+        for line in lines:
+            text = line.decode("utf-8", "replace").strip()
+            if text:
+                task = self._loop.create_task(self._send(text))
+                self._sends.add(task)
+                task.add_done_callback(self._sends.discard)
+        if not data:
+            self._loop.remove_reader(self._fd)
+            self._is_reading = False
+            leaving = self._loop.create_task(self._leave())
+            self._sends.add(leaving)
+            leaving.add_done_callback(self._sends.discard)
+
+    async def _send(self, text: str) -> None:
+        try:
+            await self._session.send(text)
+        except OttoError as error:
+            self._view.say(f"not sent: {error.message}")
+
+    async def _leave(self) -> None:
+        # What was typed is delivered before the connection goes.
+        me = asyncio.current_task()
+        await asyncio.gather(*(task for task in self._sends if task is not me))
+        self._detached.set()

@@ -1,0 +1,160 @@
+"""`ottoctl run`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ottoctl.commands.arguments import AgentName
+from ottoctl.commands.frame import command
+from ottoctl.console import Console
+from ottoctl.exits import CRASHED, INTERRUPTED, OK, status_of_cause
+from ottod.errors import OttoError, UnreachableError
+
+if TYPE_CHECKING:
+    from ottoctl.client import Otto
+    from ottoctl.commands.view import View
+    from ottoctl.session import Session
+    from ottod.protocol.control import StartSession
+
+
+@command
+def run(
+    console: Console,
+    agent: AgentName,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="What to do")] = "",
+    cwd: Annotated[Path | None, typer.Option("--cwd", metavar="DIR", help="Where to work (here)")] = None,
+    detach: Annotated[bool, typer.Option("-d", "--detach", help="Print the id and leave it running")] = False,
+    input: Annotated[
+        str, typer.Option("--input", metavar="FILE|-", help="Add a file's text, or stdin's, to the task")
+    ] = "",
+    model: Annotated[str, typer.Option("-m", "--model", help="Another model than the agent's")] = "",
+    mode: Annotated[
+        Literal["oneshot", "conversation"], typer.Option("--mode", help="Whether it stays for more after the task")
+    ] = "oneshot",
+    headless: Annotated[bool, typer.Option("--headless", help="Nobody can answer questions: refuse at once")] = False,
+    title: Annotated[str, typer.Option("--title", help="A name for lists")] = "",
+) -> int | None:
+    """Run an agent on a task and watch it; starts the daemon if none is running
+
+    The agent's words go to stdout, the rest to stderr. The exit status is the outcome. Ctrl-C stops the session;
+    pressed again, it leaves at once.
+
+    Example: `ottoctl run coder "make the failing test pass"`
+    """
+    from ottoctl.results import start_request
+
+    whole = "\n\n".join(part for part in (task, _read_input(input)) if part)
+    if not whole.strip() and mode == "oneshot":
+        raise OttoError("no task given", mend='ottoctl run AGENT "what to do", or --input FILE', code="usage")
+    if cwd is not None and not cwd.is_dir():
+        raise OttoError(f"no such directory: {cwd}", mend="create it, or name another with --cwd", code="bad_cwd")
+    request = start_request(agent, whole, cwd=cwd, model=model, mode=mode, title=title, headless=headless)
+    return asyncio.run(_run(console, request, detach=detach))
+
+
+def _read_input(name: str) -> str:
+    try:
+        if name == "-":
+            return sys.stdin.read()
+        return Path(name).read_text(encoding="utf-8") if name else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise OttoError(
+            f"cannot read {name}: {error}", mend="name a text file, or - for stdin", code="usage"
+        ) from error
+
+
+async def _run(console: Console, request: StartSession, *, detach: bool) -> int:
+    otto = await connect_or_start(console)
+    try:
+        session = await otto.start_with(request)
+        if detach:
+            if console.output == "text":
+                console.write(f"{session.id}\n")
+            else:
+                console.record(await session.info())
+            return OK
+        return await watch_to_end(console, session, request)
+    finally:
+        await otto.close()
+
+
+async def connect_or_start(console: Console) -> Otto:
+    """The daemon that runs, or a new one; says so if it is new."""
+    otto = console.connect_async()
+    try:
+        return await otto
+    except UnreachableError:
+        from ottoctl.daemon import can_start, start_daemon
+        from ottoctl.endpoint import resolve_endpoint
+
+        if not can_start(resolve_endpoint(console.endpoint)):
+            raise
+    await asyncio.to_thread(start_daemon)
+    await otto
+    console.message(f"started ottod (pid {otto.daemon.pid})")
+    return otto
+
+
+async def watch_to_end(console: Console, session: Session, request: StartSession) -> int:
+    """Shows the session to its end, and sees to Ctrl-C."""
+    from ottoctl.commands.view import View, watch
+
+    view = View(console, live=True, show_input=False, show_turns=request.mode == "conversation")
+    interrupts: asyncio.Queue[None] = asyncio.Queue()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupts.put_nowait, None)
+    conversation = request.mode == "conversation"
+    watching = asyncio.create_task(watch(view, session.events(session.from_offset), until_idle=conversation))
+    interrupting = asyncio.create_task(_interrupted(view, session, interrupts))
+    try:
+        await asyncio.wait({watching, interrupting}, return_when=asyncio.FIRST_COMPLETED)
+        if interrupting.done():
+            return interrupting.result()
+        if not interrupts.empty():
+            return INTERRUPTED
+        return await _outcome(console, session, watching.result())
+    finally:
+        for task in (watching, interrupting):
+            task.cancel()
+        await asyncio.gather(watching, interrupting, return_exceptions=True)
+
+
+async def _interrupted(view: View, session: Session, interrupts: asyncio.Queue[None]) -> int:
+    """The first Ctrl-C stops the session and waits for the proof; the second leaves."""
+    await interrupts.get()
+    view.say(f"stopping {session.id} (Ctrl-C again to leave at once)")
+    stopping = asyncio.create_task(session.stop(reason="Ctrl-C"))
+    again = asyncio.create_task(interrupts.get())
+    await asyncio.wait({stopping, again}, return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        stopping.cancel()
+        view.say(f"left; {session.id} may still be running: `ottoctl ps`")
+        return INTERRUPTED
+    again.cancel()
+    result = stopping.result()
+    # The last events are on their way, the summary among them.
+    await asyncio.sleep(0.2)
+    if result.remaining_pids:
+        view.say(f"these processes remain: {', '.join(map(str, result.remaining_pids))}")
+    else:
+        view.say(f"stopped {session.id}; nothing of it is left")
+    return INTERRUPTED
+
+
+async def _outcome(console: Console, session: Session, how: str) -> int:
+    if how == "idle":
+        console.message(f"{session.id} waits for input: `ottoctl attach {session.id}`, or `ottoctl send`")
+        return OK
+    if how == "cut":
+        raise UnreachableError(
+            f"the daemon stopped while {session.id} was watched", mend=f"`ottoctl inspect {session.id}` later"
+        )
+    info = await session.info()
+    if console.output == "json":
+        console.record(info)
+    return CRASHED if how == "parked" else status_of_cause(info.cause)

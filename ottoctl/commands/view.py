@@ -1,0 +1,89 @@
+"""The terminal side of a session's stream: writes what the renderer says, and turns its spinner."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator
+
+from ottoctl.console import Console, encode_json
+from ottoctl.feed import SessionEvent
+from ottoctl.rendering.stream import FRAME_NS, Chunk, StreamRenderer
+from ottoctl.results import event_record
+from ottod.protocol.events import SessionExited, SessionStateChanged
+
+
+class View:
+    """What a watching command shows of a session.
+
+    As text: the agent's words to stdout, everything else to stderr (or with `all_to_stdout` too). As jsonl: every
+    event, one line each. As json: nothing; the command prints its result at the end.
+    """
+
+    def __init__(
+        self, console: Console, *, live: bool, all_to_stdout: bool = False, show_input: bool, show_turns: bool
+    ) -> None:
+        self._console = console
+        out_tty, err_tty = sys.stdout.isatty(), sys.stderr.isatty()
+        view_tty = out_tty if all_to_stdout else err_tty
+        self._view = sys.stdout if all_to_stdout else sys.stderr
+        self._renderer = StreamRenderer(
+            color=console.color if all_to_stdout else console.color_err,
+            live=live and view_tty and console.output == "text",
+            width=shutil.get_terminal_size().columns if view_tty else 0,
+            split=not all_to_stdout and not (out_tty and err_tty),
+            show_input=show_input,
+            show_turns=show_turns,
+        )
+
+    def show(self, event: SessionEvent) -> None:
+        """One more event."""
+        if self._console.output == "text":
+            self._write(self._renderer.event(event, now_ns=time.time_ns()))
+        elif self._console.output == "jsonl":
+            self._console.write(encode_json(event_record(event)) + "\n")
+            self._console.flush()
+
+    def say(self, text: str) -> None:
+        """A message of the command's own, out of the way of the live region."""
+        self._write(self._renderer.finish())
+        self._console.message(text)
+
+    def finish(self) -> None:
+        self._write(self._renderer.finish())
+
+    async def spin(self) -> None:
+        """Turns the spinner until cancelled."""
+        while True:
+            await asyncio.sleep(FRAME_NS / 1e9)
+            if self._renderer.has_live_region:
+                self._renderer.width = shutil.get_terminal_size().columns
+                self._write(self._renderer.tick(now_ns=time.time_ns()))
+
+    def _write(self, chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            stream = sys.stdout if chunk.to == "text" else self._view
+            stream.write(chunk.text)
+            stream.flush()
+
+
+async def watch(view: View, events: AsyncIterator[SessionEvent], *, until_idle: bool = False) -> str:
+    """Shows events until the session has ended, is parked or (`until_idle`) waits for input; returns which:
+    `ended`, `parked`, `idle`, or `cut` when the stream ended before."""
+    spinner = asyncio.create_task(view.spin())
+    try:
+        async for event in events:
+            view.show(event)
+            match event.event:
+                case SessionExited():
+                    return "ended"
+                case SessionStateChanged(state="parked"):
+                    return "parked"
+                case SessionStateChanged(state="idle") if until_idle:
+                    return "idle"
+        return "cut"
+    finally:
+        spinner.cancel()
+        view.finish()

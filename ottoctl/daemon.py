@@ -1,0 +1,81 @@
+"""Starting the daemon from a client."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+
+from ottoctl.endpoint import check_listening, resolve_endpoint
+from ottod.errors import UnreachableError
+
+START_TIMEOUT_S = 30.0
+
+
+def daemon_command(verb: str) -> list[str]:
+    """The command line that runs the daemon of this very installation."""
+    return [sys.executable, "-m", "ottod", verb]
+
+
+def can_start(endpoint: str) -> bool:
+    """Whether a daemon started now would listen there: only at the place that the environment names."""
+    unaddressed = {name: value for name, value in os.environ.items() if name != "OTTO_ENDPOINT"}
+    return endpoint == resolve_endpoint(None, unaddressed)
+
+
+def start_daemon(env: Mapping[str, str] | None = None) -> str:
+    """Starts a daemon in the background and returns what it said once it is ready.
+
+    Raises UnreachableError with the daemon's own reason when it does not start.
+    """
+    log_mend = "see the reason above, or run it in the foreground: `ottoctl daemon run`"
+    try:
+        done = subprocess.run(
+            daemon_command("start"),
+            env=None if env is None else dict(env),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=START_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UnreachableError(f"ottod was not ready within {START_TIMEOUT_S:g} s", mend=log_mend) from error
+    except OSError as error:
+        raise UnreachableError(f"cannot start ottod: {error.strerror}", mend=log_mend) from error
+    if done.returncode != 0:
+        said = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        reason, mend = _reason(said)
+        raise UnreachableError(f"ottod did not start: {reason or f'status {done.returncode}'}", mend=mend or log_mend)
+    return done.stdout.strip()
+
+
+def wait_gone(pidfd: int, endpoint: str, *, timeout_s: float) -> bool:
+    """Waits until the process behind the pidfd (-1: unknown) has ended and nobody listens; closes the pidfd."""
+    deadline = time.monotonic() + timeout_s
+    if pidfd >= 0:
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            if not poll.poll(timeout_s * 1000):
+                return False
+        finally:
+            os.close(pidfd)
+    while time.monotonic() < deadline:
+        try:
+            check_listening(endpoint)
+        except UnreachableError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _reason(lines: list[str]) -> tuple[str, str]:
+    """The error and the mend among the daemon's last words."""
+    mend = next((line.removeprefix("mend:").strip() for line in lines if line.startswith("mend:")), "")
+    others = [line for line in lines if not line.startswith("mend:")]
+    return (others[-1].removeprefix("ottod: ").removeprefix("error: ") if others else ""), mend

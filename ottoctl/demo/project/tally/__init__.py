@@ -1,0 +1,1 @@
+"""Tally adds up invoices, in whole cents."""

@@ -1,0 +1,343 @@
+"""The client's half of the control protocol, without any I/O: messages in, messages out.
+
+    down ──link_up──> greeting ──Welcome──> open
+     ^                   │  ^                 │ Rejected(hello_required): the daemon does not know us (any more)
+     └────link_down──────┴──┴─────────────────┘
+
+A connection (see `connection` and `blocking`) moves the bytes, measures time and decides when to give up. Whenever
+the state becomes `open`, what was asked before and not answered is asked again, provided asking twice does no harm;
+feeds are resumed from their cursors. What cannot be repeated fails, and says that its outcome is unknown.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+from ottoctl.exits import REFUSED_CODES
+from ottoctl.feed import Feed
+from ottod.errors import Failure, OttoError, RefusedError, RemoteProtocolError, UnreachableError
+from ottod.protocol import PROTOCOL_VERSION
+from ottod.protocol.control import (
+    KIND_MESSAGE,
+    KIND_RECORDS,
+    ClientMessage,
+    GapNotice,
+    Grant,
+    Hello,
+    Rejected,
+    RemoveSession,
+    Reply,
+    Request,
+    RequestBody,
+    Result,
+    SendInput,
+    StartSession,
+    StopDaemon,
+    Subscribed,
+    SubscriptionEnded,
+    Unsubscribe,
+    Welcome,
+    client_messages,
+    server_messages,
+)
+
+HELLO_REQUIRED = "hello_required"
+MAX_PENDING_CALLS = 10_000
+
+
+class Call:
+    """One request on its way. Exactly one of `result` and `error` is set once it `is_done`."""
+
+    __slots__ = ("_on_done", "body", "error", "result")
+
+    def __init__(self, body: RequestBody, on_done: Callable[[], None] | None = None) -> None:
+        self.body = body
+        self.result: Result | None = None
+        self.error: OttoError | None = None
+        self._on_done = on_done
+
+    @property
+    def is_done(self) -> bool:
+        return self.result is not None or self.error is not None
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether the daemon may meet the request twice without doing anything twice."""
+        if isinstance(self.body, StartSession):
+            return bool(self.body.key)
+        return not isinstance(self.body, SendInput | StopDaemon | RemoveSession)
+
+    def finish(self, *, result: Result | None = None, error: OttoError | None = None) -> None:
+        if self.is_done:
+            return
+        self.result, self.error = result, error
+        if self._on_done is not None:
+            self._on_done()
+
+
+class Dialogue:
+    """See the module's docstring. `outbox` holds the frames that want to be sent."""
+
+    def __init__(self, *, client: str, version: str, pid: int) -> None:
+        self.state: Literal["down", "greeting", "open"] = "down"
+        self.welcome: Welcome | None = None
+        self.greeting_error: OttoError | None = None
+        """Why the daemon will not talk to this client: final."""
+        self.outbox: deque[bytes] = deque()
+        self.instance_changes = 0
+        self._hello = Hello(protocol=PROTOCOL_VERSION, client=client, version=version, pid=pid)
+        self._next_id = 1
+        self._calls: dict[int, Call] = {}
+        self._unsent: list[Call] = []
+        self._openings: dict[int, Feed] = {}
+        self._feeds: list[Feed] = []
+        self._by_subscription: dict[int, Feed] = {}
+
+    # ------------------------------------------------------------ the link
+
+    def link_up(self) -> None:
+        """A fresh connection: greet."""
+        self.outbox.clear()
+        self._greet()
+
+    def link_down(self) -> None:
+        """The connection is gone, and with it every subscription."""
+        self.state = "down"
+        self.outbox.clear()
+        self._by_subscription.clear()
+        self._openings.clear()
+        for feed in self._feeds:
+            feed.detached()
+
+    @property
+    def is_busy(self) -> bool:
+        """Somebody waits for something: the connection must be kept alive."""
+        return bool(self._calls or self._unsent or self._feeds)
+
+    def fail(self, error: OttoError) -> None:
+        """Give up: everything pending fails with `error`."""
+        calls = [*self._calls.values(), *self._unsent]
+        feeds, self._feeds = self._feeds, []
+        self._calls.clear()
+        self._unsent.clear()
+        self.link_down()
+        for call in calls:
+            call.finish(error=error)
+        for feed in feeds:
+            feed.fail(error)
+
+    # ------------------------------------------------------------ what the owner asks
+
+    def ask(self, body: RequestBody, on_done: Callable[[], None] | None = None) -> Call:
+        """Sends a request now, or as soon as the dialogue is open."""
+        if len(self._calls) + len(self._unsent) >= MAX_PENDING_CALLS:
+            raise RefusedError(f"{MAX_PENDING_CALLS} requests are already waiting", mend="wait for some answers")
+        call = Call(body, on_done)
+        if self.state == "open":
+            self._send_call(call)
+        else:
+            self._unsent.append(call)
+        return call
+
+    def abandon(self, call: Call) -> None:
+        """Nobody waits for this call any more; a late answer is ignored."""
+        self._calls = {number: c for number, c in self._calls.items() if c is not call}
+        self._unsent = [c for c in self._unsent if c is not call]
+
+    def add_feed(self, feed: Feed) -> None:
+        """Subscribes now, or as soon as the dialogue is open; `feed.on_change` tells of everything."""
+        self._feeds.append(feed)
+        if self.state == "open":
+            self._send_subscribe(feed)
+
+    def remove_feed(self, feed: Feed) -> None:
+        """The reader is gone: what still arrives for it is ignored."""
+        if feed not in self._feeds:
+            return
+        self._feeds.remove(feed)
+        self._openings = {number: f for number, f in self._openings.items() if f is not feed}
+        if feed.subscription >= 0:
+            self._by_subscription.pop(feed.subscription, None)
+            if self.state == "open":
+                self._send(Request(id=self._take_id(), body=Unsubscribe(subscription=feed.subscription)))
+            feed.detached()
+
+    def grant(self, feed: Feed) -> None:
+        """Gives back the credit of what the feed's reader has taken, if it is worth a message."""
+        owed = feed.owed_bytes()
+        if owed and self.state == "open":
+            self._send(Grant(subscription=feed.subscription, bytes=owed))
+
+    # ------------------------------------------------------------ what arrives
+
+    def receive(self, frames: list[bytes]) -> None:
+        """One message of the daemon. Raises RemoteProtocolError for bytes that are none."""
+        if len(frames) == 2 and frames[0] == KIND_MESSAGE:
+            self._heard(server_messages.decode(frames[1]))
+        elif len(frames) == 2 and len(frames[0]) == 5 and frames[0][:1] == KIND_RECORDS:
+            feed = self._by_subscription.get(int.from_bytes(frames[0][1:], "big"))
+            if feed is not None:
+                feed.put_run(frames[1])
+                if feed.is_over:
+                    self.remove_feed(feed)
+        else:
+            raise RemoteProtocolError(f"a message of {len(frames)} frames is not the control protocol")
+
+    def _heard(self, message: Welcome | Rejected | Reply | GapNotice | SubscriptionEnded) -> None:
+        match message:
+            case Welcome():
+                self._welcomed(message)
+            case Rejected():
+                self._rejected(message)
+            case Reply():
+                self._replied(message)
+            case GapNotice():
+                feed = self._by_subscription.get(message.subscription)
+                if feed is not None:
+                    feed.put_gap(message.gap)
+            case SubscriptionEnded():
+                self._subscription_ended(message)
+
+    def _greet(self) -> None:
+        self.state = "greeting"
+        self._by_subscription.clear()
+        self._openings.clear()
+        for feed in self._feeds:
+            feed.detached()
+        self._send(self._hello)
+
+    def _welcomed(self, message: Welcome) -> None:
+        if message.protocol != PROTOCOL_VERSION:
+            self.refuse(mismatch(message.protocol, message.version))
+            return
+        if self.state != "greeting":
+            return
+        if self.welcome is not None and self.welcome.instance != message.instance:
+            self.instance_changes += 1
+        self.welcome = message
+        self.state = "open"
+        lost, self._calls = list(self._calls.values()), {}
+        unsent, self._unsent = self._unsent, []
+        for call in lost:
+            if call.is_repeatable:
+                self._send_call(call)
+            else:
+                call.finish(error=outcome_unknown(call.body))
+        for call in unsent:
+            self._send_call(call)
+        for feed in self._feeds:
+            self._send_subscribe(feed)
+
+    def _rejected(self, message: Rejected) -> None:
+        if message.failure.code == HELLO_REQUIRED:
+            # Every message that was on its way gets one of these; the first is enough.
+            if self.state == "open":
+                self._greet()
+            return
+        if message.protocol and message.protocol != PROTOCOL_VERSION:
+            self.refuse(mismatch(message.protocol, ""))
+        elif self.state == "greeting":
+            self.refuse(error_of(message.failure))
+        else:
+            self.fail(error_of(message.failure))
+
+    def refuse(self, error: OttoError) -> None:
+        """The daemon talks nonsense, or refuses to talk: everything fails, and a greeting is not repeated."""
+        if self.state == "greeting":
+            self.greeting_error = error
+        self.fail(error)
+
+    def _replied(self, message: Reply) -> None:
+        failure = message.failure
+        if failure is not None and failure.code == HELLO_REQUIRED:
+            self._unknown_here(message.id)
+            return
+        feed = self._openings.pop(message.id, None)
+        if feed is not None:
+            self._subscribed(feed, message)
+            return
+        call = self._calls.pop(message.id, None)
+        if call is None:
+            return
+        if failure is not None:
+            call.finish(error=error_of(failure))
+        elif message.result is not None:
+            call.finish(result=message.result)
+        else:
+            raise RemoteProtocolError("a reply with neither a result nor a failure")
+
+    def _unknown_here(self, number: int) -> None:
+        """The daemon did not carry this request out, because it does not know us: ask again after the greeting."""
+        call = self._calls.pop(number, None)
+        if call is not None:
+            self._unsent.append(call)
+        if self.state == "open" and (call is not None or number in self._openings):
+            self._greet()
+
+    def _subscribed(self, feed: Feed, message: Reply) -> None:
+        if message.failure is not None:
+            self._feeds.remove(feed)
+            feed.fail(error_of(message.failure))
+        elif isinstance(message.result, Subscribed):
+            self._by_subscription[message.result.subscription] = feed
+            feed.opened(message.result)
+        else:
+            raise RemoteProtocolError("a subscription was answered with something else")
+
+    def _subscription_ended(self, message: SubscriptionEnded) -> None:
+        feed = self._by_subscription.pop(message.subscription, None)
+        if feed is None:
+            return
+        feed.detached()
+        if message.reason == "expired":
+            # The reader was silent for too long, which is its right: it goes on where it stopped.
+            self._send_subscribe(feed)
+            return
+        self._feeds.remove(feed)
+        feed.put_end(message.reason)
+
+    # ------------------------------------------------------------ sending
+
+    def _send(self, message: ClientMessage) -> None:
+        self.outbox.append(client_messages.encode(message))
+
+    def _take_id(self) -> int:
+        number, self._next_id = self._next_id, self._next_id + 1
+        return number
+
+    def _send_call(self, call: Call) -> None:
+        number = self._take_id()
+        self._calls[number] = call
+        self._send(Request(id=number, body=call.body))
+
+    def _send_subscribe(self, feed: Feed) -> None:
+        number = self._take_id()
+        self._openings[number] = feed
+        self._send(Request(id=number, body=feed.request()))
+
+
+def error_of(failure: Failure) -> OttoError:
+    """A failure from the wire as an exception; its code stays what it was."""
+    kind = RefusedError if failure.code in REFUSED_CODES else OttoError
+    return kind(failure.message, mend=failure.mend, code=failure.code)
+
+
+def mismatch(protocol: int, version: str) -> OttoError:
+    """Daemon and client do not speak the same protocol."""
+    daemon = f"ottod {version}".strip()
+    return OttoError(
+        f"{daemon} speaks protocol {protocol}, this ottoctl speaks protocol {PROTOCOL_VERSION}",
+        mend="upgrade the older one; after an upgrade: `ottoctl daemon stop`, then `ottoctl daemon start`",
+        code="protocol_mismatch",
+    )
+
+
+def outcome_unknown(body: RequestBody) -> OttoError:
+    """The daemon vanished between a request that must not be made twice and its answer."""
+    what = str(body.__struct_config__.tag)
+    return UnreachableError(
+        f"the daemon went away before it answered {what}; whether it was carried out is unknown",
+        mend="look with `ottoctl ps -a`, then repeat the command if needed",
+    )

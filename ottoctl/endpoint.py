@@ -1,0 +1,56 @@
+"""Where the daemon listens, and whether anybody does: checked before a ZeroMQ socket could wait in vain."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Mapping
+
+from ottod.errors import OttoError, UnreachableError
+from ottod.settings.paths import Paths
+
+IPC = "ipc://"
+ENDPOINT_VARIABLE = "OTTO_ENDPOINT"
+START_MEND = "start one: `ottoctl daemon start`"
+
+
+def resolve_endpoint(endpoint: str | None, env: Mapping[str, str] | None = None) -> str:
+    """The endpoint to use: the one given (`ipc://…` or a socket's path), else OTTO_ENDPOINT, else the default."""
+    env = os.environ if env is None else env
+    endpoint = endpoint or env.get(ENDPOINT_VARIABLE, "")
+    if not endpoint:
+        return Paths.from_env(env, uid=os.getuid()).control_endpoint
+    if endpoint.startswith("/"):
+        return IPC + endpoint
+    if not endpoint.startswith(IPC) or not endpoint[len(IPC) :].startswith("/"):
+        raise OttoError(
+            f"not an endpoint: {endpoint}",
+            mend="give an absolute socket path, as in ipc:///run/user/1000/otto/control.sock",
+            code="usage",
+        )
+    return endpoint
+
+
+def check_listening(endpoint: str) -> None:
+    """Returns if something listens at the endpoint. Raises UnreachableError, with the reason, if nothing does."""
+    path = endpoint.removeprefix(IPC)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            probe.connect(path)
+    except BlockingIOError:
+        return
+    except OSError as error:
+        raise UnreachableError(*_explain(path, error)[:1], mend=_explain(path, error)[1]) from error
+
+
+def _explain(path: str, error: OSError) -> tuple[str, str]:
+    if error.errno == errno.ENOENT:
+        return f"no daemon is running (no socket at {path})", START_MEND
+    if error.errno == errno.ECONNREFUSED:
+        return f"no daemon is running (nobody listens at {path}, which an earlier one left)", START_MEND
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"not allowed to use {path}", "run as the user that started the daemon"
+    reason = error.strerror or str(error)
+    return f"cannot use {path}: {reason.lower()}", "check --endpoint, OTTO_ENDPOINT and OTTO_RUNTIME_DIR"

@@ -1,0 +1,53 @@
+"""The part of a client's environment that goes along with a new session: everything but what looks like a secret.
+
+The agent's own allowlist, in the daemon, reduces it further; what is left out here never leaves this process.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from ottod.protocol.control import MAX_ENV_BYTES
+
+SECRET_NAME = re.compile(
+    r"KEY|TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|AUTH|COOKIE|PRIVATE|SESSION_ID|(?:^|_)(?:PAT|PWD|PASS|DSN)(?:_|$)",
+    re.IGNORECASE,
+)
+SECRET_VALUE = re.compile(
+    r"[a-z][a-z0-9+.-]*://[^/\s:@]*:[^/\s@]+@"  # a password in a URL
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY"
+    r"|\b(?:sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|AKIA[A-Z0-9]{12,}|xox[abp]-[A-Za-z0-9-]{10,})"
+)
+INNOCENT = frozenset({"PWD", "OLDPWD"})
+
+
+def shared_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """What may be sent, at most MAX_ENV_BYTES of it: when it is too much, the longest values are left out."""
+    kept = {name: value for name, value in env.items() if not looks_secret(name, value) and _is_text(name + value)}
+    total = sum(_size(name, value) for name, value in kept.items())
+    for name in sorted(kept, key=lambda name: len(kept[name]), reverse=True):
+        if total <= MAX_ENV_BYTES:
+            break
+        total -= _size(name, kept.pop(name))
+    return kept
+
+
+def looks_secret(name: str, value: str) -> bool:
+    """Errs on the side of secrecy: an agent that needs such a variable gets it from the daemon's configuration."""
+    if name in INNOCENT:
+        return False
+    return SECRET_NAME.search(name) is not None or SECRET_VALUE.search(value) is not None
+
+
+def _size(name: str, value: str) -> int:
+    return len(name.encode()) + len(value.encode()) + 10  # msgpack headers of both strings
+
+
+def _is_text(value: str) -> bool:
+    """Bytes that were not UTF-8 arrive in os.environ as lone surrogates, which no message can carry."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

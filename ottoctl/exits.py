@@ -1,0 +1,91 @@
+"""Exit statuses: one table from a session's cause, and from a failure's code, to the status of a command."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ottod.protocol.cause import Cause, CauseKind
+
+OK: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+UNREACHABLE: Final = 3
+NO_SUCH_SESSION: Final = 4
+REFUSED: Final = 5
+CANCELLED: Final = 6
+BUDGET: Final = 7
+CRASHED: Final = 8
+INTERRUPTED: Final = 130
+
+MEANINGS: dict[int, str] = {
+    OK: "completed: the task or the command was carried out",
+    FAILED: "failed: the agent gave up, or the command met an error without a status of its own",
+    USAGE: "usage: the command line, a configuration file or an agent definition is wrong",
+    UNREACHABLE: "no daemon answers, or it speaks another protocol",
+    NO_SUCH_SESSION: "no session has that id",
+    REFUSED: "refused: understood, and not allowed or not possible now",
+    CANCELLED: "cancelled: somebody stopped the session, or the daemon did",
+    BUDGET: "budget: a limit on time, tokens or money was reached",
+    CRASHED: "crashed: the session's process died, hung or outgrew its memory, or the session is parked",
+    INTERRUPTED: "interrupted: Ctrl-C",
+}
+
+OF_CAUSE: dict[CauseKind, int] = {
+    "completed": OK,
+    "failed": FAILED,
+    "crashed": CRASHED,
+    "memory": CRASHED,
+    "hung": CRASHED,
+    "start_failed": CRASHED,
+    "cancelled": CANCELLED,
+    "budget": BUDGET,
+    "auth": FAILED,
+    "bad_spec": USAGE,
+    "workdir_gone": FAILED,
+    "daemon_stop": CANCELLED,
+}
+
+OF_CODE: dict[str, int] = {
+    "usage": USAGE,
+    "bad_config": USAGE,
+    "bad_spec": USAGE,
+    "bad_cwd": USAGE,
+    "unknown_agent": USAGE,
+    "ambiguous_session": USAGE,
+    "too_large": USAGE,
+    "unreachable": UNREACHABLE,
+    "protocol_mismatch": UNREACHABLE,
+    "no_such_session": NO_SUCH_SESSION,
+    "bad_session_id": NO_SUCH_SESSION,
+    "refused": REFUSED,
+    "session_ended": REFUSED,
+    "session_live": REFUSED,
+    "not_ready": REFUSED,
+    "stopping": REFUSED,
+    "already_running": REFUSED,
+    "unsupported_kind": REFUSED,
+    "offset_ahead": REFUSED,
+    "too_many_clients": REFUSED,
+    "too_many_requests": REFUSED,
+    "too_many_sessions": REFUSED,
+    "too_many_subscriptions": REFUSED,
+    "interrupted": INTERRUPTED,
+}
+"""By the stable code of a failure. A code that is not here means 1."""
+
+REFUSED_CODES: frozenset[str] = frozenset(code for code, status in OF_CODE.items() if status == REFUSED)
+
+
+def status_of_cause(cause: Cause | None) -> int:
+    """The status of a command that waited for a session. Without a cause the session is parked."""
+    return CRASHED if cause is None else OF_CAUSE[cause.kind]
+
+
+def status_of_code(code: str) -> int:
+    """The status of a command that met an error with this code."""
+    return OF_CODE.get(code, FAILED)
+
+
+def worst(statuses: list[int]) -> int:
+    """The status of a command about several sessions: that of the first one that is not 0."""
+    return next((status for status in statuses if status), OK)

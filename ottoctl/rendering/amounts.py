@@ -1,0 +1,70 @@
+"""Durations, ages, tokens, money and sizes in the few characters that a line of a terminal has for them."""
+
+from __future__ import annotations
+
+from ottod.protocol.usage import Usage
+
+
+def duration(seconds: float) -> str:
+    """`12ms`, `1.4s`, `2m05s`, `3h07m`, `4d02h`."""
+    if seconds < 0.9995:
+        return f"{max(0, round(seconds * 1000))}ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86_400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86_400}d{whole % 86_400 // 3600:02d}h"
+
+
+def age(seconds: float) -> str:
+    """An age without decimals: `now`, `42s`, `5m`, `3h`, `4d`."""
+    whole = int(max(0.0, seconds))
+    if whole < 1:
+        return "now"
+    for unit_s, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
+        if whole >= unit_s:
+            return f"{whole // unit_s}{unit}"
+    return f"{whole}s"
+
+
+def tokens(count: int) -> str:
+    """`0`, `950`, `12.3k`, `4.1M`."""
+    if count < 1000:
+        return str(count)
+    if count < 999_950:
+        return f"{count / 1000:.1f}k"
+    return f"{count / 1_000_000:.1f}M"
+
+
+def usd(micros: int | None) -> str:
+    """`$0.0123`, `$1.25`; `-` when no price is known, which is not the same as free."""
+    if micros is None:
+        return "-"
+    dollars = micros / 1_000_000
+    if 0 < dollars < 0.0001:
+        return "<$0.0001"
+    return f"${dollars:.4f}" if 0 < dollars < 1 else f"${dollars:.2f}"
+
+
+def size(count_bytes: int) -> str:
+    """`512 B`, `12.3 KiB`, `4.1 MiB`."""
+    if count_bytes < 1024:
+        return f"{count_bytes} B"
+    value = float(count_bytes)
+    for unit in ("KiB", "MiB", "GiB"):
+        value /= 1024
+        if value < 1023.95:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1024:.1f} TiB"
+
+
+def usage_line(usage: Usage) -> str:
+    """`12.3k in / 1.2k out / 8.0k cached`."""
+    parts = [f"{tokens(usage.input_tokens)} in", f"{tokens(usage.output_tokens)} out"]
+    cached = usage.cache_read_tokens + usage.cache_write_tokens
+    if cached:
+        parts.append(f"{tokens(cached)} cached")
+    return " / ".join(parts)

@@ -1,0 +1,128 @@
+"""Sessions as text: the table of `ps` and the page of `inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from ottoctl.rendering.amounts import age, duration, tokens, usage_line, usd
+from ottoctl.rendering.ansi import one_line, paint, printable
+from ottoctl.rendering.table import Cell, render_table
+from ottod.protocol.cause import Cause
+from ottod.protocol.control import SessionInfo
+
+STATE_STYLES = {
+    "starting": "cyan",
+    "idle": "cyan",
+    "running": "green",
+    "waiting_approval": "yellow",
+    "waiting_input": "yellow",
+    "waiting_children": "cyan",
+    "paused": "yellow",
+    "stopping": "yellow",
+    "restarting": "yellow",
+    "parked": "red",
+    "ended": "grey",
+}
+GOOD_CAUSES = frozenset({"completed"})
+MILD_CAUSES = frozenset({"cancelled", "daemon_stop", "budget"})
+SHORT_DIGITS = 5
+"""Digits of an id in a table, when that many tell the sessions of the table apart."""
+PREFIX_CHARS = 2
+
+
+def short_ids(ids: Sequence[str]) -> dict[str, str]:
+    """Each id cut to the shortest common length, at least SHORT_DIGITS, at which all of them differ."""
+    longest = max((len(i) for i in ids), default=0)
+    for length in range(PREFIX_CHARS + SHORT_DIGITS, longest):
+        if len({i[:length] for i in ids}) == len(set(ids)):
+            return {i: i[:length] for i in ids}
+    return {i: i for i in ids}
+
+
+def cause_style(cause: Cause | None) -> str:
+    """Green for what went well, yellow for what somebody wanted, red for the rest."""
+    if cause is None:
+        return "red"
+    return "green" if cause.kind in GOOD_CAUSES else "yellow" if cause.kind in MILD_CAUSES else "red"
+
+
+def state_text(info: SessionInfo) -> Cell:
+    """The state, and for an ended session the cause."""
+    if info.state == "ended" and info.cause is not None:
+        return Cell(str(info.cause), cause_style(info.cause))
+    return Cell(info.state, STATE_STYLES.get(info.state, ""))
+
+
+def sessions_table(
+    sessions: Sequence[SessionInfo], *, now_ns: int, width: int, color: bool, full_ids: bool = False
+) -> str:
+    """The table of `ps`. `now_ns` is the wall clock."""
+    ids = [s.session for s in sessions]
+    shown = dict(zip(ids, ids, strict=True)) if full_ids else short_ids(ids)
+    rows = [
+        [
+            Cell(shown[s.session], "bold"),
+            state_text(s),
+            printable(s.agent),
+            age((now_ns - s.created_at_ns) / 1e9) if s.created_at_ns else "-",
+            str(s.turn),
+            tokens(s.usage.total_tokens),
+            usd(s.usage.usd_micros),
+            _what(s),
+        ]
+        for s in sessions
+    ]
+    header = ("ID", "STATE", "AGENT", "AGE", "TURNS", "TOKENS", "COST", "TITLE")
+    return render_table(header, rows, width=width, color=color, right=frozenset({3, 4, 5, 6}))
+
+
+def _what(info: SessionInfo) -> Cell:
+    title = one_line(info.title or info.task)
+    return Cell(f"{title} · {info.current_tool}" if info.current_tool else title, "")
+
+
+def inspect_page(info: SessionInfo, *, now_ns: int, color: bool) -> str:
+    """Everything about one session, a line for each fact there is."""
+    lines: list[tuple[str, str]] = [
+        ("id", info.session),
+        ("state", paint(info.state, STATE_STYLES.get(info.state, ""), color=color)),
+    ]
+    if info.cause is not None:
+        text = str(info.cause) + (f": {one_line(info.cause.message)}" if info.cause.message else "")
+        lines.append(("cause", paint(text, cause_style(info.cause), color=color)))
+    lines += [
+        ("agent", info.agent + (f" ({info.agent_source})" if info.agent_source else "")),
+        ("model", info.model),
+        ("mode", f"{info.mode}, {info.run_mode}"),
+        ("title", one_line(info.title)),
+        ("task", one_line(info.task)),
+        ("directory", info.cwd),
+        ("parent", info.parent),
+        ("process", f"pid {info.pid}, incarnation {info.incarnation}" if info.pid else ""),
+        ("restarts", str(info.restarts) if info.restarts else ""),
+        ("tool", info.current_tool),
+        ("turns", str(info.turn)),
+        ("tokens", usage_line(info.usage)),
+        ("cost", usd(info.usage.usd_micros)),
+        ("created", _moment(info.created_at_ns, now_ns)),
+        ("ended", _moment(info.ended_at_ns, now_ns)),
+        ("took", _took(info)),
+        ("events", f"seq 1-{info.last_seq}, offsets {info.first_offset}-{info.last_offset}" if info.last_seq else ""),
+        ("journal", info.journal),
+        ("left over", ", ".join(map(str, info.remaining_pids))),
+    ]
+    page = "".join(f"{paint(f'{name:<10}', 'bold', color=color)} {text}\n" for name, text in lines if text)
+    return page + (f"\n{printable(info.result).rstrip()}\n" if info.result else "")
+
+
+def _moment(at_ns: int, now_ns: int) -> str:
+    if not at_ns:
+        return ""
+    moment = datetime.fromtimestamp(at_ns / 1e9, tz=UTC).astimezone()
+    return f"{moment:%Y-%m-%d %H:%M:%S} ({age((now_ns - at_ns) / 1e9)} ago)"
+
+
+def _took(info: SessionInfo) -> str:
+    begun = info.started_at_ns or info.created_at_ns
+    return duration((info.ended_at_ns - begun) / 1e9) if info.ended_at_ns and begun else ""

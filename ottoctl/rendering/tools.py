@@ -1,0 +1,53 @@
+"""Tool calls in a few words: what was asked, what came of it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from ottoctl.rendering.ansi import clip, one_line
+
+SPEAKING_ARGUMENTS = ("command", "path", "paths", "pattern", "query", "url", "file", "target", "name", "task", "text")
+"""The argument that says most about a call, in order of preference."""
+ARGUMENT_WIDTH = 60
+RESULT_WIDTH = 60
+
+_TEST_COUNTS = re.compile(r"\b\d+ (?:passed|failed|errors?|skipped|xfailed|xpassed|deselected)\b")
+
+
+def argument_summary(arguments: str) -> str:
+    """One line from a call's JSON arguments, which may be cut or malformed."""
+    try:
+        parsed: Any = msgspec.json.decode(arguments)
+    except msgspec.DecodeError:
+        # Cut in the middle: the beginning still says something.
+        return clip(one_line(arguments.lstrip("{")), ARGUMENT_WIDTH)
+    if not isinstance(parsed, dict):
+        return clip(one_line(str(parsed)), ARGUMENT_WIDTH)
+    named = [parsed[name] for name in SPEAKING_ARGUMENTS if parsed.get(name)]
+    values = named[:1] or [value for value in parsed.values() if isinstance(value, str | int | float | list)][:1]
+    text = " ".join(_plain(value) for value in values)
+    if "pattern" in parsed and parsed.get("path"):
+        text = f"{_plain(parsed['pattern'])} {_plain(parsed['path'])}"
+    return clip(one_line(text), ARGUMENT_WIDTH)
+
+
+def result_summary(output: str, exit_status: int | None, *, truncated: bool = False) -> str:
+    """One line from a call's output: test counts if there are any, a single line itself, else how many."""
+    counts = _TEST_COUNTS.findall(output)
+    if counts:
+        # The last line that has counts is the runner's summary.
+        last = next(line for line in reversed(output.splitlines()) if _TEST_COUNTS.search(line))
+        return ", ".join(_TEST_COUNTS.findall(last))
+    lines = [line for line in output.splitlines() if line.strip()]
+    status = f"exit {exit_status}" if exit_status else ""
+    if not lines:
+        return status
+    text = clip(one_line(lines[0]), RESULT_WIDTH) if len(lines) == 1 else f"{len(lines)}{'+' * truncated} lines"
+    return f"{status}, {text}" if status else text
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

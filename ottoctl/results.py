@@ -1,0 +1,142 @@
+"""What the library hands out, and how a start is put together: shared by both clients, pure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from ottoctl.environment import shared_environment
+from ottoctl.exits import status_of_cause
+from ottod.errors import OttoError, RemoteProtocolError
+from ottod.protocol.cause import Cause
+from ottod.protocol.control import (
+    MAX_TASK_BYTES,
+    Result,
+    SessionInfo,
+    StartSession,
+)
+from ottod.protocol.specs import AgentSpec
+from ottod.protocol.usage import Usage
+
+Mode = Literal["oneshot", "conversation"]
+
+R = TypeVar("R")
+
+
+class RunResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How a session ended. `cause` is None for a session that is parked: it has not ended, and does not go on."""
+
+    session: str
+    agent: str
+    model: str
+    state: str
+    cause: Cause | None
+    result: str
+    usage: Usage
+    turns: int
+    duration_s: float
+    info: SessionInfo
+
+    @property
+    def ok(self) -> bool:
+        """The task was completed."""
+        return self.cause is not None and self.cause.kind == "completed"
+
+    @property
+    def exit_status(self) -> int:
+        """The status with which `ottoctl run` would exit."""
+        return status_of_cause(self.cause)
+
+
+def run_result(info: SessionInfo) -> RunResult:
+    """The result of a session that has ended or is parked."""
+    begun = info.started_at_ns or info.created_at_ns
+    return RunResult(
+        session=info.session,
+        agent=info.agent,
+        model=info.model,
+        state=info.state,
+        cause=info.cause,
+        result=info.result,
+        usage=info.usage,
+        turns=info.turn,
+        duration_s=max(0, info.ended_at_ns - begun) / 1e9 if info.ended_at_ns and begun else 0.0,
+        info=info,
+    )
+
+
+def expect(kind: type[R], result: Result) -> R:
+    """The result, if the daemon answered with the right kind. Raises RemoteProtocolError."""
+    if not isinstance(result, kind):
+        raise RemoteProtocolError(f"the daemon answered with {type(result).__name__}, not {kind.__name__}")
+    return result
+
+
+def check_text(what: str, text: str) -> str:
+    """Raises OttoError for a text that no message can carry."""
+    size_bytes = len(text.encode(errors="surrogatepass"))
+    if size_bytes > MAX_TASK_BYTES:
+        raise OttoError(
+            f"{what} has {size_bytes} bytes; at most {MAX_TASK_BYTES} are possible",
+            mend="put the text into a file and name the file",
+            code="usage",
+        )
+    return text.encode(errors="replace").decode()
+
+
+def start_request(
+    agent: str = "",
+    task: str = "",
+    *,
+    spec: AgentSpec | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    model: str = "",
+    mode: Mode = "oneshot",
+    env: Mapping[str, str] | None = None,
+    title: str = "",
+    parent: str = "",
+    headless: bool = False,
+    key: str = "",
+) -> StartSession:
+    """A start with its defaults: this process's directory and environment, and a key of its own.
+
+    The key makes the request safe to repeat, should the daemon vanish before it answers.
+    """
+    if bool(agent) == (spec is not None):
+        raise OttoError("give either an agent's name or a spec", code="usage")
+    return StartSession(
+        agent=agent,
+        spec=spec,
+        task=check_text("the task", task),
+        # Not resolve(): a path through a symlink stays the path that the user knows.
+        cwd=os.path.abspath(cwd if cwd is not None else "."),
+        env=shared_environment(os.environ if env is None else env),
+        model=model,
+        title=title,
+        parent=parent,
+        mode=mode,
+        run_mode="headless" if headless else "interactive",
+        key=key or os.urandom(16).hex(),
+    )
+
+
+def event_record(event: Any) -> dict[str, Any]:
+    """A SessionEvent as one flat JSON-able record: its place, then the event with its `type`."""
+    from ottod.protocol.events import Unknown
+
+    inner = event.event
+    if isinstance(inner, Unknown):
+        body: dict[str, Any] = {"type": inner.type, **inner.fields}
+    else:
+        body = msgspec.to_builtins(inner)
+    return {
+        "offset": event.offset,
+        "session": event.session,
+        "seq": event.seq,
+        "at_ns": event.at_ns,
+        "lane": event.lane,
+        "event": body,
+    }

@@ -1,0 +1,62 @@
+"""The text of a new agent's file: a commented template, or a copy of another agent under a new name. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from ottod.errors import OttoError
+
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
+_NAME_LINE = re.compile(r"^name:.*$", re.MULTILINE)
+
+TEMPLATE = """\
+# An agent: what it may use, how much it may spend, and what it is told.
+# Check this file with: ottoctl agent validate {name}
+name: {name}
+description: One line that says what this agent is good for.
+
+# An alias (default, …) or provider:model, as in anthropic:claude-sonnet-4-5 or openai:gpt-5.
+model: default
+
+# Nothing is allowed that is not listed. All there are:
+# fs_read, fs_write, fs_edit, fs_list, grep, shell, test_runner, data
+tools: [fs_read, fs_list, grep]
+
+# Limits on one session, everything it starts included. Leave one out for no limit; 0 means none at all.
+budgets: {{seconds: 30m, tokens: 1_000_000, usd: 5.00}}
+
+# limits:
+#   max_steps: 100            # model calls in one turn
+#   max_parallel_tools: 8
+#   tool_timeout_s: 2m        # output does not extend it
+#   memory_bytes: 1 GiB
+
+# Names of environment variables that a session takes over from whoever starts it.
+# env: [LANG, TZ]
+
+# Words that a router, or you in `ottoctl agent list`, can find it by.
+tags: []
+
+system_prompt: |
+  You are given a task in one directory. Understand it first: read what it is about.
+  Then do what was asked, no more, and report briefly what you did and how you checked it.
+"""
+
+
+def check_name(name: str) -> None:
+    """Raises OttoError for what is no agent's name."""
+    if not NAME.match(name):
+        raise OttoError(
+            f"{name!r} is not an agent's name",
+            mend="use lower-case letters, digits, - and _, beginning with a letter",
+            code="usage",
+        )
+
+
+def scaffold(name: str, source: str = "") -> str:
+    """The file's text; with `source`, the text of another agent's file under the new name."""
+    if not source:
+        return TEMPLATE.format(name=name)
+    if _NAME_LINE.search(source):
+        return _NAME_LINE.sub(f"name: {name}", source, count=1)
+    return f"name: {name}\n{source}"

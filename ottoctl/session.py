@@ -1,0 +1,129 @@
+"""A session as the asynchronous library's user holds it: an id and what can be asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from ottoctl.connection import Connection
+from ottoctl.feed import DEFAULT_CREDIT_BYTES, Batch, Feed, SessionEvent, ends_session, gap_event
+from ottoctl.policy import STOP_ANSWER_S
+from ottoctl.results import RunResult, check_text, expect, run_result
+from ottod.protocol.control import (
+    GetSession,
+    KillSession,
+    RemoveSession,
+    SendInput,
+    SessionInfo,
+    StopResult,
+    StopSession,
+    WaitSession,
+)
+from ottod.protocol.events import Gap
+
+
+class Session:
+    """One session. Obtained from `Otto.start` or `Otto.session`; it holds no resources of its own."""
+
+    def __init__(self, connection: Connection, session: str, *, from_offset: int = 0) -> None:
+        self._connection = connection
+        self.id = session
+        self.from_offset = from_offset
+        """Where the session's first event is, as far as is known."""
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id}>"
+
+    async def info(self) -> SessionInfo:
+        """The session as the daemon sees it now."""
+        return expect(SessionInfo, await self._connection.call(GetSession(session=self.id)))
+
+    async def send(self, text: str) -> None:
+        """Says something to the session, which hears it at the start of its next turn."""
+        await self._connection.call(SendInput(session=self.id, text=check_text("the message", text)))
+
+    async def wait(self, *, idle: bool = False, timeout_s: float | None = None) -> RunResult:
+        """Waits until the session has ended, or with `idle` until it waits for input.
+
+        Raises UnreachableError after `timeout_s` (None: however long it takes).
+        """
+        body = WaitSession(session=self.id, idle=idle)
+        answer = await self._connection.call(body, timeout_s=timeout_s, forever=timeout_s is None)
+        return run_result(expect(SessionInfo, answer))
+
+    async def result(self) -> str:
+        """Waits for the end; the agent's final text."""
+        return (await self.wait()).result
+
+    async def stop(self, grace_s: float | None = None, *, reason: str = "") -> StopResult:
+        """Stops the session: `grace_s` to end by itself (None: what its spec says), then by force.
+
+        The answer is the proof: nothing of the session is left, or the pids that remain.
+        """
+        body = StopSession(session=self.id, grace_s=grace_s, reason=reason)
+        limit_s = None if grace_s is None else grace_s + STOP_ANSWER_S
+        return expect(StopResult, await self._connection.call(body, timeout_s=limit_s, forever=limit_s is None))
+
+    async def kill(self, *, reason: str = "") -> StopResult:
+        """Stops the session without grace."""
+        body = KillSession(session=self.id, reason=reason)
+        return expect(StopResult, await self._connection.call(body, timeout_s=STOP_ANSWER_S))
+
+    async def remove(self) -> None:
+        """Forgets the session, which must have ended, and deletes its files."""
+        await self._connection.call(RemoveSession(session=self.id))
+
+    async def events(
+        self,
+        from_offset: int | None = 0,
+        *,
+        follow: bool = True,
+        credit_bytes: int = DEFAULT_CREDIT_BYTES,
+    ) -> AsyncGenerator[SessionEvent, None]:
+        """The session's events from `from_offset` on (0: all there are, None: only new ones), until it ends.
+
+        Each comes once and in order, also across a restart of the daemon; what is lost is told by a `Gap`.
+        Without `follow` the iterator ends with what there is. A slow reader slows only itself.
+        """
+        feed = await self._open_feed(from_offset, follow, credit_bytes)
+        try:
+            while (item := await self._connection.next(feed)) is not None:
+                if isinstance(item, Gap):
+                    yield gap_event(item)
+                    continue
+                events = item.events()
+                for event in events:
+                    yield event
+                if ends_session(item, events):
+                    return
+        finally:
+            self._connection.close_feed(feed)
+
+    async def batches(
+        self,
+        from_offset: int | None = 0,
+        *,
+        follow: bool = True,
+        credit_bytes: int = DEFAULT_CREDIT_BYTES,
+    ) -> AsyncGenerator[Batch | Gap, None]:
+        """The same as raw records, not decoded: for measurements and for relays. It does not see the end of a
+        session; without `follow` it ends with what there is."""
+        feed = await self._open_feed(from_offset, follow, credit_bytes)
+        try:
+            while (item := await self._connection.next(feed)) is not None:
+                yield item
+        finally:
+            self._connection.close_feed(feed)
+
+    async def _open_feed(self, from_offset: int | None, follow: bool, credit_bytes: int) -> Feed:
+        # An ended session says nothing more, so following it would wait for ever. Asking first, and starting
+        # behind what was known then, leaves no moment in which its end could be missed.
+        info = await self.info()
+        self.id = info.session
+        feed = Feed(
+            session=info.session,
+            from_offset=info.last_offset + 1 if from_offset is None else from_offset,
+            follow=follow and info.state != "ended",
+            credit_bytes=credit_bytes,
+        )
+        await self._connection.open_feed(feed)
+        return feed

@@ -1,0 +1,289 @@
+"""The synchronous twin: the same names, blocking, iterators for streams.
+
+It runs on the calling thread, on a blocking poll of the socket: no thread, no event loop. Use one per thread.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable, Mapping
+from types import TracebackType
+
+from ottoctl.blocking import BlockingConnection
+from ottoctl.daemon import can_start, start_daemon
+from ottoctl.endpoint import resolve_endpoint
+from ottoctl.feed import DEFAULT_CREDIT_BYTES, Batch, Feed, SessionEvent, ends_session, gap_event
+from ottoctl.policy import DEFAULT_RECONNECT_S, DEFAULT_TIMEOUT_S, STOP_ANSWER_S
+from ottoctl.results import Mode, RunResult, check_text, expect, run_result, start_request
+from ottod.errors import UnreachableError
+from ottod.protocol.control import (
+    DaemonStatus,
+    GetSession,
+    GetStatus,
+    KillSession,
+    ListSessions,
+    RemoveSession,
+    SendInput,
+    SessionInfo,
+    SessionList,
+    SessionStartedResult,
+    StartSession,
+    StopDaemon,
+    StopResult,
+    StopSession,
+    WaitSession,
+    Welcome,
+)
+from ottod.protocol.events import Gap, SessionState
+from ottod.protocol.specs import AgentSpec
+
+
+class SyncSession:
+    """One session; see `Session`, whose methods these are."""
+
+    def __init__(self, connection: BlockingConnection, session: str, *, from_offset: int = 0) -> None:
+        self._connection = connection
+        self.id = session
+        self.from_offset = from_offset
+
+    def __repr__(self) -> str:
+        return f"<SyncSession {self.id}>"
+
+    def info(self) -> SessionInfo:
+        """The session as the daemon sees it now."""
+        return expect(SessionInfo, self._connection.call(GetSession(session=self.id)))
+
+    def send(self, text: str) -> None:
+        """Says something to the session, which hears it at the start of its next turn."""
+        self._connection.call(SendInput(session=self.id, text=check_text("the message", text)))
+
+    def wait(self, *, idle: bool = False, timeout_s: float | None = None) -> RunResult:
+        """Waits until the session has ended, or with `idle` until it waits for input."""
+        body = WaitSession(session=self.id, idle=idle)
+        answer = self._connection.call(body, timeout_s=timeout_s, forever=timeout_s is None)
+        return run_result(expect(SessionInfo, answer))
+
+    def result(self) -> str:
+        """Waits for the end; the agent's final text."""
+        return self.wait().result
+
+    def stop(self, grace_s: float | None = None, *, reason: str = "") -> StopResult:
+        """Stops the session and returns the proof."""
+        body = StopSession(session=self.id, grace_s=grace_s, reason=reason)
+        limit_s = None if grace_s is None else grace_s + STOP_ANSWER_S
+        return expect(StopResult, self._connection.call(body, timeout_s=limit_s, forever=limit_s is None))
+
+    def kill(self, *, reason: str = "") -> StopResult:
+        """Stops the session without grace."""
+        body = KillSession(session=self.id, reason=reason)
+        return expect(StopResult, self._connection.call(body, timeout_s=STOP_ANSWER_S))
+
+    def remove(self) -> None:
+        """Forgets the session, which must have ended, and deletes its files."""
+        self._connection.call(RemoveSession(session=self.id))
+
+    def events(
+        self,
+        from_offset: int | None = 0,
+        *,
+        follow: bool = True,
+        credit_bytes: int = DEFAULT_CREDIT_BYTES,
+    ) -> Generator[SessionEvent, None, None]:
+        """The session's events until it ends; see `Session.events`."""
+        feed = self._open_feed(from_offset, follow, credit_bytes)
+        try:
+            while (item := self._connection.next(feed)) is not None:
+                if isinstance(item, Gap):
+                    yield gap_event(item)
+                    continue
+                events = item.events()
+                yield from events
+                if ends_session(item, events):
+                    return
+        finally:
+            self._connection.close_feed(feed)
+
+    def batches(
+        self,
+        from_offset: int | None = 0,
+        *,
+        follow: bool = True,
+        credit_bytes: int = DEFAULT_CREDIT_BYTES,
+    ) -> Generator[Batch | Gap, None, None]:
+        """The same as raw records; see `Session.batches`."""
+        feed = self._open_feed(from_offset, follow, credit_bytes)
+        try:
+            while (item := self._connection.next(feed)) is not None:
+                yield item
+        finally:
+            self._connection.close_feed(feed)
+
+    def _open_feed(self, from_offset: int | None, follow: bool, credit_bytes: int) -> Feed:
+        info = self.info()
+        self.id = info.session
+        feed = Feed(
+            session=info.session,
+            from_offset=info.last_offset + 1 if from_offset is None else from_offset,
+            follow=follow and info.state != "ended",
+            credit_bytes=credit_bytes,
+        )
+        self._connection.open_feed(feed)
+        return feed
+
+
+class SyncOtto:
+    """A connection to the daemon; see `Otto`, whose methods these are."""
+
+    def __init__(self, connection: BlockingConnection, *, started_daemon: bool = False) -> None:
+        self.connection = connection
+        self.started_daemon = started_daemon
+
+    @classmethod
+    def connect(
+        cls,
+        endpoint: str | None = None,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        reconnect_s: float = DEFAULT_RECONNECT_S,
+        autostart: bool = False,
+        client: str = "python",
+    ) -> SyncOtto:
+        """Connects; see `Otto.connect`. Raises UnreachableError."""
+        where = resolve_endpoint(endpoint)
+
+        def dial() -> BlockingConnection:
+            return BlockingConnection.open(where, timeout_s=timeout_s, reconnect_s=reconnect_s, client=client)
+
+        try:
+            return cls(dial())
+        except UnreachableError:
+            if not autostart or not can_start(where):
+                raise
+        start_daemon()
+        return cls(dial(), started_daemon=True)
+
+    def __enter__(self) -> SyncOtto:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Disconnects. Sessions go on."""
+        self.connection.close()
+
+    @property
+    def daemon(self) -> Welcome:
+        """What the daemon said of itself in its welcome."""
+        welcome = self.connection.welcome
+        assert welcome is not None
+        return welcome
+
+    def start(
+        self,
+        agent: str = "",
+        task: str = "",
+        *,
+        spec: AgentSpec | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        model: str = "",
+        mode: Mode = "oneshot",
+        env: Mapping[str, str] | None = None,
+        title: str = "",
+        parent: str = "",
+        headless: bool = False,
+        key: str = "",
+    ) -> SyncSession:
+        """Starts a session; see `Otto.start`."""
+        return self.start_with(
+            start_request(
+                agent,
+                task,
+                spec=spec,
+                cwd=cwd,
+                model=model,
+                mode=mode,
+                env=env,
+                title=title,
+                parent=parent,
+                headless=headless,
+                key=key,
+            )
+        )
+
+    def start_with(self, request: StartSession) -> SyncSession:
+        """Starts a session from a request that is already put together."""
+        started = expect(SessionStartedResult, self.connection.call(request))
+        return SyncSession(self.connection, started.session, from_offset=started.from_offset)
+
+    def run(
+        self,
+        agent: str = "",
+        task: str = "",
+        *,
+        spec: AgentSpec | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        model: str = "",
+        env: Mapping[str, str] | None = None,
+        title: str = "",
+        parent: str = "",
+        headless: bool = False,
+        key: str = "",
+    ) -> RunResult:
+        """Starts a session and waits for its end."""
+        return self.start(
+            agent,
+            task,
+            spec=spec,
+            cwd=cwd,
+            model=model,
+            env=env,
+            title=title,
+            parent=parent,
+            headless=headless,
+            key=key,
+        ).wait()
+
+    def session(self, prefix: str) -> SyncSession:
+        """The session with this id, or the only one whose id begins so."""
+        info = expect(SessionInfo, self.connection.call(GetSession(session=prefix)))
+        return SyncSession(self.connection, info.session, from_offset=info.first_offset)
+
+    def list(
+        self, *, all: bool = False, states: Iterable[SessionState] = (), limit: int = 1000
+    ) -> tuple[SessionInfo, ...]:
+        """Live sessions, and with `all` the ended ones too, newest first."""
+        return self.list_with(ListSessions(all=all, states=tuple(states), limit=limit)).sessions
+
+    def list_with(self, request: ListSessions) -> SessionList:
+        """The same from a request, with the word whether the limit cut the list."""
+        return expect(SessionList, self.connection.call(request))
+
+    def events(
+        self,
+        from_offset: int | None = None,
+        *,
+        follow: bool = True,
+        credit_bytes: int = DEFAULT_CREDIT_BYTES,
+    ) -> Generator[SessionEvent, None, None]:
+        """The events of all sessions; see `Otto.events`."""
+        feed = Feed(from_offset=from_offset, follow=follow, credit_bytes=credit_bytes)
+        self.connection.open_feed(feed)
+        try:
+            while (item := self.connection.next(feed)) is not None:
+                if isinstance(item, Gap):
+                    yield gap_event(item)
+                else:
+                    yield from item.events()
+        finally:
+            self.connection.close_feed(feed)
+
+    def status(self) -> DaemonStatus:
+        """A reading of the daemon's instruments."""
+        return expect(DaemonStatus, self.connection.call(GetStatus()))
+
+    def stop_daemon(self, grace_s: float = 10.0) -> None:
+        """Stops the daemon; its sessions end with cause `daemon_stop`."""
+        self.connection.call(StopDaemon(grace_s=grace_s), timeout_s=grace_s + STOP_ANSWER_S)

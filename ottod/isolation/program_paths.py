@@ -1,0 +1,158 @@
+"""What confined programs may read and write: the system, the toolchains on the session's PATH, and their own places.
+
+The home directory is not readable as such. A toolchain that lives in it is: for an entry `<prefix>/bin` of PATH the
+libraries beside it, for `<prefix>/shims` the prefix. Secrets that lie among them are taken out again, as are Otto's
+own directories: a forbidden place inside an allowed one splits the allowed one into its other children.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+SYSTEM = (
+    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu", "/snap"),
+    *("/proc", "/sys", "/run/systemd/resolve", "/run/current-system"),
+)
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/pts")
+SHARED_MEMORY = "/dev/shm"
+"""Semaphores and shared memory of POSIX live here: multiprocessing does not work without it."""
+BESIDE_BIN = ("lib", "lib64", "libexec", "share", "include")
+GIT_SETTINGS = (".gitconfig", ".config/git/config", ".config/git/ignore", ".config/git/attributes")
+BESIDE_TOOLCHAIN = {
+    ".cargo/bin": ("../registry", "../git", "../config", "../config.toml", "../env", "../../.rustup"),
+    ".volta/bin": ("../tools",),
+    "go/bin": ("../pkg",),
+}
+"""Toolchains whose files do not lie in `lib`: end of the PATH entry → paths relative to it."""
+IN_LOCAL_SHARE = ("uv", "pipx", "mise", "pnpm", "man", "bash-completion")
+"""`~/.local/share` is everybody's, keyrings included; of it only these hold programs."""
+SECRETS_OF_ROOT = (
+    "/etc/shadow",
+    "/etc/shadow-",
+    "/etc/gshadow",
+    "/etc/gshadow-",
+    "/etc/sudoers",
+    "/etc/sudoers.d",
+    "/etc/ssl/private",
+    "/etc/ssh",
+    "/etc/docker",
+    "/etc/kubernetes",
+    "/etc/wireguard",
+    "/etc/NetworkManager/system-connections",
+)
+"""Mode bits protect these from everybody but root, so they matter only when the daemon is root's."""
+MAX_SPLIT = 2000
+"""Children of one directory that holds a forbidden place; beyond, the whole directory is left out."""
+
+
+class ProgramPaths(msgspec.Struct, frozen=True, kw_only=True):
+    """Absolute paths for a Landlock ruleset. `write` implies reading."""
+
+    read: tuple[str, ...]
+    write: tuple[str, ...]
+    devices: tuple[str, ...]
+
+
+def program_paths(
+    *,
+    root: str,
+    tmp_dir: str,
+    env: Mapping[str, str],
+    read_paths: Sequence[str] = (),
+    write_paths: Sequence[str] = (),
+    denied_paths: Sequence[str] = (),
+) -> ProgramPaths:
+    """The paths for programs that work in `root`, with this environment's PATH and HOME.
+
+    `denied_paths` are never allowed, whatever else says so; only `tmp_dir`, which is the session's own, may lie in
+    one. Reads the file system.
+    """
+    home = os.path.realpath(env["HOME"]) if env.get("HOME", "").startswith("/") else ""
+    denied = [os.path.realpath(path) for path in denied_paths]
+    if os.geteuid() == 0:
+        denied += SECRETS_OF_ROOT
+    # A prefix that is a home directory, or contains it, is no toolchain but everything the user has.
+    toolchains = [
+        path
+        for path in (*_interpreter(), *_toolchains(env.get("PATH", ""), home))
+        if path != "/" and not (home and _is_beneath(home, path))
+    ]
+    settings = [f"{home}/{name}" for name in GIT_SETTINGS] if home else []
+    wanted = [*SYSTEM, *toolchains, *settings, *_venv_base(root), *read_paths]
+    writable = [root, SHARED_MEMORY, *write_paths]
+    return ProgramPaths(
+        read=tuple(dict.fromkeys(part for path in wanted for part in without(path, denied))),
+        write=(*dict.fromkeys(part for path in writable for part in without(path, denied)), tmp_dir),
+        devices=tuple(DEVICES),
+    )
+
+
+def without(path: str, denied: Iterable[str]) -> list[str]:
+    """The path, or the parts of it that are neither in a denied place nor contain one. Nothing if it is missing."""
+    real = os.path.realpath(path)
+    if any(_is_beneath(real, bad) for bad in denied):
+        return []
+    inside = [bad for bad in denied if _is_beneath(bad, real)]
+    if not inside:
+        return [real] if os.path.lexists(real) else []
+    try:
+        children = sorted(entry.path for entry in os.scandir(real) if not entry.is_symlink())
+    except OSError:
+        return []
+    if len(children) > MAX_SPLIT:
+        return []
+    return [part for child in children for part in without(child, inside)]
+
+
+def _is_beneath(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def _interpreter() -> Iterator[str]:
+    """The running Python, so that tools of our own can be started in confinement."""
+    yield sys.base_prefix
+    yield sys.prefix
+
+
+def _toolchains(search_path: str, home: str) -> Iterator[str]:
+    for entry in search_path.split(":"):
+        if not entry.startswith("/"):
+            continue
+        directory = Path(os.path.normpath(entry))
+        yield str(directory)
+        if directory.name == "shims":
+            yield str(directory.parent)
+        for ending, beside in BESIDE_TOOLCHAIN.items():
+            if str(directory).endswith("/" + ending):
+                yield from (os.path.normpath(directory / path) for path in beside)
+        if directory.name in ("bin", "sbin") and (directory.parent / "lib").is_dir():
+            for name in BESIDE_BIN:
+                beside_bin = directory.parent / name
+                if home and str(beside_bin) == f"{home}/.local/share":
+                    yield from (str(beside_bin / program) for program in IN_LOCAL_SHARE)
+                else:
+                    yield str(beside_bin)
+
+
+def _venv_base(root: str) -> Iterator[str]:
+    """The interpreter that the project's `.venv` was made from.
+
+    The project says where that is, so it is believed only if a Python installation is really there, and then only
+    for the directories that make one up.
+    """
+    try:
+        lines = (Path(root) / ".venv" / "pyvenv.cfg").read_text(errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines[:50]:
+        key, _, value = line.partition("=")
+        if key.strip() != "home" or not value.strip().startswith("/"):
+            continue
+        prefix = Path(os.path.realpath(value.strip())).parent
+        if any(prefix.glob("lib/python3.*/os.py")) and any(prefix.glob("bin/python3*")):
+            yield from (str(prefix / name) for name in ("bin", "lib", "include"))

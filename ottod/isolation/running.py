@@ -1,0 +1,183 @@
+"""One confined program while it runs: its keeper, its output, and its end.
+
+The keeper (see `confined_exec`) is started without asyncio's child watchers, which differ between loops and lose
+exit statuses to whoever else waits for children: the loop only watches two descriptors, the control socket and the
+output pipe. The program's status comes as a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+
+import msgspec
+
+from ottod.isolation.capture import BoundedOutput
+
+READ_BYTES = 64 * 1024
+BURST_BYTES = 1024 * 1024
+"""Output read without a pause; then reading rests, so that a flood can use up neither the loop nor the machine."""
+REST_S = 0.02
+DRAIN_BYTES = 4 * 1024 * 1024
+"""The most that is read after the program has ended: more than any pipe holds."""
+MAX_PACKET_BYTES = 64 * 1024
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """The keeper's account of the end. `is_proved` False: it could not say, or could not end everything."""
+
+    killed: int = 0
+    remaining_pids: tuple[int, ...] = ()
+    is_proved: bool = False
+
+
+class StartFailure(Exception):
+    """The program was not started. `stage`: session, cwd, limits, landlock, privileges, exec or launcher."""
+
+    def __init__(self, stage: str, code: int) -> None:
+        super().__init__(f"{stage}: {os.strerror(code)}")
+        self.stage = stage
+        self.errno = code
+
+
+class RunningProgram:
+    """Owns the keeper process, the control socket and the pipe. `finish` must be called, once."""
+
+    def __init__(
+        self,
+        keeper: subprocess.Popen[bytes],
+        control: socket.socket,
+        output_fd: int,
+        *,
+        max_output_bytes: int,
+        on_output: Callable[[str], None] | None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._keeper = keeper
+        self._control = control
+        self._output_fd = output_fd
+        self._on_output = on_output
+        self._shown_left = max_output_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._burst_bytes = 0
+        self._is_reading = False
+        self._rest: asyncio.TimerHandle | None = None
+        self._is_eof = False
+        self.is_started = False
+        self.output = BoundedOutput(max_output_bytes)
+        self.exited: asyncio.Future[int] = self._loop.create_future()
+        self.ended: asyncio.Future[Ending] = self._loop.create_future()
+        os.set_blocking(output_fd, False)
+        control.setblocking(False)
+        self._loop.add_reader(control.fileno(), self._on_control)
+        self._resume_reading()
+
+    def order_end(self) -> None:
+        """Tells the keeper to end everything now."""
+        try:
+            self._control.send(b"kill")
+        except OSError:
+            pass  # The keeper is gone; `ended` says so.
+
+    def finish(self) -> None:
+        """Reads what is left in the pipe, ends and reaps the keeper, closes everything. Does not wait for anyone."""
+        self._stop_reading()
+        for _ in range(DRAIN_BYTES // READ_BYTES):
+            if self._is_eof or not self._read_once():
+                break
+        self._show("", final=True)
+        self._loop.remove_reader(self._control.fileno())
+        self._control.close()
+        os.close(self._output_fd)
+        # It has said its last word and is exiting, or it is stuck; it is our own child and not yet reaped.
+        self._keeper.kill()
+        self._keeper.wait()
+        for future in (self.exited, self.ended):
+            if future.done() and not future.cancelled():
+                future.exception()  # Nobody may be left to look at it.
+            future.cancel()
+
+    def _on_control(self) -> None:
+        try:
+            packet = self._control.recv(MAX_PACKET_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            packet = b""
+        word, *rest = packet.decode().split() or [""]
+        match word:
+            case "started":
+                self.is_started = True
+            case "failed":
+                _fail(self.exited, StartFailure(rest[0], int(rest[1])))
+            case "exited":
+                _settle(self.exited, int(rest[0]))
+            case "gone":
+                _settle(self.ended, Ending(killed=int(rest[0]), is_proved=True))
+            case "left":
+                pids = tuple(int(pid) for pid in rest[1:])
+                _settle(self.ended, Ending(killed=int(rest[0]), remaining_pids=pids))
+            case _:
+                self._loop.remove_reader(self._control.fileno())
+                _fail(self.exited, StartFailure("launcher", 0))
+                _settle(self.ended, Ending())
+
+    def _resume_reading(self) -> None:
+        self._rest = None
+        self._burst_bytes = 0
+        self._is_reading = True
+        self._loop.add_reader(self._output_fd, self._on_readable)
+
+    def _stop_reading(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+        if self._is_reading:
+            self._loop.remove_reader(self._output_fd)
+            self._is_reading = False
+
+    def _on_readable(self) -> None:
+        self._read_once()
+        if self._is_eof:
+            self._stop_reading()
+        elif self._burst_bytes >= BURST_BYTES:
+            self._stop_reading()
+            self._rest = self._loop.call_later(REST_S, self._resume_reading)
+
+    def _read_once(self) -> bool:
+        """True if there was something."""
+        try:
+            data = os.read(self._output_fd, READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return False
+        self._is_eof = not data
+        self._burst_bytes += len(data)
+        self.output.feed(data)
+        if self._shown_left > 0 and self._on_output is not None:
+            self._show(self._decoder.decode(data[: self._shown_left]))
+            self._shown_left -= len(data)
+            if self._shown_left <= 0:
+                self._show("\n[… more output, not shown …]\n")
+        return bool(data)
+
+    def _show(self, text: str, *, final: bool = False) -> None:
+        if self._on_output is None:
+            return
+        if final and self._shown_left > 0:
+            text += self._decoder.decode(b"", final=True)
+        if text:
+            self._on_output(text)
+
+
+def _settle(future: asyncio.Future[int] | asyncio.Future[Ending], value: object) -> None:
+    if not future.done():
+        future.set_result(value)  # type: ignore[arg-type]
+
+
+def _fail(future: asyncio.Future[int], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,113 @@
+"""What a session's journal holds: everything its worker needs to go on where another incarnation stopped.
+
+One tagged union. Entries are facts, written before whatever follows from them: a model's response before it is acted
+upon, a tool's intent before its effect, its result before the model hears of it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ottod.errors import Failure
+from ottod.protocol.cause import Cause
+from ottod.protocol.model import ModelResponse, ToolResult
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The form that all entries share."""
+
+
+class SessionOpened(Entry, frozen=True, kw_only=True, tag="session.opened"):
+    """An incarnation began to write. `at_ns` is the wall clock, for display."""
+
+    session: str
+    incarnation: int
+    agent: str
+    model: str
+    cwd: str
+    task: str = ""
+    spec_digest: str = ""
+    at_ns: int = 0
+
+
+class UserSaid(Entry, frozen=True, kw_only=True, tag="user.said"):
+    """An input that turn `turn` begins with."""
+
+    text: str
+    turn: int
+    sender: str = "user"
+
+
+class ModelCalled(Entry, frozen=True, kw_only=True, tag="model.called"):
+    """A model call is about to be made."""
+
+    turn: int
+    step: int
+    model: str
+    request_digest: str = ""
+
+
+class ModelResponded(Entry, frozen=True, kw_only=True, tag="model.responded"):
+    """Its whole response, paid for."""
+
+    turn: int
+    step: int
+    response: ModelResponse
+
+
+class ToolIntended(Entry, frozen=True, kw_only=True, tag="tool.intended"):
+    """A tool call is about to have its effect. An intent without a result may or may not have had one."""
+
+    turn: int
+    step: int
+    call: str
+    tool: str
+    arguments: str
+    idempotent: bool
+    idempotency_key: str
+
+
+class ToolResolved(Entry, frozen=True, kw_only=True, tag="tool.resolved"):
+    """A tool call's result."""
+
+    turn: int
+    step: int
+    call: str
+    result: ToolResult
+
+
+class TurnEnded(Entry, frozen=True, kw_only=True, tag="turn.ended"):
+    """A turn is over."""
+
+    turn: int
+    outcome: Literal["completed", "failed", "cancelled"]
+    failure: Failure | None = None
+
+
+class Checkpoint(Entry, frozen=True, kw_only=True, tag="checkpoint"):
+    """A point to continue from. `last_seq` is the newest event's at that moment."""
+
+    name: str
+    turn: int
+    last_seq: int
+
+
+class SessionClosed(Entry, frozen=True, kw_only=True, tag="session.closed"):
+    """The session ended and nothing follows."""
+
+    cause: Cause
+
+
+JournalEntry = (
+    SessionOpened
+    | UserSaid
+    | ModelCalled
+    | ModelResponded
+    | ToolIntended
+    | ToolResolved
+    | TurnEnded
+    | Checkpoint
+    | SessionClosed
+)

@@ -1,0 +1,106 @@
+"""How a tool meets the world: files of the working directory, and programs that leave nothing behind.
+
+These are the two protocols between the tools and the isolation below them, with the values they exchange. Neither
+side imports the other; the worker puts them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+
+class FileStat(msgspec.Struct, frozen=True, kw_only=True):
+    """What `Files.stat` tells. `size_bytes` is 0 for a directory."""
+
+    kind: Literal["file", "dir", "symlink", "other"]
+    size_bytes: int
+    mtime_ns: int
+    mode: int
+
+
+class DirEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of a directory, by name."""
+
+    name: str
+    kind: Literal["file", "dir", "symlink", "other"]
+
+
+class Files(Protocol):
+    """The working directory and nothing else. Paths are relative to it, or absolute and inside it.
+
+    All methods block and are meant for a thread; all raise ToolError with one line for the model: no such file,
+    outside the working directory, not a regular file, too large.
+    """
+
+    @property
+    def root(self) -> str:
+        """The working directory, absolute."""
+        ...
+
+    def read(self, path: str, *, max_bytes: int) -> bytes:
+        """The whole file. Refuses files above `max_bytes`, devices, fifos and sockets."""
+        ...
+
+    def write(self, path: str, data: bytes, *, make_parents: bool = True) -> bool:
+        """Replaces or creates the file atomically and keeps its mode. True if it is new."""
+        ...
+
+    def change(self, path: str, transform: Callable[[bytes], bytes], *, max_bytes: int) -> None:
+        """Reads, transforms and replaces the file as one step: no other change of it through `Files` comes between.
+
+        `transform` may run again if something else wrote the file meanwhile; what it raises is passed on.
+        """
+        ...
+
+    def stat(self, path: str) -> FileStat:
+        """Does not follow a final symlink."""
+        ...
+
+    def list(self, path: str) -> list[DirEntry]:
+        """Sorted by name."""
+        ...
+
+    def relative(self, path: str) -> str:
+        """The path relative to the root, normalised, `.` for the root itself."""
+        ...
+
+
+class ProgramResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a program. `output` is stdout and stderr as they came, the middle cut out beyond the bound.
+
+    `ended` tells how: by itself (`exit_status`, or minus the signal number), by its wall-clock time, or cancelled.
+    `leftovers` counts descendants that outlived it and were killed.
+    """
+
+    ended: Literal["exited", "timeout"]
+    exit_status: int
+    output: str
+    truncated: bool
+    total_bytes: int
+    duration_ms: int
+    leftovers: int = 0
+
+
+class Programs(Protocol):
+    """Runs programs confined to the working directory, with the session's environment."""
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        max_output_bytes: int,
+        cwd: str = ".",
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        on_output: Callable[[str], None] | None = None,
+    ) -> ProgramResult:
+        """Runs to the end, to the timeout (which output does not extend), or to cancellation of the task.
+
+        Whatever happens no process of it is left: descendants that made their own session are found and killed.
+        `env` is added to the session's environment. Raises ToolError if the program cannot be started.
+        """
+        ...

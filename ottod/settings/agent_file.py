@@ -1,0 +1,256 @@
+"""One agent file → one AgentSpec.
+
+Two forms: a YAML mapping with the fields of AgentSpec, or Markdown whose front matter is that mapping and whose
+body is the system prompt. Short forms: `restart: transient`, `permissions: strict`, `tools: fs_read, grep`; sizes
+and durations as in `512 MiB` and `5m`. The name defaults to the file's stem and must equal it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ottod.errors import ConfigError
+from ottod.protocol.specs import AgentSpec
+from ottod.settings.decode import decode_all
+from ottod.settings.models import resolve_name
+from ottod.settings.names import BUILTIN_TOOL_NAMES
+from ottod.settings.nearest import suggestion
+from ottod.settings.sections import DaemonSettings, IsolationSettings
+from ottod.settings.text_file import decode_text, read_bytes
+from ottod.settings.yaml_source import DataPath, Source, parse
+
+LOADER_FIELDS = ("digest", "source")
+"""Fields that the loader fills in; a file must not."""
+
+AGENT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
+_VARIABLE = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]*\*?|\*)\Z")
+_FENCE = re.compile(r"(---|\.\.\.)[ \t]*\r?\Z")
+
+Complain = Callable[[str, DataPath, str], None]
+
+
+def read_agent(
+    file: Path | str,
+    *,
+    known_tools: Collection[str] = BUILTIN_TOOL_NAMES,
+    settings: DaemonSettings | None = None,
+) -> AgentSpec:
+    """The agent in a file. Raises: ConfigError, the first in the file when there are several."""
+    spec, errors = check_agent(file, known_tools=known_tools, settings=settings)
+    if spec is None:
+        raise errors[0]
+    return spec
+
+
+def check_agent(
+    file: Path | str,
+    *,
+    known_tools: Collection[str] = BUILTIN_TOOL_NAMES,
+    settings: DaemonSettings | None = None,
+) -> tuple[AgentSpec | None, list[ConfigError]]:
+    """The agent in a file and no errors, or None and every mistake in file order.
+
+    With `settings`, model names are checked and layers that the file does not mention get the daemon's default.
+    """
+    try:
+        data = read_bytes(file)
+    except ConfigError as error:
+        return None, [error]
+    return parse_agent(data, file=str(file), known_tools=known_tools, settings=settings)
+
+
+def parse_agent(
+    data: bytes,
+    *,
+    file: str,
+    known_tools: Collection[str] = BUILTIN_TOOL_NAMES,
+    settings: DaemonSettings | None = None,
+) -> tuple[AgentSpec | None, list[ConfigError]]:
+    """As `check_agent`, from bytes."""
+    stem = Path(file).stem
+    try:
+        if not AGENT_NAME.match(stem):
+            raise ConfigError(
+                f"{stem!r} is not an agent's name",
+                file=file,
+                mend="name the file with lower-case letters, digits, - and _, beginning with a letter",
+            )
+        source = _front_matter(data, file) if file.endswith(".md") else parse(data, file=file)
+    except ConfigError as error:
+        return None, [error]
+    source = source._replace(data=_long_form(source.data, stem, settings.isolation if settings else None))
+    spec, errors = decode_all(AgentSpec, source, hidden=LOADER_FIELDS)
+    _check_tools(source, known_tools, errors)
+    if spec is not None:
+        _check_meaning(spec, source, stem, settings, errors)
+    if spec is None or errors:
+        return None, sorted(errors, key=lambda e: (e.line, e.column))
+    return msgspec.structs.replace(spec, digest=digest(spec), source=file), []
+
+
+def check_spec(
+    spec: AgentSpec,
+    *,
+    known_tools: Collection[str] = BUILTIN_TOOL_NAMES,
+    settings: DaemonSettings | None = None,
+) -> AgentSpec:
+    """A spec that was made in Python, checked as a file would be, with its digest.
+
+    Raises: ConfigError, whose message names the field's path.
+    """
+    checked, errors = _checked(spec, known_tools, settings)
+    if checked is None:
+        raise errors[0]
+    return msgspec.structs.replace(checked, digest=digest(checked))
+
+
+def spec_errors(
+    spec: AgentSpec,
+    *,
+    known_tools: Collection[str] = BUILTIN_TOOL_NAMES,
+    settings: DaemonSettings | None = None,
+) -> list[ConfigError]:
+    """Every mistake in a spec that was made in Python."""
+    return _checked(spec, known_tools, settings)[1]
+
+
+def _checked(
+    spec: AgentSpec, known_tools: Collection[str], settings: DaemonSettings | None
+) -> tuple[AgentSpec | None, list[ConfigError]]:
+    """Structs do not check their fields when they are made, so the spec is read anew from its own data."""
+    try:
+        data = msgspec.to_builtins(spec, str_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        message = f"the spec holds something that is not data: {error}"
+        return None, [ConfigError(message, mend="use strings and numbers")]
+    source = Source("", _as_lists(data), None)
+    checked, errors = decode_all(AgentSpec, source)
+    _check_tools(source, known_tools, errors)
+    if checked is not None:
+        _check_meaning(checked, source, checked.name, settings, errors)
+    return (None, errors) if errors else (checked, [])
+
+
+def digest(spec: AgentSpec) -> str:
+    """SHA-256, in hex, of what the spec says; where it came from does not count."""
+    bare = msgspec.structs.replace(spec, digest="", source="")
+    return hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest()
+
+
+def _as_lists(data: Any) -> Any:
+    """Plain data with lists for tuples, as YAML gives it."""
+    if isinstance(data, dict):
+        return {key: _as_lists(value) for key, value in data.items()}
+    return [_as_lists(value) for value in data] if isinstance(data, list | tuple) else data
+
+
+def _front_matter(data: bytes, file: str) -> Source:
+    """The front matter of a Markdown file, its body put in as `system_prompt`."""
+    text = decode_text(data, file=file)
+    lines = text.split("\n")
+    if not _FENCE.match(lines[0]) or lines[0].startswith("."):
+        raise ConfigError(
+            "no front matter", file=file, line=1, column=1, mend="begin with a line `---`, keys, and a line `---`"
+        )
+    end = next((i for i, line in enumerate(lines[1:], 1) if _FENCE.match(line)), 0)
+    if not end:
+        raise ConfigError(
+            "the front matter has no end", file=file, line=1, column=1, mend="close it with a line `---`"
+        )
+    head = "\n".join(lines[1:end])
+    source = parse(head.encode(), file=file, first_line=2)
+    body = "\n".join(lines[end + 1 :]).strip()
+    if not body:
+        return source
+    if "system_prompt" in source.data:
+        raise source.error(
+            "system_prompt is given twice: here and as the body",
+            ("system_prompt",),
+            key=True,
+            mend="keep the body, remove the key",
+        )
+    return source._replace(data={**source.data, "system_prompt": body})
+
+
+def _long_form(data: dict[str, Any], stem: str, defaults: IsolationSettings | None) -> dict[str, Any]:
+    """The data with short forms written out and defaults put in."""
+    full = {"name": stem, **data}
+    for key, field in (("restart", "policy"), ("permissions", "preset")):
+        if isinstance(full.get(key), str):
+            full[key] = {field: full[key]}
+    for key in ("tools", "tags"):
+        value = full.get(key)
+        if isinstance(value, str):
+            full[key] = [word for word in re.split(r"[,\s]+", value) if word]
+    isolation = full.get("isolation", {})
+    if defaults is not None and isinstance(isolation, dict):
+        full["isolation"] = {**msgspec.structs.asdict(defaults), **isolation}
+    return full
+
+
+def _check_meaning(
+    spec: AgentSpec,
+    source: Source,
+    stem: str,
+    settings: DaemonSettings | None,
+    errors: list[ConfigError],
+) -> None:
+    """What types cannot say: names that must exist, fields that exclude each other."""
+
+    def wrong(message: str, path: DataPath, mend: str) -> None:
+        errors.append(source.error(message, path, mend=mend))
+
+    if spec.name != stem:
+        wrong(f"name {spec.name!r} differs from the file's name {stem!r}", ("name",), "make them equal")
+    _check_servers(spec, wrong)
+    for i, name in enumerate(spec.env):
+        if not _VARIABLE.match(name):
+            wrong(f"env[{i}] is not a variable's name: {name!r}", ("env", i), "write names only, without values")
+    if settings is not None:
+        for path, model in _models(spec):
+            try:
+                resolve_name(model, settings)
+            except ConfigError as error:
+                wrong(error.message, path, error.mend)
+
+
+def _models(spec: AgentSpec) -> list[tuple[DataPath, str]]:
+    fallbacks: list[tuple[DataPath, str]] = [
+        (("fallback_models", i), model) for i, model in enumerate(spec.fallback_models)
+    ]
+    return [(("model",), spec.model), *fallbacks]
+
+
+def _check_tools(source: Source, known_tools: Collection[str], errors: list[ConfigError]) -> None:
+    """Tool names, read from the data so that another mistake in the file does not hide a wrong one."""
+    tools = source.data.get("tools")
+    seen: set[str] = set()
+    for i, tool in enumerate(tools if isinstance(tools, list) else []):
+        if not isinstance(tool, str):
+            continue
+        if tool in seen:
+            errors.append(source.error(f"tool {tool!r} is listed twice", ("tools", i), mend="remove one of the two"))
+        elif tool not in known_tools:
+            mend = suggestion(tool, known_tools)
+            hint = f" — {mend}" if mend.startswith("did") else ""
+            errors.append(source.error(f"unknown tool {tool!r}{hint}", ("tools", i), mend=mend or "remove it"))
+        seen.add(tool)
+
+
+def _check_servers(spec: AgentSpec, wrong: Complain) -> None:
+    seen: set[str] = set()
+    for i, server in enumerate(spec.mcp_servers):
+        if bool(server.command) == bool(server.url):
+            message = f"MCP server {server.name!r} needs either a command or a URL"
+            wrong(message, ("mcp_servers", i), "write `command: [program, argument]` or `url:`, not both")
+        elif server.url and not server.url.startswith(("http://", "https://")):
+            wrong(f"not an HTTP URL: {server.url!r}", ("mcp_servers", i, "url"), "begin with https://")
+        if server.name in seen:
+            wrong(f"MCP server {server.name!r} is listed twice", ("mcp_servers", i), "rename one of the two")
+        seen.add(server.name)

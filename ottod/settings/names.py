@@ -1,0 +1,9 @@
+"""Names that settings must know without importing what bears them."""
+
+from __future__ import annotations
+
+BUILTIN_TOOL_NAMES = ("fs_read", "fs_write", "fs_edit", "fs_list", "grep", "shell", "test_runner", "data")
+"""The built-in tools. `tests/settings` compares them with the registry."""
+
+AGENT_SUFFIXES = (".yml", ".yaml", ".md")
+"""The endings of agent files."""

@@ -1,0 +1,170 @@
+"""What an agent file inside a project may ask for. It narrows what the user and the daemon allow, never widens it.
+
+What can be narrowed is, with a note that says so: a weaker layer becomes the daemon's, a wider preset the widest
+allowed, `allow` rules, foreign directories, variables and MCP servers are dropped. What cannot be narrowed without
+changing the agent's meaning, its working directory and its script, is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from ottod.errors import ConfigError
+from ottod.protocol.specs import AgentSpec, Isolation, Layer, PermissionRule
+from ottod.settings.environment import key_variables, matches
+from ottod.settings.models import aliases, providers, resolve_name
+from ottod.settings.sections import DaemonSettings, Preset
+
+LAYER_STRENGTH: dict[Layer, int] = {"off": 0, "preferred": 1, "required": 2}
+PRESET_WIDTH: dict[Preset, int] = {"strict": 0, "balanced": 1, "autonomous": 2}
+
+
+def narrow(
+    spec: AgentSpec, settings: DaemonSettings, *, home: Path | None = None
+) -> tuple[AgentSpec, tuple[str, ...]]:
+    """The spec as its project may have it, and what was taken from it, a line each.
+
+    A spec that does not come from a project's `.otto/agents` is returned as it is. The digest stays the file's.
+    `home` is what `~` means, by default this user's.
+    Raises: ConfigError with code `refused` when the working directory or a script lies outside the project.
+    """
+    home = home or Path(os.path.expanduser("~"))
+    project = project_of(spec.source, home)
+    if project is None:
+        return spec, ()
+    notes: list[str] = []
+    _refuse_outside(spec, settings, project)
+    narrowed = msgspec.structs.replace(
+        spec,
+        isolation=_isolation(spec.isolation, settings, project, home, notes),
+        permissions=msgspec.structs.replace(
+            spec.permissions,
+            preset=_preset(spec.permissions.preset, settings.project_may.preset, notes),
+            rules=_rules(spec.permissions.rules, notes),
+        ),
+        env=_env(spec.env, settings, notes),
+    )
+    if narrowed.mcp_servers and not settings.project_may.mcp_servers:
+        names = ", ".join(server.name for server in narrowed.mcp_servers)
+        notes.append(f"mcp_servers: {names} dropped; project_may.mcp_servers is false")
+        narrowed = msgspec.structs.replace(narrowed, mcp_servers=())
+    return narrowed, tuple(notes)
+
+
+def project_of(source: str, home: Path) -> Path | None:
+    """The project that an agent's file belongs to: its repository's root, or the directory that holds `.otto`."""
+    file = Path(source)
+    if file.parent.parts[-2:] != (".otto", "agents") or not file.is_absolute():
+        return None
+    level = Path(os.path.realpath(file.parent.parent.parent))
+    return repository_of(level, home) or level
+
+
+def repository_of(directory: Path, home: Path) -> Path | None:
+    """The root of the repository around a directory; the home directory and what is above it are none."""
+    home = Path(os.path.realpath(home))
+    for level in (directory, *directory.parents):
+        if level == home:
+            return None
+        if os.path.exists(level / ".git"):
+            return level
+    return None
+
+
+def is_within(path: Path, directory: Path) -> bool:
+    """Whether a path, its symlinks followed, is a directory or below it."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
+
+
+def _refuse_outside(spec: AgentSpec, settings: DaemonSettings, project: Path) -> None:
+    """A working directory is relative to the session's, a script to the agent's file."""
+    if spec.working_dir:
+        given = Path(spec.working_dir)
+        # A relative one is judged as if the session ran at the root: from there it can climb least.
+        if ".." in given.parts or not is_within(project / given, project):
+            raise _refused(spec, f"working_dir {spec.working_dir!r} lies outside the project")
+    for model in (spec.model, *spec.fallback_models):
+        if model in aliases(settings):
+            continue  # The user's own alias may point where it likes.
+        provider, script = resolve_name(model, settings)
+        if providers(settings)[provider].adapter != "scripted":
+            continue
+        if not is_within(Path(spec.source).parent / os.path.expanduser(script), project):
+            raise _refused(spec, f"script {script!r} lies outside the project")
+
+
+def _isolation(given: Isolation, settings: DaemonSettings, project: Path, home: Path, notes: list[str]) -> Isolation:
+    return msgspec.structs.replace(
+        given,
+        memory=_layer("memory", given.memory, settings.isolation.memory, notes),
+        files=_layer("files", given.files, settings.isolation.files, notes),
+        network=_layer("network", given.network, settings.isolation.network, notes),
+        syscalls=_layer("syscalls", given.syscalls, settings.isolation.syscalls, notes),
+        read_paths=_paths("read_paths", given.read_paths, settings.project_may.read_paths, project, home, notes),
+        write_paths=_paths("write_paths", given.write_paths, settings.project_may.write_paths, project, home, notes),
+    )
+
+
+def _layer(name: str, given: Layer, floor: Layer, notes: list[str]) -> Layer:
+    if LAYER_STRENGTH[given] >= LAYER_STRENGTH[floor]:
+        return given
+    notes.append(f"isolation.{name}: {given} raised to {floor}, the daemon's least")
+    return floor
+
+
+def _paths(
+    field: str, given: tuple[str, ...], allowed: tuple[str, ...], project: Path, home: Path, notes: list[str]
+) -> tuple[str, ...]:
+    granted = [project, *(_absolute(path, home, home) for path in allowed)]
+    kept = []
+    for path in given:
+        absolute = _absolute(path, project, home)
+        if any(is_within(absolute, directory) for directory in granted):
+            kept.append(os.path.realpath(absolute))
+        else:
+            notes.append(f"isolation.{field}: {path} dropped; project_may.{field} does not allow it")
+    return tuple(kept)
+
+
+def _absolute(path: str, base: Path, home: Path) -> Path:
+    if path == "~" or path.startswith("~/"):
+        return home / path[2:]
+    return base / path
+
+
+def _preset(given: Preset, widest: Preset, notes: list[str]) -> Preset:
+    if PRESET_WIDTH[given] <= PRESET_WIDTH[widest]:
+        return given
+    notes.append(f"permissions.preset: {given} narrowed to {widest}, the widest that project_may.preset allows")
+    return widest
+
+
+def _rules(given: tuple[PermissionRule, ...], notes: list[str]) -> tuple[PermissionRule, ...]:
+    kept = tuple(rule for rule in given if rule.effect != "allow")
+    dropped = len(given) - len(kept)
+    if dropped:
+        notes.append(f"permissions.rules: {dropped} allow rule(s) dropped; a project can only ask and deny")
+    return kept
+
+
+def _env(given: tuple[str, ...], settings: DaemonSettings, notes: list[str]) -> tuple[str, ...]:
+    allowed = (*settings.env, *settings.project_may.env)
+    secret = key_variables(settings)
+    kept = []
+    for name in given:
+        # A pattern is kept only where the same pattern is allowed: `*` must not match `LC_*`.
+        fits = name in allowed if "*" in name else matches(name, allowed)
+        if fits and name not in secret:
+            kept.append(name)
+        else:
+            notes.append(f"env: {name} dropped; project_may.env does not allow it")
+    return tuple(kept)
+
+
+def _refused(spec: AgentSpec, message: str) -> ConfigError:
+    error = ConfigError(message, file=spec.source, mend="name a path inside it, or make this a user agent")
+    error.code = "refused"
+    return error

@@ -1,0 +1,235 @@
+"""The sections of the daemon's file, as frozen structs with their defaults."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from ottod.protocol.control import MAX_CREDIT_BYTES
+from ottod.protocol.specs import Count, Layer, Name, PositiveCount, PositiveSeconds, Seconds
+from ottod.settings.rules import Contradiction
+
+Preset = Literal["strict", "balanced", "autonomous"]
+Adapter = Literal["scripted", "anthropic", "openai"]
+Price = Annotated[float, Meta(ge=0)]
+
+MIN_SEGMENTS = 8
+"""Fewer segments than this would make the ring forget in large steps."""
+
+DEFAULT_ENV = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "LC_*",
+    "TERM",
+    "COLORTERM",
+    "NO_COLOR",
+    "TZ",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
+    "PYTHONUTF8",
+)
+"""Environment variables that every session takes over from the dispatching client."""
+
+PROJECT_ENV = ("CI", "EDITOR", "PAGER", "PYTHONPATH", "PYTHONWARNINGS", "NODE_ENV", "RUST_BACKTRACE", "DEBUG")
+"""Further variables that a project's agent file may ask for by itself: none of them carries a secret."""
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The form that all sections share."""
+
+
+class RingSettings(Section, frozen=True, kw_only=True):
+    """The ring keeps the newest events of all sessions for replay."""
+
+    size_bytes: Annotated[int, Meta(ge=1024 * 1024, le=64 * 1024**3)] = 64 * 1024 * 1024
+    """The file's size; it never grows."""
+    segment_bytes: Annotated[int, Meta(ge=64 * 1024, le=1024**3)] = 1024 * 1024
+    """Space is given to sessions and taken back by the segment; the ring has at least eight."""
+    sync: Literal["always", "interval", "none"] = "interval"
+    """When events are forced to disk. All survive a killed daemon; they differ in what a power failure can take."""
+    sync_interval_s: PositiveSeconds = 0.2
+    """How often, when `sync` is `interval`."""
+
+    def __post_init__(self) -> None:
+        if self.size_bytes < MIN_SEGMENTS * self.segment_bytes:
+            raise Contradiction(
+                f"ring.size_bytes must be at least {MIN_SEGMENTS} times segment_bytes",
+                field="size_bytes",
+                mend=f"write {MIN_SEGMENTS * self.segment_bytes} or more, or a smaller segment_bytes",
+            )
+
+
+class JournalSettings(Section, frozen=True, kw_only=True):
+    """Each session's journal holds what it needs to resume."""
+
+    sync: Literal["always", "none"] = "always"
+    """`always` survives power loss, `none` a killed process only."""
+
+
+class SessionSettings(Section, frozen=True, kw_only=True):
+    """How sessions are run, watched and remembered."""
+
+    max_live: PositiveCount = 1000
+    """Sessions that may run at once; a start beyond it is refused."""
+    start_timeout_s: PositiveSeconds = 30.0
+    """From the order to fork until the worker says hello; then the cause is `start_failed`."""
+    orphan_grace_s: Seconds = 30.0
+    """How long a worker works on without a daemon before it writes a checkpoint and exits."""
+    heartbeat_s: PositiveSeconds = 2.0
+    """How often a worker says that it lives."""
+    hung_after_s: PositiveSeconds = 20.0
+    """A worker silent for this long is `hung` and killed; at least twice `heartbeat_s`."""
+    stop_grace_s: Seconds = 10.0
+    """How long a stopped session may take to end by itself, unless its agent says otherwise."""
+    retain_ended: Count = 1000
+    """Ended sessions kept with their files; older ones are removed."""
+    worker_nice: Annotated[int, Meta(ge=0, le=19)] = 19
+    """Workers' scheduling priority below root's: it keeps event latency low when all cores are busy."""
+
+    def __post_init__(self) -> None:
+        if self.hung_after_s < 2 * self.heartbeat_s:
+            raise Contradiction(
+                "sessions.hung_after_s must be at least twice heartbeat_s",
+                field="hung_after_s",
+                mend=f"write {2 * self.heartbeat_s:g} or more, or a smaller heartbeat_s",
+            )
+
+
+class PoolSettings(Section, frozen=True, kw_only=True):
+    """Workers forked in advance, so that a session starts at once."""
+
+    warm: Annotated[int, Meta(ge=0, le=64)] = 2
+    """How many; 0 for none."""
+
+
+class Prices(Section, frozen=True, kw_only=True):
+    """A model's prices in US dollars per million tokens."""
+
+    input: Price
+    """Uncached input."""
+    output: Price
+    """Output, reasoning included."""
+    cache_read: Price | None = None
+    """Input read from the provider's cache."""
+    cache_write: Price | None = None
+    """Input written to it."""
+
+
+class ProviderSettings(Section, frozen=True, kw_only=True):
+    """A model provider. `scripted`, `anthropic` and `openai` exist already; an entry changes what it names."""
+
+    adapter: Adapter | None = None
+    """How to speak to it; needed for a provider of your own."""
+    base_url: str = ""
+    """Where it is, when not at the adapter's usual place."""
+    api: Literal["responses", "chat"] = "responses"
+    """Which of the two APIs an `openai` adapter uses; most compatible servers know only `chat`."""
+    api_key_env: str = ""
+    """The variable of the daemon's environment that holds the key; excludes `api_key_file`."""
+    api_key_file: str = ""
+    """A file with the key on one line, mode 0600; `~` is home."""
+    needs_key: bool | None = None
+    """Default: true, except for `scripted`; false for a local server."""
+    models: tuple[str, ...] = ()
+    """Model names that agents may write without the provider's name before them."""
+    timeout_s: PositiveSeconds = 600.0
+    """For one model call as a whole."""
+    idle_timeout_s: PositiveSeconds = 90.0
+    """The longest silence between two pieces of a stream."""
+    max_retries: Count = 4
+    """How often a call that failed in passing is made again."""
+    prices: dict[str, Prices] = {}
+    """By model name; `*` for all others."""
+
+    def __post_init__(self) -> None:
+        if self.base_url and not self.base_url.startswith(("http://", "https://")):
+            raise Contradiction(
+                f"base_url must start with http:// or https://, got {self.base_url!r}",
+                field="base_url",
+                mend="write the URL up to and with the version, such as http://127.0.0.1:8080/v1",
+            )
+        if self.api_key_env and self.api_key_file:
+            raise Contradiction(
+                "api_key_env and api_key_file exclude each other", field="api_key_file", mend="keep one of them"
+            )
+
+
+class IsolationSettings(Section, frozen=True, kw_only=True):
+    """What an agent gets that asks for nothing, and the least that a project's agent can have.
+
+    A `required` layer that this machine cannot give refuses the session.
+    """
+
+    memory: Layer = "preferred"
+    """A cap on memory and processes."""
+    files: Layer = "preferred"
+    """Only the working directory and what was granted can be reached."""
+    network: Layer = "preferred"
+    """Tool processes have no network."""
+    syscalls: Layer = "preferred"
+    """Tool processes are denied dangerous system calls."""
+
+
+class ProjectSettings(Section, frozen=True, kw_only=True):
+    """What agent files inside a project (`.otto/agents`) may ask for. They only narrow what stands here."""
+
+    read_paths: tuple[str, ...] = ()
+    """Directories outside the project, with everything below them; `~` is home."""
+    write_paths: tuple[str, ...] = ()
+    """The same, for writing."""
+    env: tuple[str, ...] = PROJECT_ENV
+    """Variables beyond the list `env`; names, or patterns such as `NPM_*`."""
+    preset: Preset = "balanced"
+    """The widest permission preset."""
+    mcp_servers: bool = False
+    """Whether they may start MCP servers, which are programs."""
+
+
+class ClientSettings(Section, frozen=True, kw_only=True):
+    """Bounds on what clients can ask of the daemon."""
+
+    max_clients: PositiveCount = 256
+    """Connected at once."""
+    max_subscriptions: PositiveCount = 64
+    """Of one client."""
+    max_credit_bytes: Annotated[int, Meta(ge=64 * 1024, le=MAX_CREDIT_BYTES)] = MAX_CREDIT_BYTES
+    """The most that may be on its way to one subscriber."""
+
+
+class LoggingSettings(Section, frozen=True, kw_only=True):
+    """The daemon's own log, on stderr or in `<state>/ottod.log` when it runs in the background."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is worth a line."""
+    format: Literal["text", "json"] = "text"
+    """`json` for machines: one object a line."""
+
+
+class DaemonSettings(Section, frozen=True, kw_only=True):
+    """All settings."""
+
+    ring: RingSettings = RingSettings()
+    journal: JournalSettings = JournalSettings()
+    sessions: SessionSettings = SessionSettings()
+    pool: PoolSettings = PoolSettings()
+    models: dict[Name, str] = {}
+    """Aliases: a name → another alias, `provider:model`, or a model's name."""
+    providers: dict[Name, ProviderSettings] = {}
+    """Model providers by name."""
+    env: tuple[str, ...] = DEFAULT_ENV
+    """Environment variables that every session takes over from its client. A list replaces the default.
+
+    Variables that hold a provider's key never pass.
+    """
+    isolation: IsolationSettings = IsolationSettings()
+    project_may: ProjectSettings = ProjectSettings()
+    clients: ClientSettings = ClientSettings()
+    logging: LoggingSettings = LoggingSettings()

@@ -1,0 +1,210 @@
+"""Rows of the database as structs, and the statements that write and read them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from ottod.protocol.cause import Cause
+from ottod.protocol.control import SessionInfo
+from ottod.protocol.events import SessionState
+from ottod.protocol.usage import Usage
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack_info: msgspec.msgpack.Decoder[SessionInfo] = msgspec.msgpack.Decoder(SessionInfo)
+_unpack_cause: msgspec.msgpack.Decoder[Cause] = msgspec.msgpack.Decoder(Cause)
+
+
+class Incarnation(msgspec.Struct, frozen=True, kw_only=True):
+    """One process of a session. It is known by pid and start time (clock ticks since boot, from /proc).
+
+    Times are wall clock nanoseconds; `ended_at_ns` is 0 while nobody has seen it end.
+    """
+
+    session: str
+    incarnation: int
+    pid: int
+    start_time_ticks: int
+    started_at_ns: int
+    ended_at_ns: int = 0
+    cause: Cause | None = None
+
+
+class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One model call's consumption. The ledger outlives its sessions: spent money stays spent."""
+
+    session: str
+    at_ns: int
+    provider: str
+    model: str
+    usage: Usage
+
+
+def upsert_session(connection: sqlite3.Connection, info: SessionInfo) -> None:
+    """Writes the whole row."""
+    connection.execute(
+        "INSERT OR REPLACE INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+        (
+            info.session,
+            info.state,
+            info.agent,
+            info.model,
+            info.kind,
+            info.parent,
+            info.created_at_ns,
+            info.ended_at_ns,
+            info.cause.kind if info.cause is not None else "",
+            info.last_seq,
+            info.last_offset,
+            _pack(info),
+        ),
+    )
+
+
+def select_sessions(
+    connection: sqlite3.Connection, states: Sequence[SessionState], limit: int, *, include_ended: bool
+) -> list[bytes]:
+    """Packed infos, newest first."""
+    where, arguments = "1", list[Any]()
+    if states:
+        where = f"state IN ({','.join('?' * len(states))})"
+        arguments += states
+    elif not include_ended:
+        where = "state <> 'ended'"
+    rows = connection.execute(
+        f"SELECT info FROM sessions WHERE {where} ORDER BY created_at_ns DESC, session LIMIT ?", [*arguments, limit]
+    )
+    return [row[0] for row in rows]
+
+
+def select_sessions_by_prefix(connection: sqlite3.Connection, prefix: str, limit: int) -> list[bytes]:
+    """Packed infos, by id. The prefix is in canonical form."""
+    rows = connection.execute(
+        "SELECT info FROM sessions WHERE session >= ? AND session < ? ORDER BY session LIMIT ?",
+        (prefix, prefix + "\x7f", limit),
+    )
+    return [row[0] for row in rows]
+
+
+def unpack_infos(rows: Iterable[bytes]) -> tuple[list[SessionInfo], int]:
+    """The infos, and how many rows could not be read: one bad row must not hide the others."""
+    infos: list[SessionInfo] = []
+    bad = 0
+    for row in rows:
+        try:
+            infos.append(_unpack_info.decode(row))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            bad += 1
+    return infos, bad
+
+
+def delete_session(connection: sqlite3.Connection, session: str) -> bool:
+    """Deletes a session and its incarnations. True if there was one."""
+    deleted = connection.execute("DELETE FROM sessions WHERE session = ?", (session,)).rowcount
+    connection.execute("DELETE FROM incarnations WHERE session = ?", (session,))
+    return deleted > 0
+
+
+def upsert_incarnation(connection: sqlite3.Connection, row: Incarnation) -> None:
+    """Writes the whole row."""
+    cause = _pack(row.cause) if row.cause is not None else None
+    connection.execute(
+        "INSERT OR REPLACE INTO incarnations VALUES (?,?,?,?,?,?,?)",
+        (
+            row.session,
+            row.incarnation,
+            row.pid,
+            row.start_time_ticks,
+            row.started_at_ns,
+            row.ended_at_ns,
+            cause,
+        ),
+    )
+
+
+def select_live_incarnations(connection: sqlite3.Connection) -> list[Incarnation]:
+    """Those that nobody has seen end."""
+    rows = connection.execute(
+        "SELECT session, incarnation, pid, start_time_ticks, started_at_ns FROM incarnations"
+        " WHERE ended_at_ns = 0 ORDER BY session, incarnation"
+    )
+    return [
+        Incarnation(session=session, incarnation=incarnation, pid=pid, start_time_ticks=ticks, started_at_ns=at_ns)
+        for session, incarnation, pid, ticks, at_ns in rows
+    ]
+
+
+def select_incarnations(connection: sqlite3.Connection, session: str) -> list[Incarnation]:
+    """All of a session, oldest first."""
+    rows = connection.execute(
+        "SELECT incarnation, pid, start_time_ticks, started_at_ns, ended_at_ns, cause FROM incarnations"
+        " WHERE session = ? ORDER BY incarnation",
+        (session,),
+    )
+    return [
+        Incarnation(
+            session=session,
+            incarnation=incarnation,
+            pid=pid,
+            start_time_ticks=ticks,
+            started_at_ns=started,
+            ended_at_ns=ended,
+            cause=_unpack_cause.decode(cause) if cause is not None else None,
+        )
+        for incarnation, pid, ticks, started, ended, cause in rows
+    ]
+
+
+def insert_ledger(connection: sqlite3.Connection, entry: LedgerEntry) -> None:
+    """Adds a line."""
+    u = entry.usage
+    connection.execute(
+        "INSERT INTO ledger (session, at_ns, provider, model, input_tokens, output_tokens, cache_read_tokens,"
+        " cache_write_tokens, reasoning_tokens, usd_micros, calls) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+        (
+            entry.session,
+            entry.at_ns,
+            entry.provider,
+            entry.model,
+            u.input_tokens,
+            u.output_tokens,
+            u.cache_read_tokens,
+            u.cache_write_tokens,
+            u.reasoning_tokens,
+            u.usd_micros,
+            u.calls,
+        ),
+    )
+
+
+def select_ledger(connection: sqlite3.Connection, session: str) -> list[LedgerEntry]:
+    """A session's lines, in the order of their writing."""
+    rows = connection.execute(
+        "SELECT at_ns, provider, model, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,"
+        " reasoning_tokens, usd_micros, calls FROM ledger WHERE session = ? ORDER BY entry",
+        (session,),
+    )
+    fields = Usage.__struct_fields__
+    return [
+        LedgerEntry(
+            session=session,
+            at_ns=at_ns,
+            provider=provider,
+            model=model,
+            usage=Usage(**dict(zip(fields, usage, strict=True))),
+        )
+        for at_ns, provider, model, *usage in rows
+    ]
+
+
+def max_last_offset(connection: sqlite3.Connection) -> int:
+    """The newest offset that any session's row mentions, 0 if there is none."""
+    return int(connection.execute("SELECT coalesce(max(last_offset), 0) FROM sessions").fetchone()[0])
+
+
+def touch(connection: sqlite3.Connection) -> None:
+    """Changes something that means nothing."""
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('touched', hex(randomblob(8)))")

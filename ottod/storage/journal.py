@@ -1,0 +1,272 @@
+"""The journal: one append-only file per session, written by its worker alone.
+
+File header, 32 bytes, little-endian::
+
+     0                8        12       16               24       28       32
+     +----------------+--------+--------+----------------+--------+--------+
+     | magic OTTOJRNL | version| 0      | session key    | 0      | crc32  |
+     | 8 bytes        | u32    | u32    | u64            | u32    | u32    |
+     +----------------+--------+--------+----------------+--------+--------+
+
+then records, back to back, 16 bytes of header and the payload, a msgpack `JournalEntry`::
+
+     0        4        8                16
+     +--------+--------+----------------+----------
+     | crc32  | length | index          | payload …
+     | u32    | u32    | u64            |
+     +--------+--------+----------------+----------
+
+`crc32` covers everything behind itself. `index` counts from 0 without a hole. A record whose length is 0 does not
+exist, so trailing zeros, which some file systems leave after a crash, are a torn tail like any other.
+
+A torn tail is not corruption: it is a write that the crash came before. Opening keeps the longest valid prefix, says
+what it dropped, and puts a copy of the whole file aside first. A bad *file header* is corruption, and an error.
+
+An entry is written when `append` returns and durable when `sync` returns. After a failed sync nobody knows what is on
+disk, so the journal takes nothing more. Source: docs/adr/0004-journal-format.md.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import struct
+import time
+import zlib
+from pathlib import Path
+
+import msgspec
+
+from ottod.errors import RefusedError, StorageError
+from ottod.protocol.journal import JournalEntry
+from ottod.storage.aside import free_name, sync_directory
+
+MAGIC = b"OTTOJRNL"
+VERSION = 1
+FILE_HEADER = struct.Struct("<8sIIQII")
+RECORD_HEADER = struct.Struct("<IIQ")
+MAX_ENTRY_BYTES = 16 * 1024 * 1024
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[JournalEntry] = msgspec.msgpack.Decoder(JournalEntry)
+
+
+class JournalRecovery(msgspec.Struct, frozen=True, kw_only=True):
+    """What opening found. `dropped_bytes` were cut off behind the last whole record; `aside` holds the original."""
+
+    entries: int = 0
+    dropped_bytes: int = 0
+    aside: str = ""
+    reason: str = ""
+
+    @property
+    def is_repaired(self) -> bool:
+        return self.dropped_bytes > 0
+
+    def describe(self) -> str:
+        """One line for people."""
+        if not self.is_repaired:
+            return f"{self.entries} entries, intact"
+        return (
+            f"{self.entries} entries kept, {self.dropped_bytes} bytes behind them dropped ({self.reason}); "
+            f"the original is {self.aside}"
+        )
+
+
+class Journal:
+    """An open journal. `entries` are those that were there when it was opened."""
+
+    def __init__(self, path: Path, fd: int, entries: list[JournalEntry], recovery: JournalRecovery) -> None:
+        self.path = path
+        self._fd = fd
+        self.entries = entries
+        self.recovery = recovery
+        self._next_index = len(entries)
+        self._broken = ""
+        self.last_sync_ns = 0
+        """How long the newest sync took."""
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, session_key: int, create: bool) -> Journal:
+        """Opens the journal for writing, repairing a torn tail; `create` makes it if it is not there.
+
+        Raises: StorageError if it cannot be read, is no journal, or another session's; RefusedError if another
+        process writes to it.
+        """
+        path = Path(path)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+        try:
+            fd = os.open(path, flags, 0o600)
+        except OSError as error:
+            raise StorageError(f"cannot open the journal {path}: {error.strerror}") from error
+        try:
+            return cls._take(path, fd, session_key)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def _take(cls, path: Path, fd: int, session_key: int) -> Journal:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RefusedError(
+                f"another process writes to the journal {path}",
+                code="journal_in_use",
+                mend="wait until the session's earlier worker is gone",
+            ) from error
+        try:
+            data = _read_all(fd)
+            if len(data) < FILE_HEADER.size:
+                return cls._begin(path, fd, session_key, data)
+            check_file_header(data, path, session_key=session_key)
+            entries, end, reason = scan(data)
+            recovery = JournalRecovery(entries=len(entries))
+            if end < len(data):
+                recovery = _cut(path, fd, end, len(data), len(entries), reason)
+        except OSError as error:
+            raise StorageError(f"the journal {path}: {error.strerror}") from error
+        return cls(path, fd, entries, recovery)
+
+    @classmethod
+    def _begin(cls, path: Path, fd: int, session_key: int, found: bytes) -> Journal:
+        """A new file, or one that the crash came before the header was whole."""
+        recovery = JournalRecovery()
+        if found:
+            recovery = _cut(path, fd, 0, len(found), 0, "the file header was not whole")
+        head = FILE_HEADER.pack(MAGIC, VERSION, 0, session_key, 0, 0)[:-4]
+        _write_all(fd, head + zlib.crc32(head).to_bytes(4, "little"))
+        os.fsync(fd)
+        sync_directory(path.parent)
+        return cls(path, fd, [], recovery)
+
+    def append(self, entry: JournalEntry) -> int:
+        """Writes an entry and gives its index. It is not durable yet. Raises StorageError."""
+        if self._broken:
+            raise StorageError(self._broken, mend="free some space; the session continues from its last entry")
+        payload = _encoder.encode(entry)
+        if len(payload) > MAX_ENTRY_BYTES:
+            raise StorageError(f"a journal entry of {len(payload)} bytes exceeds {MAX_ENTRY_BYTES}")
+        body = struct.pack("<IQ", len(payload), self._next_index) + payload
+        try:
+            _write_all(self._fd, zlib.crc32(body).to_bytes(4, "little") + body)
+        except OSError as error:
+            # A part of the record may be in the file: it is a torn tail, and nothing may follow it.
+            self._broken = f"cannot write the journal {self.path}: {error.strerror}"
+            raise StorageError(self._broken, mend="free some space, then start the task again") from error
+        index = self._next_index
+        self._next_index += 1
+        return index
+
+    def sync(self) -> None:
+        """Blocks until everything appended is on disk; for a thread. Raises StorageError, and then for good."""
+        if self._broken:
+            raise StorageError(self._broken, mend="free some space, then start the task again")
+        begun_ns = time.monotonic_ns()
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            self._broken = f"cannot sync the journal {self.path}: {error.strerror}"
+            raise StorageError(self._broken, mend="check the disk, then start the task again") from error
+        self.last_sync_ns = time.monotonic_ns() - begun_ns
+
+    def close(self) -> None:
+        """Gives the file and its lock back. A second call changes nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            self._broken = f"the journal {self.path} is closed"
+
+
+def read_journal(path: str | os.PathLike[str]) -> list[JournalEntry]:
+    """The whole entries of a journal, also while its worker writes. Raises StorageError."""
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read the journal {path}: {error.strerror}") from error
+    if not data:
+        return []
+    check_file_header(data, path)
+    return scan(data)[0]
+
+
+def check_file_header(data: bytes, path: Path, *, session_key: int | None = None) -> None:
+    """Raises StorageError unless `data` begins as a journal (of that session, if one is given)."""
+    mend = "move the file away and restore it from a copy; the session's events are still in the ring"
+    if len(data) < FILE_HEADER.size:
+        raise StorageError(f"{path} is too short for a journal", mend=mend)
+    magic, version, _, key, _, crc = FILE_HEADER.unpack_from(data)
+    if magic != MAGIC:
+        raise StorageError(f"{path} is not a journal", mend=mend)
+    if crc != zlib.crc32(data[: FILE_HEADER.size - 4]):
+        raise StorageError(f"the header of the journal {path} is damaged", mend=mend)
+    if version != VERSION:
+        raise StorageError(
+            f"the journal {path} has version {version}, this is version {VERSION}", mend="use a newer ottod"
+        )
+    if session_key is not None and key != session_key:
+        raise StorageError(f"the journal {path} belongs to another session", mend=mend)
+
+
+def scan(data: bytes) -> tuple[list[JournalEntry], int, str]:
+    """The whole records from the start, the byte behind the last of them, and what is wrong there.
+
+    Raises: StorageError for a whole record of an unknown kind.
+    """
+    entries: list[JournalEntry] = []
+    at = FILE_HEADER.size
+    while at < len(data):
+        if len(data) - at < RECORD_HEADER.size:
+            return entries, at, "a record header was cut"
+        crc, length, index = RECORD_HEADER.unpack_from(data, at)
+        stop = at + RECORD_HEADER.size + length
+        if length == 0 or length > MAX_ENTRY_BYTES:
+            return entries, at, "no record begins there"
+        if stop > len(data):
+            return entries, at, "a record was cut"
+        if zlib.crc32(data[at + 4 : stop]) != crc or index != len(entries):
+            return entries, at, "a record is damaged"
+        try:
+            entries.append(_decoder.decode(data[at + RECORD_HEADER.size : stop]))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            # The checksum holds, so this is what was written: by a later version. Cutting it off would lose it.
+            raise StorageError(
+                f"record {index} of the journal is of a kind that this version does not know",
+                mend="use the version of ottod that wrote it, or a newer one",
+            ) from error
+        at = stop
+    return entries, at, ""
+
+
+def _cut(path: Path, fd: int, end: int, size: int, entries: int, reason: str) -> JournalRecovery:
+    """Puts a copy aside, then truncates, durably and in this order."""
+    aside = free_name(path, "broken")
+    shutil.copyfile(path, aside)
+    with aside.open("rb+") as copy:
+        os.fchmod(copy.fileno(), 0o600)
+        os.fsync(copy.fileno())
+    os.ftruncate(fd, end)
+    os.fsync(fd)
+    sync_directory(path.parent)
+    return JournalRecovery(entries=entries, dropped_bytes=size - end, aside=str(aside), reason=reason)
+
+
+def _read_all(fd: int) -> bytes:
+    size = os.fstat(fd).st_size
+    pieces = []
+    at = 0
+    while at < size:
+        piece = os.pread(fd, size - at, at)
+        if not piece:
+            break
+        pieces.append(piece)
+        at += len(piece)
+    return b"".join(pieces)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,223 @@
+"""The database file: its tables, how they came to be, and how the file is opened and checked.
+
+`PRAGMA user_version` counts the migrations that were applied; a file with more of them than this version knows is
+refused. A file that SQLite cannot read is put aside and reported, never deleted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+
+import msgspec
+
+from ottod.errors import StorageError
+from ottod.storage.aside import numbered_name
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE sessions (
+        session       TEXT PRIMARY KEY,
+        state         TEXT NOT NULL,
+        agent         TEXT NOT NULL,
+        model         TEXT NOT NULL,
+        kind          TEXT NOT NULL,
+        parent        TEXT NOT NULL,
+        created_at_ns INTEGER NOT NULL,
+        ended_at_ns   INTEGER NOT NULL,
+        cause         TEXT NOT NULL,
+        last_seq      INTEGER NOT NULL,
+        last_offset   INTEGER NOT NULL,
+        info          BLOB NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX sessions_newest ON sessions (created_at_ns DESC, session);
+    CREATE INDEX sessions_live ON sessions (state, created_at_ns DESC) WHERE state <> 'ended';
+    CREATE INDEX sessions_parent ON sessions (parent) WHERE parent <> '';
+    CREATE TABLE incarnations (
+        session          TEXT NOT NULL,
+        incarnation      INTEGER NOT NULL,
+        pid              INTEGER NOT NULL,
+        start_time_ticks INTEGER NOT NULL,
+        started_at_ns    INTEGER NOT NULL,
+        ended_at_ns      INTEGER NOT NULL,
+        cause            BLOB,
+        PRIMARY KEY (session, incarnation)
+    ) WITHOUT ROWID;
+    CREATE INDEX incarnations_live ON incarnations (session) WHERE ended_at_ns = 0;
+    CREATE TABLE ledger (
+        entry              INTEGER PRIMARY KEY,
+        session            TEXT NOT NULL,
+        at_ns              INTEGER NOT NULL,
+        provider           TEXT NOT NULL,
+        model              TEXT NOT NULL,
+        input_tokens       INTEGER NOT NULL,
+        output_tokens      INTEGER NOT NULL,
+        cache_read_tokens  INTEGER NOT NULL,
+        cache_write_tokens INTEGER NOT NULL,
+        reasoning_tokens   INTEGER NOT NULL,
+        usd_micros         INTEGER,
+        calls              INTEGER NOT NULL
+    );
+    CREATE INDEX ledger_session ON ledger (session);
+    CREATE INDEX ledger_time ON ledger (at_ns);
+    """,
+)
+"""Append-only: what has been released is never edited."""
+
+_NOT_A_DATABASE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_COMPANIONS = ("-wal", "-shm")
+
+
+class DatabaseRecovery(msgspec.Struct, frozen=True, kw_only=True):
+    """What opening the database found. `moved_aside` is where an unreadable file was put, `damage` why."""
+
+    created: bool = False
+    moved_aside: str = ""
+    damage: str = ""
+    migrated_from: int = 0
+
+    def describe(self) -> str:
+        """One line for people."""
+        if self.moved_aside:
+            return f"new database: the old one was damaged ({self.damage}) and is kept as {self.moved_aside}"
+        return "new database" if self.created else "database in order"
+
+
+class DatabaseFile:
+    """An open, locked and migrated database. The connection may be used from one thread at a time."""
+
+    def __init__(self, path: Path, lock_fd: int, connection: sqlite3.Connection, recovery: DatabaseRecovery) -> None:
+        self.path = path
+        self.connection = connection
+        self.recovery = recovery
+        self._lock_fd = lock_fd
+
+    def close(self) -> None:
+        """Checkpoints and unlocks. Raises sqlite3.Error."""
+        try:
+            self.connection.close()
+        finally:
+            # Not before: closing any descriptor of the file would drop the locks that SQLite holds on it.
+            os.close(self._lock_fd)
+
+
+def open_database_file(path: Path) -> DatabaseFile:
+    """Opens the database, makes it, or starts anew beside a damaged one.
+
+    Raises: StorageError if it cannot be opened, is in use, or was written by a newer version.
+    """
+    try:
+        return _open(path, moved_aside="", damage="")
+    except _Damaged as damaged:
+        aside = _move_aside(path)
+        try:
+            return _open(path, moved_aside=str(aside), damage=str(damaged))
+        except _Damaged as again:
+            raise StorageError(f"{path}: a new database is damaged too: {again}", mend="check the disk") from again
+
+
+class _Damaged(Exception):
+    """The file is no readable database."""
+
+
+def _open(path: Path, *, moved_aside: str, damage: str) -> DatabaseFile:
+    created = not path.exists()
+    try:
+        lock_fd = _lock(path)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}", mend="see who owns the state directory") from error
+    connection = None
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
+        _configure(connection)
+        version = _migrate(path, connection)
+    except BaseException as error:
+        if connection is not None:
+            connection.close()
+        os.close(lock_fd)
+        if isinstance(error, sqlite3.Error):
+            raise _translated(path, error) from error
+        raise
+    recovery = DatabaseRecovery(
+        created=created, moved_aside=moved_aside, damage=damage, migrated_from=0 if created else version
+    )
+    return DatabaseFile(path, lock_fd, connection, recovery)
+
+
+def _lock(path: Path) -> int:
+    """A second writing connection could corrupt the file, so a second process is refused at the door."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise StorageError(f"{path}: another process is writing it", mend="stop the other daemon") from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _configure(connection: sqlite3.Connection) -> None:
+    mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+    if mode != "wal":
+        raise sqlite3.OperationalError(f"cannot use a write-ahead log here (mode {mode})")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA journal_size_limit=16777216")
+    problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if problem != "ok":
+        raise _Damaged(problem.splitlines()[-1])
+
+
+def _migrate(path: Path, connection: sqlite3.Connection) -> int:
+    """Applies what is missing, each step in one transaction. Returns the version found."""
+    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if found > len(MIGRATIONS):
+        raise StorageError(
+            f"{path}: the database has schema {found}, this version of Otto knows {len(MIGRATIONS)}",
+            mend="install the newer version again, or move the database away",
+        )
+    for version in range(found, len(MIGRATIONS)):
+        done = version + 1
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {MIGRATIONS[version]}"
+            f"INSERT OR REPLACE INTO meta VALUES ('schema_version', '{done}'); PRAGMA user_version={done}; COMMIT;"
+        )
+    return found
+
+
+def _translated(path: Path, error: sqlite3.Error) -> Exception:
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code & 0xFF in _NOT_A_DATABASE:
+        return _Damaged(str(error))
+    return storage_error(path, error)
+
+
+def storage_error(path: Path, error: Exception) -> StorageError:
+    """What SQLite says, as an error with a mend."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    mends = {
+        sqlite3.SQLITE_FULL: "free some space; what was not written is kept and tried again",
+        sqlite3.SQLITE_READONLY: "make the state directory writable",
+        sqlite3.SQLITE_CANTOPEN: "see who owns the state directory",
+        sqlite3.SQLITE_IOERR: "check the disk",
+        sqlite3.SQLITE_CORRUPT: "restart the daemon: it puts the damaged file aside",
+    }
+    return StorageError(f"{path}: {error}", mend=mends.get(code, ""))
+
+
+def _move_aside(path: Path) -> Path:
+    """Renames the database with its log, so that what can be saved of it still can."""
+    target = numbered_name(path, "broken")
+    try:
+        path.rename(target)
+        for suffix in _COMPANIONS:
+            companion = path.with_name(path.name + suffix)
+            if companion.exists():
+                companion.rename(target.with_name(target.name + suffix))
+    except OSError as error:
+        raise StorageError(f"{path}: damaged, and cannot be moved: {error.strerror}") from error
+    return target

@@ -1,0 +1,33 @@
+"""The built-in tools, by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from ottod.errors import ConfigError
+from ottod.tools.base import Tool
+from ottod.tools.data import DATA
+from ottod.tools.fs_edit import FS_EDIT
+from ottod.tools.fs_list import FS_LIST
+from ottod.tools.fs_read import FS_READ
+from ottod.tools.fs_write import FS_WRITE
+from ottod.tools.grep import GREP
+from ottod.tools.shell import SHELL
+from ottod.tools.test_runner import TEST_RUNNER
+
+BUILTIN_TOOLS: tuple[Tool[Any], ...] = (FS_READ, FS_WRITE, FS_EDIT, FS_LIST, GREP, SHELL, TEST_RUNNER, DATA)
+
+
+def tools_by_name(names: Iterable[str]) -> dict[str, Tool[Any]]:
+    """The named tools, in the order given. Raises ConfigError for an unknown name, with the nearest known one."""
+    known = {tool.name: tool for tool in BUILTIN_TOOLS}
+    chosen: dict[str, Tool[Any]] = {}
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            mend = f"did you mean {nearest[0]!r}?" if nearest else f"there are: {', '.join(known)}"
+            raise ConfigError(f"unknown tool {name!r}", mend=mend)
+        chosen[name] = known[name]
+    return chosen
