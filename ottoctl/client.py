@@ -209,16 +209,18 @@ class Otto:
     ) -> AsyncGenerator[SessionEvent, None]:
         """The events of all sessions (None: only new ones, 0: all there are); see `Session.events`."""
         feed = Feed(from_offset=from_offset, follow=follow, credit_bytes=credit_bytes)
-        await self.connection.open_feed(feed)
+        # Kept apart: the client may be closed before the generator is.
+        connection = self.connection
+        await connection.open_feed(feed)
         try:
-            while (item := await self.connection.next(feed)) is not None:
+            while (item := await connection.next(feed)) is not None:
                 if isinstance(item, Gap):
                     yield gap_event(item)
                 else:
                     for event in item.events():
                         yield event
         finally:
-            self.connection.close_feed(feed)
+            connection.close_feed(feed)
 
     # ------------------------------------------------------------ the daemon
 

@@ -89,3 +89,41 @@ def status_of_code(code: str) -> int:
 def worst(statuses: list[int]) -> int:
     """The status of a command about several sessions: that of the first one that is not 0."""
     return next((status for status in statuses if status), OK)
+
+
+def exit_page() -> str:
+    """The reference page."""
+    causes: dict[int, list[str]] = {status: [] for status in MEANINGS}
+    codes: dict[int, list[str]] = {status: [] for status in MEANINGS}
+    for kind, status in OF_CAUSE.items():
+        causes[status].append(f"`{kind}`")
+    for code, status in OF_CODE.items():
+        codes[status].append(f"`{code}`")
+    causes[CRASHED].append("parked (a state, not an end)")
+    rows = [
+        f"| {status} | {meaning} | {', '.join(causes[status])} | {', '.join(codes[status])} |"
+        for status, meaning in MEANINGS.items()
+    ]
+    return "\n".join(
+        [
+            "# Exit statuses",
+            "",
+            "`ottoctl run`, `wait` and `attach` exit with the outcome of the session; every command exits with the",
+            "status of the error it met. A command about several sessions exits with that of the first that went",
+            "wrong. A closed pipe (`| head`) ends a command quietly with 0.",
+            "",
+            "| status | meaning | session ended with cause | error code |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            "An error code that is not listed means 1. `ottoctl` prints the message and the mend on stderr; with",
+            "`-o json` the data on stdout stays valid JSON.",
+            "",
+            "This page is generated: `python -m ottoctl.exits > docs/reference/exit-statuses.md`.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    print(exit_page(), end="")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import Annotated
 
 import typer
@@ -42,17 +43,15 @@ async def _events(console: Console, start: int | None, prefix: str, follow: bool
     first = start if start is not None or follow else 0
     as_text = console.chosen_output == "text" or (console.chosen_output is None and console.is_tty)
     async with console.connect_async() as otto:
-        if prefix:
-            found = (await otto.session(prefix)).events(first, follow=follow)
-        else:
-            found = otto.events(first, follow=follow)
-        if console.output == "json":
-            console.records([event_record(event) async for event in found])
-            return None
-        color, width = console.color, console.width
-        async for event in found:
-            line = event_line(event, color=color, width=width) if as_text else encode_json(event_record(event))
-            console.write(line + "\n")
-            if follow:
-                console.flush()
+        source = await otto.session(prefix) if prefix else otto
+        async with aclosing(source.events(first, follow=follow)) as found:
+            if console.output == "json":
+                console.records([event_record(event) async for event in found])
+                return None
+            color, width = console.color, console.width
+            async for event in found:
+                line = event_line(event, color=color, width=width) if as_text else encode_json(event_record(event))
+                console.write(line + "\n")
+                if follow:
+                    console.flush()
     return None

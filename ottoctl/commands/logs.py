@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import Annotated
 
 import typer
@@ -34,7 +35,8 @@ async def _logs(console: Console, prefix: str, follow: bool, start: int) -> int 
         session = await otto.session(prefix)
         events = session.events(start, follow=follow)
         if console.output == "json":
-            console.records([event_record(event) async for event in events])
+            async with aclosing(events):
+                console.records([event_record(event) async for event in events])
             return None
         view = View(console, live=follow, all_to_stdout=True, show_input=True, show_turns=True)
         await watch(view, events)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ottoctl.session import Session
     from ottod.protocol.control import StartSession
 
+LAST_EVENTS_S = 2.0
+
 
 @command
 def run(
@@ -105,18 +107,17 @@ async def watch_to_end(console: Console, session: Session, request: StartSession
     """Shows the session to its end, and sees to Ctrl-C."""
     from ottoctl.commands.view import View, watch
 
-    view = View(console, live=True, show_input=False, show_turns=request.mode == "conversation")
-    interrupts: asyncio.Queue[None] = asyncio.Queue()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupts.put_nowait, None)
     conversation = request.mode == "conversation"
+    view = View(console, live=True, show_input=False, show_turns=conversation)
+    interrupts = Interrupts()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupts.add)
     watching = asyncio.create_task(watch(view, session.events(session.from_offset), until_idle=conversation))
-    interrupting = asyncio.create_task(_interrupted(view, session, interrupts))
+    interrupting = asyncio.create_task(_interrupted(view, session, interrupts, watching))
     try:
         await asyncio.wait({watching, interrupting}, return_when=asyncio.FIRST_COMPLETED)
-        if interrupting.done():
-            return interrupting.result()
-        if not interrupts.empty():
-            return INTERRUPTED
+        # The end that a Ctrl-C brought about is not an outcome of the task.
+        if interrupts.count:
+            return await interrupting
         return await _outcome(console, session, watching.result())
     finally:
         for task in (watching, interrupting):
@@ -124,21 +125,36 @@ async def watch_to_end(console: Console, session: Session, request: StartSession
         await asyncio.gather(watching, interrupting, return_exceptions=True)
 
 
-async def _interrupted(view: View, session: Session, interrupts: asyncio.Queue[None]) -> int:
+class Interrupts:
+    """Counts Ctrl-C, and lets a task wait for each."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._waiting: asyncio.Queue[None] = asyncio.Queue()
+
+    def add(self) -> None:
+        self.count += 1
+        self._waiting.put_nowait(None)
+
+    async def next(self) -> None:
+        await self._waiting.get()
+
+
+async def _interrupted(view: View, session: Session, interrupts: Interrupts, watching: asyncio.Task[str]) -> int:
     """The first Ctrl-C stops the session and waits for the proof; the second leaves."""
-    await interrupts.get()
+    await interrupts.next()
     view.say(f"stopping {session.id} (Ctrl-C again to leave at once)")
     stopping = asyncio.create_task(session.stop(reason="Ctrl-C"))
-    again = asyncio.create_task(interrupts.get())
+    again = asyncio.create_task(interrupts.next())
     await asyncio.wait({stopping, again}, return_when=asyncio.FIRST_COMPLETED)
     if not stopping.done():
         stopping.cancel()
         view.say(f"left; {session.id} may still be running: `ottoctl ps`")
         return INTERRUPTED
     again.cancel()
-    result = stopping.result()
     # The last events are on their way, the summary among them.
-    await asyncio.sleep(0.2)
+    await asyncio.wait({watching}, timeout=LAST_EVENTS_S)
+    result = stopping.result()
     if result.remaining_pids:
         view.say(f"these processes remain: {', '.join(map(str, result.remaining_pids))}")
     else:

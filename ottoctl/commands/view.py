@@ -6,7 +6,8 @@ import asyncio
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from ottoctl.console import Console, encode_json
 from ottoctl.feed import SessionEvent
@@ -69,20 +70,21 @@ class View:
             stream.flush()
 
 
-async def watch(view: View, events: AsyncIterator[SessionEvent], *, until_idle: bool = False) -> str:
+async def watch(view: View, events: AsyncGenerator[SessionEvent, None], *, until_idle: bool = False) -> str:
     """Shows events until the session has ended, is parked or (`until_idle`) waits for input; returns which:
     `ended`, `parked`, `idle`, or `cut` when the stream ended before."""
     spinner = asyncio.create_task(view.spin())
     try:
-        async for event in events:
-            view.show(event)
-            match event.event:
-                case SessionExited():
-                    return "ended"
-                case SessionStateChanged(state="parked"):
-                    return "parked"
-                case SessionStateChanged(state="idle") if until_idle:
-                    return "idle"
+        async with aclosing(events):
+            async for event in events:
+                view.show(event)
+                match event.event:
+                    case SessionExited():
+                        return "ended"
+                    case SessionStateChanged(state="parked"):
+                        return "parked"
+                    case SessionStateChanged(state="idle") if until_idle:
+                        return "idle"
         return "cut"
     finally:
         spinner.cancel()

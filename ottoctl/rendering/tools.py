@@ -14,6 +14,7 @@ SPEAKING_ARGUMENTS = ("command", "path", "paths", "pattern", "query", "url", "fi
 ARGUMENT_WIDTH = 60
 RESULT_WIDTH = 60
 
+_CUT_ARGUMENT = re.compile(rf'"(?:{"|".join(SPEAKING_ARGUMENTS)})"\s*:\s*"((?:[^"\\]|\\.)*)')
 _TEST_COUNTS = re.compile(r"\b\d+ (?:passed|failed|errors?|skipped|xfailed|xpassed|deselected)\b")
 
 
@@ -22,8 +23,9 @@ def argument_summary(arguments: str) -> str:
     try:
         parsed: Any = msgspec.json.decode(arguments)
     except msgspec.DecodeError:
-        # Cut in the middle: the beginning still says something.
-        return clip(one_line(arguments.lstrip("{")), ARGUMENT_WIDTH)
+        # Cut in the middle, as a rule: what is there still says something.
+        found = _CUT_ARGUMENT.search(arguments)
+        return clip(one_line(found[1] if found else arguments), ARGUMENT_WIDTH)
     if not isinstance(parsed, dict):
         return clip(one_line(str(parsed)), ARGUMENT_WIDTH)
     named = [parsed[name] for name in SPEAKING_ARGUMENTS if parsed.get(name)]

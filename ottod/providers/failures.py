@@ -133,7 +133,8 @@ def root_cause(error: BaseException) -> str:
             cause = cause.exceptions[0]
         if isinstance(cause, OSError) and cause.strerror:
             # Event loops put their own words there; resolvers use numbers below 0 and good words.
-            return (os.strerror(cause.errno) if (cause.errno or 0) > 0 else cause.strerror).lower()
+            number = cause.errno or 0
+            return (os.strerror(number) if number > 0 else cause.strerror).lower()
         cause = cause.__cause__ or cause.__context__
     return str(error.__cause__ or error) or type(error).__name__
 

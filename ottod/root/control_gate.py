@@ -31,7 +31,7 @@ from ottod.protocol.control import (
     server_messages,
 )
 from ottod.root.hub import Hub
-from ottod.transport.socket import Socket
+from ottod.transport.socket import Outcome, Socket
 
 CLIENT_SILENCE_S = 60.0
 """A client that has said nothing for this long is forgotten, with its subscriptions."""
@@ -171,10 +171,10 @@ class ControlGate:
         self._forget(identity)
         return False
 
-    def _send_records(self, identity: bytes, subscription: int, parts: list[bytes | memoryview]) -> bool:
+    def _send_records(self, identity: bytes, subscription: int, parts: list[bytes | memoryview]) -> Outcome:
         assert self._socket is not None
         body = parts[0] if len(parts) == 1 else b"".join(parts)
-        return self._socket.send([identity, KIND_RECORDS + subscription.to_bytes(4, "big"), body])
+        return self._socket.try_send([identity, KIND_RECORDS + subscription.to_bytes(4, "big"), body])
 
     def _forget(self, identity: bytes) -> None:
         client = self._clients.pop(identity, None)

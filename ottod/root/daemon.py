@@ -45,7 +45,8 @@ from ottod.transport.socket import Socket, bind_router
 
 MAX_CLIENT_MESSAGE_BYTES = MAX_TASK_BYTES + MAX_ENV_BYTES + 512 * 1024
 MAX_WORKER_MESSAGE_BYTES = MAX_PAYLOAD_BYTES + HEADER_BYTES + 4096
-CLIENT_QUEUE_MESSAGES = 64
+CLIENT_QUEUE_MESSAGES = 1000
+"""To one client; what they may weigh together is bounded by its credit."""
 WORKER_QUEUE_MESSAGES = 256
 THREADS = 2
 ZYGOTE_TIMEOUT_S = 60.0

@@ -14,13 +14,24 @@ from collections.abc import Callable
 from ottod.errors import RefusedError
 from ottod.protocol.control import MAX_CREDIT_BYTES, GapNotice, SubscriptionEnded
 from ottod.protocol.events import Event, Gap
-from ottod.protocol.records import LANE_STATE, RecordHeader, build_record, encode_entry, join_entries, parse_unsealed
+from ottod.protocol.records import (
+    HEADER,
+    LANE_STATE,
+    RecordHeader,
+    build_record,
+    encode_entry,
+    join_entries,
+    parse_unsealed,
+)
 from ottod.storage.ring import Ring
+from ottod.transport.socket import Outcome
 
+RETRY_S = 0.002
+"""How soon to look again at a client whose queue was full."""
 PUMP_BYTES = 256 * 1024
 """Read from the ring for one subscription before the next one gets its turn."""
 
-SendRecords = Callable[[bytes, int, list[bytes | memoryview]], bool]
+SendRecords = Callable[[bytes, int, list[bytes | memoryview]], Outcome]
 SendMessage = Callable[[bytes, GapNotice | SubscriptionEnded], bool]
 
 
@@ -54,7 +65,7 @@ class Hub:
         self._next_id = 1
         self._is_flush_due = False
         self._is_pump_due = False
-        self._send_records: SendRecords = lambda _client, _sub, _parts: False
+        self._send_records: SendRecords = lambda _client, _sub, _parts: "gone"
         self._send_message: SendMessage = lambda _client, _message: False
         self.events_appended = 0
         self.gaps_sent = 0
@@ -107,9 +118,33 @@ class Hub:
     def _flush(self) -> None:
         self._is_flush_due = False
         for sub in [s for s in self._subscriptions.values() if s.outgoing]:
-            parts, sub.outgoing = sub.outgoing, []
-            if not self._send_records(sub.client, sub.id, parts):
+            self._flush_one(sub)
+
+    def _flush_one(self, sub: Subscription) -> bool:
+        """Sends what was handed on. False if it could not be, and the subscription is behind or gone."""
+        if not sub.outgoing:
+            return True
+        parts, sub.outgoing = sub.outgoing, []
+        return self._send(sub, parts)
+
+    def _send(self, sub: Subscription, parts: list[bytes | memoryview]) -> bool:
+        """Sends runs whose credit has been taken. A full queue makes the subscription read them again later."""
+        match self._send_records(sub.client, sub.id, parts):
+            case "sent":
+                return True
+            case "full":
+                sub.credit += sum(len(part) for part in parts)
+                sub.cursor = RecordHeader._make(HEADER.unpack_from(parts[0])).first_offset
+                sub.is_live = False
+                self._live.discard(sub)
+                self._loop.call_later(RETRY_S, self._retry, sub)
+            case "gone":
                 self.drop(sub.id)
+        return False
+
+    def _retry(self, sub: Subscription) -> None:
+        if sub.id in self._subscriptions and not sub.is_live:
+            self._pump_soon(sub)
 
     # ------------------------------------------------------------ reading
 
@@ -170,9 +205,8 @@ class Hub:
 
     def _pump(self, sub: Subscription) -> bool:
         """Sends one portion. True if there is more to do now."""
-        if sub.credit <= 0:
+        if sub.credit <= 0 or sub.is_live or not self._flush_one(sub):
             return False
-        self._flush_one(sub)
         chunk = self.ring.read(sub.cursor, session_key=sub.session_key, max_bytes=min(sub.credit, PUMP_BYTES))
         runs: list[bytes | memoryview] = []
         for item in chunk.items:
@@ -196,18 +230,9 @@ class Hub:
             return False
         return True
 
-    def _flush_one(self, sub: Subscription) -> None:
-        if sub.outgoing:
-            parts, sub.outgoing = sub.outgoing, []
-            if not self._send_records(sub.client, sub.id, parts):
-                self.drop(sub.id)
-
     def _send_runs(self, sub: Subscription, runs: list[bytes | memoryview]) -> bool:
         sub.credit -= sum(len(run) for run in runs)
-        if self._send_records(sub.client, sub.id, runs):
-            return True
-        self.drop(sub.id)
-        return False
+        return self._send(sub, runs)
 
     def _send_gap(self, sub: Subscription, gap: Gap) -> bool:
         self.gaps_sent += 1

@@ -11,7 +11,7 @@ import msgspec
 from ottod.errors import ConfigError, OttoError, RefusedError, StorageError
 from ottod.protocol.control import MAX_ENV_BYTES, StartSession
 from ottod.protocol.specs import AgentSpec, ModelTarget
-from ottod.settings.agents import check_spec, find_agent, narrow
+from ottod.settings.agents import check_spec, find_agent
 from ottod.settings.daemon import DaemonSettings
 from ottod.settings.environment import session_env
 from ottod.settings.keys import api_key
@@ -55,8 +55,11 @@ class Resolver:
             raise RefusedError(f"{spec.name} is a {spec.kind}; this version runs agents", code="unsupported_kind")
         if spec.working_dir:
             cwd = self._check_dir(str(Path(cwd, spec.working_dir).resolve()), within=cwd)
-        names = (request.model or spec.model, *spec.fallback_models)
-        targets = tuple(resolve_model(n, self._settings, agent_source=spec.source, cwd=cwd) for n in names)
+        names = [(spec.model, spec.source), *((name, spec.source) for name in spec.fallback_models)]
+        if request.model:
+            # A model that the client names is looked up from where the client stands.
+            names[0] = (request.model, "")
+        targets = tuple(resolve_model(name, self._settings, agent_source=source, cwd=cwd) for name, source in names)
         resolved = Resolved(
             spec=spec,
             models=targets,
@@ -91,12 +94,16 @@ class Resolver:
 
     def _spec(self, request: StartSession, cwd: str) -> AgentSpec:
         if request.spec is not None:
-            return check_spec(request.spec, known_tools=BUILTIN_TOOL_NAMES)
+            return check_spec(request.spec, known_tools=BUILTIN_TOOL_NAMES, settings=self._settings)
         if not request.agent:
             raise ConfigError("a session needs an agent's name or a spec")
-        spec = find_agent(request.agent, cwd=cwd, config_home=self._paths.config_home, known_tools=BUILTIN_TOOL_NAMES)
-        narrowed, _notes = narrow(spec, self._settings)
-        return narrowed
+        return find_agent(
+            request.agent,
+            cwd=cwd,
+            config_home=self._paths.config_home,
+            settings=self._settings,
+            known_tools=BUILTIN_TOOL_NAMES,
+        )
 
     def _keys(self, targets: tuple[ModelTarget, ...]) -> dict[str, str]:
         keys = {}

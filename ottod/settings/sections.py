@@ -51,7 +51,7 @@ class RingSettings(Section, frozen=True, kw_only=True):
 
     size_bytes: Annotated[int, Meta(ge=1024 * 1024, le=64 * 1024**3)] = 64 * 1024 * 1024
     """The file's size; it never grows."""
-    segment_bytes: Annotated[int, Meta(ge=64 * 1024, le=1024**3)] = 1024 * 1024
+    segment_bytes: Annotated[int, Meta(ge=128 * 1024, le=1024**3)] = 128 * 1024
     """Space is given to sessions and taken back by the segment; the ring has at least eight."""
     sync: Literal["always", "interval", "none"] = "interval"
     """When events are forced to disk. All survive a killed daemon; they differ in what a power failure can take."""

@@ -47,6 +47,7 @@ VERSION = 1
 FILE_HEADER = struct.Struct("<8sIIQII")
 RECORD_HEADER = struct.Struct("<IIQ")
 MAX_ENTRY_BYTES = 16 * 1024 * 1024
+HEADER_MEND = "move the file away and restore it from a copy; the session's events are still in the ring"
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[JournalEntry] = msgspec.msgpack.Decoder(JournalEntry)
@@ -62,12 +63,14 @@ class JournalRecovery(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_repaired(self) -> bool:
-        return self.dropped_bytes > 0
+        return bool(self.reason)
 
     def describe(self) -> str:
         """One line for people."""
         if not self.is_repaired:
             return f"{self.entries} entries, intact"
+        if not self.dropped_bytes:
+            return self.reason
         return (
             f"{self.entries} entries kept, {self.dropped_bytes} bytes behind them dropped ({self.reason}); "
             f"the original is {self.aside}"
@@ -101,13 +104,13 @@ class Journal:
         except OSError as error:
             raise StorageError(f"cannot open the journal {path}: {error.strerror}") from error
         try:
-            return cls._take(path, fd, session_key)
+            return cls._take(path, fd, session_key, create=create)
         except BaseException:
             os.close(fd)
             raise
 
     @classmethod
-    def _take(cls, path: Path, fd: int, session_key: int) -> Journal:
+    def _take(cls, path: Path, fd: int, session_key: int, *, create: bool) -> Journal:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -119,7 +122,7 @@ class Journal:
         try:
             data = _read_all(fd)
             if len(data) < FILE_HEADER.size:
-                return cls._begin(path, fd, session_key, data)
+                return cls._begin(path, fd, session_key, data, create=create)
             check_file_header(data, path, session_key=session_key)
             entries, end, reason = scan(data)
             recovery = JournalRecovery(entries=len(entries))
@@ -130,13 +133,16 @@ class Journal:
         return cls(path, fd, entries, recovery)
 
     @classmethod
-    def _begin(cls, path: Path, fd: int, session_key: int, found: bytes) -> Journal:
+    def _begin(cls, path: Path, fd: int, session_key: int, found: bytes, *, create: bool) -> Journal:
         """A new file, or one that the crash came before the header was whole."""
-        recovery = JournalRecovery()
+        head = FILE_HEADER.pack(MAGIC, VERSION, 0, session_key, 0, 0)[:-4]
+        head += zlib.crc32(head).to_bytes(4, "little")
+        if not head.startswith(found.rstrip(b"\0")):
+            raise StorageError(f"{path} is not this session's journal", mend=HEADER_MEND)
+        recovery = JournalRecovery(reason="" if create else "the journal was empty")
         if found:
             recovery = _cut(path, fd, 0, len(found), 0, "the file header was not whole")
-        head = FILE_HEADER.pack(MAGIC, VERSION, 0, session_key, 0, 0)[:-4]
-        _write_all(fd, head + zlib.crc32(head).to_bytes(4, "little"))
+        _write_all(fd, head)
         os.fsync(fd)
         sync_directory(path.parent)
         return cls(path, fd, [], recovery)
@@ -186,15 +192,15 @@ def read_journal(path: str | os.PathLike[str]) -> list[JournalEntry]:
         data = path.read_bytes()
     except OSError as error:
         raise StorageError(f"cannot read the journal {path}: {error.strerror}") from error
-    if not data:
-        return []
+    if len(data) < FILE_HEADER.size and MAGIC.startswith(data[: len(MAGIC)].rstrip(b"\0")):
+        return []  # It is being made.
     check_file_header(data, path)
     return scan(data)[0]
 
 
 def check_file_header(data: bytes, path: Path, *, session_key: int | None = None) -> None:
     """Raises StorageError unless `data` begins as a journal (of that session, if one is given)."""
-    mend = "move the file away and restore it from a copy; the session's events are still in the ring"
+    mend = HEADER_MEND
     if len(data) < FILE_HEADER.size:
         raise StorageError(f"{path} is too short for a journal", mend=mend)
     magic, version, _, key, _, crc = FILE_HEADER.unpack_from(data)
@@ -243,10 +249,14 @@ def scan(data: bytes) -> tuple[list[JournalEntry], int, str]:
 def _cut(path: Path, fd: int, end: int, size: int, entries: int, reason: str) -> JournalRecovery:
     """Puts a copy aside, then truncates, durably and in this order."""
     aside = free_name(path, "broken")
-    shutil.copyfile(path, aside)
-    with aside.open("rb+") as copy:
-        os.fchmod(copy.fileno(), 0o600)
-        os.fsync(copy.fileno())
+    try:
+        shutil.copyfile(path, aside)
+        with aside.open("rb+") as copy:
+            os.fchmod(copy.fileno(), 0o600)
+            os.fsync(copy.fileno())
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
     os.ftruncate(fd, end)
     os.fsync(fd)
     sync_directory(path.parent)

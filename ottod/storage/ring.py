@@ -4,25 +4,22 @@ Sessions write to segments of their own; when none is free, the session that hol
 (ADR 0003). An event has its offset once `append` has returned: it is in the page cache then and outlives the
 process. `sync` makes it outlive the machine.
 
-All methods are for one thread, do not block and take no lock, except `sync`, which blocks and is meant for a worker
-thread; it may run beside the others. Layout: `ring_format`; what opening does: `ring_recovery`.
+All methods are for one thread and do not block, except `sync`, which blocks and is meant for a worker thread; it may
+run beside the others. Layout: `ring_format`; opening: `ring_recovery`; the merge for readers: `ottod.core.ring`.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 from mmap import mmap
 from pathlib import Path
-from typing import NamedTuple
-
-import msgspec
 
 from ottod.core.ring import Hole, Plan, Segment, Span, Track, choose_victim, plan_read
 from ottod.errors import LocalProtocolError, RefusedError, StorageError
 from ottod.ids import session_id
 from ottod.protocol.events import Gap
 from ottod.protocol.records import RecordHeader, seal_record
+from ottod.storage.ring_durability import RingDurability
 from ottod.storage.ring_file import DEFAULT_SEGMENT_BYTES, DEFAULT_SIZE_BYTES, RingFile, open_ring_file
 from ottod.storage.ring_format import (
     APPEND_POSITION,
@@ -33,56 +30,14 @@ from ottod.storage.ring_format import (
     SUPERBLOCK_BYTES,
     U64,
     SegmentHeader,
-    Superblock,
     clear_segment,
     write_segment_header,
-    write_superblock,
 )
 from ottod.storage.ring_recovery import Image, RingRecovery
+from ottod.storage.ring_report import Chunk, RingStats, SessionSpan
 
-RESERVED_OFFSETS = 1 << 20
-"""How many offsets are reserved on disk at a time. A power failure skips at most twice as many."""
 MAX_DEPARTED = 16_384
 """For how many sessions that have left the ring the last seq is still known (until root restarts)."""
-
-
-class Chunk(NamedTuple):
-    """What one read gives.
-
-    `items` are runs (bytes: sealed records back to back, in order of offset) and gaps, each in its place.
-    """
-
-    items: tuple[bytes | Gap, ...]
-    next_cursor: int
-    caught_up: bool
-
-
-class SessionSpan(msgspec.Struct, frozen=True, kw_only=True):
-    """What the ring has of one session: first and last offset and seq, and how many segments it holds."""
-
-    session_key: int
-    first_offset: int
-    last_offset: int
-    first_seq: int
-    last_seq: int
-    segments: int
-
-
-class RingStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters since opening, and a reading of the present."""
-
-    size_bytes: int
-    used_bytes: int
-    segments: int
-    free_segments: int
-    sessions: int
-    head_offset: int
-    tail_offset: int
-    synced_offset: int
-    appended_records: int
-    appended_bytes: int
-    evicted_segments: int
-    syncs: int
 
 
 class Ring:
@@ -91,22 +46,18 @@ class Ring:
     def __init__(self, file: RingFile, image: Image) -> None:
         self._file = file
         self._map: mmap = file.map
-        self._superblock: Superblock = image.superblock
-        # Only for the few microseconds of writing a superblock, which `sync` does from its thread.
-        self._superblock_lock = threading.Lock()
+        self._durability = RingDurability(file, image.superblock)
+        self._segment_bytes = image.superblock.segment_bytes
         self._tracks: dict[int, Track] = {track.session_key: track for track in image.tracks}
         self._newest: Track | None = image.tracks[-1] if image.tracks else None
         self._free: list[int] = image.free
         self._next = image.next_offset
-        self._limit = image.next_offset
-        """What `append` goes by: the superblock's limit, once that is on disk."""
         self._generation = image.next_generation
         self._departed: dict[int, tuple[int, int]] = {}
         self._missing_events = self._next - 1 - image.recovery.events
         """How many of the offsets given so far are not in the ring."""
         self._used_bytes = sum(_used(s) for t in image.tracks for s in t.segments)
-        self._appended_records = self._appended_bytes = self._evicted_segments = self._syncs = 0
-        self._sync_failure = ""
+        self._appended_records = self._appended_bytes = self._evicted_segments = 0
         self.recovery: RingRecovery = image.recovery
 
     @classmethod
@@ -135,29 +86,11 @@ class Ring:
         )
         ring = cls(file, image)
         try:
-            ring._begin(boot_id)
+            ring._durability.begin(boot_id=boot_id, next_offset=ring._next, missing_events=ring._missing_events)
         except OSError as error:
             file.close()
             raise StorageError(f"{path}: {error.strerror}") from error
         return ring
-
-    def _begin(self, boot_id: str) -> None:
-        """Makes the repaired ring durable, in the new boot's name and with offsets reserved."""
-        limit = self._superblock.offset_limit
-        if limit - self._next < RESERVED_OFFSETS // 2:
-            limit = self._next + RESERVED_OFFSETS
-        HEAD_NOTE.pack_into(self._map, HEAD_NOTE_AT, self._next, self._next ^ U64, 0)
-        os.fdatasync(self._file.fd)
-        self._update(
-            clean=False,
-            damaged=False,
-            boot_id=boot_id,
-            offset_limit=limit,
-            synced_offset=self._next - 1,
-            missing_events=self._missing_events,
-        )
-        os.fdatasync(self._file.fd)
-        self._limit = limit
 
     # ------------------------------------------------------------ writing
 
@@ -169,18 +102,18 @@ class Ring:
         Raises: LocalProtocolError if they are not, RefusedError if no segment can hold the record.
         """
         size, count, first = len(record), header.event_count, self._next
+        if first + count > self._durability.limit:
+            self._durability.reserve(first + count)
         track = self._tracks.get(header.session_key)
         segment = track.segments[-1] if track is not None else None
         if (
             segment is None
             or header.first_seq != segment.last_seq + 1
-            or segment.end + size > segment.base + self._superblock.segment_bytes
+            or segment.end + size > segment.base + self._segment_bytes
             or segment.lost_to
         ):
             segment = self._open_segment(header, size)
             track = self._tracks[header.session_key]
-        if first + count > self._limit:
-            self._reserve(count)
         sealed = seal_record(record if type(record) is bytes else bytes(record), first)
         at, buffer = segment.end, self._map
         APPEND_POSITION.pack_into(buffer, APPEND_POSITION_AT, at)
@@ -201,9 +134,9 @@ class Ring:
     def _open_segment(self, header: RecordHeader, size: int) -> Segment:
         """Gives the session a new active segment, evicting one if none is free."""
         key = header.session_key
-        if size > self._superblock.segment_bytes - SEGMENT_HEADER_BYTES:
+        if size > self._segment_bytes - SEGMENT_HEADER_BYTES:
             raise RefusedError(
-                f"record of {size} bytes does not fit a ring segment of {self._superblock.segment_bytes} bytes",
+                f"record of {size} bytes does not fit a ring segment of {self._segment_bytes} bytes",
                 mend="raise the ring's segment size",
             )
         if header.first_seq <= self.last_seq(key):
@@ -218,7 +151,7 @@ class Ring:
             # one and this.
             previous = self._departed.pop(key, (0, self._forgotten_before(header)))[1]
         number = self._free.pop() if self._free else self._evict(key)
-        base = SUPERBLOCK_BYTES + number * self._superblock.segment_bytes
+        base = SUPERBLOCK_BYTES + number * self._segment_bytes
         fields = SegmentHeader(key, self._generation, self._next, header.first_seq, previous)
         write_segment_header(self._map, base, fields)
         segment = Segment(
@@ -242,7 +175,7 @@ class Ring:
         return segment
 
     def _forgotten_before(self, header: RecordHeader) -> int:
-        return self._superblock.forgotten_offset if header.first_seq > 1 else 0
+        return self._durability.superblock.forgotten_offset if header.first_seq > 1 else 0
 
     def _evict(self, asking: int) -> int:
         """Frees and clears the oldest segment of the session that holds most. Returns its number."""
@@ -260,35 +193,13 @@ class Ring:
 
     def _depart(self, track: Track) -> None:
         """The session leaves the ring: the watermark first, or a crash in between would hide it."""
-        self._update(forgotten_offset=max(self._superblock.forgotten_offset, track.reach))
+        self._durability.forget(track.reach)
         del self._tracks[track.session_key]
         if self._newest is track:
             self._newest = None
         self._departed[track.session_key] = (track.segments[-1].last_seq, track.reach)
         if len(self._departed) > MAX_DEPARTED:
             del self._departed[next(iter(self._departed))]
-
-    def _update(self, **changes: object) -> None:
-        """Writes the superblock with these fields changed; the limit never goes down."""
-        with self._superblock_lock:
-            old = self._superblock
-            new = msgspec.structs.replace(old, **changes)
-            limit = max(new.offset_limit, old.offset_limit)
-            # A new limit goes into both copies, so that no single damaged copy brings an old one back.
-            for _ in range(1 if limit == old.offset_limit else 2):
-                new = msgspec.structs.replace(new, counter=self._superblock.counter + 1, offset_limit=limit)
-                write_superblock(self._map, new)
-                self._superblock = new
-
-    def _reserve(self, count: int) -> None:
-        """Reserves offsets without `sync`'s help: one page is written, and the caller waits for it."""
-        limit = self._next + count + RESERVED_OFFSETS
-        self._update(offset_limit=limit)
-        try:
-            self._map.flush(0, SUPERBLOCK_BYTES)
-        except OSError as error:
-            raise StorageError(f"{self._file.path}: cannot reserve offsets: {error.strerror}") from error
-        self._limit = limit
 
     # ------------------------------------------------------------ reading
 
@@ -308,19 +219,21 @@ class Ring:
             )
         if cursor == head:
             return Chunk((), head, True)
-        holes = [Hole(first, last, "lost", None, 0) for first, last in self._superblock.lost if last >= cursor]
+        holes = [
+            Hole(first, last, "lost", None, 0) for first, last in self._durability.superblock.lost if last >= cursor
+        ]
         tracks: list[Track] = []
         if session_key is None:
             for track in reversed(self._tracks.values()):
                 if track.reach < cursor:
                     break
                 tracks.append(track)
-            if self._superblock.forgotten_offset >= cursor:
-                holes.append(Hole(1, self._superblock.forgotten_offset, "evicted", None, 0))
+            if self._durability.superblock.forgotten_offset >= cursor:
+                holes.append(Hole(1, self._durability.superblock.forgotten_offset, "evicted", None, 0))
         elif session_key in self._tracks:
             tracks.append(self._tracks[session_key])
         else:
-            _, last = self._departed.get(session_key, (0, self._superblock.forgotten_offset))
+            _, last = self._departed.get(session_key, (0, self._durability.superblock.forgotten_offset))
             holes.append(Hole(1, last, "evicted", session_key, 0))
         plan = plan_read(tracks, holes, cursor=cursor, head=head, max_bytes=max_bytes)
         return Chunk(self._items(plan), plan.next_cursor, plan.caught_up)
@@ -386,67 +299,49 @@ class Ring:
     def stats(self) -> RingStats:
         """A reading for metrics."""
         return RingStats(
-            size_bytes=self._superblock.size_bytes,
+            size_bytes=self._durability.superblock.size_bytes,
             used_bytes=self._used_bytes,
-            segments=self._superblock.segment_count,
+            segments=self._durability.superblock.segment_count,
             free_segments=len(self._free),
             sessions=len(self._tracks),
             head_offset=self._next,
             tail_offset=self.tail_offset,
-            synced_offset=self._superblock.synced_offset,
+            synced_offset=self._durability.superblock.synced_offset,
             appended_records=self._appended_records,
             appended_bytes=self._appended_bytes,
             evicted_segments=self._evicted_segments,
-            syncs=self._syncs,
+            syncs=self._durability.syncs,
         )
 
     # ------------------------------------------------------------ durability
 
     def sync(self) -> int:
-        """Blocks until everything appended before the call is on disk. Returns the newest offset that is.
-
-        For a worker thread; not to be called twice at a time, nor beside `close`.
+        """Blocks until everything appended before the call is on disk. Returns the newest offset of it.
 
         Raises: StorageError; after a failed sync nobody knows what is on disk, so every later one fails too.
         """
-        if self._sync_failure:
-            raise StorageError(self._sync_failure, mend="check the disk, then restart the daemon")
         # In this order: an eviction in between makes recovery more careful, never less.
         missing = self._missing_events
         newest = self._next - 1
-        if newest == self._superblock.synced_offset:
-            return newest
-        try:
-            os.fdatasync(self._file.fd)
-            # Two steps, or the mark could reach the disk before what it vouches for.
-            limit = self._limit
-            if limit - newest < RESERVED_OFFSETS // 2:
-                limit = newest + 1 + RESERVED_OFFSETS
-            self._update(synced_offset=newest, missing_events=missing, offset_limit=limit)
-            os.fdatasync(self._file.fd)
-            self._limit = max(self._limit, limit)
-        except OSError as error:
-            self._sync_failure = f"{self._file.path}: cannot sync: {error.strerror}"
-            raise StorageError(self._sync_failure, mend="check the disk, then restart the daemon") from error
-        self._syncs += 1
+        self._durability.sync(newest=newest, missing_events=missing)
         return newest
 
     def close(self, *, clean: bool = True) -> None:
         """Ends the use of the ring. `clean`: everything is synced and the next start need not assume a loss.
 
-        Raises: StorageError if the last sync fails; the file is closed all the same.
+        Waits for a sync that is under way; twice is harmless. Raises: StorageError if the last sync fails; the file
+        is closed all the same.
         """
         if self._file.is_closed:
             return
         try:
             if clean:
                 self.sync()
-                self._update(clean=True)
-                os.fdatasync(self._file.fd)
-        except OSError as error:
-            raise StorageError(f"{self._file.path}: cannot sync: {error.strerror}") from error
+        except StorageError:
+            clean = False
+            raise
         finally:
-            self._file.close()
+            self._durability.close(clean=clean)
 
 
 def _used(segment: Segment) -> int:

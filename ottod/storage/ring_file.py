@@ -98,7 +98,7 @@ def _not_before(min_next_offset: int, image: Image) -> Image:
     return image._replace(
         next_offset=min_next_offset,
         superblock=msgspec.structs.replace(
-            image.superblock, lost=(*image.superblock.lost, lost)[-MAX_LOST_INTERVALS:]
+            image.superblock, lost=with_lost(image.superblock.lost, lost)[-MAX_LOST_INTERVALS:]
         ),
         recovery=msgspec.structs.replace(image.recovery, lost=lost),
     )

@@ -15,7 +15,7 @@ _STEP = re.compile(
     | \[(?P<index>-?\d{1,9})\]                 # [0]
     | \[(?P<quote>["'])(?P<key>.*?)(?P=quote)\]  # ["any key"]
     """,
-    re.VERBOSE,
+    re.VERBOSE | re.DOTALL,
 )
 
 

@@ -106,6 +106,15 @@ class _PlainDumper(yaml.SafeDumper):
         return True
 
 
+def _quote_breaks(dumper: _PlainDumper, text: str) -> yaml.ScalarNode:
+    """Unicode's own line breaks survive only between double quotes; the dumper would write them plain."""
+    style = '"' if any(each in text for each in "\x85\u2028\u2029\ufeff") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_PlainDumper.add_representer(str, _quote_breaks)
+
+
 def _load_json(text: str) -> Any:
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)

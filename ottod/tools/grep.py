@@ -29,7 +29,7 @@ MAX_FILES = 50_000
 SEARCHER = Path(__file__).with_name("search_program.py")
 
 # rg has no limit on the whole of its output. `head` closes the pipe instead, and rg's status travels past it.
-LIMITED_RG = 'limit=$1; shift; { rg "$@"; echo "$0$?" >&2; } | head -n "$limit"'
+LIMITED_RG = 'mark=$1 limit=$2; shift 2; { rg "$@"; echo "$mark$?" >&2; } | head -n "$limit"'
 
 
 class GrepArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,7 +74,7 @@ async def _ripgrep(arguments: GrepArguments, place: str, context: ToolContext) -
         *("--regexp", arguments.pattern, "--", place),
     ]
     result = await context.programs.run(
-        ["/bin/sh", "-c", LIMITED_RG, mark, str(arguments.limit + 1), *options],
+        ["/bin/sh", "-c", LIMITED_RG, "sh", mark, str(arguments.limit + 1), *options],
         timeout_s=context.timeout_s,
         max_output_bytes=context.max_output_bytes,
     )

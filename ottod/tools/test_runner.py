@@ -238,7 +238,8 @@ def _report(framework: str, result: ProgramResult, counts: Counts | None, timeou
             if len(counts.failing) > MAX_SHOWN_NAMES:
                 lines.append(f"  … and {len(counts.failing) - MAX_SHOWN_NAMES} more")
     lines += ["", result.output.rstrip("\n"), ending]
-    summary = msgspec.to_builtins(counts or Counts())
+    known = counts or Counts()
+    summary = {**msgspec.structs.asdict(known), "failing": list(known.failing)}
     return ToolOutput(
         text="\n".join(lines).rstrip("\n"),
         is_error=result.ended == "timeout" or result.exit_status != 0,

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Literal
 
 import zmq
 
 DRAIN_MESSAGES = 256
 """Messages taken in one round before the loop gets its turn."""
 
+Outcome = Literal["sent", "full", "gone"]
 Handler = Callable[[list[bytes]], None]
 
 
@@ -44,17 +46,21 @@ class Socket:
 
     def send(self, frames: list[bytes | memoryview]) -> bool:
         """Queues a message. False if the peer's queue is full or the peer is gone; nothing was sent then."""
+        return self.try_send(frames) == "sent"
+
+    def try_send(self, frames: list[bytes | memoryview]) -> Outcome:
+        """The same, telling a peer that cannot take more now from one that is not there any more."""
         try:
             self._socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:
-            return False
+            return "full"
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
-                return False
+                return "gone"
             raise
         finally:
             self._check_soon()
-        return True
+        return "sent"
 
     def is_reachable(self, identity: bytes) -> bool:
         """Whether a ROUTER still has a connection for `identity`.
@@ -62,17 +68,7 @@ class Socket:
         It loses it only after everything that the peer had sent has been received, so False proves that nothing
         of it is still on the way.
         """
-        try:
-            self._socket.send_multipart([identity, b""], zmq.NOBLOCK)
-        except zmq.Again:
-            return True
-        except zmq.ZMQError as error:
-            if error.errno == zmq.EHOSTUNREACH:
-                return False
-            raise
-        finally:
-            self._check_soon()
-        return True
+        return self.try_send([identity, b""]) != "gone"
 
     def _check_soon(self) -> None:
         if not self._is_check_due:
