@@ -27,11 +27,14 @@ class JournalWriter:
         self._durable = 0
 
     @classmethod
-    async def open(cls, birth: Birth) -> JournalWriter:
-        """Opens or creates the session's journal. Raises StorageError."""
+    def open(cls, birth: Birth) -> JournalWriter:
+        """Opens or creates the session's journal; nothing else happens in this process meanwhile.
+
+        Raises: StorageError.
+        """
         path = Path(birth.session_dir) / "journal"
         key = session_key(birth.session)
-        journal = await asyncio.to_thread(Journal.open, path, session_key=key, create=birth.incarnation == 1)
+        journal = Journal.open(path, session_key=key, create=birth.incarnation == 1)
         return cls(journal, is_synced=birth.journal_sync == "always")
 
     @property

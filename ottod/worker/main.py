@@ -12,7 +12,6 @@ import contextlib
 import os
 import signal
 import socket
-from pathlib import Path
 
 import uvloop
 from setproctitle import setproctitle
@@ -26,7 +25,7 @@ from ottod.providers.registry import preload
 from ottod.worker.link import Link
 from ottod.worker.session import SessionRunner
 
-OOM_SCORE = 500
+OOM_SCORE = b"500"
 """When the machine runs out of memory a worker goes before root and before the user's own programs."""
 LAST_WORD_TIMEOUT_S = 30.0
 
@@ -99,9 +98,9 @@ def _become(birth: Birth) -> None:
     become_subreaper()
     forbid_new_privileges()
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, birth.nice)
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        os.write(fd, OOM_SCORE)
+        os.close(fd)
 
 
 async def _root_is_gone(channel: socket.socket) -> None:

@@ -47,6 +47,7 @@ class SessionRunner:
         self._wake = asyncio.Event()
         self._stop: tuple[str, CauseKind] | None = None
         self._driver: TurnDriver | None = None
+        self._models: ModelCaller | None = None
         self._journal: JournalWriter | None = None
         self._state: SessionState = "starting"
         self._messages_received = 0
@@ -63,13 +64,14 @@ class SessionRunner:
         except OSError as error:
             return self._exit(Cause(kind="workdir_gone", message=f"{self._birth.cwd}: {error.strerror}"))
         try:
-            await self._prepare()
+            self._open_journal()
             self._link.emit(
                 SessionStarted(
                     pid=os.getpid(), incarnation=self._birth.incarnation, generation=self._birth.generation
                 )
             )
             self._happened("worker_ready")
+            self._step_back()
             cause = await self._serve()
         except StorageError as error:
             self._link.emit(LogError(message=error.message, code=error.code))
@@ -78,11 +80,36 @@ class SessionRunner:
             return self._exit(Cause(kind="bad_spec", message=error.message, code=error.code))
         return await self._close(cause)
 
-    async def _prepare(self) -> None:
-        birth, spec = self._birth, self._birth.spec
-        self._journal = await JournalWriter.open(birth)
+    def _open_journal(self) -> None:
+        birth = self._birth
+        self._journal = JournalWriter.open(birth)
         if self._journal.recovery:
             self._link.emit(LogWarning(message=self._journal.recovery, code="journal_repaired"))
+        opened = j.SessionOpened(
+            session=birth.session,
+            incarnation=birth.incarnation,
+            agent=birth.spec.name,
+            spec_digest=birth.spec.digest,
+            model=birth.models[0].model,
+            cwd=birth.cwd,
+            task=birth.task,
+            at_ns=time.time_ns(),
+        )
+        self._journal.note(opened)
+        if birth.task:
+            self._inbox.append((birth.task, "user"))
+
+    def _step_back(self) -> None:
+        """Lowers this thread's priority, now that the session is ready: whoever routes events goes first."""
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, self._birth.nice)
+        except OSError as error:
+            self._link.emit(LogWarning(message=f"cannot lower the priority: {error.strerror}", code="priority"))
+
+    def _build_driver(self) -> TurnDriver:
+        """What a turn needs. A session that is never asked anything never builds it."""
+        birth, spec, journal = self._birth, self._birth.spec, self._journal
+        assert journal is not None
         tools = tools_by_name(spec.tools)
         files = BeneathFiles(birth.cwd, hidden=birth.private_dirs)
         programs = ConfinedPrograms(
@@ -98,41 +125,25 @@ class SessionRunner:
                 rlimits={"FSIZE": spec.limits.file_bytes} if spec.limits.file_bytes else {},
             ),
         )
-        models = ModelCaller(
+        self._models = ModelCaller(
             spec=spec,
             target=birth.models[0],
             api_key=birth.api_keys.get(birth.models[0].provider, ""),
             schemas=tuple(t.schema() for t in tools.values()),
             link=self._link,
         )
-        self._models = models
-        runner = ToolRunner(spec=spec, tools=tools, files=files, programs=programs, link=self._link)
-        machine = TurnMachine(max_steps=spec.limits.max_steps, max_parallel=spec.limits.max_parallel_tools)
-        self._driver = TurnDriver(
+        return TurnDriver(
             session=birth.session,
-            machine=machine,
-            models=models,
-            tools=runner,
-            journal=self._journal,
+            machine=TurnMachine(max_steps=spec.limits.max_steps, max_parallel=spec.limits.max_parallel_tools),
+            models=self._models,
+            tools=ToolRunner(spec=spec, tools=tools, files=files, programs=programs, link=self._link),
+            journal=journal,
             link=self._link,
         )
-        opened = j.SessionOpened(
-            session=birth.session,
-            incarnation=birth.incarnation,
-            agent=spec.name,
-            spec_digest=spec.digest,
-            model=birth.models[0].model,
-            cwd=birth.cwd,
-            task=birth.task,
-            at_ns=time.time_ns(),
-        )
-        self._journal.note(opened)
-        if birth.task:
-            self._inbox.append((birth.task, "user"))
 
     async def _serve(self) -> Cause:
         """Turn after turn, until there is a reason to end."""
-        assert self._driver is not None and self._journal is not None
+        assert self._journal is not None
         while True:
             if self._stop is not None:
                 return Cause(kind=self._stop[1], message=self._stop[0])
@@ -142,6 +153,8 @@ class SessionRunner:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
+            if self._driver is None:
+                self._driver = self._build_driver()
             text, sender = self._inbox.popleft()
             await self._journal.put([j.UserSaid(text=text, sender=sender, turn=self._driver.turns + 1)])
             if self._stop is not None:
@@ -167,7 +180,8 @@ class SessionRunner:
 
     async def _close(self, cause: Cause) -> Exiting:
         assert self._journal is not None
-        await self._models.aclose()
+        if self._models is not None:
+            await self._models.aclose()
         try:
             await self._journal.put([j.SessionClosed(cause=cause)])
         except StorageError as error:

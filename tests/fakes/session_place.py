@@ -1,0 +1,73 @@
+"""A session's working directory with real files and real confined programs, for tests of tools and isolation."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvloop
+
+from ottod.isolation.beneath import BeneathFiles
+from ottod.isolation.programs import ConfinedPrograms, Confinement
+from ottod.tools.arguments import decode_arguments
+from ottod.tools.base import Tool, ToolContext, ToolOutput
+
+T = TypeVar("T")
+
+
+def run(work: Coroutine[Any, Any, T], *, loop: str = "uvloop") -> T:
+    """Runs a coroutine to its end, on uvloop as a worker does, or on asyncio's own loop."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if loop == "uvloop" else None) as runner:
+        return runner.run(work)
+
+
+class SessionPlace:
+    """`project` is the working directory, `outside` a directory beside it that no tool may touch."""
+
+    def __init__(
+        self, base: Path, *, env: Mapping[str, str] | None = None, session: str = "", **confinement: Any
+    ) -> None:
+        self.project = base / "project"
+        self.outside = base / "outside"
+        self.project.mkdir(exist_ok=True)
+        self.outside.mkdir(exist_ok=True)
+        (self.outside / "secret.txt").write_text("the secret\n")
+        self.session = session or f"s-{os.urandom(5).hex()}"
+        self.files = BeneathFiles(str(self.project))
+        self.env = {"PATH": os.environ["PATH"], "HOME": str(base / "home")} if env is None else env
+        self.programs = ConfinedPrograms(
+            session=self.session,
+            env=self.env,
+            confinement=Confinement(root=str(self.project), tmp_dir=str(base / "tmp"), **confinement),
+        )
+        self.streamed: list[str] = []
+        self.progress: list[str] = []
+
+    def close(self) -> None:
+        """Closes what was opened."""
+        self.files.close()
+        self.programs.close()
+
+    def context(self, *, timeout_s: float = 30.0, max_output_bytes: int = 32 * 1024) -> ToolContext:
+        """What a tool gets."""
+        return ToolContext(
+            files=self.files,
+            programs=self.programs,
+            call="c-1",
+            idempotency_key="k-1",
+            timeout_s=timeout_s,
+            max_output_bytes=max_output_bytes,
+            progress=self.progress.append,
+            stream=self.streamed.append,
+        )
+
+    def call(self, tool: Tool[Any], arguments: str, **limits: Any) -> ToolOutput:
+        """One call with arguments as a model writes them."""
+
+        async def work() -> ToolOutput:
+            return await tool.run(decode_arguments(tool, arguments), self.context(**limits))
+
+        return run(work())
