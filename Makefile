@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml
 install: $(STAMP) ## Set up .venv with Otto and everything the other targets need
 
 demo: $(STAMP) ## Run a real agent session on a small project with a real bug (PROVIDER=anthropic|openai for a real model)
-	@$(BIN)/python -m benchmarks.demo --provider $(PROVIDER)
+	@$(BIN)/python -m ottoctl demo --provider $(PROVIDER)
 
 test: $(STAMP) ## Run all tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

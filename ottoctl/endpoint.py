@@ -42,7 +42,8 @@ def check_listening(endpoint: str) -> None:
     except BlockingIOError:
         return
     except OSError as error:
-        raise UnreachableError(*_explain(path, error)[:1], mend=_explain(path, error)[1]) from error
+        reason, mend = _explain(path, error)
+        raise UnreachableError(reason, mend=mend) from error
 
 
 def _explain(path: str, error: OSError) -> tuple[str, str]:

@@ -31,6 +31,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("agent", "agent"),
     ("daemon", "daemon"),
     ("doctor", "doctor"),
+    ("demo", "demo"),
     ("version", "version"),
     ("completion", "completion"),
 )
