@@ -206,8 +206,8 @@ async def _measured(spec: Measured, clock: _Clock) -> AsyncGenerator[ModelEvent,
             clock.check()
             await asyncio.sleep(0)
             now_ns = time.monotonic_ns()
-        if now_ns < scheduled_ns:
-            # Loops round delays to milliseconds; rounding up keeps an event from leaving before its time.
+        while now_ns < scheduled_ns:
+            # Loops count in milliseconds and may wake early; nothing leaves before its time.
             await asyncio.sleep(-(-(scheduled_ns - now_ns) // 1_000_000) / 1000)
             now_ns = time.monotonic_ns()
         yield TextDelta(text=f"{scheduled_ns} {now_ns} {i}".ljust(spec.text_bytes))

@@ -1,0 +1,62 @@
+"""What looks like a secret stays here; the rest goes along, up to the protocol's limit."""
+
+from __future__ import annotations
+
+import pytest
+
+from ottoctl.environment import looks_secret, shared_environment
+from ottod.protocol.control import MAX_ENV_BYTES, Request, StartSession, client_messages
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ANTHROPIC_API_KEY", "x"),
+        ("github_token", "x"),
+        ("DB_PASSWORD", "x"),
+        ("MY_PASS", "x"),
+        ("SSH_AUTH_SOCK", "/tmp/agent"),
+        ("AWS_SECRET_ACCESS_KEY", "x"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/f"),
+        ("DATABASE_URL", "postgres://me:hunter2@db/x"),
+        ("HTTP_PROXY", "http://u:p@proxy:3128"),
+        ("SENTRY_DSN", "https://x"),
+        ("NOTES", "use sk-abcdefghijklmnop1234 for it"),
+        ("PEM", "-----BEGIN RSA PRIVATE KEY-----"),
+    ],
+)
+def test_secrets_stay(name: str, value: str) -> None:
+    """By name or by value."""
+    assert looks_secret(name, value)
+    assert shared_environment({name: value}) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PATH", "/usr/bin:/bin"),
+        ("PWD", "/home/me"),
+        ("LANG", "C.UTF-8"),
+        ("PYTHONPATH", "/x"),
+        ("EDITOR", "vi"),
+        ("URL", "https://example.org:8080/a@b"),
+        ("COMPASS", "north"),
+    ],
+)
+def test_the_rest_goes_along(name: str, value: str) -> None:
+    """What a session needs to work like the user's shell is not taken for a secret."""
+    assert shared_environment({name: value}) == {name: value}
+
+
+def test_it_fits_the_protocol() -> None:
+    """The longest values are left out first, and what is left is what the daemon accepts."""
+    env = {f"V{i}": "x" * 40_000 for i in range(20)} | {"PATH": "/bin", "HUGE": "y" * 300_000}
+    shared = shared_environment(env)
+    assert "PATH" in shared and "HUGE" not in shared
+    assert sum(len(n) + len(v) for n, v in shared.items()) <= MAX_ENV_BYTES
+    client_messages.encode(Request(id=1, body=StartSession(cwd="/", env=shared)))
+
+
+def test_bytes_that_are_no_text_stay() -> None:
+    """A variable that is not UTF-8 cannot travel, and must not break the rest."""
+    assert shared_environment({"ODD": "a\udcff", "LANG": "C"}) == {"LANG": "C"}
