@@ -6,7 +6,7 @@ only `ProviderError`. The last event of a stream that does not raise is `Respons
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from ottod.protocol.model import ModelEvent, ModelRequest
@@ -20,8 +20,8 @@ class Provider(Protocol):
         """The provider's name in the configuration."""
         ...
 
-    def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
-        """Makes the call. Cancelling the task that iterates closes the connection.
+    def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+        """Makes the call. Closing the generator closes the connection: iterate inside `contextlib.aclosing`.
 
         Raises: ProviderError, with `retryable` and perhaps `retry_after_s`.
         """

@@ -82,7 +82,7 @@ class ControlGate:
 
     def attach(self, socket: Socket) -> None:
         self._socket = socket
-        self._hub.attach(self._send_records, self._send)
+        self._hub.attach(self._send_records, self._send_notice)
 
     @property
     def client_count(self) -> int:
@@ -129,7 +129,7 @@ class ControlGate:
             )
             self._send(identity, Rejected(failure=failure, protocol=PROTOCOL_VERSION))
             return
-        if identity not in self._clients and len(self._clients) >= self._max_clients:
+        if identity not in self._clients and len(self._clients) >= self._max_clients and not self._make_room():
             failure = Failure(code="too_many_clients", message=f"{self._max_clients} clients are connected already")
             self._send(identity, Rejected(failure=failure, protocol=PROTOCOL_VERSION))
             return
@@ -139,6 +139,14 @@ class ControlGate:
             identity,
             Welcome(protocol=PROTOCOL_VERSION, version=__version__, instance=self._instance, pid=self._pid),
         )
+
+    def _make_room(self) -> bool:
+        """Forgets the client that has been silent longest, if it waits for nothing; short commands leave many."""
+        idle = [c for c in self._clients.values() if not c.pending and not self._hub.has_subscriptions(c.identity)]
+        if not idle:
+            return False
+        self._forget(min(idle, key=lambda c: c.last_heard_s).identity)
+        return True
 
     def _request(self, client: Client, request: Request) -> None:
         if len(client.pending) >= MAX_PENDING:
@@ -164,12 +172,15 @@ class ControlGate:
 
     # ------------------------------------------------------------ outgoing
 
-    def _send(self, identity: bytes, message: ServerMessage | GapNotice | SubscriptionEnded) -> bool:
+    def _send(self, identity: bytes, message: ServerMessage) -> None:
+        """Sends a message. A client that is gone, or that does not read its replies, is forgotten."""
         assert self._socket is not None
-        if self._socket.send([identity, KIND_MESSAGE, server_messages.encode(message)]):
-            return True
-        self._forget(identity)
-        return False
+        if not self._socket.send([identity, KIND_MESSAGE, server_messages.encode(message)]):
+            self._forget(identity)
+
+    def _send_notice(self, identity: bytes, message: GapNotice | SubscriptionEnded) -> Outcome:
+        assert self._socket is not None
+        return self._socket.try_send([identity, KIND_MESSAGE, server_messages.encode(message)])
 
     def _send_records(self, identity: bytes, subscription: int, parts: list[bytes | memoryview]) -> Outcome:
         assert self._socket is not None

@@ -32,13 +32,13 @@ PUMP_BYTES = 256 * 1024
 """Read from the ring for one subscription before the next one gets its turn."""
 
 SendRecords = Callable[[bytes, int, list[bytes | memoryview]], Outcome]
-SendMessage = Callable[[bytes, GapNotice | SubscriptionEnded], bool]
+SendMessage = Callable[[bytes, GapNotice | SubscriptionEnded], Outcome]
 
 
 class Subscription:
     """One client's view of the ring."""
 
-    __slots__ = ("client", "credit", "cursor", "end", "gaps", "id", "is_live", "outgoing", "session_key")
+    __slots__ = ("client", "credit", "cursor", "end", "id", "is_live", "outgoing", "session_key")
 
     def __init__(self, *, id: int, client: bytes, cursor: int, session_key: int | None, credit: int, end: int | None):
         self.id = id
@@ -48,7 +48,6 @@ class Subscription:
         self.credit = credit
         self.end = end
         self.is_live = False
-        self.gaps = 0
         self.outgoing: list[bytes | memoryview] = []
 
 
@@ -66,7 +65,7 @@ class Hub:
         self._is_flush_due = False
         self._is_pump_due = False
         self._send_records: SendRecords = lambda _client, _sub, _parts: "gone"
-        self._send_message: SendMessage = lambda _client, _message: False
+        self._send_message: SendMessage = lambda _client, _message: "gone"
         self.events_appended = 0
         self.gaps_sent = 0
 
@@ -74,6 +73,9 @@ class Hub:
         """Connects the hub to the control socket."""
         self._send_records = send_records
         self._send_message = send_message
+
+    def has_subscriptions(self, client: bytes) -> bool:
+        return any(s.client == client for s in self._subscriptions.values())
 
     @property
     def subscription_count(self) -> int:
@@ -235,11 +237,16 @@ class Hub:
         return self._send(sub, runs)
 
     def _send_gap(self, sub: Subscription, gap: Gap) -> bool:
-        self.gaps_sent += 1
-        sub.gaps += 1
-        if self._send_message(sub.client, GapNotice(subscription=sub.id, gap=gap)):
-            return True
-        self.drop(sub.id)
+        match self._send_message(sub.client, GapNotice(subscription=sub.id, gap=gap)):
+            case "sent":
+                self.gaps_sent += 1
+                return True
+            case "full":
+                # What comes before the gap has been sent; reading on from its beginning finds it again.
+                sub.cursor = max(sub.cursor, gap.first)
+                self._loop.call_later(RETRY_S, self._retry, sub)
+            case "gone":
+                self.drop(sub.id)
         return False
 
     # ------------------------------------------------------------ ending
@@ -253,9 +260,16 @@ class Hub:
         return True
 
     def _end(self, sub: Subscription, reason: str) -> None:
-        self._flush_one(sub)
+        if sub.id not in self._subscriptions:
+            return
+        if not self._flush_one(sub) and reason == "caught_up":
+            # It fell behind with its last records; the pump comes back here once they are through.
+            return
         next_offset = self.ring.head_offset if sub.is_live else sub.cursor
-        self._send_message(sub.client, SubscriptionEnded(subscription=sub.id, reason=reason, next_offset=next_offset))
+        ended = SubscriptionEnded(subscription=sub.id, reason=reason, next_offset=next_offset)
+        if self._send_message(sub.client, ended) == "full" and reason != "daemon_stop":
+            self._loop.call_later(RETRY_S, self._end, sub, reason)
+            return
         self.drop(sub.id)
 
     def drop(self, subscription: int) -> None:

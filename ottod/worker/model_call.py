@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import aclosing
 
 from ottod.core.backoff import delay_s
 from ottod.errors import Failure, ProviderError
@@ -98,18 +99,19 @@ class ModelCaller:
             self._provider = self._build(self._target, self._api_key)
         link = self._link
         emit = link.emit
-        async for event in self._provider.stream(request):
-            if type(event) is TextDelta:
-                for piece in pieces(event.text):
-                    emit(ContentDelta(stream="text", text=piece, item=item))
-            elif type(event) is ThinkingDelta:
-                for piece in pieces(event.text):
-                    emit(ContentDelta(stream="reasoning", text=piece, item=item))
-            elif type(event) is ResponseCompleted:
-                return event.response
-            if link.outbox.is_full:
-                # Root owes too many acknowledgements: stop reading the model's stream until it has caught up.
-                await link.room()
+        async with aclosing(self._provider.stream(request)) as events:
+            async for event in events:
+                if type(event) is TextDelta:
+                    for piece in pieces(event.text):
+                        emit(ContentDelta(stream="text", text=piece, item=item))
+                elif type(event) is ThinkingDelta:
+                    for piece in pieces(event.text):
+                        emit(ContentDelta(stream="reasoning", text=piece, item=item))
+                elif type(event) is ResponseCompleted:
+                    return event.response
+                if link.outbox.is_full:
+                    # Root owes too many acknowledgements: stop reading the model's stream until it has caught up.
+                    await link.room()
         raise ProviderError("the stream ended without a response", code="cut", retryable=True)
 
     async def aclose(self) -> None:

@@ -50,6 +50,7 @@ class SessionRunner:
         self._models: ModelCaller | None = None
         self._journal: JournalWriter | None = None
         self._state: SessionState = "starting"
+        self._announced: SessionState = "starting"
         self._messages_received = 0
         self._last_text = ""
         self._ended: EndTurn | None = None
@@ -194,8 +195,12 @@ class SessionRunner:
         return Exiting(cause=cause, last_seq=self._link.last_seq, result=result, truncated=was_cut)
 
     def _happened(self, happening: Happening, reason: str = "") -> None:
-        previous, self._state = self._state, next_state(self._state, happening)
-        if previous != self._state:
+        self._state = next_state(self._state, happening)
+        if self._state == "idle" and self._inbox:
+            # The next turn begins at once; nobody should take the moment between for a session that waits.
+            return
+        if self._state != self._announced:
+            previous, self._announced = self._announced, self._state
             self._link.emit(SessionStateChanged(state=self._state, previous=previous, reason=reason))
 
     # ------------------------------------------------------------ commands
