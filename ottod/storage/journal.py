@@ -28,7 +28,6 @@ disk, so the journal takes nothing more. Source: docs/adr/0004-journal-format.md
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import struct
@@ -41,6 +40,7 @@ import msgspec
 from ottod.errors import RefusedError, StorageError
 from ottod.protocol.journal import JournalEntry
 from ottod.storage.aside import free_name, sync_directory
+from ottod.storage.lock import lock_file
 
 MAGIC = b"OTTOJRNL"
 VERSION = 1
@@ -112,7 +112,7 @@ class Journal:
     @classmethod
     def _take(cls, path: Path, fd: int, session_key: int, *, create: bool) -> Journal:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(fd)
         except BlockingIOError as error:
             raise RefusedError(
                 f"another process writes to the journal {path}",

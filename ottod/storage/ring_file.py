@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import msgspec
 
 from ottod.errors import StorageError
 from ottod.storage.aside import move_aside, sync_directory
+from ottod.storage.lock import lock_file
 from ottod.storage.ring_format import (
     MAX_LOST_INTERVALS,
     SUPERBLOCK_BYTES,
@@ -200,7 +200,7 @@ def _open_locked(path: Path) -> int:
 
 def _lock(fd: int, path: Path) -> None:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(fd)
     except BlockingIOError:
         raise StorageError(f"{path}: another process is writing this ring", mend="stop the other daemon") from None
 

@@ -6,7 +6,6 @@ refused. A file that SQLite cannot read is put aside and reported, never deleted
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 from pathlib import Path
@@ -15,6 +14,7 @@ import msgspec
 
 from ottod.errors import StorageError
 from ottod.storage.aside import numbered_name
+from ottod.storage.lock import lock_file
 
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -151,7 +151,7 @@ def _lock(path: Path) -> int:
     """A second writing connection could corrupt the file, so a second process is refused at the door."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(fd)
     except BlockingIOError:
         os.close(fd)
         raise StorageError(f"{path}: another process is writing it", mend="stop the other daemon") from None
