@@ -67,7 +67,7 @@ class PrivateDaemon:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
+                process_group=0,
             )
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while self.log.count(READY) == before:

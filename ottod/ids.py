@@ -6,6 +6,8 @@ A session id is `s-` and ten characters of Crockford's base 32 (no i, l, o, u). 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ottod.errors import OttoError
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -22,6 +24,7 @@ class BadSessionId(OttoError):
     code = "bad_session_id"
 
 
+@lru_cache(maxsize=4096)
 def session_id(key: int) -> str:
     """The id of a session key (0 ≤ key < 2⁵⁰). Raises ValueError outside that range."""
     if not 0 <= key <= KEY_MAX:

@@ -17,6 +17,7 @@ from ottod.protocol.records import (
     MAX_BATCH_EVENTS,
     MAX_PAYLOAD_BYTES,
     build_record,
+    build_single,
     encode_entry,
     join_entries,
 )
@@ -73,6 +74,22 @@ class Outbox:
         seq = self.next_seq
         self.next_seq = seq + 1
         return seq
+
+    def emit_alone(self, event: Event, at_ns: int) -> bytes:
+        """Adds an event and takes it at once, as a record of its own. Only while nothing is unsent.
+
+        Raises: LocalProtocolError if the event exceeds a record.
+        """
+        entry = encode_entry(at_ns, event)
+        if len(entry) > MAX_PAYLOAD_BYTES - 8:
+            raise LocalProtocolError(f"an event of {len(entry)} bytes does not fit a record of {MAX_PAYLOAD_BYTES}")
+        seq = self.next_seq
+        lane = LANE_DELTA if type(event) is ContentDelta else LANE_STATE
+        record = build_single(entry, session_key=self._session_key, seq=seq, lane=lane, incarnation=self._incarnation)
+        self.next_seq = seq + 1
+        self.held_bytes += len(record)
+        self._unacked.append((seq, record))
+        return record
 
     def _close(self) -> None:
         count = len(self._open)

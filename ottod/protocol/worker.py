@@ -1,6 +1,6 @@
 """Worker ↔ root, and root ↔ zygote.
 
-On the worker socket each message is one frame after the identity: `M` and a message, or `B` and one unsealed
+On the worker socket each message is one frame: a byte of kind, `M` and a message behind it, or `B` and one unsealed
 record (see `records`). The *birth* travels over the worker's private channel, a socket pair whose other end only
 root holds: it carries the secret and the provider keys, and its closing tells the worker that root is gone.
 """
@@ -48,7 +48,7 @@ class Birth(Wire, frozen=True, kw_only=True, tag="birth"):
     private_dirs: tuple[str, ...] = ()
     """Otto's own directories, which no tool may see."""
     generation: int = 0
-    nice: int = 19
+    priority: Literal["idle", "low", "normal"] = "idle"
     heartbeat_s: float = 2.0
     orphan_grace_s: float = 5.0
     journal_sync: Literal["always", "none"] = "always"

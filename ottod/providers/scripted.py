@@ -67,7 +67,7 @@ class ScriptedProvider:
     async def aclose(self) -> None:
         """There is nothing to close."""
 
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+    def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         """Plays the turn that belongs to the request. Raises ProviderError."""
         now = scene(request)
         attempt = self._attempts.get(now.step, 0)
@@ -80,28 +80,32 @@ class ScriptedProvider:
         if reply is None:
             reply = Reply(text=f"The script {self._path.name} has ended: it has no turn {now.step + 1}.")
         if reply.stream is not None:
-            async for event in _measured(reply.stream, clock):
-                yield event
-            blocks: tuple[Block, ...] = (Text(text=f"Streamed {reply.stream.events} events."),)
-        else:
-            armed = bool(reply.faults()) and not self._has_struck(reply)
-            chunks = self._chunks(reply, now)
-            strike_at = min(reply.after_chunks if reply.cut is None else reply.cut, len(chunks))
-            delay_s = (self._script.delay_ms if reply.delay_ms is None else reply.delay_ms) / 1000
-            for i, chunk in enumerate(chunks):
-                if armed and i == strike_at:
-                    await self._strike(reply, clock)
-                if i and delay_s:
-                    await clock.wait(delay_s)
-                elif i % YIELD_EVERY_EVENTS == 0:
-                    await asyncio.sleep(0)
-                yield chunk
-            if armed and strike_at == len(chunks):
+            # One generator, not one inside another: measured emission should measure little of itself.
+            said: tuple[Block, ...] = (Text(text=f"Streamed {reply.stream.events} events."),)
+            return _measured(reply.stream, clock, self._response(request, now, reply, said))
+        return self._play(request, now, reply, clock)
+
+    async def _play(
+        self, request: ModelRequest, now: Scene, reply: Reply, clock: _Clock
+    ) -> AsyncGenerator[ModelEvent, None]:
+        armed = bool(reply.faults()) and not self._has_struck(reply)
+        chunks = self._chunks(reply, now)
+        strike_at = min(reply.after_chunks if reply.cut is None else reply.cut, len(chunks))
+        delay_s = (self._script.delay_ms if reply.delay_ms is None else reply.delay_ms) / 1000
+        for i, chunk in enumerate(chunks):
+            if armed and i == strike_at:
                 await self._strike(reply, clock)
-            blocks = _blocks(reply, now, self.name, malformed=armed and reply.malformed)
-            for block in blocks:
-                if isinstance(block, ToolCall):
-                    yield ToolCallBegun(call=block.call, tool=block.tool)
+            if i and delay_s:
+                await clock.wait(delay_s)
+            elif i % YIELD_EVERY_EVENTS == 0:
+                await asyncio.sleep(0)
+            yield chunk
+        if armed and strike_at == len(chunks):
+            await self._strike(reply, clock)
+        blocks = _blocks(reply, now, self.name, malformed=armed and reply.malformed)
+        for block in blocks:
+            if isinstance(block, ToolCall):
+                yield ToolCallBegun(call=block.call, tool=block.tool)
         yield ResponseCompleted(response=self._response(request, now, reply, blocks))
 
     def _chunks(self, reply: Reply, now: Scene) -> list[ModelEvent]:
@@ -191,7 +195,7 @@ class _Clock:
             raise too_slow(self._peer, timeout_s=self._timeout_s, idle=False)
 
 
-async def _measured(spec: Measured, clock: _Clock) -> AsyncGenerator[ModelEvent, None]:
+async def _measured(spec: Measured, clock: _Clock, response: ModelResponse) -> AsyncGenerator[ModelEvent, None]:
     """Deltas `<scheduled ns> <actual ns> <i>`, padded with spaces; both times are CLOCK_MONOTONIC.
 
     The schedule is fixed at the start. An emitter that falls behind emits without pause until it has caught up, so
@@ -211,6 +215,7 @@ async def _measured(spec: Measured, clock: _Clock) -> AsyncGenerator[ModelEvent,
             await asyncio.sleep(-(-(scheduled_ns - now_ns) // 1_000_000) / 1000)
             now_ns = time.monotonic_ns()
         yield TextDelta(text=f"{scheduled_ns} {now_ns} {i}".ljust(spec.text_bytes))
+    yield ResponseCompleted(response=response)
 
 
 def _blocks(reply: Reply, now: Scene, provider: str, *, malformed: bool) -> tuple[Block, ...]:

@@ -180,12 +180,19 @@ class ControlGate:
 
     def _send_notice(self, identity: bytes, message: GapNotice | SubscriptionEnded) -> Outcome:
         assert self._socket is not None
-        return self._socket.try_send([identity, KIND_MESSAGE, server_messages.encode(message)])
+        outcome = self._socket.try_send([identity, KIND_MESSAGE, server_messages.encode(message)])
+        return self._note_outcome(identity, outcome)
 
     def _send_records(self, identity: bytes, subscription: int, parts: list[bytes | memoryview]) -> Outcome:
         assert self._socket is not None
         body = parts[0] if len(parts) == 1 else b"".join(parts)
-        return self._socket.try_send([identity, KIND_RECORDS + subscription.to_bytes(4, "big"), body])
+        outcome = self._socket.try_send([identity, KIND_RECORDS + subscription.to_bytes(4, "big"), body])
+        return self._note_outcome(identity, outcome)
+
+    def _note_outcome(self, identity: bytes, outcome: Outcome) -> Outcome:
+        if outcome == "gone":
+            self._forget(identity)
+        return outcome
 
     def _forget(self, identity: bytes) -> None:
         client = self._clients.pop(identity, None)
@@ -200,7 +207,9 @@ class ControlGate:
     def _sweep(self) -> None:
         silent = self._loop.time() - CLIENT_SILENCE_S
         for client in list(self._clients.values()):
-            if client.last_heard_s < silent and not client.pending:
+            # One that still waits for something is no exception: living ones ping while they wait, and dead ones
+            # would otherwise fill the table for as long as the sessions last that they waited for.
+            if client.last_heard_s < silent:
                 self._forget(client.identity)
         self._sweep_handle = self._loop.call_later(SWEEP_S, self._sweep)
 

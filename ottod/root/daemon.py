@@ -180,6 +180,8 @@ class Daemon:
         """Forces the ring to disk at intervals, on a thread."""
         if self._settings.ring.sync == "none":
             return
+        if self._settings.ring.sync == "always":
+            await self._sync_before_delivery()
         loop = asyncio.get_running_loop()
         synced_head = 0
         while True:
@@ -192,6 +194,26 @@ class Daemon:
             except StorageError as error:
                 self.log(f"ring: {error}; events are kept in memory only until the daemon is restarted")
                 return
+
+    async def _sync_before_delivery(self) -> None:
+        """Delivers and acknowledges nothing that is not on disk; what gathers during a sync shares the next."""
+        loop = asyncio.get_running_loop()
+        is_due = asyncio.Event()
+        self._hub.hold_until_synced(is_due.set)
+        self._workers.hold_until_synced()
+        while True:
+            await is_due.wait()
+            is_due.clear()
+            appended = self._workers.appended()
+            try:
+                newest = await loop.run_in_executor(self._threads, self._ring.sync)
+            except StorageError as error:
+                # Without a disk there is nothing that this mode may deliver; the daemon must not pretend.
+                self.log(f"ring: {error}; stopping, because ring.sync is `always`")
+                self.shut_down(0.0)
+                return
+            self._hub.release(newest + 1)
+            self._workers.acknowledge(appended)
 
     def status(self) -> DaemonStatus:
         """A reading of all instruments."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from ottod.errors import RefusedError
 from ottod.protocol.control import MAX_CREDIT_BYTES, GapNotice, SubscriptionEnded
 from ottod.protocol.events import Event, Gap
@@ -22,12 +24,18 @@ from ottod.protocol.records import (
     encode_entry,
     join_entries,
     parse_unsealed,
+    split_run,
 )
 from ottod.storage.ring import Ring
+from ottod.storage.ring_report import Chunk
 from ottod.transport.socket import Outcome
 
 RETRY_S = 0.002
 """How soon to look again at a client whose queue was full."""
+RETRY_MAX_S = 0.5
+"""The delay doubles up to this while the queue stays full: a client that is frozen must not keep root busy."""
+PROBE_BYTES = 1
+"""Read for a client whose queue was full at the last try: one record tells whether it takes more."""
 PUMP_BYTES = 256 * 1024
 """Read from the ring for one subscription before the next one gets its turn."""
 
@@ -38,7 +46,7 @@ SendMessage = Callable[[bytes, GapNotice | SubscriptionEnded], Outcome]
 class Subscription:
     """One client's view of the ring."""
 
-    __slots__ = ("client", "credit", "cursor", "end", "id", "is_live", "outgoing", "session_key")
+    __slots__ = ("client", "credit", "cursor", "end", "id", "is_live", "outgoing", "retry", "retry_s", "session_key")
 
     def __init__(self, *, id: int, client: bytes, cursor: int, session_key: int | None, credit: int, end: int | None):
         self.id = id
@@ -49,6 +57,9 @@ class Subscription:
         self.end = end
         self.is_live = False
         self.outgoing: list[bytes | memoryview] = []
+        self.retry: asyncio.TimerHandle | None = None
+        self.retry_s = RETRY_S
+        """Above RETRY_S while the client's queue is full."""
 
 
 class Hub:
@@ -66,6 +77,8 @@ class Hub:
         self._is_pump_due = False
         self._send_records: SendRecords = lambda _client, _sub, _parts: "gone"
         self._send_message: SendMessage = lambda _client, _message: "gone"
+        self._released: int | None = None
+        self.on_append: Callable[[], None] = lambda: None
         self.events_appended = 0
         self.gaps_sent = 0
 
@@ -81,13 +94,31 @@ class Hub:
     def subscription_count(self) -> int:
         return len(self._subscriptions)
 
+    def hold_until_synced(self, on_append: Callable[[], None]) -> None:
+        """From now on nothing is delivered before `release` says that it is on disk."""
+        self._released = self.ring.head_offset
+        self.on_append = on_append
+
+    def release(self, head: int) -> None:
+        """Everything below offset `head` is on disk and may be delivered."""
+        self._released = head
+        for sub in self._subscriptions.values():
+            self._pump_soon(sub)
+
+    @property
+    def head(self) -> int:
+        """The offset behind the newest event that may be delivered."""
+        return self.ring.head_offset if self._released is None else self._released
+
     # ------------------------------------------------------------ writing
 
     def append(self, record: bytes | memoryview, header: RecordHeader) -> int:
         """Puts one unsealed record into the ring and gives its first offset."""
         first_offset, sealed = self.ring.append(record, header)
         self.events_appended += header.event_count
-        if self._live:
+        if self._released is not None:
+            self.on_append()
+        elif self._live:
             self._hand_on(header.session_key, first_offset, sealed)
         return first_offset
 
@@ -133,18 +164,27 @@ class Hub:
         """Sends runs whose credit has been taken. A full queue makes the subscription read them again later."""
         match self._send_records(sub.client, sub.id, parts):
             case "sent":
+                sub.retry_s = RETRY_S
                 return True
             case "full":
                 sub.credit += sum(len(part) for part in parts)
                 sub.cursor = RecordHeader._make(HEADER.unpack_from(parts[0])).first_offset
                 sub.is_live = False
                 self._live.discard(sub)
-                self._loop.call_later(RETRY_S, self._retry, sub)
+                self._retry_later(sub, self._retry, sub)
             case "gone":
                 self.drop(sub.id)
         return False
 
+    def _retry_later(self, sub: Subscription, retry: Callable[..., None], *arguments: object) -> None:
+        """One look at a time, ever more rarely: neither time nor grants without reading make more of them."""
+        if sub.retry is not None:
+            sub.retry.cancel()
+        sub.retry = self._loop.call_later(sub.retry_s, retry, *arguments)
+        sub.retry_s = min(RETRY_MAX_S, sub.retry_s * 2)
+
     def _retry(self, sub: Subscription) -> None:
+        sub.retry = None
         if sub.id in self._subscriptions and not sub.is_live:
             self._pump_soon(sub)
 
@@ -158,7 +198,7 @@ class Hub:
             raise RefusedError(
                 f"{self._max_per_client} subscriptions of this client are open already", code="too_many_subscriptions"
             )
-        head = self.ring.head_offset
+        head = self.head
         if from_offset is not None and from_offset > head:
             raise RefusedError(
                 f"offset {from_offset} lies ahead of the newest event ({head - 1})",
@@ -209,7 +249,14 @@ class Hub:
         """Sends one portion. True if there is more to do now."""
         if sub.credit <= 0 or sub.is_live or not self._flush_one(sub):
             return False
-        chunk = self.ring.read(sub.cursor, session_key=sub.session_key, max_bytes=min(sub.credit, PUMP_BYTES))
+        if self._released is not None and sub.cursor >= self._released:
+            if sub.end is not None:
+                self._end(sub, "caught_up")
+            return False
+        portion_bytes = PUMP_BYTES if sub.retry_s == RETRY_S else PROBE_BYTES
+        chunk = self.ring.read(sub.cursor, session_key=sub.session_key, max_bytes=min(sub.credit, portion_bytes))
+        if self._released is not None and chunk.next_cursor > self._released:
+            chunk = cut_chunk(chunk, self._released)
         runs: list[bytes | memoryview] = []
         for item in chunk.items:
             if isinstance(item, Gap):
@@ -226,7 +273,7 @@ class Hub:
         if sub.end is not None and (chunk.caught_up or sub.cursor >= sub.end):
             self._end(sub, "caught_up")
             return False
-        if chunk.caught_up:
+        if chunk.caught_up and self._released is None:
             sub.is_live = True
             self._live.add(sub)
             return False
@@ -240,11 +287,12 @@ class Hub:
         match self._send_message(sub.client, GapNotice(subscription=sub.id, gap=gap)):
             case "sent":
                 self.gaps_sent += 1
+                sub.retry_s = RETRY_S
                 return True
             case "full":
                 # What comes before the gap has been sent; reading on from its beginning finds it again.
                 sub.cursor = max(sub.cursor, gap.first)
-                self._loop.call_later(RETRY_S, self._retry, sub)
+                self._retry_later(sub, self._retry, sub)
             case "gone":
                 self.drop(sub.id)
         return False
@@ -267,8 +315,8 @@ class Hub:
             return
         next_offset = self.ring.head_offset if sub.is_live else sub.cursor
         ended = SubscriptionEnded(subscription=sub.id, reason=reason, next_offset=next_offset)
-        if self._send_message(sub.client, ended) == "full" and reason != "daemon_stop":
-            self._loop.call_later(RETRY_S, self._end, sub, reason)
+        if self._send_message(sub.client, ended) == "full" and reason == "caught_up":
+            self._retry_later(sub, self._end, sub, reason)
             return
         self.drop(sub.id)
 
@@ -279,6 +327,8 @@ class Hub:
             self._live.discard(sub)
             self._behind.pop(subscription, None)
             sub.outgoing = []
+            if sub.retry is not None:
+                sub.retry.cancel()
 
     def drop_client(self, client: bytes) -> None:
         """Forgets all subscriptions of a client."""
@@ -289,3 +339,21 @@ class Hub:
         """Tells every subscriber that nothing more will come."""
         for sub in list(self._subscriptions.values()):
             self._end(sub, reason)
+
+
+def cut_chunk(chunk: Chunk, head: int) -> Chunk:
+    """What of a chunk lies below offset `head`; a batch is either wholly there or not."""
+    items: list[bytes | Gap] = []
+    for item in chunk.items:
+        if isinstance(item, Gap):
+            if item.first < head:
+                items.append(replace(item, last=min(item.last, head - 1)))
+            continue
+        end = 0
+        for header, _payload in split_run(item):
+            if header.first_offset >= head:
+                break
+            end += header.size_bytes
+        if end:
+            items.append(item[:end])
+    return Chunk(tuple(items), head, True)

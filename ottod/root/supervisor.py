@@ -226,7 +226,7 @@ class Supervisor:
             session_dir=str(directory),
             private_dirs=self._private_dirs,
             generation=lease.generation,
-            nice=self._settings.sessions.worker_nice,
+            priority=self._settings.sessions.worker_priority,
             heartbeat_s=self._settings.sessions.heartbeat_s,
             orphan_grace_s=self._settings.sessions.orphan_grace_s,
             journal_sync=self._settings.journal.sync,

@@ -16,7 +16,7 @@ from ottod.core.projection import fold
 from ottod.errors import Failure, RemoteProtocolError
 from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol.events import SessionExited
-from ottod.protocol.records import LANE_STATE, decode_payload, parse_unsealed
+from ottod.protocol.records import HEADER_BYTES, LANE_STATE, decode_payload, parse_unsealed
 from ottod.protocol.worker import (
     KIND_BATCH,
     KIND_MESSAGE,
@@ -40,7 +40,7 @@ from ottod.transport.socket import Socket
 
 ACK_BYTES = 64 * 1024
 """A worker that has this much unacknowledged is answered at once, others by the sweep."""
-ACK_PERIOD_S = 0.05
+ACK_PERIOD_S = 0.2
 WINDOW_BUSY_SHARE = 0.6
 """When root spends more than this share of its time on the worker socket, workers are told to batch longer."""
 WINDOW_MAX_US = 5_000
@@ -59,8 +59,10 @@ class WorkerGate:
         self._socket: Socket | None = None
         self._by_identity: dict[bytes, tuple[Session, Incarnation]] = {}
         self._dirty: set[bytes] = set()
+        self._urgent: set[bytes] = set()
         self._commands: dict[int, asyncio.Future[Failure | None]] = {}
         self._next_command = 1
+        self._is_held = False
         self._busy_ns = 0
         self._window_us = 0
         self._sweep_at = loop.time()
@@ -76,17 +78,18 @@ class WorkerGate:
     # ------------------------------------------------------------ incoming
 
     def handle(self, frames: list[bytes]) -> None:
-        """One message from the ROUTER: identity, kind, body. Never raises for what a worker sent."""
+        """One message from the ROUTER. Never raises for what a worker sent."""
         started = time.perf_counter_ns()
         identity = frames[0]
         try:
-            if len(frames) != 3:
-                if len(frames) != 2 or frames[1]:
-                    raise RemoteProtocolError(f"a message of {len(frames)} frames")
-            elif frames[1] == KIND_BATCH:
-                self._batch(identity, frames[2])
-            elif frames[1] == KIND_MESSAGE:
-                self._message(identity, frames[2])
+            if len(frames) != 2:
+                raise RemoteProtocolError(f"a message of {len(frames) - 1} frames; one was expected")
+            frame = frames[1]
+            kind = frame[:1]
+            if kind == KIND_BATCH:
+                self._batch(identity, memoryview(frame)[1:])
+            elif kind == KIND_MESSAGE:
+                self._message(identity, memoryview(frame)[1:])
             else:
                 raise RemoteProtocolError("a message of unknown kind")
         except RemoteProtocolError as error:
@@ -102,7 +105,7 @@ class WorkerGate:
         elif self.rejected_messages <= 100:
             self._log(f"worker socket: {error}")
 
-    def _batch(self, identity: bytes, record: bytes) -> None:
+    def _batch(self, identity: bytes, record: memoryview) -> None:
         known = self._by_identity.get(identity)
         if known is None:
             self._send(identity, WorkerRejected(failure=Failure(code="hello_required", message="say hello first")))
@@ -117,7 +120,7 @@ class WorkerGate:
                 self._dirty.add(identity)
                 return
             raise RemoteProtocolError(f"seq {header.first_seq} came when {session.next_seq} was due")
-        entries = decode_payload(memoryview(record)[40:]) if header.lane == LANE_STATE else ()
+        entries = decode_payload(record[HEADER_BYTES:]) if header.lane == LANE_STATE else ()
         if entries and (len(entries) != header.event_count or any(isinstance(e, SessionExited) for _, e in entries)):
             raise RemoteProtocolError("a batch that says what only root may say, or miscounts")
         first_offset = self._hub.append(record, header)
@@ -126,6 +129,8 @@ class WorkerGate:
         incarnation.unacked_by_root_bytes += len(record)
         self.batches += 1
         self._dirty.add(identity)
+        if incarnation.unacked_by_root_bytes >= ACK_BYTES:
+            self._urgent.add(identity)
         if entries:
             self._fold(session, entries, first_offset)
 
@@ -137,7 +142,7 @@ class WorkerGate:
         if info.state in ("idle", "ended"):
             session.release_waiters()
 
-    def _message(self, identity: bytes, data: bytes) -> None:
+    def _message(self, identity: bytes, data: memoryview) -> None:
         message = worker_messages.decode(data)
         if isinstance(message, WorkerHello):
             self._hello(identity, message)
@@ -198,21 +203,36 @@ class WorkerGate:
 
     def drained(self) -> None:
         """Called when the socket has nothing more for now: acknowledge those who wait for it most."""
-        for identity in [i for i in self._dirty if self._is_ack_urgent(i)]:
-            self._ack(identity)
+        while self._urgent:
+            self._ack(self._urgent.pop())
 
-    def _is_ack_urgent(self, identity: bytes) -> bool:
-        known = self._by_identity.get(identity)
-        return known is None or known[1].unacked_by_root_bytes >= ACK_BYTES
+    def hold_until_synced(self) -> None:
+        """From now on only `acknowledge` acknowledges: what is not on disk is the worker's to keep."""
+        self._is_held = True
 
-    def _ack(self, identity: bytes) -> None:
+    def appended(self) -> dict[bytes, int]:
+        """The newest seq in the ring of every worker that waits for an acknowledgement."""
+        known = ((identity, self._by_identity.get(identity)) for identity in self._dirty)
+        return {identity: pair[0].next_seq - 1 for identity, pair in known if pair is not None}
+
+    def acknowledge(self, synced: dict[bytes, int]) -> None:
+        """Acknowledges what `appended` gave before a sync that is now over."""
+        for identity, seq in synced.items():
+            self._ack(identity, seq)
+
+    def _ack(self, identity: bytes, synced_seq: int | None = None) -> None:
+        if self._is_held and synced_seq is None:
+            return
         self._dirty.discard(identity)
         known = self._by_identity.get(identity)
         if known is None:
             return
         session, incarnation = known
+        newest_seq = session.next_seq - 1
+        if synced_seq is not None and synced_seq < newest_seq:
+            self._dirty.add(identity)
         incarnation.unacked_by_root_bytes = 0
-        incarnation.acked_seq = session.next_seq - 1
+        incarnation.acked_seq = newest_seq if synced_seq is None else synced_seq
         self._send(identity, Ack(seq=incarnation.acked_seq, window_us=self._window_us))
 
     def _sweep(self) -> None:
@@ -230,7 +250,7 @@ class WorkerGate:
 
     def _send(self, identity: bytes, message: RootToWorker) -> bool:
         assert self._socket is not None
-        return self._socket.send([identity, KIND_MESSAGE, root_to_worker.encode(message)])
+        return self._socket.send([identity, KIND_MESSAGE + root_to_worker.encode(message)])
 
     async def command(self, session: Session, body: CommandBody, *, timeout_s: float) -> Failure | None:
         """Orders a worker and waits for its answer; no answer is a failure with code `no_answer`."""

@@ -91,8 +91,9 @@ class SessionSettings(Section, frozen=True, kw_only=True):
     """How long a stopped session may take to end by itself, unless its agent says otherwise."""
     retain_ended: Count = 1000
     """Ended sessions kept with their files; older ones are removed."""
-    worker_nice: Annotated[int, Meta(ge=0, le=19)] = 19
-    """Workers' scheduling priority below root's: it keeps event latency low when all cores are busy."""
+    worker_priority: Literal["idle", "low", "normal"] = "idle"
+    """How workers stand behind root when all cores are busy: `idle` (SCHED_IDLE) keeps event latency lowest, `low` is
+    nice 10. Tools inherit it."""
 
     def __post_init__(self) -> None:
         if self.hung_after_s < 2 * self.heartbeat_s:

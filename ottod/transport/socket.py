@@ -9,12 +9,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import zmq
+from zmq.backend import Socket as _Raw
 
 DRAIN_MESSAGES = 256
 """Messages taken in one round before the loop gets its turn."""
+
+# Plain integers: pyzmq's own are enum members, and combining two of those costs more than sending a message.
+_NOBLOCK = int(zmq.NOBLOCK)
+_NOBLOCK_MORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
+_POLLIN = int(zmq.POLLIN)
+_EVENTS = int(zmq.EVENTS)
+_RCVMORE = int(zmq.RCVMORE)
 
 Outcome = Literal["sent", "full", "gone"]
 Handler = Callable[[list[bytes]], None]
@@ -36,6 +45,10 @@ class Socket:
         self._on_message = on_message
         self._on_drained = on_drained
         self._is_check_due = False
+        # The methods of the class below pyzmq's Python layer: the same socket, without its keyword handling.
+        self._send_frame = partial(_Raw.send, socket)
+        self._get = partial(_Raw.get, socket)
+        self._recv_frame = partial(_Raw.recv, socket)
         self._fd = int(socket.getsockopt(zmq.FD))
         loop.add_reader(self._fd, self._ready)
         self._check_soon()
@@ -50,8 +63,11 @@ class Socket:
 
     def try_send(self, frames: list[bytes | memoryview]) -> Outcome:
         """The same, telling a peer that cannot take more now from one that is not there any more."""
+        send = self._send_frame
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
+            for frame in frames[:-1]:
+                send(frame, _NOBLOCK_MORE)
+            send(frames[-1], _NOBLOCK)
         except zmq.Again:
             return "full"
         except zmq.ZMQError as error:
@@ -59,7 +75,9 @@ class Socket:
                 return "gone"
             raise
         finally:
-            self._check_soon()
+            # The call may have swallowed the edge that would have announced a message.
+            if not self._is_check_due and self._has_input():
+                self._check_soon()
         return "sent"
 
     def is_reachable(self, identity: bytes) -> bool:
@@ -70,6 +88,9 @@ class Socket:
         """
         return self.try_send([identity, b""]) != "gone"
 
+    def _has_input(self) -> bool:
+        return bool(self._get(_EVENTS) & _POLLIN)  # type: ignore[operator]
+
     def _check_soon(self) -> None:
         if not self._is_check_due:
             self._is_check_due = True
@@ -77,13 +98,15 @@ class Socket:
 
     def _ready(self) -> None:
         self._is_check_due = False
+        get, recv = self._get, self._recv_frame
         for _ in range(DRAIN_MESSAGES):
             if self._socket.closed:
                 return
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            if not self._has_input():
                 break
+            frames = [recv(_NOBLOCK)]
+            while get(_RCVMORE):
+                frames.append(recv(_NOBLOCK))
             try:
                 self._on_message(frames)
             except Exception as error:  # noqa: BLE001 - one bad message must not cost the ones behind it

@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 from ottod.core.backoff import delay_s
 from ottod.errors import Failure, ProviderError
-from ottod.protocol.events import ContentDelta, ModelRetried, UsageUpdated
+from ottod.protocol.events import MAX_EVENT_TEXT_BYTES, ContentDelta, ModelRetried, UsageUpdated
 from ottod.protocol.model import Message, ModelRequest, ModelResponse, ResponseCompleted, TextDelta, ThinkingDelta
 from ottod.protocol.model import ToolSchema as Schema
 from ottod.protocol.specs import AgentSpec, Backoff, ModelTarget
@@ -20,6 +20,8 @@ from ottod.providers.registry import build_provider
 from ottod.worker.link import Link
 from ottod.worker.text import pieces
 
+WHOLE_CHARS = MAX_EVENT_TEXT_BYTES // 4
+"""A text of no more characters fits an event, whatever they are."""
 RETRY_BACKOFF = Backoff(base_s=0.5, factor=2.0, max_s=30.0, jitter=0.25)
 
 
@@ -102,8 +104,12 @@ class ModelCaller:
         async with aclosing(self._provider.stream(request)) as events:
             async for event in events:
                 if type(event) is TextDelta:
-                    for piece in pieces(event.text):
-                        emit(ContentDelta(stream="text", text=piece, item=item))
+                    text = event.text
+                    if len(text) <= WHOLE_CHARS:
+                        emit(ContentDelta(stream="text", text=text, item=item))
+                    else:
+                        for piece in pieces(text):
+                            emit(ContentDelta(stream="text", text=piece, item=item))
                 elif type(event) is ThinkingDelta:
                     for piece in pieces(event.text):
                         emit(ContentDelta(stream="reasoning", text=piece, item=item))

@@ -33,6 +33,7 @@ from ottod.worker.text import cut
 from ottod.worker.tool_call import ToolRunner
 from ottod.worker.turns import TurnDriver
 
+LOW_NICE = 10
 MAX_INBOX = 100
 """Messages that wait for a turn."""
 
@@ -101,9 +102,17 @@ class SessionRunner:
             self._inbox.append((birth.task, "user"))
 
     def _step_back(self) -> None:
-        """Lowers this thread's priority, now that the session is ready: whoever routes events goes first."""
+        """Lowers this thread's priority, now that the session is ready: whoever routes events goes first.
+
+        ZeroMQ's threads keep theirs, so that what has been said is not held up.
+        """
         try:
-            os.setpriority(os.PRIO_PROCESS, 0, self._birth.nice)
+            match self._birth.priority:
+                case "idle":
+                    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+                case "low":
+                    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+                    os.setpriority(os.PRIO_PROCESS, 0, LOW_NICE)
         except OSError as error:
             self._link.emit(LogWarning(message=f"cannot lower the priority: {error.strerror}", code="priority"))
 

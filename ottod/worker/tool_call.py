@@ -11,8 +11,8 @@ from ottod.protocol.events import ContentDelta, ToolCompleted, ToolFailed, ToolP
 from ottod.protocol.model import ToolCall, ToolResult
 from ottod.protocol.specs import AgentSpec
 from ottod.protocol.toolio import Files, Programs
-from ottod.tools.base import Tool, ToolContext, ToolOutput
 from ottod.tools.arguments import decode_arguments
+from ottod.tools.base import Tool, ToolContext, ToolOutput
 from ottod.worker.link import Link
 from ottod.worker.text import MAX_ARGUMENTS_BYTES, cut, pieces
 

@@ -18,7 +18,7 @@ from ottod.protocol.specs import AgentSpec
 
 T = TypeVar("T")
 DEADLINE_S = 60.0
-SMALL_RING = {"ring": {"size_bytes": 4 * 1024 * 1024, "segment_bytes": 128 * 1024}}
+SMALL_RING: dict[str, dict[str, object]] = {"ring": {"size_bytes": 4 * 1024 * 1024, "segment_bytes": 128 * 1024}}
 
 
 def wait_for(what: str, probe: Callable[[], T | None], deadline_s: float = DEADLINE_S) -> T:

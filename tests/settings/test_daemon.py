@@ -77,9 +77,9 @@ WRONG = [
         "did you mean 'always'?",
     ),
     (
-        "ring:\n  size_bytes: 2 MiB\n",
+        "ring:\n  size_bytes: 1 MiB\n  segment_bytes: 256 KiB\n",
         "2:15: ring.size_bytes must be at least 8 times segment_bytes",
-        "write 8388608 or more, or a smaller segment_bytes",
+        "write 2097152 or more, or a smaller segment_bytes",
     ),
     (
         "sessions: {heartbeat_s: 30s}\n",
@@ -92,9 +92,9 @@ WRONG = [
         "write 'sessions'",
     ),
     (
-        "sessions: {worker_nice: 20}\n",
-        "1:25: sessions.worker_nice must be an integer (≥ 0 and ≤ 19), got 20",
-        "write an integer (≥ 0 and ≤ 19)",
+        "sessions: {worker_priority: 20}\n",
+        "1:29: sessions.worker_priority must be one of idle, low, normal, got 20",
+        "write one of idle, low, normal",
     ),
     (
         "models:\n  a: b\n  b: a\n",
