@@ -12,7 +12,6 @@ import contextlib
 import os
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ import zmq
 
 from ottod import __version__
 from ottod.errors import OttoError, StorageError
+from ottod.isolation.probe import probe
 from ottod.isolation.processes import become_subreaper
 from ottod.protocol.control import MAX_ENV_BYTES, MAX_TASK_BYTES, DaemonStatus
 from ottod.protocol.records import HEADER_BYTES, MAX_PAYLOAD_BYTES
@@ -41,6 +41,7 @@ from ottod.settings.daemon import DaemonSettings
 from ottod.settings.paths import Paths
 from ottod.storage.database import Database
 from ottod.storage.ring import Ring
+from ottod.telemetry.log import Log
 from ottod.transport.socket import Socket, bind_router
 
 MAX_CLIENT_MESSAGE_BYTES = MAX_TASK_BYTES + MAX_ENV_BYTES + 512 * 1024
@@ -60,17 +61,13 @@ class Daemon:
         self._settings = settings
         self._paths = paths
         self._environ = environ
+        self._log = Log(level=settings.logging.level, form=settings.logging.format)
         self._instance = secrets.token_hex(8)
         self._started_at_ns = time.time_ns()
         self._started_s = time.monotonic()
         self._isolation: dict[str, str] = {}
         self._stop_grace_s = settings.sessions.stop_grace_s
         self._stopping: asyncio.Event | None = None
-
-    def log(self, message: str) -> None:
-        """One line on stderr; the logging room takes this over."""
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        print(f"{stamp} ottod[{os.getpid()}] {message}", file=sys.stderr, flush=True)
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Runs until it is told to stop. `ready` is called once clients can connect.
@@ -87,7 +84,7 @@ class Daemon:
         lock = InstanceLock.acquire(self._paths.runtime_dir / "ottod.lock")
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="otto-io")
         self._database = Database.open(self._paths.state_dir / "otto.db")
-        self.log(f"database: {self._database.recovery.describe()}")
+        self._log.info(f"database: {self._database.recovery.describe()}")
         self._ring = Ring.open(
             self._paths.state_dir / "ring.wal",
             size_bytes=self._settings.ring.size_bytes,
@@ -95,7 +92,7 @@ class Daemon:
             boot_id=BOOT_ID.read_text().strip(),
             min_next_offset=await self._database.newest_offset() + 1,
         )
-        self.log(f"ring: {self._ring.recovery.describe()}")
+        self._log.info(f"ring: {self._ring.recovery.describe()}")
         self._assemble(loop)
         try:
             self._zygote.start()
@@ -110,12 +107,17 @@ class Daemon:
         self._lag = LoopLag(loop)
         self._reaper = Reaper(loop)
         self._reaper.install()
-        self._hub = Hub(self._ring, loop, max_subscriptions_per_client=settings.clients.max_subscriptions)
+        self._hub = Hub(
+            self._ring,
+            loop,
+            max_subscriptions_per_client=settings.clients.max_subscriptions,
+            max_credit_bytes=settings.clients.max_credit_bytes,
+        )
         self._table = SessionTable(self._database.put_session_nowait)
-        self._workers = WorkerGate(loop, self._table, self._hub, log=self.log)
+        self._workers = WorkerGate(loop, self._table, self._hub, log=self._log.warning)
         endpoint = paths.worker_endpoint
         self._zygote = ZygoteClient(
-            loop, self._reaper, worker_endpoint=endpoint, warm=settings.pool.warm, log=self.log
+            loop, self._reaper, worker_endpoint=endpoint, warm=settings.pool.warm, log=self._log.warning
         )
         self._supervisor = Supervisor(
             loop,
@@ -130,7 +132,7 @@ class Daemon:
             sessions_dir=paths.sessions_dir,
             worker_endpoint=endpoint,
             private_dirs=(str(paths.runtime_dir), str(paths.state_dir)),
-            log=self.log,
+            log=self._log.warning,
         )
         service = Service(
             table=self._table,
@@ -147,7 +149,7 @@ class Daemon:
             instance=self._instance,
             pid=os.getpid(),
             max_clients=settings.clients.max_clients,
-            log=self.log,
+            log=self._log.warning,
         )
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._context.set(zmq.MAX_SOCKETS, 64)
@@ -159,13 +161,15 @@ class Daemon:
         )
         buried = await self._supervisor.bury_leftovers()
         if buried:
-            self.log(f"{buried} sessions of an earlier daemon were ended (daemon_stop)")
+            self._log.info(f"{buried} sessions of an earlier daemon were ended (daemon_stop)")
         self._sync_task = loop.create_task(self._sync_ring())
         # A worker can be had as soon as the zygote has imported its share; the daemon answers before that.
         control = self._bind(self._paths.control_endpoint, MAX_CLIENT_MESSAGE_BYTES, CLIENT_QUEUE_MESSAGES)
         self._control.attach(Socket(control, loop=loop, on_message=self._control.handle))
-        self.log(f"ready: version {__version__}, {self._paths.control_endpoint}")
+        self._log.info(f"ready: version {__version__}, {self._paths.control_endpoint}")
         ready()
+        self._isolation = await loop.run_in_executor(self._threads, probe)
+        await self._supervisor.prune()
 
     def _bind(self, endpoint: str, max_message_bytes: int, queue: int) -> zmq.Socket[bytes]:
         try:
@@ -192,7 +196,7 @@ class Daemon:
             try:
                 await loop.run_in_executor(self._threads, self._ring.sync)
             except StorageError as error:
-                self.log(f"ring: {error}; events are kept in memory only until the daemon is restarted")
+                self._log.error(f"ring: {error}; events are kept in memory only until the daemon is restarted")
                 return
 
     async def _sync_before_delivery(self) -> None:
@@ -209,7 +213,7 @@ class Daemon:
                 newest = await loop.run_in_executor(self._threads, self._ring.sync)
             except StorageError as error:
                 # Without a disk there is nothing that this mode may deliver; the daemon must not pretend.
-                self.log(f"ring: {error}; stopping, because ring.sync is `always`")
+                self._log.error(f"ring: {error}; stopping, because ring.sync is `always`")
                 self.shut_down(0.0)
                 return
             self._hub.release(newest + 1)
@@ -240,11 +244,11 @@ class Daemon:
             self._stopping.set()
 
     async def _shut_down_now(self) -> None:
-        self.log("stopping")
+        self._log.info("stopping")
         try:
             await self._supervisor.stop_all(grace_s=self._stop_grace_s)
         except OttoError as error:
-            self.log(f"stop: {error}")
+            self._log.error(f"stop: {error}")
         # The reply to a stop request, and the last events, must leave before the sockets close.
         await asyncio.sleep(0)
         self._control.close()
@@ -260,7 +264,7 @@ class Daemon:
         try:
             await self._database.flush()
         except OttoError as error:
-            self.log(f"database: {error}")
+            self._log.error(f"database: {error}")
         self._database.close()
         self._threads.shutdown(wait=True)
         self._context.destroy(linger=500)
@@ -268,16 +272,13 @@ class Daemon:
             # The lock is still held, so these cannot be a successor's.
             path.unlink(missing_ok=True)
         self._ring.close(clean=True)
-        self.log("stopped")
+        self._log.info("stopped")
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """A defect in one callback is logged and stays there."""
         error = context.get("exception")
-        self.log(f"internal error: {context.get('message')}: {error!r}")
-        if isinstance(error, BaseException):
-            import traceback
-
-            traceback.print_exception(error, file=sys.stderr)
+        shown = error if isinstance(error, BaseException) else None
+        self._log.error(f"internal error: {context.get('message')}: {error!r}", shown)
 
 
 def run_daemon(*, settings: DaemonSettings, paths: Paths, ready: Callable[[], None]) -> None:

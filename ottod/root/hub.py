@@ -14,7 +14,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from ottod.errors import RefusedError
-from ottod.protocol.control import MAX_CREDIT_BYTES, GapNotice, SubscriptionEnded
+from ottod.protocol.control import GapNotice, SubscriptionEnded
 from ottod.protocol.events import Event, Gap
 from ottod.protocol.records import (
     HEADER,
@@ -65,10 +65,13 @@ class Subscription:
 class Hub:
     """The ring's only writer, and its readers' clerk. Everything happens on root's loop."""
 
-    def __init__(self, ring: Ring, loop: asyncio.AbstractEventLoop, *, max_subscriptions_per_client: int) -> None:
+    def __init__(
+        self, ring: Ring, loop: asyncio.AbstractEventLoop, *, max_subscriptions_per_client: int, max_credit_bytes: int
+    ) -> None:
         self.ring = ring
         self._loop = loop
         self._max_per_client = max_subscriptions_per_client
+        self._max_credit_bytes = max_credit_bytes
         self._subscriptions: dict[int, Subscription] = {}
         self._live: set[Subscription] = set()
         self._behind: dict[int, Subscription] = {}
@@ -210,7 +213,7 @@ class Hub:
             client=client,
             cursor=head if from_offset is None else from_offset,
             session_key=session_key,
-            credit=min(credit, MAX_CREDIT_BYTES),
+            credit=min(credit, self._max_credit_bytes),
             end=None if follow else head,
         )
         self._next_id += 1
@@ -223,7 +226,7 @@ class Hub:
         sub = self._subscriptions.get(subscription)
         if sub is None or sub.client != client:
             return
-        sub.credit = min(sub.credit + size_bytes, MAX_CREDIT_BYTES)
+        sub.credit = min(sub.credit + size_bytes, self._max_credit_bytes)
         if not sub.is_live:
             self._pump_soon(sub)
 

@@ -42,6 +42,7 @@ class Incarnation:
         self.start_ticks = 0
         self.started_at_ns = 0
         self.last_heard_s = 0.0
+        self.is_examined = False
         self.exiting: Exiting | None = None
         self.acked_seq = 0
         self.unacked_by_root_bytes = 0
@@ -130,8 +131,9 @@ class SessionTable:
                 self._ended.popitem(last=False)
         self._on_change(info)
 
-    def forget(self, session: Session) -> None:
-        self._ended.pop(session.id, None)
+    def forget(self, session_id: str) -> None:
+        """Drops an ended session from memory; it need not be there."""
+        self._ended.pop(session_id, None)
 
     def find(self, prefix: str) -> Session:
         """The one session in memory with this id prefix. Raises NoSuchSession, AmbiguousPrefix, BadSessionId."""

@@ -32,6 +32,7 @@ from ottod.root.hub import Hub
 from ottod.root.reaper import Exit
 from ottod.root.resolve import Resolved, Resolver
 from ottod.root.session_table import Incarnation, Session, SessionTable
+from ottod.root.vitals import Vitals, is_starved, look
 from ottod.root.worker_gate import WorkerGate
 from ottod.root.zygote_client import Lease, ZygoteClient
 from ottod.settings.daemon import DaemonSettings
@@ -47,6 +48,14 @@ PROOF_TIMEOUT_S = 5.0
 """The longest that killing a session's leftovers may take before they are reported as remaining."""
 COMMAND_TIMEOUT_S = 10.0
 MAX_LEFTOVERS = 100_000
+WATCH_S = 1.0
+EXAMINATION_S = 2.0
+"""How long a silent worker is watched before it is called hung."""
+STARVED_LIMIT = 10
+"""A worker that gets no processor is given up after this many times `hung_after_s`."""
+PRUNE_EVERY = 20
+"""Sessions that end between two looks for surplus ones."""
+PRUNE_BATCH = 200
 REMEMBERED_KEYS = 10_000
 TITLE_CHARS = 80
 
@@ -88,10 +97,11 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopping = False
         self._starting = 0
+        self._ended = 0
         self.started = 0
         gate.on_ready = self._worker_ready
         gate.on_lost = self._worker_unfit
-        self._watch_handle = loop.call_later(1.0, self._watch)
+        self._watch_handle = loop.call_later(WATCH_S, self._watch)
 
     # ------------------------------------------------------------ starting
 
@@ -135,9 +145,10 @@ class Supervisor:
             directory = self._sessions_dir / session_id(key)
             resolved = await self._loop.run_in_executor(self._threads, self._resolver.resolve, request, directory)
             session = Session(self._new_info(key, request, resolved, directory), resolved.spec)
-            # Only a session that the database knows is ever mentioned to anybody.
+            # Only a session that the database knows is ever mentioned to anybody. It survives a killed root; the
+            # worker's journal is what survives more.
             try:
-                await self._database.put_session(session.info)
+                await self._database.put_session(session.info, durable=False)
             except BaseException:
                 self._threads.submit(shutil.rmtree, directory, True)
                 raise
@@ -281,17 +292,37 @@ class Supervisor:
             self._kill_worker(session)
 
     def _watch(self) -> None:
-        """Kills workers whose heartbeat has stopped."""
+        """Looks after workers whose heartbeat has stopped."""
         overdue_s = self._loop.time() - self._settings.sessions.hung_after_s
         for session in self._table.live:
             incarnation = session.incarnation
             if incarnation is None or incarnation.identity is None or incarnation.end_intent is not None:
                 continue
-            if incarnation.last_heard_s < overdue_s:
-                incarnation.end_intent = "hung"
-                self._log(f"{session.id}: no heartbeat for {self._settings.sessions.hung_after_s:.0f} s")
-                self._kill_worker(session)
-        self._watch_handle = self._loop.call_later(1.0, self._watch)
+            if incarnation.last_heard_s < overdue_s and not incarnation.is_examined:
+                incarnation.is_examined = True
+                self._run(self._examine(session, incarnation))
+        self._watch_handle = self._loop.call_later(WATCH_S, self._watch)
+
+    async def _examine(self, session: Session, incarnation: Incarnation) -> None:
+        """Kills a worker that hangs; waits on one that the machine gives no processor."""
+        assert incarnation.lease is not None
+        pid, heard_s = incarnation.lease.pid, incarnation.last_heard_s
+        before = await self._look(pid)
+        await asyncio.sleep(EXAMINATION_S)
+        after = await self._look(pid)
+        incarnation.is_examined = False
+        if session.incarnation is not incarnation or incarnation.last_heard_s > heard_s:
+            return
+        silence_s = self._loop.time() - heard_s
+        starved = before is not None and after is not None and is_starved(before, after)
+        if starved and silence_s < STARVED_LIMIT * self._settings.sessions.hung_after_s:
+            return
+        incarnation.end_intent = "hung"
+        self._log(f"{session.id}: no heartbeat for {silence_s:.0f} s")
+        self._kill_worker(session)
+
+    async def _look(self, pid: int) -> Vitals | None:
+        return await self._loop.run_in_executor(self._threads, functools.partial(look, pid, now_s=time.monotonic()))
 
     # ------------------------------------------------------------ input
 
@@ -424,6 +455,9 @@ class Supervisor:
             await self._database.put_session(session.info)
             row = self._row(session, incarnation)
             await self._database.put_incarnation(replace(row, ended_at_ns=time.time_ns(), cause=cause))
+            self._ended += 1
+            if self._ended % PRUNE_EVERY == 0:
+                await self.prune()
         except OttoError as error:
             self._log(f"{session.id}: {error}")
 
@@ -510,10 +544,19 @@ class Supervisor:
             raise RefusedError(
                 f"{session.id} has not ended", code="session_live", mend=f"ottoctl stop {session.id} first"
             )
-        await self._database.delete_session(session.id)
-        self._table.forget(session)
-        directory = self._sessions_dir / session.id
-        await self._loop.run_in_executor(self._threads, shutil.rmtree, directory, True)
+        await self._forget(session.id)
+
+    async def prune(self) -> int:
+        """Forgets ended sessions beyond those that are to be retained; gives their number."""
+        surplus = await self._database.surplus_sessions(self._settings.sessions.retain_ended, limit=PRUNE_BATCH)
+        for surplus_id in surplus:
+            await self._forget(surplus_id)
+        return len(surplus)
+
+    async def _forget(self, session_id: str) -> None:
+        await self._database.delete_session(session_id)
+        self._table.forget(session_id)
+        await self._loop.run_in_executor(self._threads, shutil.rmtree, self._sessions_dir / session_id, True)
 
     def _run(self, coroutine: object) -> None:
         task: asyncio.Task[None] = self._loop.create_task(coroutine)  # type: ignore[arg-type]

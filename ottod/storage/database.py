@@ -100,11 +100,14 @@ class Database:
 
     # ------------------------------------------------------------ sessions
 
-    async def put_session(self, info: SessionInfo) -> None:
-        """Writes the session's row. Once awaited it survives a power failure. Raises StorageError."""
+    async def put_session(self, info: SessionInfo, *, durable: bool = True) -> None:
+        """Writes the session's row. Once awaited it survives a power failure, or, unless `durable`, only a kill.
+
+        Raises: StorageError.
+        """
         with self._wake:
             self._dirty[info.session] = info
-        await self._call(self._drain_durably)
+        await self._call(self._drain_durably if durable else self._drain_quickly)
         rejected, reason = self._rejected.get(info.session, (None, ""))
         if rejected is info:
             raise StorageError(f"{self._file.path}: {info.session}: {reason}")
@@ -130,6 +133,10 @@ class Database:
     async def session_by_prefix(self, prefix: str, *, limit: int = 2) -> list[SessionInfo]:
         """Sessions whose id begins with `prefix` (in canonical form), by id. Raises StorageError."""
         return await self._call(lambda: self._unpack(rows.select_sessions_by_prefix(self._connection, prefix, limit)))
+
+    async def surplus_sessions(self, retain: int, *, limit: int) -> list[str]:
+        """Ids of ended sessions beyond the newest `retain`, oldest end first. Raises StorageError."""
+        return await self._call(lambda: rows.select_surplus(self._connection, retain, limit))
 
     async def delete_session(self, session: str) -> bool:
         """Forgets a session and its incarnations; its cost stays in the ledger. Raises StorageError."""
@@ -268,6 +275,9 @@ class Database:
 
     def _drain_durably(self) -> None:
         self._drain(durable=True)
+
+    def _drain_quickly(self) -> None:
+        self._drain(durable=False)
 
     def _drain(self, *, durable: bool) -> None:
         """Writes all dirty rows in one transaction, and syncs older ones too if `durable`. Raises StorageError."""

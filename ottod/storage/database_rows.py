@@ -80,6 +80,15 @@ def select_sessions(
     return [row[0] for row in rows]
 
 
+def select_surplus(connection: sqlite3.Connection, retain: int, limit: int) -> list[str]:
+    """Ids of ended sessions beyond the `retain` that ended last."""
+    found = connection.execute(
+        "SELECT session FROM sessions WHERE state = 'ended' ORDER BY ended_at_ns DESC, session LIMIT -1 OFFSET ?",
+        (retain,),
+    )
+    return [row[0] for row in found][::-1][:limit]
+
+
 def select_sessions_by_prefix(connection: sqlite3.Connection, prefix: str, limit: int) -> list[bytes]:
     """Packed infos, by id. The prefix is in canonical form."""
     rows = connection.execute(
