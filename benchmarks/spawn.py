@@ -31,11 +31,11 @@ def measure_spawn(*, warm: int, runs: int = 60) -> dict[str, Any]:
             deadline = time.monotonic() + 10
             while warm and otto.status().warm_workers < warm and time.monotonic() < deadline:
                 time.sleep(0.01)
-            stream = otto.events()
             begun = time.perf_counter()
             session = otto.start(spec=agent, cwd=daemon.workdir, mode="conversation")
+            stream = session.events(session.from_offset)
             for item in stream:
-                if item.session == session.id and isinstance(item.event, SessionStarted):
+                if isinstance(item.event, SessionStarted):
                     break
             times_ms.append((time.perf_counter() - begun) * 1000)
             stream.close()

@@ -121,7 +121,6 @@ class Resolver:
     def _make_directory(self, directory: Path) -> None:
         try:
             directory.mkdir(mode=0o700)
-            (directory / "tmp").mkdir(mode=0o700)
         except OSError as error:
             raise StorageError(
                 f"cannot create {directory}: {error.strerror}", mend="free some space or check who owns the directory"

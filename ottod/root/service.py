@@ -11,6 +11,7 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from ottod import __version__
+from ottod.errors import RefusedError
 from ottod.ids import normalise_prefix
 from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol.control import (
@@ -46,6 +47,11 @@ from ottod.root.zygote_client import ZygoteClient
 from ottod.settings.paths import Paths
 from ottod.storage.database import Database
 
+MAX_NAME_CHARS = 8192
+"""Of anything that a start names; a script's path can be long."""
+MAX_REASON_CHARS = 2000
+"""Of a stop's reason; what is beyond is cut."""
+
 
 class Service:
     """Routes a request to the part of root that owns it."""
@@ -71,7 +77,7 @@ class Service:
         """The result of a request. Raises OttoError for a failure that the client is told."""
         match body:
             case StartSession():
-                return await self._supervisor.start(body)
+                return await self._supervisor.start(await self._checked(body))
             case ListSessions():
                 return await self._list(body)
             case GetSession():
@@ -83,10 +89,12 @@ class Service:
                 return await self._wait(body)
             case StopSession():
                 session = await self._find(body.session)
-                return await self._supervisor.stop(session, grace_s=body.grace_s, reason=body.reason)
+                return await self._supervisor.stop(
+                    session, grace_s=body.grace_s, reason=body.reason[:MAX_REASON_CHARS]
+                )
             case KillSession():
                 session = await self._find(body.session)
-                return await self._supervisor.stop(session, grace_s=0.0, reason=body.reason)
+                return await self._supervisor.stop(session, grace_s=0.0, reason=body.reason[:MAX_REASON_CHARS])
             case RemoveSession():
                 await self._supervisor.remove(await self._find(body.session))
                 return Done()
@@ -103,6 +111,18 @@ class Service:
                 return Done()
             case _:
                 assert_never(body)
+
+    async def _checked(self, body: StartSession) -> StartSession:
+        """The request, with the parent's whole id. What it names ends up in events, which have a size.
+
+        Raises: RefusedError for a name that is too long, NoSuchSession for a parent that does not exist.
+        """
+        for field in ("agent", "model", "key"):
+            if len(getattr(body, field)) > MAX_NAME_CHARS:
+                raise RefusedError(
+                    f"{field} has more than {MAX_NAME_CHARS} characters", code="too_large", mend="make it shorter"
+                )
+        return replace(body, parent=(await self._find(body.parent)).id) if body.parent else body
 
     async def _find(self, prefix: str) -> Session:
         """A session in memory, or an ended one from the database."""

@@ -145,15 +145,8 @@ class Supervisor:
             directory = self._sessions_dir / session_id(key)
             resolved = await self._loop.run_in_executor(self._threads, self._resolver.resolve, request, directory)
             session = Session(self._new_info(key, request, resolved, directory), resolved.spec)
-            # Only a session that the database knows is ever mentioned to anybody. It survives a killed root; the
-            # worker's journal is what survives more.
-            try:
-                await self._database.put_session(session.info, durable=False)
-            except BaseException:
-                self._threads.submit(shutil.rmtree, directory, True)
-                raise
             if self._is_stopping:
-                await self._database.delete_session(session.id)
+                self._threads.submit(shutil.rmtree, directory, True)
                 raise RefusedError("the daemon is stopping", code="stopping", mend="start it again, then retry")
             self._table.add(session)
         finally:
@@ -161,7 +154,13 @@ class Supervisor:
         self.started += 1
         first_offset = self._record(session, self._created_event(session, resolved))
         self._table.update(session, replace(session.info, first_offset=first_offset))
+        # The worker is born while the row is written; the client hears of the session only when it is.
         self._run(self._give_birth(session, request, resolved, directory))
+        try:
+            await self._database.put_session(session.info, durable=False)
+        except OttoError as error:
+            self._begin_stop(session, grace_s=0.0, reason=error.message, cause="start_failed")
+            raise
         return SessionStartedResult(session=session.id, from_offset=first_offset)
 
     def _new_key(self) -> int:

@@ -10,12 +10,23 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ottod.core.projection import fold
 from ottod.errors import Failure, RemoteProtocolError
 from ottod.protocol import PROTOCOL_VERSION
-from ottod.protocol.events import SessionExited
+from ottod.protocol.cause import Cause
+from ottod.protocol.events import (
+    MAX_EVENT_TEXT_BYTES,
+    Event,
+    Gap,
+    SessionCreated,
+    SessionExited,
+    SessionStarted,
+    SessionStateChanged,
+    Unknown,
+    tag_of,
+)
 from ottod.protocol.records import HEADER_BYTES, LANE_STATE, decode_payload, parse_unsealed
 from ottod.protocol.worker import (
     KIND_BATCH,
@@ -44,6 +55,10 @@ ACK_PERIOD_S = 0.2
 WINDOW_BUSY_SHARE = 0.6
 """When root spends more than this share of its time on the worker socket, workers are told to batch longer."""
 WINDOW_MAX_US = 5_000
+MAX_LOGGED = 100
+"""Strangers' messages that are worth a line in the log."""
+MAX_CAUSE_CHARS = 2000
+"""Of a worker's own explanation of its end; `session.exited` must fit a record whatever it says."""
 
 OnReady = Callable[[Session], None]
 
@@ -60,7 +75,7 @@ class WorkerGate:
         self._by_identity: dict[bytes, tuple[Session, Incarnation]] = {}
         self._dirty: set[bytes] = set()
         self._urgent: set[bytes] = set()
-        self._commands: dict[int, asyncio.Future[Failure | None]] = {}
+        self._commands: dict[int, tuple[Session, asyncio.Future[Failure | None]]] = {}
         self._next_command = 1
         self._is_held = False
         self._busy_ns = 0
@@ -102,7 +117,7 @@ class WorkerGate:
         if known is not None:
             self._log(f"{known[0].id}: worker broke the protocol: {error}")
             self.on_lost(known[0], f"broke the protocol: {error}")
-        elif self.rejected_messages <= 100:
+        elif self.rejected_messages <= MAX_LOGGED:
             self._log(f"worker socket: {error}")
 
     def _batch(self, identity: bytes, record: memoryview) -> None:
@@ -121,8 +136,8 @@ class WorkerGate:
                 return
             raise RemoteProtocolError(f"seq {header.first_seq} came when {session.next_seq} was due")
         entries = decode_payload(record[HEADER_BYTES:]) if header.lane == LANE_STATE else ()
-        if entries and (len(entries) != header.event_count or any(isinstance(e, SessionExited) for _, e in entries)):
-            raise RemoteProtocolError("a batch that says what only root may say, or miscounts")
+        if header.lane == LANE_STATE:
+            _check_entries(entries, header.event_count, incarnation)
         first_offset = self._hub.append(record, header)
         session.next_seq = header.last_seq + 1
         incarnation.last_heard_s = self._loop.time()
@@ -159,14 +174,19 @@ class WorkerGate:
                 incarnation.held_memory_bytes = message.unacked_bytes
                 self._dirty.add(identity)
             case CommandReply():
-                future = self._commands.pop(message.id, None)
-                if future is not None and not future.done():
-                    future.set_result(message.failure)
+                self._replied(session, message)
             case Exiting():
                 if message.last_seq != session.next_seq - 1:
                     raise RemoteProtocolError(f"exits after seq {message.last_seq}, {session.next_seq - 1} is known")
-                incarnation.exiting = message
+                incarnation.exiting = _bounded(message)
                 self._send(identity, ExitAck())
+
+    def _replied(self, session: Session, reply: CommandReply) -> None:
+        asked, future = self._commands.get(reply.id, (session, None))
+        if asked is not session:
+            raise RemoteProtocolError(f"an answer to command {reply.id}, which was not given to this session")
+        if future is not None and not future.done():
+            future.set_result(reply.failure)
 
     def _hello(self, identity: bytes, hello: WorkerHello) -> None:
         if hello.protocol != PROTOCOL_VERSION:
@@ -174,7 +194,8 @@ class WorkerGate:
             failure = Failure(code="protocol_mismatch", message=text, mend="restart the daemon after an upgrade")
             self._send(identity, WorkerRejected(failure=failure, protocol=PROTOCOL_VERSION))
             self.rejected_messages += 1
-            self._log(text)
+            if self.rejected_messages <= MAX_LOGGED:
+                self._log(text)
             return
         session = self._table.get(hello.session)
         incarnation = session.incarnation if session is not None else None
@@ -259,7 +280,7 @@ class WorkerGate:
             return Failure(code="not_ready", message=f"{session.id} has no worker that listens yet", retryable=True)
         number, self._next_command = self._next_command, self._next_command + 1
         future: asyncio.Future[Failure | None] = self._loop.create_future()
-        self._commands[number] = future
+        self._commands[number] = session, future
         try:
             if not self._send(incarnation.identity, Command(id=number, body=body)):
                 return Failure(code="not_ready", message=f"the worker of {session.id} takes no messages")
@@ -286,3 +307,39 @@ class WorkerGate:
         self._sweep_handle.cancel()
         if self._socket is not None:
             self._socket.close(linger_ms=100)
+
+
+def _check_entries(
+    entries: Sequence[tuple[int, Event | Unknown]], event_count: int, incarnation: Incarnation
+) -> None:
+    """Raises RemoteProtocolError for a batch that miscounts, or says what only root may say or knows better."""
+    if len(entries) != event_count:
+        raise RemoteProtocolError(f"a batch of {len(entries)} events that says {event_count}")
+    for _, event in entries:
+        match event:
+            case SessionExited() | SessionCreated() | Gap() | SessionStateChanged(state="ended"):
+                raise RemoteProtocolError(f"a worker may not say {tag_of(event)}")
+            case SessionStarted():
+                pid = incarnation.lease.pid if incarnation.lease is not None else 0
+                if (event.pid, event.incarnation) != (pid, incarnation.number):
+                    raise RemoteProtocolError(
+                        f"says that it is incarnation {event.incarnation} in process {event.pid}, "
+                        f"and is {incarnation.number} in {pid}"
+                    )
+
+
+def _bounded(exiting: Exiting) -> Exiting:
+    """The last word, no longer than its event can be."""
+    cause, result = exiting.cause, exiting.result.encode("utf-8", "replace")
+    return Exiting(
+        cause=Cause(
+            kind=cause.kind,
+            message=cause.message[:MAX_CAUSE_CHARS],
+            signal=cause.signal[:MAX_CAUSE_CHARS],
+            status=cause.status,
+            code=cause.code[:MAX_CAUSE_CHARS],
+        ),
+        last_seq=exiting.last_seq,
+        result=result[:MAX_EVENT_TEXT_BYTES].decode("utf-8", "ignore"),
+        truncated=exiting.truncated or len(result) > MAX_EVENT_TEXT_BYTES,
+    )

@@ -8,10 +8,12 @@ reads sizes (`512 MiB`) where a field's name ends in `_bytes` and durations (`5m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
+from msgspec.structs import FieldInfo
 
 from ottod.errors import ConfigError
 from ottod.settings.nearest import nearest, suggestion
@@ -48,6 +50,12 @@ def decode_all(struct: type[T], source: Source, *, hidden: Iterable[str] = ()) -
     return msgspec.convert(data, struct), []
 
 
+@lru_cache(maxsize=256)
+def fields_of(struct: type[msgspec.Struct]) -> tuple[FieldInfo, ...]:
+    """A struct's fields; msgspec evaluates the annotations anew at each call."""
+    return msgspec.structs.fields(struct)
+
+
 class _Walk:
     """One pass over a source; collects errors."""
 
@@ -62,7 +70,7 @@ class _Walk:
     def struct(self, data: dict[str, Any], struct: type[msgspec.Struct], path: DataPath) -> dict[str, Any]:
         """The data with its leaves read; errors are collected."""
         hidden = self.hidden if not path else frozenset()
-        fields = {f.encode_name: f for f in msgspec.structs.fields(struct) if f.name not in hidden}
+        fields = {f.encode_name: f for f in fields_of(struct) if f.name not in hidden}
         found_before = len(self.errors)
         done: dict[str, Any] = {}
         for key, value in data.items():
@@ -153,7 +161,7 @@ def _mend(value: Any, annotation: Any, wanted: str) -> str:
         if get_origin(member) in (tuple, list):
             return "write `[one, another]`, or a line `- one` for each"
         if isinstance(member, type) and issubclass(member, msgspec.Struct):
-            names = ", ".join(field.encode_name for field in msgspec.structs.fields(member))
+            names = ", ".join(field.encode_name for field in fields_of(member))
             return f"write keys below it: {names}"
     return f"write {wanted}"
 

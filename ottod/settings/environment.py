@@ -18,14 +18,16 @@ def session_env(env: Mapping[str, str], settings: DaemonSettings, *, extra: Iter
     A variable that holds a provider's key never passes, whichever list names it: keys go to workers over their
     private channel.
     """
-    patterns = (*settings.env, *extra)
+    listed = (*settings.env, *extra)
+    names = frozenset(listed)
+    patterns = [name for name in listed if any(c in name for c in "*?[")]
     secret = key_variables(settings)
     return {
         name: env[name]
         for name in sorted(env)
         if name not in secret
         and not name.startswith(PRIVATE_PREFIX)
-        and matches(name, patterns)
+        and (name in names or matches(name, patterns))
         and _can_be_passed(name, env[name])
     }
 

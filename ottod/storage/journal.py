@@ -87,6 +87,8 @@ class Journal:
         self.recovery = recovery
         self._next_index = len(entries)
         self._broken = ""
+        self._is_new = False
+        """Its name is not durable yet: the first sync sees to that, with the first entry that anybody waits for."""
         self.last_sync_ns = 0
         """How long the newest sync took."""
 
@@ -143,9 +145,9 @@ class Journal:
         if found:
             recovery = _cut(path, fd, 0, len(found), 0, "the file header was not whole")
         _write_all(fd, head)
-        os.fsync(fd)
-        sync_directory(path.parent)
-        return cls(path, fd, [], recovery)
+        journal = cls(path, fd, [], recovery)
+        journal._is_new = True
+        return journal
 
     def append(self, entry: JournalEntry) -> int:
         """Writes an entry and gives its index. It is not durable yet. Raises StorageError."""
@@ -172,6 +174,9 @@ class Journal:
         begun_ns = time.monotonic_ns()
         try:
             os.fdatasync(self._fd)
+            if self._is_new:
+                sync_directory(self.path.parent)
+                self._is_new = False
         except OSError as error:
             self._broken = f"cannot sync the journal {self.path}: {error.strerror}"
             raise StorageError(self._broken, mend="check the disk, then start the task again") from error

@@ -23,6 +23,7 @@ from ottod.protocol.cause import Cause
 from ottod.protocol.worker import MAX_BIRTH_BYTES, Birth, Exiting, births
 from ottod.providers.registry import preload
 from ottod.worker.link import Link
+from ottod.worker.rehearsal import rehearse
 from ottod.worker.session import SessionRunner
 
 OOM_SCORE = b"500"
@@ -48,6 +49,7 @@ async def _live(channel: socket.socket, endpoint: str) -> None:
     loop = asyncio.get_running_loop()
     # The context comes before the priority is lowered, so that ZeroMQ's own threads keep theirs.
     link = Link(loop, endpoint)
+    rehearse(link)
     birth = await _receive_birth(channel)
     if birth is None:
         link.close()

@@ -60,7 +60,6 @@ class SessionRunner:
 
     async def run(self) -> Exiting:
         """The whole incarnation. Its result is its last word; only a defect raises."""
-        await self._link.welcomed()
         try:
             os.chdir(self._birth.cwd)
         except OSError as error:
@@ -73,6 +72,8 @@ class SessionRunner:
                 )
             )
             self._happened("worker_ready")
+            # All of this was prepared while root looked at the hello; no effect begins before its welcome.
+            await self._link.welcomed()
             self._step_back()
             cause = await self._serve()
         except StorageError as error:
