@@ -126,7 +126,7 @@ class TurnCancelled(EventBase, frozen=True, kw_only=True, tag="turn.cancelled"):
     duration_ms: int = 0
 
 
-class ContentDelta(EventBase, frozen=True, kw_only=True, tag="content.delta"):
+class ContentDelta(EventBase, frozen=True, kw_only=True, gc=False, tag="content.delta"):
     """A piece of a stream. `item` is the item's or the tool call's id; pieces of one item come in order."""
 
     stream: Stream

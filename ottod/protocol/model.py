@@ -104,13 +104,13 @@ class ModelResponse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     response: str = ""
 
 
-class TextDelta(msgspec.Struct, frozen=True, kw_only=True, tag="text_delta"):
+class TextDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="text_delta"):
     """A piece of the answer."""
 
     text: str
 
 
-class ThinkingDelta(msgspec.Struct, frozen=True, kw_only=True, tag="thinking_delta"):
+class ThinkingDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="thinking_delta"):
     """A piece of reasoning."""
 
     text: str

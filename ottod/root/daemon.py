@@ -26,6 +26,7 @@ from ottod.isolation.probe import probe
 from ottod.isolation.processes import become_subreaper
 from ottod.protocol.control import MAX_ENV_BYTES, MAX_TASK_BYTES, DaemonStatus
 from ottod.protocol.records import HEADER_BYTES, MAX_PAYLOAD_BYTES
+from ottod.root.context import RootContext
 from ottod.root.control_gate import ControlGate
 from ottod.root.hub import Hub
 from ottod.root.lag import LoopLag
@@ -119,7 +120,7 @@ class Daemon:
         self._zygote = ZygoteClient(
             loop, self._reaper, worker_endpoint=endpoint, warm=settings.pool.warm, log=self._log.warning
         )
-        self._supervisor = Supervisor(
+        context = RootContext(
             loop,
             settings=settings,
             table=self._table,
@@ -127,12 +128,15 @@ class Daemon:
             gate=self._workers,
             zygote=self._zygote,
             database=self._database,
-            resolver=Resolver(settings=settings, paths=paths, environ=self._environ),
             threads=self._threads,
             sessions_dir=paths.sessions_dir,
+            log=self._log.warning,
+        )
+        self._supervisor = Supervisor(
+            context,
+            resolver=Resolver(settings=settings, paths=paths, environ=self._environ),
             worker_endpoint=endpoint,
             private_dirs=(str(paths.runtime_dir), str(paths.state_dir)),
-            log=self._log.warning,
         )
         service = Service(
             table=self._table,

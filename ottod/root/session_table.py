@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
@@ -49,6 +50,11 @@ class Incarnation:
         self.held_memory_bytes = 0
         self.end_intent: CauseKind | None = None
         """Why root is about to kill it, if it is."""
+
+    def send_signal(self, signum: signal.Signals) -> None:
+        """Signals the worker, if there is one; it cannot reach another process."""
+        if self.lease is not None and self.lease.child is not None:
+            self.lease.child.send_signal(signum)
 
 
 class Session:

@@ -1,7 +1,8 @@
 """A raw ZeroMQ socket, driven through its file descriptor.
 
 ZeroMQ's descriptor is edge-triggered: it becomes readable once when something happens, and any call on the socket
-may swallow that edge. So after every send the socket's real state is looked at again, once per loop iteration.
+may swallow that edge. So after a send the socket's real state is looked at again: at once, or, where sending is
+frequent and incoming messages can wait a moment, within `check_after_s`.
 Receiving drains in bounded rounds, so that a busy socket cannot keep timers and signals waiting.
 """
 
@@ -39,11 +40,13 @@ class Socket:
         loop: asyncio.AbstractEventLoop,
         on_message: Handler,
         on_drained: Callable[[], None] | None = None,
+        check_after_s: float = 0.0,
     ) -> None:
         self._socket = socket
         self._loop = loop
         self._on_message = on_message
         self._on_drained = on_drained
+        self._check_after_s = check_after_s
         self._is_check_due = False
         # The methods of the class below pyzmq's Python layer: the same socket, without its keyword handling.
         self._send_frame = partial(_Raw.send, socket)
@@ -76,8 +79,12 @@ class Socket:
             raise
         finally:
             # The call may have swallowed the edge that would have announced a message.
-            if not self._is_check_due and self._has_input():
-                self._check_soon()
+            if not self._is_check_due:
+                if self._check_after_s:
+                    self._is_check_due = True
+                    self._loop.call_later(self._check_after_s, self._ready)
+                elif self._has_input():
+                    self._check_soon()
         return "sent"
 
     def is_reachable(self, identity: bytes) -> bool:

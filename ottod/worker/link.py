@@ -39,6 +39,8 @@ from ottod.protocol.worker import (
 from ottod.transport.socket import Socket, connect_dealer
 
 QUEUE_MESSAGES = 256
+CHECK_S = 0.02
+"""The longest that a command may wait because sending an event hid its arrival."""
 IDLE_NS = 500_000
 """An event that comes this long after the last batch left goes by itself, at once."""
 RETRY_S = 0.005
@@ -54,7 +56,7 @@ class Link:
         self._loop = loop
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         raw = connect_dealer(self._context, endpoint, queue_messages=QUEUE_MESSAGES)
-        self._socket = Socket(raw, loop=loop, on_message=self._handle)
+        self._socket = Socket(raw, loop=loop, on_message=self._handle, check_after_s=CHECK_S)
         self._birth: Birth | None = None
         self._outbox: Outbox | None = None
         self._is_welcome = False

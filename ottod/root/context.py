@@ -1,0 +1,84 @@
+"""What the parts of root's supervision share: the instruments, and nothing that decides."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from msgspec.structs import replace
+
+from ottod.core.projection import fold
+from ottod.protocol.events import Event
+from ottod.root.hub import Hub
+from ottod.root.session_table import Session, SessionTable
+from ottod.root.worker_gate import WorkerGate
+from ottod.root.zygote_client import ZygoteClient
+from ottod.settings.daemon import DaemonSettings
+from ottod.storage.database import Database
+
+T = TypeVar("T")
+
+
+class RootContext:
+    """Root's instruments. One for each root."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        settings: DaemonSettings,
+        table: SessionTable,
+        hub: Hub,
+        gate: WorkerGate,
+        zygote: ZygoteClient,
+        database: Database,
+        threads: ThreadPoolExecutor,
+        sessions_dir: Path,
+        log: Callable[[str], None],
+    ) -> None:
+        self.loop = loop
+        self.settings = settings
+        self.table = table
+        self.hub = hub
+        self.gate = gate
+        self.zygote = zygote
+        self.database = database
+        self.threads = threads
+        self.sessions_dir = sessions_dir
+        self.log = log
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def in_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        """Runs what may block on a thread."""
+        return await self.loop.run_in_executor(self.threads, function, *arguments)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Runs a task that nobody waits for; a defect in it is logged."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            context = {"message": "a supervision task failed", "exception": error, "task": task}
+            self.loop.call_exception_handler(context)
+
+    async def wait_for_tasks(self) -> None:
+        """Returns when no task is left."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def record(self, session: Session, event: Event) -> int:
+        """Appends an event of root's own to a session that has no worker, and folds it. Gives its offset."""
+        at_ns = time.time_ns()
+        seq = session.next_seq
+        offset = self.hub.append_event(session.key, seq, session.info.incarnation, event, at_ns)
+        session.next_seq = seq + 1
+        info = fold(session.info, event, at_ns)
+        self.table.update(session, replace(info, last_seq=seq, last_offset=offset))
+        return offset
