@@ -70,7 +70,7 @@ def test_documents_are_converted_both_ways(place: SessionPlace) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("f.json", '{"a": 1,}', "line 1, column 9"),
+        ("f.json", '{"a": 1 "b": 2}', "line 1, column 9"),
         ("f.json", '{"a": 1, "a": 2}', "duplicate key 'a'"),
         ("f.json", '{"a": NaN}', "NaN is not JSON"),
         ("f.yaml", "a: 1\nb: [\n", "line 3, column 1"),
