@@ -129,13 +129,18 @@ class Burials:
         for info in leftovers:
             known = [ProcessId(w.pid, w.start_time_ticks) for w in workers if w.session == info.session]
             remaining = await self._end_processes(info.session, known)
-            last_seq = max(info.last_seq, self._c.hub.ring.last_seq(Session(info, None).key))
+            last_seq = max(info.last_seq, self._c.hub.ring.last_seq(Session(info, None).key)) + self._lost_events()
             session = Session(replace(info, last_seq=last_seq), None)
             self._c.table.add(session)
             cause = Cause(kind="daemon_stop", message="the daemon had ended before the session did")
             self.finish(session, cause, remaining=remaining)
             await self._c.database.put_session(session.info)
         return len(leftovers)
+
+    def _lost_events(self) -> int:
+        """The most events of one session that a power failure can have taken: their seqs may have been seen."""
+        lost = self._c.hub.ring.recovery.lost
+        return lost[1] - lost[0] + 1 if lost is not None else 0
 
     # ------------------------------------------------------------ forgetting
 
