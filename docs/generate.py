@@ -17,13 +17,22 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 from pages.cli import cli_page  # noqa: E402
 from pages.configuration import configuration_page  # noqa: E402
 from pages.events import events_page  # noqa: E402
+from pages.index import index_page  # noqa: E402
+from pages.states import states_page  # noqa: E402
 from pages.tools import tools_page  # noqa: E402
+from pages.turns import turns_page  # noqa: E402
+
+from ottoctl.exits import exit_page  # noqa: E402
 
 PAGES: tuple[tuple[str, Callable[[], str]], ...] = (
     ("configuration", configuration_page),
     ("events", events_page),
     ("tools", tools_page),
     ("cli", cli_page),
+    ("session-states", states_page),
+    ("turns", turns_page),
+    ("exit-statuses", exit_page),
+    ("index", index_page),
 )
 
 

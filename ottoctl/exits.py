@@ -64,6 +64,7 @@ OF_CODE: dict[str, int] = {
     "stopping": REFUSED,
     "already_running": REFUSED,
     "unsupported_kind": REFUSED,
+    "isolation_unavailable": REFUSED,
     "offset_ahead": REFUSED,
     "too_many_clients": REFUSED,
     "too_many_requests": REFUSED,

@@ -22,6 +22,10 @@ DRAIN_MESSAGES = 256
 """At most this many messages are received in one go, so that a flood does not starve the loop's other work."""
 
 
+NEVER_MS = 3_600_000
+"""Longer than any link lives once it is broken."""
+
+
 class Link:
     """Not thread-safe; never blocks. Both file descriptors are edge-triggered, as libzmq's are: after one is
     readable, and after every send, read until there is nothing left (`drain` says when)."""
@@ -32,7 +36,9 @@ class Link:
         self._is_broken = False
         try:
             self._socket.setsockopt(zmq.LINGER, 0)
-            self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
+            # Whoever holds the link makes a new one when this one breaks. Switching reconnection off altogether would
+            # make ZeroMQ drop what has arrived and was not yet read.
+            self._socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
             self._socket.setsockopt(zmq.SNDHWM, MAX_OUTGOING_MESSAGES)
             # Credit bounds what the daemon may send ahead; a second bound here could only lose messages.
             self._socket.setsockopt(zmq.RCVHWM, 0)

@@ -112,7 +112,11 @@ class PrivateDaemon:
             shutil.rmtree(self.base, ignore_errors=True)
 
     def __enter__(self) -> PrivateDaemon:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(

@@ -57,9 +57,12 @@ class Backoff(Spec, frozen=True, kw_only=True):
 
 
 class Shutdown(Spec, frozen=True, kw_only=True):
-    """How a session is stopped: `grace_s` to end by itself, then SIGTERM, then SIGKILL; `brutal` skips the grace."""
+    """How a session is stopped: `grace_s` to end by itself, then SIGTERM, then SIGKILL; `brutal` skips the grace.
 
-    grace_s: Seconds = 10.0
+    Without `grace_s` the daemon's `sessions.stop_grace_s` holds.
+    """
+
+    grace_s: Seconds | None = None
     brutal: bool = False
 
 

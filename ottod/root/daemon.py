@@ -267,15 +267,18 @@ class Daemon:
                 await self._sync_task
         try:
             await self._database.flush()
+            self._database.close()
         except OttoError as error:
             self._log.error(f"database: {error}")
-        self._database.close()
         self._threads.shutdown(wait=True)
         self._context.destroy(linger=500)
         for path in (self._paths.control_socket, self._paths.worker_socket):
             # The lock is still held, so these cannot be a successor's.
             path.unlink(missing_ok=True)
-        self._ring.close(clean=True)
+        try:
+            self._ring.close(clean=True)
+        except OttoError as error:
+            self._log.error(f"ring: {error}")
         self._log.info("stopped")
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

@@ -80,7 +80,10 @@ class Reaper:
             if info is None or info.si_pid in self._known:
                 # A known child is reaped through its pidfd, which looks here again afterwards.
                 return
-            os.waitid(os.P_PID, info.si_pid, os.WEXITED | os.WNOHANG)
+            try:
+                os.waitid(os.P_PID, info.si_pid, os.WEXITED | os.WNOHANG)
+            except ChildProcessError:
+                return  # A thread that ends a session's processes was faster.
             self.strangers_reaped += 1
 
     async def all_gone(self, *, timeout_s: float) -> None:

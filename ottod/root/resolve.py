@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from ottod.errors import ConfigError, OttoError, RefusedError, StorageError
+from ottod.isolation import landlock
 from ottod.protocol.control import MAX_ENV_BYTES, StartSession
 from ottod.protocol.specs import AgentSpec, ModelTarget
 from ottod.settings.agents import check_spec, find_agent
@@ -53,6 +54,7 @@ class Resolver:
         spec = self._spec(request, cwd)
         if spec.kind != "agent":
             raise RefusedError(f"{spec.name} is a {spec.kind}; this version runs agents", code="unsupported_kind")
+        self._check_isolation(spec)
         if spec.working_dir:
             cwd = self._check_dir(str(Path(cwd, spec.working_dir).resolve()), within=cwd)
         names = [(spec.model, spec.source), *((name, spec.source) for name in spec.fallback_models)]
@@ -104,6 +106,23 @@ class Resolver:
             settings=self._settings,
             known_tools=BUILTIN_TOOL_NAMES,
         )
+
+    def _check_isolation(self, spec: AgentSpec) -> None:
+        """Fails closed: a layer that is required and cannot be given refuses the session."""
+        wanted = spec.isolation
+        for layer in ("memory", "network", "syscalls"):
+            if getattr(wanted, layer) == "required":
+                raise RefusedError(
+                    f"{spec.name} requires the isolation layer {layer!r}, which this version of Otto cannot give yet",
+                    code="isolation_unavailable",
+                    mend=f"write `isolation: {{{layer}: preferred}}` to run without it",
+                )
+        if wanted.files == "required" and landlock.abi() == 0:
+            raise RefusedError(
+                f"{spec.name} requires confined files, and this kernel has no Landlock",
+                code="isolation_unavailable",
+                mend="boot a kernel with landlock among its lsm=, or write `isolation: {files: preferred}`",
+            )
 
     def _keys(self, targets: tuple[ModelTarget, ...]) -> dict[str, str]:
         keys = {}

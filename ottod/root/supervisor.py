@@ -131,7 +131,9 @@ class Supervisor:
             )
         if grace_s is None:
             shutdown = session.spec.restart.shutdown if session.spec is not None else None
-            grace_s = self._c.settings.sessions.stop_grace_s if shutdown is None else shutdown.grace_s
+            grace_s = shutdown.grace_s if shutdown is not None else None
+            if grace_s is None:
+                grace_s = self._c.settings.sessions.stop_grace_s
             grace_s = 0.0 if shutdown is not None and shutdown.brutal else grace_s
         self._begin_stop(session, grace_s=grace_s, reason=reason, cause=cause)
         await self.wait(session, idle=False)

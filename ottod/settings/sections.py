@@ -82,7 +82,7 @@ class SessionSettings(Section, frozen=True, kw_only=True):
     start_timeout_s: PositiveSeconds = 30.0
     """From the order to fork until the worker says hello; then the cause is `start_failed`."""
     orphan_grace_s: Seconds = 30.0
-    """How long a worker works on without a daemon before it writes a checkpoint and exits."""
+    """How long a worker that has lost its daemon may take to end its turn and its tools."""
     heartbeat_s: PositiveSeconds = 2.0
     """How often a worker says that it lives."""
     hung_after_s: PositiveSeconds = 20.0

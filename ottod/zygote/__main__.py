@@ -49,7 +49,10 @@ def main() -> None:
     os.set_inheritable(fd, False)
     orders = socket.socket(fileno=fd)
     import_ms = (time.monotonic() - started) * 1000
-    orders.send(zygote_replies.encode(ZygoteReady(pid=os.getpid(), generation=generation, import_ms=import_ms)))
+    try:
+        orders.send(zygote_replies.encode(ZygoteReady(pid=os.getpid(), generation=generation, import_ms=import_ms)))
+    except BrokenPipeError:
+        return  # Root stopped while this process was still importing.
     while True:
         data, fds, _flags, _address = socket.recv_fds(orders, MAX_REQUEST_BYTES, 1)
         if not data:

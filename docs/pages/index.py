@@ -1,0 +1,30 @@
+"""The index of the reference: every page of the directory with what it is about."""
+
+from __future__ import annotations
+
+from pages.common import NOTICE
+
+ABOUT = {
+    "cli": ("ottoctl", "Every command, its options and examples."),
+    "configuration": ("Configuration", "The daemon's file, agent files, environment variables, providers."),
+    "events": ("Events", "Every kind of event with its fields."),
+    "exit-statuses": ("Exit statuses", "What a command's status says."),
+    "scripted-provider": ("The scripted provider", "Models that read their lines from a file, faults included."),
+    "session-states": ("Session states", "What a session can be, and what may follow what."),
+    "tools": ("Tools", "What an agent can be given, as a model sees it."),
+    "turns": ("Turns", "The machine between an input and its answer."),
+}
+
+
+def index_page() -> str:
+    """All reference pages."""
+    rows = "".join(f"| [{title}]({name}.md) | {about} |\n" for name, (title, about) in ABOUT.items())
+    return f"""{NOTICE}
+# Reference
+
+All but one of these pages are written from the code and checked against it. That of the scripted provider is written
+by hand; its examples are checked.
+
+| page | what is in it |
+|---|---|
+{rows}"""
