@@ -87,6 +87,16 @@ def check_text(what: str, text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
+def _absolute(cwd: str | os.PathLike[str] | None) -> str:
+    """The working directory as the daemon needs it. Raises OttoError if the current one is gone."""
+    try:
+        return os.path.abspath(cwd if cwd is not None else ".")
+    except FileNotFoundError as error:
+        raise OttoError(
+            "the current directory does not exist any more", mend="cd to one that does, or use --cwd", code="bad_cwd"
+        ) from error
+
+
 def start_request(
     agent: str = "",
     task: str = "",
@@ -112,7 +122,7 @@ def start_request(
         spec=spec,
         task=check_text("the task", task),
         # Not resolve(): a path through a symlink stays the path that the user knows.
-        cwd=os.path.abspath(cwd if cwd is not None else "."),
+        cwd=_absolute(cwd),
         env=shared_environment(os.environ if env is None else env),
         model=model,
         title=title,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import secrets
 import signal
 import time
@@ -51,6 +52,7 @@ CLIENT_QUEUE_MESSAGES = 1000
 """To one client; what they may weigh together is bounded by its credit."""
 WORKER_QUEUE_MESSAGES = 256
 THREADS = 2
+MAX_FILES = 65_536
 ZYGOTE_TIMEOUT_S = 60.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -81,6 +83,7 @@ class Daemon:
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self.shut_down, self._stop_grace_s)
         os.umask(0o077)
+        raise_file_limit()
         become_subreaper()
         lock = InstanceLock.acquire(self._paths.runtime_dir / "ottod.lock")
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="otto-io")
@@ -286,6 +289,17 @@ class Daemon:
         error = context.get("exception")
         shown = error if isinstance(error, BaseException) else None
         self._log.error(f"internal error: {context.get('message')}: {error!r}", shown)
+
+
+def raise_file_limit() -> None:
+    """Takes all the descriptors that this process may have: ZeroMQ aborts when it cannot accept a connection.
+
+    Workers go back to what programs expect.
+    """
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (min(hard, MAX_FILES) if hard != resource.RLIM_INFINITY else MAX_FILES, hard)
+    )
 
 
 def run_daemon(*, settings: DaemonSettings, paths: Paths, ready: Callable[[], None]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 
@@ -28,6 +29,8 @@ from ottod.worker.session import SessionRunner
 
 OOM_SCORE = b"500"
 """When the machine runs out of memory a worker goes before root and before the user's own programs."""
+TOOL_FILES = 1024
+"""The usual soft limit: programs that use select() rely on it, others raise it themselves."""
 LAST_WORD_TIMEOUT_S = 30.0
 
 
@@ -97,6 +100,8 @@ def _become(birth: Birth) -> None:
     setproctitle(f"ottod: worker {birth.session} {birth.spec.name}")
     # Files that tools create are the user's; Otto's own are created with explicit modes.
     os.umask(0o022)
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(TOOL_FILES, hard) if hard >= 0 else TOOL_FILES, hard))
     become_subreaper()
     forbid_new_privileges()
     with contextlib.suppress(OSError):

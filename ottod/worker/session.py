@@ -34,6 +34,8 @@ from ottod.worker.tool_call import ToolRunner
 from ottod.worker.turns import TurnDriver
 
 LOW_NICE = 10
+CAUSE_OF_CODE: dict[str, CauseKind] = {"auth": "auth", "bad_config": "bad_spec"}
+"""Failures of a turn that end a one-shot session with a cause of their own."""
 MAX_INBOX = 100
 """Messages that wait for a turn."""
 
@@ -185,7 +187,7 @@ class SessionRunner:
         failure = ended.failure
         if failure is None:
             return Cause(kind="cancelled", message=ended.reason)
-        kind: CauseKind = "auth" if failure.code == "auth" else "failed"
+        kind = CAUSE_OF_CODE.get(failure.code, "failed")
         message = failure.message + (f" ({failure.mend})" if failure.mend else "")
         return Cause(kind=kind, message=message, code=failure.code)
 

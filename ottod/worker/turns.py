@@ -21,7 +21,7 @@ from ottod.core.turn import (
     TurnEvent,
     TurnMachine,
 )
-from ottod.errors import Failure, ProviderError, StorageError
+from ottod.errors import Failure, OttoError, ProviderError, StorageError
 from ottod.protocol import journal as j
 from ottod.protocol.events import (
     ItemCompleted,
@@ -142,6 +142,8 @@ class TurnDriver:
             self._events.put_nowait(ModelFailed(failure=error.failure()))
         except StorageError as error:
             self._break(error)
+        except OttoError as error:
+            self._events.put_nowait(ModelFailed(failure=error.failure()))
         except Exception as error:  # noqa: BLE001 - a provider's defect fails the turn, not the session's process
             text = f"the provider adapter failed: {type(error).__name__}: {error}"
             self._events.put_nowait(ModelFailed(failure=Failure(code="provider_defect", message=text)))
