@@ -60,7 +60,10 @@ def _run(ready_fd: int | None = None) -> int:
 
     def ready() -> None:
         if ready_fd is not None:
-            os.write(ready_fd, READY)
+            try:
+                os.write(ready_fd, READY)
+            except BrokenPipeError:
+                pass  # Whoever waited is gone; the daemon is ready all the same.
             os.close(ready_fd)
 
     run_daemon(settings=settings, paths=paths, ready=ready)

@@ -28,6 +28,11 @@ from ottod.protocol.model import (
     UserMessage,
 )
 
+MAX_NAME_CHARS = 256
+"""Of a tool's name or a call's id, in a model's answer."""
+MAX_CALLS = 128
+"""Tool calls in one answer."""
+
 
 class Value(msgspec.Struct, frozen=True, kw_only=True):
     """The form that events and actions share."""
@@ -182,6 +187,9 @@ class TurnMachine:
         self._expect("model", ModelResponded(response=response))
         self._last_text = "".join(b.text for b in response.blocks if isinstance(b, Text))
         calls = tuple(b for b in response.blocks if isinstance(b, ToolCall))
+        wrong = _what_is_wrong(calls)
+        if wrong:
+            return self._end("failed", failure=Failure(code="malformed", message=f"the model's answer {wrong}"))
         if response.blocks:
             self.messages = (*self.messages, AssistantMessage(blocks=response.blocks))
         if calls:
@@ -201,11 +209,6 @@ class TurnMachine:
     def _run_tools(self, calls: tuple[ToolCall, ...]) -> list[TurnAction]:
         self.phase = "tools"
         self._calls, self._waiting, self._running, self._results = calls, [], set(), {}
-        seen: set[str] = set()
-        for call in calls:
-            if call.call in seen:
-                raise OutOfTurn(f"two tool calls share the id {call.call!r}")
-            seen.add(call.call)
         self._waiting = list(calls)
         return self._start_waiting()
 
@@ -264,6 +267,17 @@ class TurnMachine:
                 reason=reason,
             )
         ]
+
+
+def _what_is_wrong(calls: tuple[ToolCall, ...]) -> str:
+    """Why these calls cannot be run; empty if they can. A model's output is a stranger's input."""
+    if len({call.call for call in calls}) < len(calls):
+        return "gives two tool calls the same id"
+    if any(len(name) > MAX_NAME_CHARS for call in calls for name in (call.call, call.tool)):
+        return f"names a tool or a call with more than {MAX_NAME_CHARS} characters"
+    if len(calls) > MAX_CALLS:
+        return f"makes {len(calls)} tool calls at once; {MAX_CALLS} is the limit"
+    return ""
 
 
 def is_valid_conversation(messages: tuple[Message, ...]) -> bool:

@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+import msgspec
 from msgspec.structs import replace
 
 from ottod.errors import OttoError, RefusedError
@@ -24,6 +25,8 @@ from ottod.root.session_table import Incarnation, Session
 from ottod.root.zygote_client import Lease
 
 TITLE_CHARS = 80
+MAX_NAMES_BYTES = 48 * 1024
+"""Of everything that a session is called: its agent, model, directory, title."""
 
 
 class Births:
@@ -68,6 +71,7 @@ class Births:
             directory = self._c.sessions_dir / session_id(key)
             resolved = await self._c.in_thread(self._resolver.resolve, request, directory)
             session = Session(self._new_info(key, request, resolved, directory), resolved.spec)
+            check_encodable(session.info)
             if self.is_closed:
                 self._c.threads.submit(shutil.rmtree, directory, True)
                 raise RefusedError("the daemon is stopping", code="stopping", mend="start it again, then retry")
@@ -132,8 +136,27 @@ class Births:
         try:
             lease = await self._c.zygote.lease()
         except OttoError as error:
-            self._burials.finish(session, Cause(kind="start_failed", message=error.message, code=error.code))
+            cause = Cause(kind="start_failed", message=error.message, code=error.code)
+            if session.stop_cause is not None:
+                cause = Cause(kind=session.stop_cause, message=session.stop_reason)
+            self._burials.finish(session, cause)
             return
+        try:
+            await self._bear(session, request, resolved, directory, lease)
+        except Exception as error:
+            # A session must not stay in `starting` because of a defect in bringing it to life.
+            session.stop_reason = session.stop_reason or f"the birth failed: {error!r}"[:500]
+            if session.incarnation is not None:
+                session.incarnation.end_intent = "start_failed"
+                session.incarnation.send_signal(signal.SIGKILL)
+            else:
+                lease.channel.close()
+                self._burials.finish(session, Cause(kind="start_failed", message=session.stop_reason))
+            raise
+
+    async def _bear(
+        self, session: Session, request: StartSession, resolved: Resolved, directory: Path, lease: Lease
+    ) -> None:
         incarnation = Incarnation(number=1, secret=os.urandom(32), generation=lease.generation)
         incarnation.lease = lease
         incarnation.last_heard_s = self._c.loop.time()
@@ -199,3 +222,15 @@ class Births:
         if incarnation is not None and incarnation.identity is None:
             incarnation.end_intent = "start_failed"
             incarnation.send_signal(signal.SIGKILL)
+
+
+def check_encodable(info: SessionInfo) -> None:
+    """Refuses what no event or reply could carry, before anybody hears of the session. Raises RefusedError."""
+    try:
+        size = len(msgspec.msgpack.encode(replace(info, task="")))
+    except UnicodeEncodeError as error:
+        raise RefusedError(
+            f"a name is not valid text: {error.object!r}"[:300], code="bad_cwd", mend="use a path in UTF-8"
+        ) from error
+    if size > MAX_NAMES_BYTES:
+        raise RefusedError(f"the session's names take {size} bytes; {MAX_NAMES_BYTES} is the limit", code="too_large")

@@ -25,6 +25,8 @@ DRAIN_POLL_S = 0.005
 PROOF_TIMEOUT_S = 5.0
 """The longest that killing a session's leftovers may take before they are reported as remaining."""
 MAX_LEFTOVERS = 100_000
+SEQ_MARGIN = 1_000_000
+"""More events than a session can emit between two notes of its seq."""
 PRUNE_EVERY = 20
 """Sessions that end between two looks for surplus ones."""
 PRUNE_BATCH = 200
@@ -129,7 +131,10 @@ class Burials:
         for info in leftovers:
             known = [ProcessId(w.pid, w.start_time_ticks) for w in workers if w.session == info.session]
             remaining = await self._end_processes(info.session, known)
-            last_seq = max(info.last_seq, self._c.hub.ring.last_seq(Session(info, None).key)) + self._lost_events()
+            in_ring = self._c.hub.ring.last_seq(Session(info, None).key)
+            # The database knows where a session was a second ago at most; the ring, if it still has it, exactly.
+            last_seq = in_ring if in_ring >= info.last_seq else info.last_seq + SEQ_MARGIN
+            last_seq += self._lost_events()
             session = Session(replace(info, last_seq=last_seq), None)
             self._c.table.add(session)
             cause = Cause(kind="daemon_stop", message="the daemon had ended before the session did")

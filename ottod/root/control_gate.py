@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 
+import msgspec
+
 from ottod import __version__
 from ottod.errors import Failure, OttoError, RemoteProtocolError
 from ottod.protocol import PROTOCOL_VERSION
@@ -168,7 +170,11 @@ class ControlGate:
             self._loop.call_exception_handler({"message": "request failed", "exception": error})
             failure = Failure(code="internal", message=f"internal error: {error!r}", mend="see the daemon's log")
             reply = Reply(id=request.id, failure=failure)
-        self._send(client.identity, reply)
+        try:
+            self._send(client.identity, reply)
+        except (UnicodeEncodeError, msgspec.MsgspecError) as error:
+            text = f"the answer cannot be put into a message: {error}"
+            self._send(client.identity, Reply(id=request.id, failure=Failure(code="internal", message=text)))
 
     # ------------------------------------------------------------ outgoing
 

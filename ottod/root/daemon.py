@@ -51,9 +51,8 @@ MAX_WORKER_MESSAGE_BYTES = MAX_PAYLOAD_BYTES + HEADER_BYTES + 4096
 CLIENT_QUEUE_MESSAGES = 1000
 """To one client; what they may weigh together is bounded by its credit."""
 WORKER_QUEUE_MESSAGES = 256
-THREADS = 2
+THREADS = 4
 MAX_FILES = 65_536
-ZYGOTE_TIMEOUT_S = 60.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -176,7 +175,10 @@ class Daemon:
         self._log.info(f"ready: version {__version__}, {self._paths.control_endpoint}")
         ready()
         self._isolation = await loop.run_in_executor(self._threads, probe)
-        await self._supervisor.prune()
+        try:
+            await self._supervisor.prune()
+        except OttoError as error:
+            self._log.error(f"database: {error}")
 
     def _bind(self, endpoint: str, max_message_bytes: int, queue: int) -> zmq.Socket[bytes]:
         try:

@@ -31,9 +31,12 @@ class Child:
     def __init__(self, pid: int, pidfd: int) -> None:
         self.pid = pid
         self.pidfd = pidfd
+        self.is_reaped = False
 
     def send_signal(self, signum: signal.Signals) -> None:
         """Signals the process; one that is already dead is no error."""
+        if self.is_reaped:
+            return  # The descriptor's number may already mean another process.
         try:
             signal.pidfd_send_signal(self.pidfd, signum)
         except ProcessLookupError:
@@ -46,7 +49,14 @@ class Reaper:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._known: dict[int, Child] = {}
+        self._expected = 0
         self.strangers_reaped = 0
+
+    def expect(self, count: int) -> None:
+        """That many children more (or fewer) are on their way whose pids are not known yet: reap no stranger now."""
+        self._expected += count
+        if not self._expected:
+            self._loop.call_soon(self._reap_strangers)
 
     def install(self) -> None:
         """Takes over SIGCHLD. uvloop keeps its own hands off it as long as nobody starts a subprocess through it."""
@@ -64,6 +74,7 @@ class Reaper:
         info = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)
         if info is None:
             return
+        child.is_reaped = True
         self._loop.remove_reader(child.pidfd)
         os.close(child.pidfd)
         del self._known[child.pid]
@@ -72,7 +83,7 @@ class Reaper:
         self._reap_strangers()
 
     def _reap_strangers(self) -> None:
-        while True:
+        while not self._expected:
             try:
                 info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:

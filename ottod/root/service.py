@@ -49,6 +49,8 @@ from ottod.storage.database import Database
 
 MAX_NAME_CHARS = 8192
 """Of anything that a start names; a script's path can be long."""
+LISTED_CHARS = 200
+"""Of a task and a result, in a list; one session's own answer has them whole."""
 MAX_REASON_CHARS = 2000
 """Of a stop's reason; what is beyond is cut."""
 
@@ -163,7 +165,8 @@ class Service:
         unique = {i.session: i for i in infos}
         chosen = [i for i in unique.values() if not body.states or i.state in body.states]
         chosen.sort(key=lambda i: i.created_at_ns, reverse=True)
-        return SessionList(sessions=tuple(chosen[: body.limit]), truncated=len(chosen) > body.limit)
+        shown = [replace(i, task=i.task[:LISTED_CHARS], result=i.result[:LISTED_CHARS]) for i in chosen[: body.limit]]
+        return SessionList(sessions=tuple(shown), truncated=len(chosen) > body.limit)
 
     async def _subscribe(self, client: bytes, body: Subscribe) -> Subscribed:
         key = (await self._find(body.session)).key if body.session else None

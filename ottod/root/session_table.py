@@ -15,7 +15,7 @@ from ottod.protocol.specs import AgentSpec
 from ottod.protocol.worker import Exiting
 from ottod.root.zygote_client import Lease
 
-KEPT_ENDED = 1000
+KEPT_ENDED = 100
 """Ended sessions kept in memory; the database has them all."""
 
 
@@ -44,6 +44,8 @@ class Incarnation:
         self.started_at_ns = 0
         self.last_heard_s = 0.0
         self.is_examined = False
+        self.is_over = False
+        """Its worker is dead and heard out; nothing more is taken from it."""
         self.exiting: Exiting | None = None
         self.acked_seq = 0
         self.unacked_by_root_bytes = 0

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from msgspec.structs import replace
 
 from ottod.errors import OttoError, RefusedError
-from ottod.protocol.cause import CauseKind
+from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.control import SessionStartedResult, StartSession, StopResult
 from ottod.protocol.worker import DeliverInput, StopTurn
 from ottod.root.births import Births
@@ -27,6 +27,8 @@ from ottod.root.watch import Watch
 
 TERM_GRACE_S = 2.0
 """Between SIGTERM and SIGKILL."""
+LAST_RESORT_S = 15.0
+"""After SIGKILL: the longest wait for the end and its proof."""
 COMMAND_TIMEOUT_S = 10.0
 REMEMBERED_KEYS = 10_000
 
@@ -136,7 +138,13 @@ class Supervisor:
                 grace_s = self._c.settings.sessions.stop_grace_s
             grace_s = 0.0 if shutdown is not None and shutdown.brutal else grace_s
         self._begin_stop(session, grace_s=grace_s, reason=reason, cause=cause)
-        await self.wait(session, idle=False)
+        try:
+            async with asyncio.timeout(grace_s + TERM_GRACE_S + LAST_RESORT_S):
+                await self.wait(session, idle=False)
+        except TimeoutError:
+            # Not even SIGKILL ends it: it is stuck in the kernel. The truth is an answer too.
+            pids = (session.info.pid,) if session.info.pid else ()
+            return StopResult(session=session.id, cause=Cause(kind=cause, message=reason), remaining_pids=pids)
         assert session.info.cause is not None
         return StopResult(session=session.id, cause=session.info.cause, remaining_pids=session.info.remaining_pids)
 

@@ -7,6 +7,8 @@ import functools
 import signal
 import time
 
+from msgspec.structs import replace
+
 from ottod.root.context import RootContext
 from ottod.root.session_table import Incarnation, Session
 from ottod.root.vitals import Vitals, is_starved, look
@@ -30,6 +32,7 @@ class Watch:
 
     def _watch(self) -> None:
         """Looks after workers whose heartbeat has stopped."""
+        self._note_seqs()
         overdue_s = self._c.loop.time() - self._c.settings.sessions.hung_after_s
         for session in self._c.table.live:
             incarnation = session.incarnation
@@ -39,6 +42,13 @@ class Watch:
                 incarnation.is_examined = True
                 self._c.spawn(self._examine(session, incarnation))
         self._handle = self._c.loop.call_later(WATCH_S, self._watch)
+
+    def _note_seqs(self) -> None:
+        """Notes in the database how far each session has got: the ring may forget it, and no seq is used twice."""
+        for session in self._c.table.live:
+            last_seq = session.next_seq - 1
+            if last_seq != session.info.last_seq:
+                self._c.table.update(session, replace(session.info, last_seq=last_seq))
 
     async def _examine(self, session: Session, incarnation: Incarnation) -> None:
         """Kills a worker that hangs; waits on one that the machine gives no processor."""

@@ -204,6 +204,7 @@ class WorkerGate:
             or incarnation is None
             or incarnation.number != hello.incarnation
             or incarnation.lease is None
+            or incarnation.is_over
             or not hmac.compare_digest(incarnation.secret, hello.secret)
         ):
             failure = Failure(code="unknown_worker", message="no such session, incarnation or secret")
@@ -299,6 +300,11 @@ class WorkerGate:
 
     def forget(self, incarnation: Incarnation) -> None:
         """The incarnation is over; whatever still comes from its address is rejected."""
+        incarnation.is_over = True
+        gone = Failure(code="session_ended", message="the session ended before it could answer")
+        for session, future in list(self._commands.values()):
+            if session.incarnation is incarnation and not future.done():
+                future.set_result(gone)
         if incarnation.identity is not None:
             self._by_identity.pop(incarnation.identity, None)
             self._dirty.discard(incarnation.identity)

@@ -133,9 +133,9 @@ class ZygoteClient:
 
     async def lease(self) -> Lease:
         """A worker: warm if there is one, forked now otherwise. Raises ForkError."""
+        self._loop.call_soon(self._refill_soon)
         while self._warm:
             lease = self._warm.popleft()
-            self._refill_soon()
             if lease.exited is None and lease.generation == self.generation:
                 return lease
             lease.channel.close()
@@ -153,7 +153,12 @@ class ZygoteClient:
         await self.wait_ready()
         if self._socket is None:
             raise ZygoteGone("the zygote has just died")
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            raise ForkError(
+                f"no channel for a worker: {error.strerror}", mend="raise the limit of open files"
+            ) from error
         ours.setblocking(False)
         ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
         future: asyncio.Future[Lease] = self._loop.create_future()
@@ -165,6 +170,8 @@ class ZygoteClient:
         finally:
             theirs.close()
         self._tickets[ticket] = (future, ours)
+        # Until its pid is known the worker must not be taken for a stranger and reaped: its pid would be free again.
+        self._reaper.expect(1)
         return await future
 
     def _refill_soon(self) -> None:
@@ -221,6 +228,7 @@ class ZygoteClient:
                 self._forked(reply)
             case ForkFailed():
                 future, ours = self._tickets.pop(reply.ticket)
+                self._reaper.expect(-1)
                 ours.close()
                 if not future.done():
                     future.set_exception(ForkError(f"fork failed: {reply.message}"))
@@ -228,8 +236,16 @@ class ZygoteClient:
     def _forked(self, reply: Forked) -> None:
         future, ours = self._tickets.pop(reply.ticket)
         lease = Lease(reply.pid, ours, self.generation)
-        # Root is the worker's parent and only reaper, so the pid cannot have been recycled, even if it is dead.
-        lease.child = self._reaper.watch(reply.pid, lease._handle_exit)
+        # Root is the worker's parent and has reaped nobody unknown meanwhile, so the pid is still the worker's.
+        try:
+            lease.child = self._reaper.watch(reply.pid, lease._handle_exit)
+        except OSError as error:
+            ours.close()
+            if not future.done():
+                future.set_exception(ForkError(f"worker {reply.pid} cannot be watched: {error.strerror}"))
+            return
+        finally:
+            self._reaper.expect(-1)
         if future.done():
             # Nobody waits any more; closing the channel tells the worker to go.
             ours.close()
@@ -246,6 +262,7 @@ class ZygoteClient:
             ours.close()
             if not future.done():
                 future.set_exception(ZygoteGone("the zygote died during the fork"))
+        self._reaper.expect(-len(self._tickets))
         self._tickets.clear()
         while self._warm:
             self._warm.popleft().channel.close()
@@ -261,8 +278,13 @@ class ZygoteClient:
         self._loop.call_later(delay_s, self._restart)
 
     def _restart(self) -> None:
-        if not self._is_closing:
+        if self._is_closing:
+            return
+        try:
             self.start()
+        except OSError as error:
+            self._log(f"zygote: cannot be started: {error.strerror}; trying again in {RESTART_MAX_S:.0f} s")
+            self._loop.call_later(RESTART_MAX_S, self._restart)
 
     def close(self) -> None:
         """Ends the zygote and the warm workers: closing their sockets is the order to go."""

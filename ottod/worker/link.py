@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 import zmq
+from msgspec.structs import replace
 
 from ottod.core.outbox import Outbox
 from ottod.errors import Failure, RemoteProtocolError
@@ -179,6 +180,7 @@ class Link:
                 self._flush()
                 while self.outbox.has_unsent:
                     await asyncio.sleep(RETRY_S)
+                exiting = replace(exiting, last_seq=self.last_seq)
                 while not self._send(exiting):
                     await asyncio.sleep(RETRY_S)
                 await self._farewell

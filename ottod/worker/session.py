@@ -55,6 +55,7 @@ class SessionRunner:
         self._state: SessionState = "starting"
         self._announced: SessionState = "starting"
         self._messages_received = 0
+        self._is_over = False
         self._last_text = ""
         self._ended: EndTurn | None = None
 
@@ -78,10 +79,14 @@ class SessionRunner:
             await self._link.welcomed()
             self._step_back()
             cause = await self._serve()
+            # From here on nothing is heard any more; there is no await between the last look and this line.
+            self._is_over = True
         except StorageError as error:
+            self._is_over = True
             self._link.emit(LogError(message=error.message, code=error.code))
             return self._exit(Cause(kind="failed", message=error.message, code=error.code))
         except OttoError as error:
+            self._is_over = True
             return self._exit(Cause(kind="bad_spec", message=error.message, code=error.code))
         return await self._close(cause)
 
@@ -229,8 +234,8 @@ class SessionRunner:
                 assert_never(body)
 
     def _deliver(self, message: DeliverInput) -> Failure | None:
-        if self._stop is not None:
-            return Failure(code="session_ended", message="the session is stopping and hears nothing more")
+        if self._stop is not None or self._is_over:
+            return Failure(code="session_ended", message="the session is ending and hears nothing more")
         if len(self._inbox) >= MAX_INBOX:
             return Failure(code="inbox_full", message=f"{MAX_INBOX} messages wait already", retryable=True)
         self._messages_received += 1
@@ -242,7 +247,7 @@ class SessionRunner:
 
     def stop(self, reason: str, cause: Literal["cancelled", "daemon_stop", "budget"]) -> None:
         """Ends the session: cancels the turn, then leaves with `cause`. The first stop counts."""
-        if self._stop is not None:
+        if self._stop is not None or self._is_over:
             return
         self._stop = (reason, cause)
         if self._state != "starting":

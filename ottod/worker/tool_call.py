@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import Any
 
+from msgspec.structs import replace
+
 from ottod.errors import Failure, ToolError
 from ottod.protocol.events import ContentDelta, ToolCompleted, ToolFailed, ToolProgress, ToolStarted
 from ottod.protocol.model import ToolCall, ToolResult
@@ -18,6 +20,8 @@ from ottod.worker.text import MAX_ARGUMENTS_BYTES, cut, pieces
 
 KILL_MARGIN_S = 15.0
 """What a tool gets beyond its own timeout to bring its processes down before its task is cancelled."""
+MAX_FAILURE_BYTES = 4 * 1024
+"""Of a failure's text; a model can be quoted in it, at any length."""
 ABANDON_S = 10.0
 """How long a cancelled tool may take to finish before it is left behind."""
 
@@ -39,7 +43,7 @@ class ToolRunner:
         return tool is not None and tool.idempotent
 
     async def run(self, call: ToolCall, *, turn: int, step: int, key: str) -> ToolResult:
-        """The call's result. Never raises, except that a cancellation ends in a result that says so."""
+        """The call's result; a cancellation ends in a result that says so."""
         started_ns = time.monotonic_ns()
         arguments, _ = cut(call.arguments, MAX_ARGUMENTS_BYTES)
         self._link.emit(ToolStarted(call=call.call, tool=call.tool, arguments=arguments, turn=turn, step=step))
@@ -47,6 +51,7 @@ class ToolRunner:
         outcome = await self._outcome(task, call)
         duration_ms = (time.monotonic_ns() - started_ns) // 1_000_000
         if isinstance(outcome, Failure):
+            outcome = replace(outcome, message=cut(outcome.message, MAX_FAILURE_BYTES)[0])
             self._link.emit(ToolFailed(call=call.call, tool=call.tool, failure=outcome, duration_ms=duration_ms))
             text = outcome.message + (f"\n{outcome.mend}" if outcome.mend else "")
             return ToolResult(call=call.call, tool=call.tool, text=text, is_error=True)

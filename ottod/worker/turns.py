@@ -31,7 +31,7 @@ from ottod.protocol.events import (
     TurnFailed,
     TurnStarted,
 )
-from ottod.protocol.model import ModelResponse, Text, Thinking
+from ottod.protocol.model import ModelResponse, Text, Thinking, ToolCall, ToolResult
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
 from ottod.worker.model_call import ModelCaller
@@ -61,6 +61,7 @@ class TurnDriver:
         self._events: asyncio.Queue[TurnEvent] = asyncio.Queue()
         self._model_task: asyncio.Task[None] | None = None
         self._tool_tasks: dict[str, asyncio.Task[None]] = {}
+        self._cancels: dict[str, asyncio.Event] = {}
         self._started_ns = 0
         self._broken: StorageError | None = None
 
@@ -106,12 +107,14 @@ class TurnDriver:
                 case CallModel():
                     self._model_task = asyncio.create_task(self._call_model(action))
                 case RunTool():
-                    self._tool_tasks[action.call.call] = asyncio.create_task(self._run_tool(action))
+                    cancelled = self._cancels[action.call.call] = asyncio.Event()
+                    self._tool_tasks[action.call.call] = asyncio.create_task(self._run_tool(action, cancelled))
                 case CancelModel():
                     if self._model_task is not None:
                         self._model_task.cancel()
                 case CancelTool():
-                    self._tool_tasks[action.call].cancel()
+                    # An order, not a cancellation of the task: what is being journaled is finished.
+                    self._cancels[action.call].set()
                 case EndTurn():
                     ended = action
         return ended
@@ -145,7 +148,7 @@ class TurnDriver:
         except OttoError as error:
             self._events.put_nowait(ModelFailed(failure=error.failure()))
         except Exception as error:  # noqa: BLE001 - a provider's defect fails the turn, not the session's process
-            text = f"the provider adapter failed: {type(error).__name__}: {error}"
+            text = f"the provider adapter failed: {type(error).__name__}: {error}"[:2000]
             self._events.put_nowait(ModelFailed(failure=Failure(code="provider_defect", message=text)))
         else:
             self._announce(response, item)
@@ -161,16 +164,36 @@ class TurnDriver:
             text, was_cut = cut(said)
             self._link.emit(ItemCompleted(item=item, kind="assistant_message", text=text, truncated=was_cut))
 
-    async def _run_tool(self, action: RunTool) -> None:
+    async def _run_tool(self, action: RunTool, cancelled: asyncio.Event) -> None:
+        """Runs a call to its result, whatever comes in between: the machine waits for exactly one."""
         call = action.call
-        result = await self._tools.run(call, turn=action.turn, step=action.step, key=self._idempotency_key(action))
+        running = asyncio.ensure_future(
+            self._tools.run(call, turn=action.turn, step=action.step, key=self._idempotency_key(action))
+        )
+        stopping = asyncio.ensure_future(cancelled.wait())
         try:
+            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                running.cancel()
+            result = await self._result_of(running, call)
             entry = j.ToolResolved(turn=action.turn, step=action.step, call=call.call, result=result)
             await self._journal.put([entry])
         except StorageError as error:
             self._break(error)
         else:
             self._events.put_nowait(ToolResolved(result=result))
+        finally:
+            stopping.cancel()
+
+    @staticmethod
+    async def _result_of(running: asyncio.Future[ToolResult], call: ToolCall) -> ToolResult:
+        try:
+            return await running
+        except asyncio.CancelledError:
+            text = "cancelled before it began"
+        except Exception as error:  # noqa: BLE001 - a defect in running a tool is still that tool's result
+            text = f"{call.tool} could not be run: {type(error).__name__}: {error}"[:2000]
+        return ToolResult(call=call.call, tool=call.tool, text=text, is_error=True)
 
     def _break(self, error: StorageError) -> None:
         """Without a journal nothing may go on: the turn ends with the error at its next step."""
@@ -206,3 +229,4 @@ class TurnDriver:
                 self._link.emit(LogError(message=f"a task of the turn failed: {error!r}", code="internal"))
         self._model_task = None
         self._tool_tasks.clear()
+        self._cancels.clear()

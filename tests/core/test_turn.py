@@ -216,3 +216,23 @@ def test_validity_oracle_rejects_what_is_wrong(names: list[str]) -> None:
     assert not is_valid_conversation(m.messages)
     stray = ToolResults(results=(ToolResult(call="zz", tool="t", text=""),))
     assert not is_valid_conversation((*m.messages, stray))
+
+
+@pytest.mark.parametrize(
+    ("calls", "why"),
+    [
+        ([call("a"), call("a")], "same id"),
+        ([call("x" * 300)], "characters"),
+        ([call(str(i)) for i in range(200)], "200 tool calls"),
+    ],
+)
+def test_calls_that_cannot_be_run_fail_the_turn(calls: list[ToolCall], why: str) -> None:
+    """A model's output is a stranger's input: it ends the turn by name, and the conversation stays valid."""
+    m = machine()
+    m.step(InputReceived(text="go"))
+    (ended,) = m.step(said(*calls, stop="tool_calls"))
+    assert isinstance(ended, EndTurn) and ended.failure is not None
+    assert ended.failure.code == "malformed" and why in ended.failure.message
+    assert is_valid_conversation(m.messages)
+    (again,) = m.step(InputReceived(text="again"))
+    assert isinstance(again, CallModel)
