@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 
 import zmq
 
 import ottod
 from ottoctl.dialogue import Call, Dialogue
-from ottoctl.endpoint import check_listening
+from ottoctl.endpoint import check_listening, read_token
 from ottoctl.feed import Batch, Feed
 from ottoctl.link import Link
 from ottoctl.policy import (
@@ -42,7 +43,9 @@ class Connection:
         self._reconnect_s = reconnect_s
         self._ping_interval_s = ping_interval_s
         self._loop = asyncio.get_running_loop()
-        self._dialogue = Dialogue(client=client, version=ottod.__version__, pid=os.getpid())
+        self._dialogue = Dialogue(
+            client=client, version=ottod.__version__, pid=os.getpid(), token=partial(read_token, endpoint)
+        )
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._link: Link | None = None
         self._progress = asyncio.Event()

@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
+import msgspec
+
 from ottoctl.exits import REFUSED_CODES
 from ottoctl.feed import Feed
 from ottod.errors import Failure, OttoError, RefusedError, RemoteProtocolError, UnreachableError
@@ -80,7 +82,7 @@ class Call:
 class Dialogue:
     """See the module's docstring. `outbox` holds the frames that want to be sent."""
 
-    def __init__(self, *, client: str, version: str, pid: int) -> None:
+    def __init__(self, *, client: str, version: str, pid: int, token: Callable[[], str] = str) -> None:
         self.state: Literal["down", "greeting", "open"] = "down"
         self.welcome: Welcome | None = None
         self.greeting_error: OttoError | None = None
@@ -88,6 +90,7 @@ class Dialogue:
         self.outbox: deque[bytes] = deque()
         self.instance_changes = 0
         self._hello = Hello(protocol=PROTOCOL_VERSION, client=client, version=version, pid=pid)
+        self._token = token
         self._next_id = 1
         self._calls: dict[int, Call] = {}
         self._unsent: list[Call] = []
@@ -206,7 +209,8 @@ class Dialogue:
         self._openings.clear()
         for feed in self._feeds:
             feed.detached()
-        self._send(self._hello)
+        # Every daemon has a token of its own, so it is read again for every hello.
+        self._send(msgspec.structs.replace(self._hello, token=self._token()))
 
     def _welcomed(self, message: Welcome) -> None:
         if message.protocol != PROTOCOL_VERSION:

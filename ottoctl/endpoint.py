@@ -12,6 +12,8 @@ from ottod.settings.paths import Paths
 
 IPC = "ipc://"
 ENDPOINT_VARIABLE = "OTTO_ENDPOINT"
+TOKEN_FILE = "control.token"
+MAX_TOKEN_CHARS = 256
 START_MEND = "start one: `ottoctl daemon start`"
 
 
@@ -30,6 +32,16 @@ def resolve_endpoint(endpoint: str | None, env: Mapping[str, str] | None = None)
             code="usage",
         )
     return endpoint
+
+
+def read_token(endpoint: str) -> str:
+    """The daemon's token, from the file beside its socket; empty if it cannot be read."""
+    directory = os.path.dirname(endpoint.removeprefix(IPC))
+    try:
+        with open(os.path.join(directory, TOKEN_FILE), encoding="ascii", errors="replace") as file:
+            return file.read(MAX_TOKEN_CHARS).strip()
+    except OSError:
+        return ""
 
 
 def check_listening(endpoint: str) -> None:

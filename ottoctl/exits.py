@@ -68,6 +68,7 @@ OF_CODE: dict[str, int] = {
     "already_running": REFUSED,
     "unsupported_kind": REFUSED,
     "isolation_unavailable": REFUSED,
+    "bad_token": REFUSED,
     "offset_ahead": REFUSED,
     "too_many_clients": REFUSED,
     "too_many_requests": REFUSED,

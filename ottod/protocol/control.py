@@ -159,12 +159,17 @@ RequestBody = (
 
 
 class Hello(Wire, frozen=True, kw_only=True, tag="hello"):
-    """The first message of every connection."""
+    """The first message of every connection.
+
+    `token` is what `control.token`, beside the socket, holds: proof that the client can read the runtime directory,
+    which a confined tool cannot, although the kernel would let it connect.
+    """
 
     protocol: int
     client: str = ""
     version: str = ""
     pid: int = 0
+    token: str = ""
 
 
 class Request(Wire, frozen=True, kw_only=True, tag="request"):

@@ -8,6 +8,7 @@ their replies are values, a failure included.
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import Callable, Coroutine
 
 import msgspec
@@ -67,6 +68,7 @@ class ControlGate:
         *,
         instance: str,
         pid: int,
+        token: str,
         max_clients: int,
         log: Callable[[str], None],
     ) -> None:
@@ -75,6 +77,7 @@ class ControlGate:
         self._serve = serve
         self._instance = instance
         self._pid = pid
+        self._token = token.encode()
         self._max_clients = max_clients
         self._log = log
         self._socket: Socket | None = None
@@ -128,6 +131,14 @@ class ControlGate:
                 message=f"the client speaks protocol {hello.protocol} (version {hello.version or 'unknown'}), "
                 f"the daemon speaks {PROTOCOL_VERSION} (version {__version__})",
                 mend="use an ottoctl of the daemon's version, or restart the daemon after an upgrade",
+            )
+            self._send(identity, Rejected(failure=failure, protocol=PROTOCOL_VERSION))
+            return
+        if not hmac.compare_digest(hello.token.encode("utf-8", "replace"), self._token):
+            failure = Failure(
+                code="bad_token",
+                message="the client does not know this daemon's token",
+                mend="use an ottoctl of the daemon's version, as the user that runs it; a sandboxed tool may not",
             )
             self._send(identity, Rejected(failure=failure, protocol=PROTOCOL_VERSION))
             return

@@ -65,6 +65,7 @@ class Daemon:
         self._environ = environ
         self._log = Log(level=settings.logging.level, form=settings.logging.format)
         self._instance = secrets.token_hex(8)
+        self._token = secrets.token_hex(32)
         self._started_at_ns = time.time_ns()
         self._started_s = time.monotonic()
         self._isolation: dict[str, str] = {}
@@ -154,6 +155,7 @@ class Daemon:
             service.serve,
             instance=self._instance,
             pid=os.getpid(),
+            token=self._token,
             max_clients=settings.clients.max_clients,
             log=self._log.warning,
         )
@@ -169,6 +171,7 @@ class Daemon:
         if buried:
             self._log.info(f"{buried} sessions of an earlier daemon were ended (daemon_stop)")
         self._sync_task = loop.create_task(self._sync_ring())
+        write_private(self._paths.token_file, self._token)
         # A worker can be had as soon as the zygote has imported its share; the daemon answers before that.
         control = self._bind(self._paths.control_endpoint, MAX_CLIENT_MESSAGE_BYTES, CLIENT_QUEUE_MESSAGES)
         self._control.attach(Socket(control, loop=loop, on_message=self._control.handle))
@@ -277,7 +280,7 @@ class Daemon:
             self._log.error(f"database: {error}")
         self._threads.shutdown(wait=True)
         self._context.destroy(linger=500)
-        for path in (self._paths.control_socket, self._paths.worker_socket):
+        for path in (self._paths.control_socket, self._paths.worker_socket, self._paths.token_file):
             # The lock is still held, so these cannot be a successor's.
             path.unlink(missing_ok=True)
         try:
@@ -291,6 +294,17 @@ class Daemon:
         error = context.get("exception")
         shown = error if isinstance(error, BaseException) else None
         self._log.error(f"internal error: {context.get('message')}: {error!r}", shown)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replaces a file that only this user may read. Raises StorageError."""
+    try:
+        path.unlink(missing_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(text)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}", mend="check its directory") from error
 
 
 def raise_file_limit() -> None:

@@ -88,6 +88,10 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
         return f"ipc://{self.worker_socket}"
 
     @property
+    def token_file(self) -> Path:
+        return self.runtime_dir / "control.token"
+
+    @property
     def lock_file(self) -> Path:
         return self.runtime_dir / "ottod.lock"
 

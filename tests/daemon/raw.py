@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import zmq
 
+from ottoctl.endpoint import read_token
 from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol.control import (
     KIND_RECORDS,
@@ -44,6 +45,7 @@ class RawClient:
         self.socket.setsockopt(zmq.RCVHWM, queue_messages)
         self.socket.setsockopt(zmq.SNDHWM, 0)
         self.socket.connect(endpoint)
+        self._endpoint = endpoint
         self._next_id = 1
         self._early: list[list[bytes]] = []
         if hello:
@@ -73,14 +75,14 @@ class RawClient:
         return server_messages.decode(frames[1])
 
     def say_hello(self, protocol: int = PROTOCOL_VERSION) -> Welcome:
-        self.send(Hello(protocol=protocol, client="raw", version="0"))
+        self.send(Hello(protocol=protocol, client="raw", version="0", token=read_token(self._endpoint)))
         welcome = self.message()
         assert isinstance(welcome, Welcome), welcome
         return welcome
 
     def say_hello_again(self) -> None:
         """Says hello, and keeps what comes before the welcome for `frames`."""
-        self.send(Hello(protocol=PROTOCOL_VERSION, client="raw", version="0"))
+        self.send(Hello(protocol=PROTOCOL_VERSION, client="raw", version="0", token=read_token(self._endpoint)))
         while True:
             frames = self._receive(DEADLINE_S)
             self._early.append(frames)
