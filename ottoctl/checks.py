@@ -155,7 +155,13 @@ def check_keys(patient: Patient) -> list[Finding]:
         except OttoError as error:
             found.append(Finding(check=check, level="warn", detail=error.message, mend=error.mend))
         else:
-            detail = "key present" if key else "no key" if needs_key(entry) else "needs no key"
+            detail = (
+                "key in this environment (a running daemon has its own)"
+                if key
+                else "no key"
+                if needs_key(entry)
+                else "needs no key"
+            )
             found.append(Finding(check=check, level="ok", detail=detail))
     return found
 

@@ -52,10 +52,10 @@ def key_from_bytes(random: bytes) -> int:
 
 def normalise_prefix(text: str) -> str:
     """An id prefix as typed (with or without `s-`, any case) in canonical form. Raises BadSessionId."""
-    text = text.strip().lower()
+    typed, text = text, text.strip().lower()
     if not text.startswith(PREFIX):
         text = PREFIX + text
     digits = text[len(PREFIX) :]
     if not digits or len(digits) > ID_CHARS or any(c not in _DIGITS for c in digits):
-        raise BadSessionId(f"not a session id: {text!r}", mend="ids look like s-7f3k2m9qxa; see `ottoctl ps -a`")
+        raise BadSessionId(f"not a session id: {typed!r}", mend="ids look like s-7f3k2m9qxa; see `ottoctl ps -a`")
     return text

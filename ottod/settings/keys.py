@@ -40,7 +40,11 @@ def api_key(provider: str, settings: DaemonSettings, env: Mapping[str, str]) -> 
         return key
     if not needs_key(entry):
         return ""
-    how = f"set {entry.api_key_env}, or " if entry.api_key_env else ""
+    how = (
+        f"set {entry.api_key_env} and restart the daemon with it (`ottoctl daemon stop`; a run starts it), or "
+        if entry.api_key_env
+        else ""
+    )
     raise ProviderError(
         f"no API key for provider {provider!r}",
         code="auth",

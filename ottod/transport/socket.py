@@ -16,6 +16,8 @@ from typing import Literal
 import zmq
 from zmq.backend import Socket as _Raw
 
+BACKLOG = 4096
+"""Connections that may wait to be accepted; the system's own limit applies too."""
 DRAIN_MESSAGES = 256
 """Messages taken in one round before the loop gets its turn."""
 
@@ -142,6 +144,8 @@ def bind_router(
     socket.setsockopt(zmq.RCVHWM, queue_messages)
     socket.setsockopt(zmq.SNDHWM, queue_messages)
     socket.setsockopt(zmq.LINGER, 0)
+    # A connection that finds the backlog full fails at once on a unix socket.
+    socket.setsockopt(zmq.BACKLOG, BACKLOG)
     socket.bind(endpoint)
     return socket
 

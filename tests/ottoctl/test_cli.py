@@ -535,7 +535,7 @@ def test_doctor(fake: FakeDaemon, tmp_path: Path) -> None:
     done = ottoctl(tmp_path, "doctor", "-o", "json", "--endpoint", fake.endpoint, ANTHROPIC_API_KEY="sk-very-secret")
     findings = {finding["check"]: finding for finding in json.loads(done.stdout)}
     assert done.returncode == 0, findings
-    assert findings["provider anthropic"]["detail"] == "key present"
+    assert findings["provider anthropic"]["detail"] == "key in this environment (a running daemon has its own)"
     assert "very-secret" not in done.stdout + done.stderr
     assert findings["daemon"]["level"] == "warn" and "9.9.9" in findings["daemon"]["detail"]
     (tmp_path / "run").mkdir(mode=0o755)
