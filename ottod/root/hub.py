@@ -9,6 +9,7 @@ So a slow, stopped or dead client costs a few hundred bytes and never makes anyo
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from msgspec.structs import replace
@@ -30,6 +31,8 @@ from ottod.storage.ring import Ring
 from ottod.storage.ring_report import Chunk
 from ottod.transport.socket import Outcome
 
+FLUSH_GAP_S = 0.001
+"""Between two deliveries of live events."""
 RETRY_S = 0.002
 """How soon to look again at a client whose queue was full."""
 RETRY_MAX_S = 0.5
@@ -77,6 +80,7 @@ class Hub:
         self._behind: dict[int, Subscription] = {}
         self._next_id = 1
         self._is_flush_due = False
+        self._flushed_s = 0.0
         self._is_pump_due = False
         self._send_records: SendRecords = lambda _client, _sub, _parts: "gone"
         self._send_message: SendMessage = lambda _client, _message: "gone"
@@ -145,14 +149,24 @@ class Hub:
             sub.credit -= len(sealed)
             sub.outgoing.append(sealed)
             if not self._is_flush_due:
-                self._is_flush_due = True
-                self._loop.call_soon(self._flush)
+                self._flush_soon()
         for sub in fell_behind:
             sub.is_live = False
             self._live.discard(sub)
 
+    def _flush_soon(self) -> None:
+        """At once if the line was idle; in a stream, a millisecond after the last time: a message costs its receiver
+        a wake-up, and what comes together travels together."""
+        self._is_flush_due = True
+        wait_s = self._flushed_s + FLUSH_GAP_S - time.monotonic()
+        if wait_s <= 0:
+            self._loop.call_soon(self._flush)
+        else:
+            self._loop.call_later(wait_s, self._flush)
+
     def _flush(self) -> None:
         self._is_flush_due = False
+        self._flushed_s = time.monotonic()
         for sub in [s for s in self._subscriptions.values() if s.outgoing]:
             self._flush_one(sub)
 
