@@ -20,7 +20,7 @@ from ottod.errors import OttoError
 
 TASK = "The tests fail. Find out why and repair the code."
 KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
-MODELS = {"scripted": "", "anthropic": "default", "openai": "openai:gpt-5.2"}
+MODELS = {"scripted": "", "anthropic": "default", "openai": "openai:gpt-5.5"}
 SCRIPT_PRICES = {"*": {"input": 3.0, "output": 15.0, "cache_read": 0.3, "cache_write": 3.75}}
 """What the scripted tokens would cost at a common model's prices, so that the cost table shows something."""
 
