@@ -73,7 +73,7 @@ def _directory(name: str, path: Path, variable: str, uid: int) -> Finding:
     try:
         info = path.lstat()
     except FileNotFoundError:
-        above = next((p for p in path.parents if p.exists()), Path("/"))
+        above = next((p for p in path.parents if os.path.exists(p)), Path("/"))
         if os.access(above, os.W_OK | os.X_OK):
             return Finding(check=name, level="ok", detail=f"{path} (made when the daemon starts)")
         mend = f"make {above} writable, or set {variable}"
@@ -94,7 +94,7 @@ def check_disk(patient: Patient) -> list[Finding]:
     from ottod.settings.daemon import load
 
     place = patient.paths.state_dir
-    while not place.exists() and place != place.parent:
+    while not os.path.exists(place) and place != place.parent:
         place = place.parent
     free = shutil.disk_usage(place).free
     shown = f"{free / 2**30:.1f} GiB free at {place}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -54,7 +55,7 @@ def run(
     whole = "\n\n".join(part for part in (task, _read_input(input)) if part)
     if not whole.strip() and mode == "oneshot":
         raise OttoError("no task given", mend='ottoctl run AGENT "what to do", or --input FILE', code="usage")
-    if cwd is not None and not cwd.is_dir():
+    if cwd is not None and not os.path.isdir(cwd):
         raise OttoError(f"no such directory: {cwd}", mend="create it, or name another with --cwd", code="bad_cwd")
     request = start_request(agent, whole, cwd=cwd, model=model, mode=mode, title=title, headless=headless)
     return asyncio.run(_run(console, request, detach=detach))

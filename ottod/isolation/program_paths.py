@@ -130,7 +130,7 @@ def _toolchains(search_path: str, home: str) -> Iterator[str]:
         for ending, beside in BESIDE_TOOLCHAIN.items():
             if str(directory).endswith("/" + ending):
                 yield from (os.path.normpath(directory / path) for path in beside)
-        if directory.name in ("bin", "sbin") and (directory.parent / "lib").is_dir():
+        if directory.name in ("bin", "sbin") and os.path.isdir(directory.parent / "lib"):
             for name in BESIDE_BIN:
                 beside_bin = directory.parent / name
                 if home and str(beside_bin) == f"{home}/.local/share":
