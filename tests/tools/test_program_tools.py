@@ -152,8 +152,12 @@ def test_shell_commands_with_tricks_in_them_stay_inside(place: SessionPlace) -> 
 
 
 def python_project(place: SessionPlace, body: str) -> None:
+    # A virtual environment of the project's own, with the packages of the one that runs these tests.
     (place.project / ".venv/bin").mkdir(parents=True)
-    (place.project / ".venv/bin/python").symlink_to(sys.executable)
+    (place.project / ".venv/bin/python").symlink_to(os.path.realpath(sys.executable))
+    (place.project / ".venv/lib").symlink_to(Path(sys.prefix) / "lib")
+    home = Path(os.path.realpath(sys.executable)).parent
+    (place.project / ".venv/pyvenv.cfg").write_text(f"home = {home}\ninclude-system-site-packages = false\n")
     (place.project / "pyproject.toml").write_text("[tool.pytest.ini_options]\n")
     (place.project / "tests").mkdir()
     (place.project / "tests/test_it.py").write_text(body)
