@@ -136,6 +136,8 @@ def test_run_starts_a_daemon_by_itself() -> None:
         log = (place.base / "state" / "ottod.log").read_text()
         assert "Traceback" not in log and "internal error" not in log
     finally:
+        # Whatever failed above: a daemon that was started is told to go, and is gone before its directory is.
+        _ottoctl(place, "daemon", "stop")
         if pid and psutil.pid_exists(pid):
             psutil.Process(pid).kill()
         place.close()
