@@ -7,7 +7,7 @@ root holds: it carries the secret and the provider keys, and its closing tells t
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -187,12 +187,3 @@ zygote_requests: Codec[Fork] = Codec(Fork, name="zygote request")
 zygote_replies: Codec[Forked | ForkFailed | ZygoteReady] = Codec(
     Forked | ForkFailed | ZygoteReady, name="zygote reply"
 )
-
-
-def redacted(birth: Birth) -> dict[str, Any]:
-    """A birth that may be shown: no secret, no keys, only the names of environment variables."""
-    shown: dict[str, Any] = msgspec.to_builtins(birth, str_keys=True)
-    shown["secret"] = "…"
-    shown["api_keys"] = dict.fromkeys(birth.api_keys, "…")
-    shown["env"] = sorted(birth.env)
-    return shown

@@ -16,13 +16,12 @@ from collections.abc import Callable
 class Exit:
     """How a child ended: an exit status, or a signal."""
 
-    __slots__ = ("core_dumped", "signal", "status")
+    __slots__ = ("signal", "status")
 
     def __init__(self, info: os.waitid_result) -> None:
         killed = info.si_code in (os.CLD_KILLED, os.CLD_DUMPED)
         self.signal = signal.Signals(info.si_status).name if killed else ""
         self.status = None if killed else info.si_status
-        self.core_dumped = info.si_code == os.CLD_DUMPED
 
 
 class Child:
