@@ -18,6 +18,7 @@ from pages.cli import cli_page  # noqa: E402
 from pages.configuration import configuration_page  # noqa: E402
 from pages.events import events_page  # noqa: E402
 from pages.index import index_page  # noqa: E402
+from pages.metrics import metrics_page  # noqa: E402
 from pages.states import states_page  # noqa: E402
 from pages.tools import tools_page  # noqa: E402
 from pages.turns import turns_page  # noqa: E402
@@ -31,6 +32,7 @@ PAGES: tuple[tuple[str, Callable[[], str]], ...] = (
     ("cli", cli_page),
     ("session-states", states_page),
     ("turns", turns_page),
+    ("metrics", metrics_page),
     ("exit-statuses", exit_page),
     ("index", index_page),
 )

@@ -30,6 +30,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("rm", "rm"),
     ("agent", "agent"),
     ("daemon", "daemon"),
+    ("service", "service"),
     ("doctor", "doctor"),
     ("demo", "demo"),
     ("version", "version"),

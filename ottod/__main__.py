@@ -2,6 +2,7 @@
 
 ottod run       in the foreground, until SIGTERM or SIGINT
 ottod start     in the background; returns when it is ready, or says why it is not
+ottod check     whether this program and its configuration are in order
 ottod probe     what isolation this machine offers, as JSON
 ottod version
 """
@@ -21,7 +22,7 @@ READY = b"ready\n"
 def main(argv: list[str] | None = None) -> int:
     """The console script. Exit status 0, 1 for an expected failure, 2 for wrong usage."""
     arguments = sys.argv[1:] if argv is None else argv
-    commands = {"run": _run, "start": _start, "probe": _probe, "version": _version}
+    commands = {"run": _run, "start": _start, "check": _check, "probe": _probe, "version": _version}
     if len(arguments) != 1 or arguments[0] not in commands:
         asked_for_help = arguments[:1] in (["--help"], ["-h"], ["help"])
         print((__doc__ or "").strip(), file=sys.stdout if asked_for_help else sys.stderr)
@@ -40,6 +41,19 @@ def _version() -> int:
     return 0
 
 
+def _check() -> int:
+    """Imports what root imports and reads what root reads; what is wrong is said by the error."""
+    from ottod.root import daemon
+    from ottod.settings.daemon import load
+    from ottod.settings.paths import Paths
+
+    assert daemon.Daemon is not None
+    paths = Paths.from_env(os.environ, uid=os.getuid())
+    load(paths.config_file, must_exist=paths.config_explicit)
+    print(f"ottod {__version__}: in order")
+    return 0
+
+
 def _probe() -> int:
     import json
 
@@ -50,6 +64,8 @@ def _probe() -> int:
 
 
 def _run(ready_fd: int | None = None) -> int:
+    import faulthandler
+
     from ottod.root.daemon import run_daemon
     from ottod.settings.daemon import load
     from ottod.settings.paths import Paths
@@ -57,6 +73,8 @@ def _run(ready_fd: int | None = None) -> int:
     paths = Paths.from_env(os.environ, uid=os.getuid())
     settings = load(paths.config_file, must_exist=paths.config_explicit)
     paths.prepare()
+    # A watchdog ends a root that hangs with SIGABRT: its last words are where every thread was.
+    faulthandler.enable()
 
     def ready() -> None:
         if ready_fd is not None:

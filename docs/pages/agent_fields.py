@@ -53,6 +53,7 @@ AGENT_FIELDS = {
     "group.strategy": "Which siblings are restarted with a child that crashed.",
     "group.max_restarts": "In `period_s`; beyond it the group is stopped.",
     "group.period_s": "See `max_restarts`.",
+    "group.auto_shutdown": "Whether the end of significant children ends the group, and the session with it.",
     "isolation.memory": "A cap on memory and processes.",
     "isolation.files": "Only the working directory and what is granted below can be reached.",
     "isolation.network": "Tool processes have no network.",

@@ -50,6 +50,8 @@ _SPECIFIC: dict[tuple[SessionState, Happening], SessionState] = {
     ("running", "children_awaited"): "waiting_children",
     ("waiting_children", "children_done"): "running",
     ("waiting_children", "turn_ended"): "idle",
+    ("idle", "children_awaited"): "waiting_children",
+    ("waiting_children", "turn_started"): "running",
     ("running", "pause_requested"): "paused",
     ("idle", "pause_requested"): "paused",
     ("paused", "unpause_requested"): "running",

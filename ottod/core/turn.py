@@ -7,7 +7,8 @@ machine is always valid: every tool call has exactly one result, also after a ca
 phase `tools` ends only when each call has been resolved.
 
 The machine is pure. The worker executes its actions, writes to the journal before each effect, and feeds results
-back as events.
+back as events. A later incarnation makes a machine with the conversation so far and puts it in the middle of its turn
+by `TurnResumed`: what has a response or a result is not asked for again.
 """
 
 from __future__ import annotations
@@ -47,6 +48,22 @@ class InputReceived(Value, frozen=True, kw_only=True, tag=True):
     text: str
 
 
+class TurnResumed(Value, frozen=True, kw_only=True, tag=True):
+    """A turn that another incarnation began goes on. Illegal during a turn.
+
+    `step` counts the responses so far. `response` is the newest, unless its consequences are in the conversation
+    already; `results` are those of its calls that have theirs, `begun` names those without that may begin again.
+    `text` is what the model said last in this turn.
+    """
+
+    turn: int
+    step: int = 0
+    response: ModelResponse | None = None
+    results: tuple[ToolResult, ...] = ()
+    begun: frozenset[str] = frozenset()
+    text: str = ""
+
+
 class ModelResponded(Value, frozen=True, kw_only=True, tag=True):
     """The model call came back whole."""
 
@@ -71,7 +88,7 @@ class CancelRequested(Value, frozen=True, kw_only=True, tag=True):
     reason: str = ""
 
 
-TurnEvent = InputReceived | ModelResponded | ModelFailed | ToolResolved | CancelRequested
+TurnEvent = InputReceived | TurnResumed | ModelResponded | ModelFailed | ToolResolved | CancelRequested
 
 # ------------------------------------------------------------------ actions
 
@@ -85,11 +102,12 @@ class CallModel(Value, frozen=True, kw_only=True, tag=True):
 
 
 class RunTool(Value, frozen=True, kw_only=True, tag=True):
-    """Start a tool call."""
+    """Start a tool call. `is_repeat`: it had begun before, and its intent is in the journal."""
 
     turn: int
     step: int
     call: ToolCall
+    is_repeat: bool = False
 
 
 class CancelModel(Value, frozen=True, kw_only=True, tag=True):
@@ -137,6 +155,7 @@ class TurnMachine:
         self._waiting: list[ToolCall] = []
         self._running: set[str] = set()
         self._results: dict[str, ToolResult] = {}
+        self._begun: frozenset[str] = frozenset()
         self._cancelled: str | None = None
         self._last_text = ""
 
@@ -145,6 +164,8 @@ class TurnMachine:
         match event:
             case InputReceived():
                 return self._begin(event.text)
+            case TurnResumed():
+                return self._resume(event)
             case ModelResponded():
                 return self._responded(event.response)
             case ModelFailed():
@@ -171,6 +192,17 @@ class TurnMachine:
         self.messages = (*self.messages, UserMessage(text=text))
         return self._call_model()
 
+    def _resume(self, event: TurnResumed) -> list[TurnAction]:
+        self._expect("idle", event)
+        self.turn = event.turn
+        self.step_number = event.step
+        self._cancelled = None
+        self._last_text = event.text
+        if event.response is None:
+            return self._call_model()
+        self.phase = "model"
+        return self._responded(event.response, results=event.results, begun=event.begun)
+
     def _call_model(self) -> list[TurnAction]:
         if self.step_number >= self.max_steps:
             failure = Failure(
@@ -183,17 +215,19 @@ class TurnMachine:
         self.phase = "model"
         return [CallModel(turn=self.turn, step=self.step_number, messages=self.messages)]
 
-    def _responded(self, response: ModelResponse) -> list[TurnAction]:
+    def _responded(
+        self, response: ModelResponse, *, results: tuple[ToolResult, ...] = (), begun: frozenset[str] = frozenset()
+    ) -> list[TurnAction]:
         self._expect("model", ModelResponded(response=response))
-        self._last_text = "".join(b.text for b in response.blocks if isinstance(b, Text))
-        calls = tuple(b for b in response.blocks if isinstance(b, ToolCall))
-        wrong = _what_is_wrong(calls)
+        self._last_text = text_of(response)
+        calls = calls_of(response)
+        wrong = what_is_wrong(calls)
         if wrong:
             return self._end("failed", failure=Failure(code="malformed", message=f"the model's answer {wrong}"))
         if response.blocks:
             self.messages = (*self.messages, AssistantMessage(blocks=response.blocks))
         if calls:
-            return self._run_tools(calls)
+            return self._run_tools(calls, results, begun)
         if response.stop == "refusal":
             failure = Failure(code="refused", message=self._last_text or "the model refused to answer")
             return self._end("failed", failure=failure)
@@ -206,18 +240,23 @@ class TurnMachine:
             return self._end("failed", failure=failure)
         return self._end("completed")
 
-    def _run_tools(self, calls: tuple[ToolCall, ...]) -> list[TurnAction]:
+    def _run_tools(
+        self, calls: tuple[ToolCall, ...], results: tuple[ToolResult, ...], begun: frozenset[str]
+    ) -> list[TurnAction]:
         self.phase = "tools"
-        self._calls, self._waiting, self._running, self._results = calls, [], set(), {}
-        self._waiting = list(calls)
-        return self._start_waiting()
+        known = {call.call for call in calls}
+        self._calls, self._running, self._begun = calls, set(), begun
+        self._results = {result.call: result for result in results if result.call in known}
+        self._waiting = [call for call in calls if call.call not in self._results]
+        return self._start_waiting() if self._waiting else self._all_resolved()
 
     def _start_waiting(self) -> list[TurnAction]:
         actions: list[TurnAction] = []
         while self._waiting and len(self._running) < self.max_parallel:
             call = self._waiting.pop(0)
             self._running.add(call.call)
-            actions.append(RunTool(turn=self.turn, step=self.step_number, call=call))
+            is_repeat = call.call in self._begun
+            actions.append(RunTool(turn=self.turn, step=self.step_number, call=call, is_repeat=is_repeat))
         return actions
 
     def _resolved(self, result: ToolResult) -> list[TurnAction]:
@@ -227,8 +266,9 @@ class TurnMachine:
         self._results[result.call] = result
         if self._cancelled is None and self._waiting:
             return self._start_waiting()
-        if self._running:
-            return []
+        return [] if self._running else self._all_resolved()
+
+    def _all_resolved(self) -> list[TurnAction]:
         self.messages = (
             *self.messages,
             ToolResults(results=tuple(self._results[c.call] for c in self._calls)),
@@ -244,8 +284,7 @@ class TurnMachine:
         if self.phase == "model":
             return [CancelModel(), *self._end("cancelled", reason=reason)]
         for call in self._waiting:
-            text = "not started: the turn was cancelled"
-            self._results[call.call] = ToolResult(call=call.call, tool=call.tool, text=text, is_error=True)
+            self._results[call.call] = not_started(call)
         self._waiting = []
         return [CancelTool(call=c.call) for c in self._calls if c.call in self._running]
 
@@ -269,7 +308,23 @@ class TurnMachine:
         ]
 
 
-def _what_is_wrong(calls: tuple[ToolCall, ...]) -> str:
+def text_of(response: ModelResponse) -> str:
+    """What the model said, without its thoughts."""
+    return "".join(b.text for b in response.blocks if isinstance(b, Text))
+
+
+def calls_of(response: ModelResponse) -> tuple[ToolCall, ...]:
+    """The tool calls of a response, in its order."""
+    return tuple(b for b in response.blocks if isinstance(b, ToolCall))
+
+
+def not_started(call: ToolCall) -> ToolResult:
+    """The result of a call that waited when its turn was cancelled."""
+    text = "not started: the turn was cancelled"
+    return ToolResult(call=call.call, tool=call.tool, text=text, is_error=True)
+
+
+def what_is_wrong(calls: tuple[ToolCall, ...]) -> str:
     """Why these calls cannot be run; empty if they can. A model's output is a stranger's input."""
     if len({call.call for call in calls}) < len(calls):
         return "gives two tool calls the same id"

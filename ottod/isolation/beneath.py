@@ -1,8 +1,9 @@
 """The files of one working directory, for tools: reading, listing, and writing that is atomic.
 
 All access goes through `RootDirectory`, so no path, symlink or rename leads outside. A file is opened with O_PATH
-first and looked at before it is opened for reading: devices, fifos and sockets are refused without being touched, and
-nothing here ever waits for a peer. Writes make a temporary file beside the target and rename it.
+first and looked at before it is opened for reading: devices, fifos and sockets are refused without being touched,
+and nothing here ever waits for a peer. Writes make a temporary file beside the target and rename it. What lies in a
+`.git` or `.otto` directory acts outside the sandbox (see `protected`) and is not written, by whatever path.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Literal
 
 from ottod.errors import RefusedError, ToolError
 from ottod.isolation.openat import MAX_LINKS, RootDirectory
+from ottod.isolation.protected import is_protected
 from ottod.isolation.refusals import refusal, too_large
 from ottod.protocol.toolio import DirEntry, FileStat
 
@@ -35,11 +37,13 @@ Fingerprint = tuple[int, int, int, int]
 class BeneathFiles:
     """`Files` of one working directory. `hidden` directories inside it do not exist for tools.
 
-    `durable` adds an fsync to every write. Thread-safe.
+    `granted` paths may be written although they are protected. `durable` adds an fsync to every write. Thread-safe.
     Raises: ToolError if the root cannot be opened, RefusedError if it lies inside a hidden directory.
     """
 
-    def __init__(self, root: str, *, hidden: Sequence[str] = (), durable: bool = False) -> None:
+    def __init__(
+        self, root: str, *, hidden: Sequence[str] = (), granted: Sequence[str] = (), durable: bool = False
+    ) -> None:
         try:
             self._root = RootDirectory(root)
         except OSError as error:
@@ -49,6 +53,7 @@ class BeneathFiles:
                 mend="start the session in a directory that exists",
             ) from error
         self._hidden = tuple(os.path.realpath(path) for path in hidden)
+        self._granted = tuple(os.path.realpath(path) for path in granted)
         self._durable = durable
         self._write_lock = threading.Lock()
         if self._is_hidden(self._root.path):
@@ -164,7 +169,17 @@ class BeneathFiles:
         return fd
 
     def _is_hidden(self, location: str) -> bool:
-        return any(location == path or location.startswith(path.rstrip("/") + "/") for path in self._hidden)
+        return _is_inside(location, self._hidden)
+
+    def _refuse_protected(self, directory: int, name: str) -> None:
+        """Raises ToolError if `name` in an open directory is protected, by where that directory really is."""
+        location = f"{self._root.location(directory)}/{name}"
+        if is_protected(location.removeprefix(self.root)) and not _is_inside(location, self._granted):
+            raise ToolError(
+                f"{location} is protected: what lies in .git or .otto is run or obeyed outside the sandbox; "
+                "use git for git's files, and ask the user to change the others",
+                code="protected",
+            )
 
     def _read(self, relative: str, max_bytes: int) -> tuple[bytes, Fingerprint]:
         path_fd = self._open(relative, os.O_PATH)
@@ -235,16 +250,23 @@ class BeneathFiles:
         """The directory (a descriptor) and name that a write of `relative` ends at, after all symlinks."""
         for _ in range(MAX_LINKS):
             head, name = os.path.split(relative)
+            # By its text first, so that no directory is made on the way to a refusal.
+            if is_protected(relative):
+                self._refuse_protected(self._root.fd, relative)
             if name in ("", ".", ".."):
                 raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), relative)
             parent = self._open_parent(head or ".", make=make_parents)
             try:
                 if self._hidden and self._is_hidden(f"{self._root.location(parent)}/{name}"):
                     raise OSError(errno.EACCES, os.strerror(errno.EACCES), relative)
+                self._refuse_protected(parent, name)
                 target = os.readlink(name, dir_fd=parent)
             except OSError as error:
                 if error.errno in (errno.EINVAL, errno.ENOENT):
                     return parent, name
+                os.close(parent)
+                raise
+            except ToolError:
                 os.close(parent)
                 raise
             os.close(parent)
@@ -275,6 +297,7 @@ class BeneathFiles:
             try:
                 if name in ("", ".", ".."):
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), directory)
+                self._refuse_protected(fd, name)
                 try:
                     os.mkdir(name, dir_fd=fd)
                 except FileExistsError:
@@ -284,6 +307,10 @@ class BeneathFiles:
                 os.close(fd)
             fd = below
         return fd
+
+
+def _is_inside(location: str, directories: Sequence[str]) -> bool:
+    return any(location == path or location.startswith(path.rstrip("/") + "/") for path in directories)
 
 
 class _WrittenMeanwhile(Exception):

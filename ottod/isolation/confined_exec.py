@@ -1,21 +1,22 @@
-"""Starts one program in confinement, keeps its family together, and ends it.
+"""Becomes one program in confinement; inside a sandbox, also its first process.
 
-Run by path, never imported: `python -I -S confined_exec.py CONTROL_FD CONFIG_FD`. The standard library only, and as
-little of it as possible, because every tool call waits for it.
+The standard library only, and as little of it as possible, because every tool call waits for it: the launcher loads
+this module by path, without the rest of the package.
 
-The process forks. The child makes its own session, sets limits, Landlock and no_new_privs, gives up all
-capabilities, and becomes the program.
-The parent stays as the family's *keeper*: it is a subreaper, so whatever the program orphans, by double fork, setsid
-or a wiped environment, becomes the keeper's child and is still its descendant. The kernel answers ECHILD exactly when
-no descendant is left, and that is the proof the keeper reports. If the worker at the other end of the control socket
-dies, the keeper ends the family and itself.
+`become` is the last thing that happens before a program: a session of its own, resource limits, Landlock,
+no_new_privs, no capabilities, a seccomp filter, exec.
 
-    worker → keeper    kill                    end everything now
-    keeper → worker    started
-                       failed STAGE ERRNO      the program was not started
-                       exited STATUS           the program ended; minus the signal number if killed
-                       gone COUNT              nothing is left; COUNT descendants had to be killed
-                       left COUNT PID…         these could not be ended in time
+`main` is process 1 of a call's pid namespace, started by bubblewrap with nothing mounted but what the program may
+see. It forks the program, collects whatever the program orphans, and reports through a pipe that the program does not
+have. When process 1 ends, the kernel kills all that is left in the namespace, and the program cannot kill process 1:
+no signal from inside reaches it, and it is not dumpable, so that its memory and descriptors stay closed as well.
+
+    process 1 → keeper    started
+                          failed STAGE ERRNO     the program was not started
+                          exited STATUS          the program ended; minus the signal number if killed
+                          stragglers COUNT       what outlived it, the grace included, and dies now
+
+Source: pid_namespaces(7), ADR 0010.
 """
 
 from __future__ import annotations
@@ -24,55 +25,78 @@ import ctypes
 import errno
 import marshal
 import os
-import select
 import sys
+import time
 
 TYPE_CHECKING = False  # As in `typing`, which would triple the start-up time.
 if TYPE_CHECKING:
     from typing import Any
 
-    from ottod.isolation import landlock
+    from ottod.isolation import landlock, seccomp
 else:
     sys.path.append(os.path.dirname(os.path.abspath(__file__)))
     import landlock
+    import seccomp
 
-REAP_PERIOD_MS = 500
-GRACE_POLL_MS = 5
-KILL_DEADLINE_S = 3.0
-PR_SET_CHILD_SUBREAPER = 36
+GRACE_POLL_S = 0.005
+PR_SET_DUMPABLE = 4
 CAPABILITY_VERSION_3 = 0x20080522
 SIG_BLOCK_NONE = b"\0" * 128
 SIG_SETMASK = 2
-IGNORED_BY_PYTHON = (13, 25)
-"""SIGPIPE and SIGXFSZ: the interpreter ignores them, the program must not inherit that."""
-IGNORED_BY_KEEPER = (1, 2, 3, 15)
-"""SIGHUP, SIGINT, SIGQUIT, SIGTERM: the keeper must outlive whoever tells the whole session to end."""
+SIG_DEFAULT, SIG_IGNORE = 0, 1
+RESET_FOR_PROGRAM = (1, 2, 3, 13, 15, 17, 25)
+"""SIGHUP, INT, QUIT, PIPE, TERM, CHLD, XFSZ: what the interpreter or we ignore, a program must not inherit so."""
+BOOTSTRAP = "import sys; sys.path.append({!r}); import confined_exec; confined_exec.main()"
+"""Imported, not run as a script: a script would be compiled anew for every call."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> None:
-    """Reads the configuration, starts the program and stays until nothing of it is left."""
-    control, config_fd = int(sys.argv[1]), int(sys.argv[2])
+    """Process 1 of a sandbox: `… CONFIG_FD REPORT_FD`. Never returns."""
+    config_fd, report = int(sys.argv[-2]), int(sys.argv[-1])
+    _libc.prctl(ctypes.c_int(PR_SET_DUMPABLE), *(ctypes.c_ulong(0) for _ in range(4)))
     config = read_config(config_fd)
-    for fd in (control, config["cwd_fd"]):
-        os.set_inheritable(fd, False)
-    _libc.prctl(ctypes.c_int(PR_SET_CHILD_SUBREAPER), *(ctypes.c_ulong(each) for each in (1, 0, 0, 0)))
-    report, report_end = os.pipe()
+    os.set_inheritable(report, False)
+    failure_read, failure = os.pipe()
     pid = os.fork()
     if pid == 0:
-        become(config, report_end)
-    for number in IGNORED_BY_KEEPER:
-        set_handler(number, 1)
-    os.close(report_end)
-    os.close(config["cwd_fd"])
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    failure = os.read(report, 64)
-    say(control, b"failed " + failure if failure else b"started")
-    Keeper(control, pid, int(config["grace_ms"])).keep()
+        os.close(report)
+        become(config, failure)
+    os.close(failure)
+    text = os.read(failure_read, 64)
+    _report(report, b"failed " + text if text else b"started")
+    status = _wait_for(pid)
+    if not text:
+        _report(report, b"exited %d" % status)
+        _report(report, b"stragglers %d" % _stragglers(config["grace_ms"] / 1000))
     os._exit(0)
+
+
+def _report(fd: int, line: bytes) -> None:
+    os.write(fd, line + b"\n")
+
+
+def _wait_for(pid: int) -> int:
+    while True:
+        found, status = os.waitpid(-1, 0)
+        if found == pid:
+            return os.waitstatus_to_exitcode(status)
+
+
+def _stragglers(grace_s: float) -> int:
+    """How many processes are left after the grace; 0 as soon as there is none."""
+    give_up_at = time.monotonic() + grace_s
+    while True:
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return 0
+        if time.monotonic() >= give_up_at:
+            # Everything in a pid namespace is a descendant of its first process, and /proc shows nothing else.
+            return sum(name.isdigit() for name in os.listdir("/proc")) - 1
+        time.sleep(GRACE_POLL_S)
 
 
 def read_config(fd: int) -> dict[str, Any]:
@@ -82,22 +106,41 @@ def read_config(fd: int) -> dict[str, Any]:
     return config
 
 
+def in_memory(name: str, data: bytes) -> int:
+    """An anonymous file with this content, read from its beginning: a pipe could block the writer."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.lseek(fd, 0, os.SEEK_SET)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
 def become(config: dict[str, Any], report: int) -> None:
-    """The child's half: never returns. What fails is reported as `STAGE ERRNO`."""
+    """Turns this process into the program: never returns. What fails is reported as `STAGE ERRNO`.
+
+    `config`: argv, env, rlimits [(number, value)], landlock (off, preferred, required) with read, write and devices,
+    seccomp (a filter, or b"").
+    """
     stage = "session"
     try:
         os.setsid()
-        for number in IGNORED_BY_PYTHON:
-            set_handler(number, 0)
+        for number in RESET_FOR_PROGRAM:
+            set_handler(number, SIG_DEFAULT)
         _libc.sigprocmask(ctypes.c_int(SIG_SETMASK), ctypes.c_char_p(SIG_BLOCK_NONE), None)
-        stage = "cwd"
-        os.fchdir(config["cwd_fd"])
         stage = "limits"
         limit(config["rlimits"])
         stage = "landlock"
         confine(config)
         stage = "privileges"
         drop_capabilities()
+        stage = "seccomp"
+        if config["seccomp"]:
+            seccomp.install(config["seccomp"])
         stage = "exec"
         os.execvpe(config["argv"][0], config["argv"], config["env"])
     except OSError as error:
@@ -145,92 +188,6 @@ def drop_capabilities() -> None:
         raise OSError(code, os.strerror(code))
 
 
-class Keeper:
-    """Waits for the program and for the worker, whichever ends first, and ends what is left."""
-
-    def __init__(self, control: int, pid: int, grace_ms: int) -> None:
-        self.control = control
-        self.pid = pid
-        self.grace_ms = grace_ms
-        self.is_running = True
-
-    def keep(self) -> None:
-        """Returns when nothing is left, or nothing more can be done about it."""
-        program = os.pidfd_open(self.pid)
-        poll = select.poll()
-        poll.register(self.control, select.POLLIN)
-        poll.register(program, select.POLLIN)
-        is_ordered = False
-        while self.is_running and not is_ordered:
-            ready = poll.poll(REAP_PERIOD_MS)
-            self.reap()
-            is_ordered = any(fd == self.control for fd, _ in ready)
-        if not is_ordered:
-            self.wait_for_stragglers()
-        self.end_all()
-
-    def reap(self) -> bool:
-        """Collects zombies; True once no descendant is left."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return True
-            if pid == 0:
-                return False
-            if pid == self.pid:
-                self.is_running = False
-                say(self.control, f"exited {os.waitstatus_to_exitcode(status)}".encode())
-
-    def wait_for_stragglers(self) -> None:
-        """What the program left running may end by itself for a moment: the far end of a pipe, say."""
-        poll = select.poll()
-        poll.register(self.control, select.POLLIN)
-        for _ in range(0, self.grace_ms, GRACE_POLL_MS):
-            if self.reap() or poll.poll(GRACE_POLL_MS):
-                return
-
-    def end_all(self) -> None:
-        """Kills every descendant and reports."""
-        if self.reap():
-            say(self.control, b"gone 0")
-            return
-        processes = load_processes()
-        own = os.getpid()
-        victims = processes.descendants(own)
-        count = len([each for each in victims if each.pid != self.pid])
-
-        def find(table: Any) -> set[int]:
-            return {each.pid for each in processes.descendants(own, table)}
-
-        left = processes.end_all(find, deadline_s=KILL_DEADLINE_S, on_pass=self.reap)
-        if self.reap() or not left:
-            say(self.control, f"gone {count}".encode())
-        else:
-            say(self.control, f"left {count} {' '.join(str(each.pid) for each in left)}".encode())
-
-
-def load_processes() -> Any:
-    """Only needed when something must be killed, and slow to import."""
-    if TYPE_CHECKING:
-        from ottod.isolation import processes
-    else:
-        import processes
-    return processes
-
-
-def say(control: int, message: bytes) -> None:
-    """One packet to the worker, if it still listens."""
-    try:
-        os.write(control, message)
-    except OSError:
-        pass
-
-
 def set_handler(number: int, handler: int) -> None:
     """signal(2) with SIG_DFL (0) or SIG_IGN (1); the `signal` module costs 4 ms to import."""
     _libc.signal(ctypes.c_int(number), ctypes.c_void_p(handler))
-
-
-if __name__ == "__main__":
-    main()

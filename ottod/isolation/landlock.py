@@ -8,6 +8,7 @@
     5     6.10     IOCTL_DEV
     6     6.12     scopes: abstract unix sockets, signals
     7     6.15     audit flags (not used here)
+    8     7.0      all threads of a process at once
 
 Rights that the kernel does not know are left out of the ruleset: what it cannot check it does not forbid either.
 `weaknesses` names what that leaves open. This module imports the standard library only: the launcher of confined
@@ -61,6 +62,7 @@ OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 
 SCOPE_ABSTRACT_UNIX_SOCKET = 1 << 0
 SCOPE_SIGNAL = 1 << 1
+RESTRICT_ALL_THREADS = 1 << 3
 
 
 class _RulesetAttr(ctypes.Structure):
@@ -138,6 +140,40 @@ def weaknesses(version: int) -> list[str]:
     return open_ends
 
 
+def trial() -> str:
+    """Tries Landlock in a child: empty if a forbidden directory is really closed, else why not and the mend."""
+    import subprocess
+    import sys
+
+    version = abi()
+    if version == 0:
+        return "the kernel has none, or it is switched off; add landlock to the boot parameter lsm= (Linux 5.13)"
+    argv = [sys.executable, "-I", "-S", "-c", _TRIAL, os.path.dirname(os.path.abspath(__file__))]
+    try:
+        done = subprocess.run(argv, capture_output=True, timeout=10, check=False, text=True, errors="replace")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"the trial did not run: {error}"
+    lines = done.stderr.strip().splitlines()
+    why = lines[-1] if lines else f"the trial ended with status {done.returncode}"
+    return "" if done.returncode == 0 else f"ABI {version} is there and does not work: {why}"
+
+
+_TRIAL = """
+import os, sys
+sys.path.append(sys.argv[1])
+import landlock
+ruleset = landlock.Ruleset()
+ruleset.allow_reading([sys.argv[1]])
+ruleset.restrict_self()
+os.listdir(sys.argv[1])
+try:
+    os.listdir("/")
+except PermissionError:
+    sys.exit(0)
+sys.exit("a forbidden directory could be read")
+"""
+
+
 class Ruleset:
     """What will be allowed; `restrict_self` makes it so. `version` defaults to the kernel's ABI.
 
@@ -195,9 +231,19 @@ class Ruleset:
         for path in paths:
             self.allow(path, DEVICE)
 
-    def restrict_self(self) -> None:
-        """Confines the calling thread and all it starts, for ever. Sets no_new_privs. Raises OSError."""
+    def restrict_self(self, *, all_threads: bool = False) -> None:
+        """Confines the calling thread and all it starts, for ever. Sets no_new_privs. Raises OSError.
+
+        `all_threads` takes the other threads of the process along where the kernel can do that (ABI 8).
+        """
         forbid_new_privileges()
+        if all_threads and self.version >= 8:
+            try:
+                _syscall(SYS_RESTRICT_SELF, ctypes.c_int(self._fd), ctypes.c_uint32(RESTRICT_ALL_THREADS))
+                return
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
         _syscall(SYS_RESTRICT_SELF, ctypes.c_int(self._fd), ctypes.c_uint32(0))
 
     def close(self) -> None:

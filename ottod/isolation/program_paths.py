@@ -1,5 +1,7 @@
 """What confined programs may read and write: the system, the toolchains on the session's PATH, and their own places.
 
+The answer is given twice: as paths for a Landlock ruleset, and as trees for a mount namespace (see `bubblewrap`).
+
 The home directory is not readable as such. A toolchain that lives in it is: for an entry `<prefix>/bin` of PATH the
 libraries beside it, for `<prefix>/shims` the prefix. Secrets that lie among them are taken out again, as are Otto's
 own directories: a forbidden place inside an allowed one splits the allowed one into its other children.
@@ -16,8 +18,10 @@ import msgspec
 
 SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu", "/snap"),
-    *("/proc", "/sys", "/run/systemd/resolve", "/run/current-system"),
+    *("/run/systemd/resolve", "/run/current-system"),
 )
+KERNEL = ("/proc", "/sys")
+"""Readable under Landlock. A sandbox has a /proc of its own and no /sys at all."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/pts")
 SHARED_MEMORY = "/dev/shm"
 """Semaphores and shared memory of POSIX live here: multiprocessing does not work without it."""
@@ -46,16 +50,26 @@ SECRETS_OF_ROOT = (
     "/etc/NetworkManager/system-connections",
 )
 """Mode bits protect these from everybody but root, so they matter only when the daemon is root's."""
+MAX_LINKS = 40
+"""Symlinks in one path, as in the kernel."""
 MAX_SPLIT = 2000
 """Children of one directory that holds a forbidden place; beyond, the whole directory is left out."""
 
 
 class ProgramPaths(msgspec.Struct, frozen=True, kw_only=True):
-    """Absolute paths for a Landlock ruleset. `write` implies reading."""
+    """Absolute paths for a Landlock ruleset. `write` implies reading.
+
+    `trees_read` and `trees_write` say the same without `masked`, which lies inside them, and without what a sandbox
+    brings itself; `links` are the symlinks (path, target) on the way to them.
+    """
 
     read: tuple[str, ...]
     write: tuple[str, ...]
     devices: tuple[str, ...]
+    trees_read: tuple[str, ...] = ()
+    trees_write: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
 
 
 def program_paths(
@@ -84,12 +98,69 @@ def program_paths(
     ]
     settings = [f"{home}/{name}" for name in GIT_SETTINGS] if home else []
     wanted = [*SYSTEM, *toolchains, *settings, *_venv_base(root), *read_paths]
-    writable = [root, SHARED_MEMORY, *write_paths]
+    writable = [root, *write_paths]
+    trees_write = _trees(writable, denied)
+    trees_read = _trees((path for path in wanted if not _is_within(path, trees_write)), denied)
     return ProgramPaths(
-        read=tuple(dict.fromkeys(part for path in wanted for part in without(path, denied))),
-        write=(*dict.fromkeys(part for path in writable for part in without(path, denied)), tmp_dir),
+        read=tuple(dict.fromkeys(part for path in (*wanted, *KERNEL) for part in without(path, denied))),
+        write=(
+            *dict.fromkeys(part for path in (*writable, SHARED_MEMORY) for part in without(path, denied)),
+            tmp_dir,
+        ),
         devices=tuple(DEVICES),
+        trees_read=trees_read,
+        trees_write=trees_write,
+        masked=tuple(bad for bad in denied if os.path.lexists(bad) and _is_within(bad, (*trees_read, *trees_write))),
+        links=tuple(dict.fromkeys(link for path in (*wanted, *writable) for link in links_on(path))),
     )
+
+
+def worker_paths(
+    *,
+    root: str,
+    session_dir: str,
+    read_paths: Sequence[str],
+    write_paths: Sequence[str],
+    denied_paths: Sequence[str],
+) -> tuple[list[str], list[str], list[str]]:
+    """What a worker itself may read, write, and use as devices. Of `denied_paths` only its `session_dir` is open."""
+    denied = [os.path.realpath(path) for path in denied_paths]
+    if os.geteuid() == 0:
+        denied += SECRETS_OF_ROOT
+    wanted = (*SYSTEM, *KERNEL, *_interpreter(), *read_paths)
+    read = [part for path in wanted if path != "/" for part in without(path, denied)]
+    write = [part for path in (root, *write_paths) for part in without(path, denied)]
+    return list(dict.fromkeys(read)), [*dict.fromkeys(write), session_dir], [*DEVICES]
+
+
+def _trees(paths: Iterable[str], denied: Sequence[str]) -> tuple[str, ...]:
+    """The real paths that exist and are not themselves denied, outermost only."""
+    real = {os.path.realpath(path) for path in paths}
+    known = {path for path in real if os.path.lexists(path) and not _is_within(path, denied)}
+    return tuple(path for path in sorted(known) if not _is_within(path, known - {path}))
+
+
+def _is_within(path: str, directories: Iterable[str]) -> bool:
+    real = os.path.realpath(path)
+    return any(_is_beneath(real, directory) for directory in directories)
+
+
+def links_on(path: str) -> list[tuple[str, str]]:
+    """The symlinks that a path runs through, itself included, each with its target as it is written there."""
+    found: list[tuple[str, str]] = []
+    rest = [part for part in path.split("/") if part]
+    here = ""
+    while rest and len(found) < MAX_LINKS:
+        name = rest.pop(0)
+        here = os.path.dirname(here) if name == ".." else f"{here}/{name}" if name != "." else here
+        try:
+            target = os.readlink(here or "/")
+        except OSError:
+            continue
+        found.append((here, target))
+        rest = [part for part in target.split("/") if part] + rest
+        here = "" if target.startswith("/") else os.path.dirname(here)
+    return found
 
 
 def without(path: str, denied: Iterable[str]) -> list[str]:

@@ -1,8 +1,8 @@
 """Programs for tools: confined, bounded in time and output, and gone when the call is over.
 
-Each call has a keeper process (see `confined_exec`) that has every descendant of the program below it, whatever the
-program does to hide them. Parallel calls have keepers of their own, so ending one never touches another. Should a
-program manage to kill its keeper, its processes are found by the call's marker in their environment instead.
+Each call has a keeper process (see `keeper`) that has every descendant of the program below it, whatever the program
+does to hide them. Parallel calls have keepers of their own, so ending one never touches another. Keepers are forked
+by the session's launcher (see `launcher`), which outlives them all.
 
 The environment is what the constructor was given, plus TMPDIR and the markers; never the daemon's own.
 """
@@ -16,7 +16,6 @@ import os
 import resource
 import secrets
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -26,30 +25,35 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from ottod.errors import RefusedError, ToolError
-from ottod.isolation import landlock, processes
+from ottod.isolation import bubblewrap, confined_exec, landlock, processes
+from ottod.isolation.launching import LauncherClient
 from ottod.isolation.openat import RootDirectory
-from ottod.isolation.program_paths import program_paths
+from ottod.isolation.program_paths import ProgramPaths, program_paths
 from ottod.isolation.refusals import refusal
 from ottod.isolation.running import Ending, RunningProgram, StartFailure
 from ottod.protocol.toolio import ProgramResult
 
-LAUNCHER = str(Path(__file__).with_name("confined_exec.py"))
 GRACE_MS = 100
 """How long what a program left running may take to end by itself."""
 END_DEADLINE_S = 5.0
-"""How long the keeper may take to end everything before it is ended itself."""
+"""How long the keeper may take to end everything before the launcher is told to."""
+SWEEP_DEADLINE_S = 8.0
+"""How long the launcher may take to end what a killed keeper has left."""
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 MAX_ARGUMENT_BYTES = 128 * 1024
 """The kernel's bound on one argument or variable."""
 KEEPER_DIED = -9
 
 T = TypeVar("T")
+Layer = Literal["required", "preferred", "off"]
 
 
 class Confinement(msgspec.Struct, frozen=True, kw_only=True):
     """Where programs work and what holds them. Paths are absolute; `rlimits` by name without RLIMIT_, e.g. FSIZE.
 
-    `tmp_dir` is the session's own and writable; `denied_paths` (Otto's directories) are never visible.
+    `tmp_dir` is the session's own and writable; `denied_paths` (Otto's directories) are never visible. `files`,
+    `network` and `syscalls` are the layers of `protocol.specs.Isolation`. `pids` bounds the processes of one call,
+    where a sandbox can count them apart from the user's others.
     """
 
     root: str
@@ -57,55 +61,51 @@ class Confinement(msgspec.Struct, frozen=True, kw_only=True):
     read_paths: tuple[str, ...] = ()
     write_paths: tuple[str, ...] = ()
     denied_paths: tuple[str, ...] = ()
-    landlock: Literal["required", "preferred", "off"] = "preferred"
+    files: Layer = "preferred"
+    network: Layer = "preferred"
+    syscalls: Layer = "preferred"
+    bwrap: str = ""
+    """The bubblewrap program; empty to do without."""
+    pids: int | None = None
     rlimits: dict[str, int] = {}
 
 
 class ConfinedPrograms:
     """`Programs` of one session. `env` is the session's environment, already reduced to its allowlist.
 
-    Raises: RefusedError if Landlock is required and the kernel has none, ToolError if the root is missing.
+    Starts the launcher, so it must be made before the process confines itself; blocks for a few milliseconds.
+    Raises: RefusedError if confined files are required and the host cannot give them, ToolError if the root is
+    missing or the launcher cannot be started.
     """
 
     def __init__(self, *, session: str, env: Mapping[str, str], confinement: Confinement) -> None:
-        if confinement.landlock == "required" and landlock.abi() == 0:
+        if confinement.files == "required" and landlock.abi() == 0 and not confinement.bwrap:
             raise RefusedError(
-                "the session requires confined files, and this kernel has no Landlock",
-                mend="boot a kernel from 5.13 on with landlock among its lsm=, or set isolation.files: preferred",
+                "the session requires confined files, and this host has neither Landlock nor bubblewrap",
+                mend="install bubblewrap, add landlock to the boot parameter lsm=, or set isolation.files: preferred",
             )
         self._session = session
-        self._confinement = confinement
         try:
             self._root = RootDirectory(confinement.root)
         except OSError as error:
             raise refusal(confinement.root, error, root=confinement.root) from error
         Path(confinement.tmp_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._env = {
-            "PATH": DEFAULT_PATH,
-            "XDG_CACHE_HOME": f"{confinement.tmp_dir}/cache",
-            **env,
-            **dict.fromkeys(("TMPDIR", "TMP", "TEMP"), confinement.tmp_dir),
-        }
-        paths = program_paths(
-            root=self._root.path,
-            tmp_dir=confinement.tmp_dir,
-            env=self._env,
-            read_paths=confinement.read_paths,
-            write_paths=confinement.write_paths,
-            denied_paths=confinement.denied_paths,
-        )
-        rlimits = {"CORE": 0, **confinement.rlimits}
-        self._launch: dict[str, Any] = {
-            "read": paths.read,
-            "write": paths.write,
-            "devices": paths.devices,
-            "landlock": confinement.landlock,
-            "rlimits": [(getattr(resource, f"RLIMIT_{name}"), value) for name, value in rlimits.items()],
-            "grace_ms": GRACE_MS,
-        }
+        self._env = {"PATH": DEFAULT_PATH, **env}
+        markers = {processes.SESSION_MARKER: session}
+        try:
+            self._launcher = LauncherClient(launch_config(confinement, self._root.path, self._env, markers), markers)
+        except OSError as error:
+            self._root.close()
+            raise ToolError(f"cannot start the launcher: {error.strerror}", code="not_started") from error
+
+    @property
+    def launcher_pid(self) -> int:
+        """The session's launcher, which lives until `close`."""
+        return self._launcher.pid
 
     def close(self) -> None:
-        """Closes the root; no program can be started after that."""
+        """Ends the launcher and what it still runs, and closes the root; no program can be started after that."""
+        self._launcher.close()
         self._root.close()
 
     async def run(
@@ -152,8 +152,7 @@ class ConfinedPrograms:
         ending = program.ended.result() if program.ended.done() else Ending()
         if ending.is_proved:
             return ending
-        remaining = await asyncio.to_thread(processes.kill_call, call, deadline_s=END_DEADLINE_S)
-        return Ending(killed=max(1, ending.killed), remaining_pids=tuple(each.pid for each in remaining))
+        return await asyncio.to_thread(self._launcher.sweep, call, timeout_s=SWEEP_DEADLINE_S)
 
     def _start(
         self,
@@ -165,32 +164,24 @@ class ConfinedPrograms:
         max_output_bytes: int,
         on_output: Callable[[str], None] | None,
     ) -> RunningProgram:
-        markers = {processes.SESSION_MARKER: self._session, processes.CALL_MARKER: call}
-        environment = {**self._env, **env, **markers}
+        environment = {**self._env, **env, processes.SESSION_MARKER: self._session, processes.CALL_MARKER: call}
         _check_texts(argv, environment)
         opened: list[int] = []
         try:
             cwd_fd = self._open_directory(cwd)
             opened.append(cwd_fd)
-            environment["PWD"] = self._root.location(cwd_fd)
-            config = {**self._launch, "argv": argv, "env": environment, "cwd_fd": cwd_fd}
-            config_fd = _in_memory("otto-launch", marshal.dumps(config))
-            opened.append(config_fd)
-            stdin_fd = _in_memory("otto-stdin", stdin) if stdin else os.open(os.devnull, os.O_RDONLY)
+            place = self._root.location(cwd_fd)
+            environment["PWD"] = place
+            order = {"argv": argv, "env": environment, "cwd": place}
+            order_fd = confined_exec.in_memory("otto-order", marshal.dumps(order))
+            opened.append(order_fd)
+            stdin_fd = confined_exec.in_memory("otto-stdin", stdin) if stdin else os.open(os.devnull, os.O_RDONLY)
             opened.append(stdin_fd)
             output_fd, write_end = os.pipe()
             opened.append(write_end)
             control, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             try:
-                keeper = subprocess.Popen(
-                    [sys.executable, "-I", "-S", LAUNCHER, str(far_end.fileno()), str(config_fd)],
-                    stdin=stdin_fd,
-                    stdout=write_end,
-                    stderr=write_end,
-                    env=markers,
-                    pass_fds=(far_end.fileno(), config_fd, cwd_fd),
-                    start_new_session=True,
-                )
+                self._launcher.run(far_end.fileno(), order_fd, stdin_fd, write_end, cwd_fd)
             except OSError:
                 os.close(output_fd)
                 control.close()
@@ -198,11 +189,11 @@ class ConfinedPrograms:
             finally:
                 far_end.close()
         except OSError as error:
-            raise ToolError(f"cannot start {argv[0]}: {error.strerror}", code="not_started") from error
+            raise ToolError(f"cannot start {argv[0]}: {error.strerror or error}", code="not_started") from error
         finally:
             for fd in opened:
                 os.close(fd)
-        return RunningProgram(keeper, control, output_fd, max_output_bytes=max_output_bytes, on_output=on_output)
+        return RunningProgram(control, output_fd, max_output_bytes=max_output_bytes, on_output=on_output)
 
     def _open_directory(self, cwd: str) -> int:
         try:
@@ -211,6 +202,86 @@ class ConfinedPrograms:
         except (OSError, ValueError) as error:
             known = error if isinstance(error, OSError) else OSError(errno.EINVAL, str(error))
             raise refusal(cwd, known, root=self._root.path) from error
+
+
+def launch_config(
+    confinement: Confinement, root: str, env: Mapping[str, str], markers: Mapping[str, str]
+) -> dict[str, Any]:
+    """What the launcher is told once: how the programs of this session are held, with a sandbox and without.
+
+    files, network, syscalls    the layers            trial, sandbox     command lines of bubblewrap; [] without
+    enclosed, plain             for programs in the sandbox and without it: env, read, write, devices, rlimits
+    root, granted               what is protected     python, bootstrap  the sandbox's first process
+    """
+    paths = program_paths(
+        root=root,
+        tmp_dir=confinement.tmp_dir,
+        env=env,
+        read_paths=(*confinement.read_paths, str(Path(confined_exec.__file__).parent)),
+        write_paths=confinement.write_paths,
+        denied_paths=confinement.denied_paths,
+    )
+    limits = {"CORE": 0, **confinement.rlimits}
+    rlimits = [(getattr(resource, f"RLIMIT_{name}"), value) for name, value in limits.items()]
+    is_open = confinement.files == "off"
+    tmp = confinement.tmp_dir if is_open else bubblewrap.TMP
+    enclosed = {
+        "env": _temporary(tmp, env),
+        "read": (*paths.trees_read, "/proc", "/dev"),
+        "write": (*paths.trees_write, tmp, "/dev/shm"),
+        "devices": paths.devices,
+        # A user namespace counts its own processes; outside of one the limit would count all of the user's.
+        "rlimits": [*rlimits, *([(resource.RLIMIT_NPROC, confinement.pids)] if confinement.pids else [])],
+    }
+    plain = {
+        "env": _temporary(confinement.tmp_dir, env),
+        "read": paths.read,
+        "write": paths.write,
+        "devices": paths.devices,
+        "rlimits": rlimits,
+    }
+    return {
+        "files": confinement.files,
+        "network": confinement.network,
+        "syscalls": confinement.syscalls,
+        **_sandbox(confinement, paths, env),
+        "enclosed": enclosed,
+        "plain": plain,
+        "root": root,
+        "granted": [os.path.realpath(path) for path in confinement.write_paths],
+        "markers": dict(markers),
+        "grace_ms": GRACE_MS,
+        "python": os.path.realpath(sys.executable),
+        "bootstrap": confined_exec.BOOTSTRAP.format(str(Path(confined_exec.__file__).parent)),
+    }
+
+
+def _sandbox(confinement: Confinement, paths: ProgramPaths, env: Mapping[str, str]) -> dict[str, list[str]]:
+    if not confinement.bwrap:
+        return {"trial": [], "sandbox": []}
+    has_network = confinement.network == "off"
+    if confinement.files == "off":
+        sandbox = bubblewrap.open_arguments(
+            confinement.bwrap,
+            masked=confinement.denied_paths,
+            tmp_dir=confinement.tmp_dir,
+            has_network=has_network,
+        )
+    else:
+        home = env.get("HOME", "")
+        sandbox = bubblewrap.arguments(
+            confinement.bwrap,
+            paths=paths,
+            tmp_dir=confinement.tmp_dir,
+            home=os.path.normpath(home) if home.startswith("/") else "",
+            has_network=has_network,
+        )
+    return {"trial": bubblewrap.trial_arguments(confinement.bwrap, has_network=has_network), "sandbox": sandbox}
+
+
+def _temporary(directory: str, env: Mapping[str, str]) -> dict[str, str]:
+    cache = {} if "XDG_CACHE_HOME" in env else {"XDG_CACHE_HOME": f"{directory}/cache"}
+    return {**cache, **dict.fromkeys(("TMPDIR", "TMP", "TEMP"), directory)}
 
 
 def _status(program: RunningProgram, name: str) -> int:
@@ -226,6 +297,17 @@ def _status(program: RunningProgram, name: str) -> int:
         return KEEPER_DIED  # The program killed its own keeper, or the system did, for memory.
     if failure.stage == "launcher":
         raise ToolError(f"the launcher failed: {program.output.text()[-500:].strip()}", code="not_started")
+    if failure.stage == "network":
+        raise ToolError(
+            "the session requires a network of its own, which bubblewrap cannot give here; `ottoctl doctor` says why",
+            code="isolation_unavailable",
+        )
+    if failure.stage == "syscalls":
+        raise ToolError(
+            "the session requires a system call filter; there is none for this machine", code="isolation_unavailable"
+        )
+    if failure.stage == "sandbox":
+        raise ToolError(f"the sandbox could not be made: {program.output.text()[-500:].strip()}", code="not_started")
     if failure.stage == "exec" and failure.errno in (errno.ENOENT, errno.ENOTDIR):
         raise ToolError(f"no such program: {name}; it is not on the session's PATH", code="no_program")
     if failure.stage == "exec" and failure.errno == errno.EACCES:
@@ -247,20 +329,6 @@ def _check_texts(argv: list[str], environment: Mapping[str, str]) -> None:
         raise ToolError("the arguments are not valid text", code="bad_argument") from error
     if longest >= MAX_ARGUMENT_BYTES:
         raise ToolError(f"an argument exceeds {MAX_ARGUMENT_BYTES} bytes; put it into a file", code="too_large")
-
-
-def _in_memory(name: str, data: bytes) -> int:
-    """An anonymous file with this content, read from its beginning: a pipe could block the writer."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.lseek(fd, 0, os.SEEK_SET)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
 
 
 async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:

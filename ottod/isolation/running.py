@@ -1,8 +1,8 @@
 """One confined program while it runs: its keeper, its output, and its end.
 
-The keeper (see `confined_exec`) is started without asyncio's child watchers, which differ between loops and lose
-exit statuses to whoever else waits for children: the loop only watches two descriptors, the control socket and the
-output pipe. The program's status comes as a message.
+The keeper (see `keeper`) is the launcher's child, not ours, and asyncio's child watchers, which differ between loops
+and lose exit statuses to whoever else waits for children, have no part in it: the loop only watches two descriptors,
+the control socket and the output pipe. The program's status comes as a message.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import codecs
 import os
 import socket
-import subprocess
 from collections.abc import Callable
 
 import msgspec
@@ -35,8 +34,19 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     is_proved: bool = False
 
 
+def parse_ending(word: str, rest: list[str]) -> Ending:
+    """`gone COUNT` or `left COUNT PID…`; anything else proves nothing."""
+    if word not in ("gone", "left") or not rest:
+        return Ending()
+    pids = tuple(int(pid) for pid in rest[1:])
+    return Ending(killed=int(rest[0]), remaining_pids=pids, is_proved=word == "gone")
+
+
 class StartFailure(Exception):
-    """The program was not started. `stage`: session, cwd, limits, landlock, privileges, exec or launcher."""
+    """The program was not started.
+
+    `stage`: session, limits, landlock, privileges, seccomp, exec; sandbox, fork, network, syscalls; or launcher.
+    """
 
     def __init__(self, stage: str, code: int) -> None:
         super().__init__(f"{stage}: {os.strerror(code)}")
@@ -45,11 +55,10 @@ class StartFailure(Exception):
 
 
 class RunningProgram:
-    """Owns the keeper process, the control socket and the pipe. `finish` must be called, once."""
+    """Owns the control socket, on which the keeper lives, and the pipe. `finish` must be called, once."""
 
     def __init__(
         self,
-        keeper: subprocess.Popen[bytes],
         control: socket.socket,
         output_fd: int,
         *,
@@ -57,7 +66,6 @@ class RunningProgram:
         on_output: Callable[[str], None] | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._keeper = keeper
         self._control = control
         self._output_fd = output_fd
         self._on_output = on_output
@@ -84,7 +92,7 @@ class RunningProgram:
             pass  # The keeper is gone; `ended` says so.
 
     def finish(self) -> None:
-        """Reads what is left in the pipe, ends and reaps the keeper, closes everything. Does not wait for anyone."""
+        """Reads what is left in the pipe and closes everything, which also ends a keeper that is still there."""
         self._stop_reading()
         for _ in range(DRAIN_BYTES // READ_BYTES):
             if self._is_eof or not self._read_once():
@@ -93,9 +101,6 @@ class RunningProgram:
         self._loop.remove_reader(self._control.fileno())
         self._control.close()
         os.close(self._output_fd)
-        # It has said its last word and is exiting, or it is stuck; it is our own child and not yet reaped.
-        self._keeper.kill()
-        self._keeper.wait()
         for future in (self.exited, self.ended):
             if future.done() and not future.cancelled():
                 future.exception()  # Nobody may be left to look at it.
@@ -116,11 +121,11 @@ class RunningProgram:
                 _fail(self.exited, StartFailure(rest[0], int(rest[1])))
             case "exited":
                 _settle(self.exited, int(rest[0]))
-            case "gone":
-                _settle(self.ended, Ending(killed=int(rest[0]), is_proved=True))
-            case "left":
-                pids = tuple(int(pid) for pid in rest[1:])
-                _settle(self.ended, Ending(killed=int(rest[0]), remaining_pids=pids))
+            case "mended":
+                path = packet.removeprefix(b"mended ").decode("utf-8", "replace")
+                self.output.feed(f"\n[{path} was made or changed, which programs may not; it was undone]\n".encode())
+            case "gone" | "left":
+                _settle(self.ended, parse_ending(word, rest))
             case _:
                 self._loop.remove_reader(self._control.fileno())
                 _fail(self.exited, StartFailure("launcher", 0))

@@ -29,7 +29,8 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The typed end of a session.
 
     `signal` is a name such as `SIGKILL`, `status` an exit status, `message` one line for people,
-    `code` the failure's stable code where there is one.
+    `code` the failure's stable code where there is one. For `memory`, `cap_bytes` is what the session was allowed,
+    `peak_bytes` the most that it was seen to use, and `last_tool` the tool call that ran then or ran last.
     """
 
     kind: CauseKind
@@ -37,6 +38,9 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     signal: str = ""
     status: int | None = None
     code: str = ""
+    cap_bytes: int = 0
+    peak_bytes: int = 0
+    last_tool: str = ""
 
     def __str__(self) -> str:
         if self.kind != "crashed":

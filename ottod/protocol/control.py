@@ -63,6 +63,8 @@ class ListSessions(Wire, frozen=True, kw_only=True, tag="session.list"):
 
     all: bool = False
     states: tuple[SessionState, ...] = ()
+    tree: str = ""
+    """Only this session (an id or unique prefix) and those below it."""
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
 
 
@@ -101,6 +103,12 @@ class KillSession(Wire, frozen=True, kw_only=True, tag="session.kill"):
     reason: str = ""
 
 
+class UnparkSession(Wire, frozen=True, kw_only=True, tag="session.unpark"):
+    """Give a parked session a fresh allowance of restarts and its next incarnation."""
+
+    session: str
+
+
 class RemoveSession(Wire, frozen=True, kw_only=True, tag="session.remove"):
     """Forget an ended session and delete its files."""
 
@@ -130,9 +138,22 @@ class GetStatus(Wire, frozen=True, kw_only=True, tag="daemon.status"):
 
 
 class StopDaemon(Wire, frozen=True, kw_only=True, tag="daemon.stop"):
-    """Stop the daemon; sessions end with cause `daemon_stop`."""
+    """Stop the daemon; sessions end with cause `daemon_stop`, or with `keep_sessions` wait for the next daemon."""
 
     grace_s: Annotated[float, Meta(ge=0, le=3600)] = 10.0
+    keep_sessions: bool = False
+
+
+class UpgradeDaemon(Wire, frozen=True, kw_only=True, tag="daemon.upgrade"):
+    """Replace root's and the zygote's code with what is installed now; running sessions are adopted."""
+
+
+class ReloadDaemon(Wire, frozen=True, kw_only=True, tag="daemon.reload"):
+    """Read the configuration again. What cannot change under a running daemon is named in the answer."""
+
+
+class GetMetrics(Wire, frozen=True, kw_only=True, tag="metrics"):
+    """The daemon's metrics."""
 
 
 class Ping(Wire, frozen=True, kw_only=True, tag="ping"):
@@ -147,11 +168,15 @@ RequestBody = (
     | WaitSession
     | StopSession
     | KillSession
+    | UnparkSession
     | RemoveSession
     | Subscribe
     | Unsubscribe
     | GetStatus
     | StopDaemon
+    | UpgradeDaemon
+    | ReloadDaemon
+    | GetMetrics
     | Ping
 )
 
@@ -212,6 +237,7 @@ class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
     ended_at_ns: int = 0
     turn: int = 0
     current_tool: str = ""
+    last_tool: str = ""
     usage: Usage = Usage()
     cause: Cause | None = None
     result: str = ""
@@ -223,6 +249,18 @@ class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
     agent_digest: str = ""
     journal: str = ""
     remaining_pids: tuple[int, ...] = ()
+    restart: str = "temporary"
+    """Its restart policy."""
+    reason: str = ""
+    """Why it is restarting or parked."""
+    restart_due_ns: int = 0
+    """When its next incarnation is due, while it is restarting."""
+    memory_bytes: int = 0
+    """Of its processes together, at the last look; so are the next four."""
+    memory_peak_bytes: int = 0
+    memory_cap_bytes: int = 0
+    processes: int = 0
+    cpu_ms: int = 0
 
 
 class SessionStartedResult(Wire, frozen=True, kw_only=True, tag="started"):
@@ -241,12 +279,49 @@ class SessionList(Wire, frozen=True, kw_only=True, tag="sessions"):
 
 
 class StopResult(Wire, frozen=True, kw_only=True, tag="stopped"):
-    """The proof: the session has ended and these processes of it remain (none, when the stop succeeded)."""
+    """The proof: the session has ended and these processes of it remain (none, when the stop succeeded).
+
+    `proof` says how that is known. `stopped` are the sessions that this stop ended, in the order of their ends: those
+    below the session first.
+    """
 
     session: str
     cause: Cause
     remaining_pids: tuple[int, ...] = ()
     already_ended: bool = False
+    proof: str = ""
+    stopped: tuple[str, ...] = ()
+
+
+class ReloadResult(Wire, frozen=True, kw_only=True, tag="reloaded"):
+    """Settings by their dotted names: those that hold from now on, and those that wait for a restart."""
+
+    changed: tuple[str, ...] = ()
+    needs_restart: tuple[str, ...] = ()
+
+
+class Sample(Wire, frozen=True, kw_only=True):
+    """One value of a metric. For a histogram: `buckets` are (upper bound, cumulative count), `value` the sum."""
+
+    labels: dict[str, str] = {}
+    value: float = 0.0
+    buckets: tuple[tuple[float, int], ...] = ()
+    count: int = 0
+
+
+class MetricFamily(Wire, frozen=True, kw_only=True):
+    """One metric with all its samples. Names as Prometheus exposes them, without `_total`."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram", "info"]
+    help: str
+    samples: tuple[Sample, ...] = ()
+
+
+class MetricsReport(Wire, frozen=True, kw_only=True, tag="metrics_report"):
+    """All metrics of the daemon."""
+
+    families: tuple[MetricFamily, ...]
 
 
 class Subscribed(Wire, frozen=True, kw_only=True, tag="subscribed"):
@@ -292,7 +367,17 @@ class Done(Wire, frozen=True, kw_only=True, tag="done"):
     detail: str = ""
 
 
-Result = SessionInfo | SessionStartedResult | SessionList | StopResult | Subscribed | DaemonStatus | Done
+Result = (
+    SessionInfo
+    | SessionStartedResult
+    | SessionList
+    | StopResult
+    | Subscribed
+    | DaemonStatus
+    | ReloadResult
+    | MetricsReport
+    | Done
+)
 
 # ---------------------------------------------------------------- root → client
 

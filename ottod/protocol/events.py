@@ -82,6 +82,21 @@ class SessionStateChanged(EventBase, frozen=True, kw_only=True, tag="session.sta
     reason: str = ""
 
 
+class IncarnationExited(EventBase, frozen=True, kw_only=True, tag="incarnation.exited"):
+    """A session lost its process and keeps its life: the next incarnation comes `delay_ms` later, or never.
+
+    `restart`: `scheduled` after a crash of its own, `group` because its group restarts together, `parked` when its
+    allowance of restarts is used up and it waits for somebody to unpark it.
+    """
+
+    incarnation: int
+    cause: Cause
+    restart: Literal["scheduled", "group", "parked"] = "scheduled"
+    delay_ms: int = 0
+    restarts: int = 0
+    remaining_pids: tuple[int, ...] = ()
+
+
 class SessionExited(EventBase, frozen=True, kw_only=True, tag="session.exited"):
     """The session's one and last end. `remaining_pids` is empty when the end is proved."""
 
@@ -286,6 +301,7 @@ class ChildExited(EventBase, frozen=True, kw_only=True, tag="child.exited"):
 
     child: str
     cause: Cause
+    result: str = ""
 
 
 class MessageSent(EventBase, frozen=True, kw_only=True, tag="message.sent"):
@@ -381,6 +397,7 @@ Event = (
     SessionCreated
     | SessionStarted
     | SessionStateChanged
+    | IncarnationExited
     | SessionExited
     | TurnStarted
     | TurnCompleted

@@ -1,7 +1,8 @@
 """What a session's journal holds: everything its worker needs to go on where another incarnation stopped.
 
 One tagged union. Entries are facts, written before whatever follows from them: a model's response before it is acted
-upon, a tool's intent before its effect, its result before the model hears of it.
+upon, a tool's intent before its effect, its result before the model hears of it. Kinds and fields are only ever
+added. What an incarnation makes of them when it goes on is `ottod.core.resume`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SessionOpened(Entry, frozen=True, kw_only=True, tag="session.opened"):
-    """An incarnation began to write. `at_ns` is the wall clock, for display."""
+    """An incarnation began to write. `task` waits for a turn from now on. `at_ns` is the wall clock, for display."""
 
     session: str
     incarnation: int
@@ -32,12 +33,21 @@ class SessionOpened(Entry, frozen=True, kw_only=True, tag="session.opened"):
     at_ns: int = 0
 
 
+class InputAccepted(Entry, frozen=True, kw_only=True, tag="input.accepted"):
+    """A message waits for a turn. Numbers count from 1 in each session; `user.said` with the same takes it out."""
+
+    number: int
+    text: str
+    sender: str = "user"
+
+
 class UserSaid(Entry, frozen=True, kw_only=True, tag="user.said"):
-    """An input that turn `turn` begins with."""
+    """An input that turn `turn` begins with. `number` is that of the waiting message; 0: the session's task."""
 
     text: str
     turn: int
     sender: str = "user"
+    number: int = 0
 
 
 class ModelCalled(Entry, frozen=True, kw_only=True, tag="model.called"):
@@ -86,8 +96,31 @@ class TurnEnded(Entry, frozen=True, kw_only=True, tag="turn.ended"):
     failure: Failure | None = None
 
 
+class ChildStarted(Entry, frozen=True, kw_only=True, tag="child.started"):
+    """A tool call started a child session. `is_reported`: nobody waits for it, its end is told as a message."""
+
+    child: str
+    agent: str = ""
+    task: str = ""
+    key: str = ""
+    is_reported: bool = False
+
+
+class ChildEnded(Entry, frozen=True, kw_only=True, tag="child.ended"):
+    """A child session ended. With a `number` above 0 that is also a message from it, which waits for a turn."""
+
+    child: str
+    agent: str = ""
+    cause: Cause
+    result: str = ""
+    number: int = 0
+
+
 class Checkpoint(Entry, frozen=True, kw_only=True, tag="checkpoint"):
-    """A point to continue from. `last_seq` is the newest event's at that moment."""
+    """A point to continue from: the incarnation ends here, the session does not, and an open turn stays open.
+
+    `last_seq` is the newest event's at that moment.
+    """
 
     name: str
     turn: int
@@ -102,12 +135,15 @@ class SessionClosed(Entry, frozen=True, kw_only=True, tag="session.closed"):
 
 JournalEntry = (
     SessionOpened
+    | InputAccepted
     | UserSaid
     | ModelCalled
     | ModelResponded
     | ToolIntended
     | ToolResolved
     | TurnEnded
+    | ChildStarted
+    | ChildEnded
     | Checkpoint
     | SessionClosed
 )

@@ -82,6 +82,8 @@ class Group(Spec, frozen=True, kw_only=True):
     strategy: Literal["one_for_one", "one_for_all", "rest_for_one"] = "one_for_one"
     max_restarts: Count = 3
     period_s: PositiveSeconds = 60.0
+    auto_shutdown: Literal["never", "any_significant", "all_significant"] = "never"
+    """Whether the end of significant children ends the group and its parent."""
 
 
 Layer = Literal["required", "preferred", "off"]

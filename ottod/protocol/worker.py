@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from ottod.errors import Failure
-from ottod.protocol.cause import Cause
+from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.codec import Codec
 from ottod.protocol.specs import AgentSpec, ModelTarget
 
@@ -53,6 +53,22 @@ class Birth(Wire, frozen=True, kw_only=True, tag="birth"):
     orphan_grace_s: float = 5.0
     journal_sync: Literal["always", "none"] = "always"
     max_unacked_bytes: int = 4 * 1024 * 1024
+    rlimits: tuple[tuple[str, int], ...] = ()
+    """Names as in `resource`, without `RLIMIT_`, and values."""
+    resumes_after: CauseKind | None = None
+    """Why the incarnation before this one ended; None for the first."""
+    children: tuple[ChildNotice, ...] = ()
+    """Child sessions that an earlier incarnation started and that have not ended."""
+
+
+class ChildNotice(Wire, frozen=True, kw_only=True, tag="child_notice"):
+    """A child of this session has started; with a `cause` it has ended."""
+
+    child: str
+    agent: str = ""
+    title: str = ""
+    cause: Cause | None = None
+    result: str = ""
 
 
 # ---------------------------------------------------------------- worker → root
@@ -74,6 +90,9 @@ class Heartbeat(Wire, frozen=True, kw_only=True, tag="heartbeat"):
 
     lag_ms: float = 0.0
     unacked_bytes: int = 0
+    fsync_count: int = 0
+    """Times that the journal was forced to disk since the heartbeat before; `fsync_ns` is how long that took."""
+    fsync_ns: int = 0
 
 
 class CommandReply(Wire, frozen=True, kw_only=True, tag="reply"):
@@ -92,7 +111,37 @@ class Exiting(Wire, frozen=True, kw_only=True, tag="exiting"):
     truncated: bool = False
 
 
-WorkerMessage = WorkerHello | Heartbeat | CommandReply | Exiting
+class SpawnChild(Wire, frozen=True, kw_only=True, tag="spawn_child"):
+    """Start a child session. What is not said is as for the parent: directory, environment, run mode.
+
+    `key` makes the request idempotent within the parent: after a resume it gives the same child.
+    """
+
+    agent: str
+    task: str
+    title: str = ""
+    model: str = ""
+    key: str = ""
+
+
+class StopChild(Wire, frozen=True, kw_only=True, tag="stop_child"):
+    """Stop a child and everything below it."""
+
+    child: str
+    reason: str = ""
+
+
+WorkerRequestBody = SpawnChild | StopChild
+
+
+class WorkerRequest(Wire, frozen=True, kw_only=True, tag="request"):
+    """Something that only root can do. The id is the worker's; the answer carries it."""
+
+    id: int
+    body: WorkerRequestBody
+
+
+WorkerMessage = WorkerHello | Heartbeat | CommandReply | Exiting | WorkerRequest
 
 # ---------------------------------------------------------------- root → worker
 
@@ -102,6 +151,9 @@ class WorkerWelcome(Wire, frozen=True, kw_only=True, tag="welcome"):
 
     protocol: int
     acked_seq: int
+    root_pid: int = 0
+    root_start_ticks: int = 0
+    """Who root is: its death is what the worker watches for."""
 
 
 class WorkerRejected(Wire, frozen=True, kw_only=True, tag="rejected"):
@@ -126,13 +178,17 @@ class DeliverInput(Wire, frozen=True, kw_only=True, tag="deliver_input"):
 
 
 class StopTurn(Wire, frozen=True, kw_only=True, tag="stop"):
-    """End the session: cancel the turn, leave no process, say `exiting`."""
+    """End the session: cancel the turn, wait for the children, leave no process, say `exiting`.
+
+    With `for_restart` only the incarnation ends: it checkpoints, waits for nobody, and the next one goes on.
+    """
 
     reason: str = ""
     cause: Literal["cancelled", "daemon_stop", "budget"] = "cancelled"
+    for_restart: bool = False
 
 
-CommandBody = DeliverInput | StopTurn
+CommandBody = DeliverInput | StopTurn | ChildNotice
 
 
 class Command(Wire, frozen=True, kw_only=True, tag="command"):
@@ -146,7 +202,15 @@ class ExitAck(Wire, frozen=True, kw_only=True, tag="exit_ack"):
     """`exiting` was heard and every event is in the ring: the worker may go."""
 
 
-RootToWorker = WorkerWelcome | WorkerRejected | Ack | Command | ExitAck
+class RequestReply(Wire, frozen=True, kw_only=True, tag="request_reply"):
+    """The answer to a `WorkerRequest`: the child's id, or why not."""
+
+    id: int
+    child: str = ""
+    failure: Failure | None = None
+
+
+RootToWorker = WorkerWelcome | WorkerRejected | Ack | Command | ExitAck | RequestReply
 
 worker_messages: Codec[WorkerMessage] = Codec(WorkerMessage, name="worker message")
 root_to_worker: Codec[RootToWorker] = Codec(RootToWorker, name="root message")

@@ -1,4 +1,4 @@
-"""From a start request to a worker that has been born."""
+"""From a start request to a worker that has been born; and from a lost worker to the next incarnation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -13,14 +14,17 @@ from msgspec.structs import replace
 
 from ottod.errors import OttoError, RefusedError
 from ottod.ids import key_from_bytes, session_id
+from ottod.isolation.enclosure import Caps
 from ottod.isolation.processes import identify
+from ottod.isolation.rlimits import limits_for
 from ottod.protocol.cause import Cause
 from ottod.protocol.control import SessionInfo, StartSession
 from ottod.protocol.events import SessionCreated
 from ottod.protocol.worker import Birth, births
-from ottod.root.burials import Burials, incarnation_row
+from ottod.root.burials import incarnation_row
 from ottod.root.context import RootContext
-from ottod.root.resolve import Resolved, Resolver
+from ottod.root.plan import SessionPlan
+from ottod.root.resolve import Resolver
 from ottod.root.session_table import Incarnation, Session
 from ottod.root.zygote_client import Lease
 
@@ -28,36 +32,36 @@ TITLE_CHARS = 80
 MAX_NAMES_BYTES = 48 * 1024
 """Of everything that a session is called: its agent, model, directory, title."""
 
+OnFailure = Callable[[Session, Cause], None]
+
 
 class Births:
-    """Creates sessions. `is_closed` refuses new ones."""
+    """Creates sessions and their incarnations. `is_closed` refuses new sessions.
+
+    `on_failed` hears of births that came to nothing; a worker that died on the way is heard of through
+    `on_worker_exit` like any other.
+    """
 
     def __init__(
-        self,
-        context: RootContext,
-        burials: Burials,
-        *,
-        resolver: Resolver,
-        worker_endpoint: str,
-        private_dirs: tuple[str, ...],
+        self, context: RootContext, *, resolver: Resolver, worker_endpoint: str, private_dirs: tuple[str, ...]
     ) -> None:
         self._c = context
-        self._burials = burials
         self._resolver = resolver
         self._worker_endpoint = worker_endpoint
         self._private_dirs = private_dirs
         self._starting = 0
         self.is_closed = False
         self.started = 0
-        context.gate.on_ready = self._worker_ready
+        self.on_joined: Callable[[Session], None] = lambda session: None
+        self.on_failed: OnFailure = lambda session, cause: None
+        self.on_worker_exit: Callable[..., None] = lambda session, incarnation, exit_: None
 
-    async def create(self, request: StartSession) -> Session:
+    async def create(self, request: StartSession, *, parent: Session | None = None, spawn_key: str = "") -> Session:
         """Resolves a request, announces the session and lets its worker be born; returns when its row is written.
 
         Raises: OttoError with the code that says why not.
         """
-        if self.is_closed:
-            raise RefusedError("the daemon is stopping", code="stopping", mend="start it again, then retry")
+        self._check_open()
         limit = self._c.settings.sessions.max_live
         if self._c.table.live_count + self._starting >= limit:
             raise RefusedError(
@@ -70,20 +74,30 @@ class Births:
             key = self._new_key()
             directory = self._c.sessions_dir / session_id(key)
             resolved = await self._c.in_thread(self._resolver.resolve, request, directory)
-            session = Session(self._new_info(key, request, resolved, directory), resolved.spec)
+            plan = SessionPlan(
+                spec=resolved.spec,
+                models=resolved.models,
+                env=resolved.env,
+                cwd=resolved.cwd,
+                spawn_key=spawn_key,
+                start_key=request.key,
+            )
+            session = Session(self._new_info(key, request, plan, directory), plan)
             check_encodable(session.info)
-            if self.is_closed:
+            if self.is_closed or (parent is not None and (parent.has_ended or parent.is_stopping)):
                 self._c.threads.submit(shutil.rmtree, directory, True)
-                raise RefusedError("the daemon is stopping", code="stopping", mend="start it again, then retry")
-            self._c.table.add(session)
+                self._check_open()
+                raise RefusedError(f"{request.parent} is ending", code="session_ended")
+            self._join(session, parent)
         finally:
             self._starting -= 1
         self.started += 1
-        first_offset = self._c.record(session, self._created_event(session, resolved))
+        first_offset = self._c.record(session, self._created_event(session))
         self._c.table.update(session, replace(session.info, first_offset=first_offset))
-        # The worker is born while the row is written; the client hears of the session only when it is.
-        self._c.spawn(self._give_birth(session, request, resolved, directory))
+        # The worker is born while the rows are written; the client hears of the session only when they are.
+        self.bear_soon(session, resolved.api_keys)
         try:
+            await self._c.database.put_plan(session.id, msgspec.msgpack.encode(plan), start_key=request.key)
             await self._c.database.put_session(session.info, durable=False)
         except OttoError as error:
             session.stop_cause, session.stop_reason = "start_failed", error.message
@@ -92,39 +106,52 @@ class Births:
             raise
         return session
 
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise RefusedError("the daemon is stopping", code="stopping", mend="start it again, then retry")
+
+    def _join(self, session: Session, parent: Session | None) -> None:
+        if parent is not None:
+            session.is_top = False
+            parent.children[session.id] = session
+        self._c.table.add(session)
+        self.on_joined(session)
+
     def _new_key(self) -> int:
         while True:
             key = key_from_bytes(os.urandom(8))
             if self._c.table.get(session_id(key)) is None and self._c.hub.ring.last_seq(key) == 0:
                 return key
 
-    def _new_info(self, key: int, request: StartSession, resolved: Resolved, directory: Path) -> SessionInfo:
+    def _new_info(self, key: int, request: StartSession, plan: SessionPlan, directory: Path) -> SessionInfo:
         return SessionInfo(
             session=session_id(key),
-            agent=resolved.spec.name,
-            model=f"{resolved.models[0].provider}:{resolved.models[0].model}",
+            agent=plan.spec.name,
+            model=f"{plan.models[0].provider}:{plan.models[0].model}",
             state="starting",
-            kind=resolved.spec.kind,
+            kind=plan.spec.kind,
             title=(request.title or " ".join(request.task.split()))[:TITLE_CHARS],
             task=request.task,
-            cwd=resolved.cwd,
+            cwd=plan.cwd,
             parent=request.parent,
             mode=request.mode,
             run_mode=request.run_mode,
             incarnation=1,
             created_at_ns=time.time_ns(),
-            agent_source=resolved.spec.source,
-            agent_digest=resolved.spec.digest,
+            agent_source=plan.spec.source,
+            agent_digest=plan.spec.digest,
             journal=str(directory / "journal"),
+            restart=plan.spec.restart.policy,
+            memory_cap_bytes=self.caps(plan).memory_bytes or 0,
         )
 
     @staticmethod
-    def _created_event(session: Session, resolved: Resolved) -> SessionCreated:
+    def _created_event(session: Session) -> SessionCreated:
         info = session.info
         return SessionCreated(
             agent=info.agent,
             model=info.model,
-            kind=resolved.spec.kind,
+            kind="agent" if info.kind == "agent" else "workflow" if info.kind == "workflow" else "harness",
             title=info.title,
             cwd=info.cwd,
             parent=info.parent,
@@ -132,70 +159,129 @@ class Births:
             agent_digest=info.agent_digest,
         )
 
-    async def _give_birth(self, session: Session, request: StartSession, resolved: Resolved, directory: Path) -> None:
+    def caps(self, plan: SessionPlan) -> Caps:
+        """What the session may use: the agent's own limits, else the daemon's."""
+        if plan.spec.isolation.memory == "off":
+            return Caps(memory_bytes=None, pids=None, cpu_weight=plan.spec.limits.cpu_weight)
+        own, usual = plan.spec.limits, self._c.settings.caps
+        return Caps(
+            memory_bytes=own.memory_bytes or usual.memory_bytes,
+            pids=own.pids or usual.pids,
+            cpu_weight=own.cpu_weight,
+        )
+
+    # ------------------------------------------------------------ incarnations
+
+    def bear_soon(self, session: Session, api_keys: dict[str, str] | None = None) -> None:
+        """Gives the session a worker; without keys they are looked up anew."""
+        session.is_being_born = True
+        self._c.spawn(self._give_birth(session, api_keys))
+
+    async def _give_birth(self, session: Session, api_keys: dict[str, str] | None) -> None:
+        plan = session.plan
+        assert plan is not None
+        started_s = self._c.loop.time()
+        lease: Lease | None = None
         try:
+            if api_keys is None:
+                api_keys = await self._c.in_thread(self._resolver.keys, plan.models)
+            await self._enclose(session, plan)
             lease = await self._c.zygote.lease()
-        except OttoError as error:
-            cause = Cause(kind="start_failed", message=error.message, code=error.code)
-            if session.stop_cause is not None:
-                cause = Cause(kind=session.stop_cause, message=session.stop_reason)
-            self._burials.finish(session, cause)
-            return
-        try:
-            await self._bear(session, request, resolved, directory, lease)
+            await self._bear(session, plan, api_keys, lease)
         except Exception as error:
             # A session must not stay in `starting` because of a defect in bringing it to life.
-            session.stop_reason = session.stop_reason or f"the birth failed: {error!r}"[:500]
+            text = error.message if isinstance(error, OttoError) else f"the birth failed: {error!r}"[:500]
             if session.incarnation is not None:
                 session.incarnation.end_intent = "start_failed"
                 session.incarnation.send_signal(signal.SIGKILL)
             else:
-                lease.channel.close()
-                self._burials.finish(session, Cause(kind="start_failed", message=session.stop_reason))
-            raise
+                if lease is not None:
+                    lease.close()
+                code = error.code if isinstance(error, OttoError) else ""
+                session.is_being_born = False
+                self.on_failed(
+                    session, Cause(kind="auth" if code == "auth" else "start_failed", message=text, code=code)
+                )
+            if not isinstance(error, OttoError):
+                raise
+        else:
+            self._c.instruments.spawn_seconds(self._c.loop.time() - started_s)
+        finally:
+            session.is_being_born = False
 
-    async def _bear(
-        self, session: Session, request: StartSession, resolved: Resolved, directory: Path, lease: Lease
-    ) -> None:
-        incarnation = Incarnation(number=1, secret=os.urandom(32), generation=lease.generation)
+    async def _enclose(self, session: Session, plan: SessionPlan) -> None:
+        if session.enclosure is None:
+            caps = self.caps(plan)
+            if self._c.enclosures.kind == "cgroup":
+                session.enclosure = await self._c.in_thread(self._c.enclosures.open, session.id, caps)
+            else:
+                session.enclosure = self._c.enclosures.open(session.id, caps)
+
+    async def _bear(self, session: Session, plan: SessionPlan, api_keys: dict[str, str], lease: Lease) -> None:
+        number = session.info.incarnation
+        incarnation = Incarnation(number=number, secret=os.urandom(32), generation=lease.generation)
         incarnation.lease = lease
         incarnation.last_heard_s = self._c.loop.time()
         incarnation.started_at_ns = time.time_ns()
+        incarnation.started_s = self._c.loop.time()
         session.incarnation = incarnation
+        session.is_being_born = False
         self._c.table.update(session, replace(session.info, pid=lease.pid))
-        lease.adopt(lambda exit_: self._burials.worker_exited(session, incarnation, exit_))
-        if session.stop_cause is not None:
+        lease.adopt(lambda exit_: self.on_worker_exit(session, incarnation, exit_))
+        if session.is_stopping or session.is_halting:
+            incarnation.is_for_restart, session.is_halting = not session.is_stopping, False
             incarnation.send_signal(signal.SIGKILL)
             return
-        birth = Birth(
+        await self._admit(session, lease.pid)
+        session.timers.append(
+            self._c.loop.call_later(self._c.settings.sessions.start_timeout_s, self._timed_out, session)
+        )
+        # Before the worker can do anything, a later root must be able to find it.
+        await self._note_incarnation(session, incarnation, lease.pid)
+        await self._send_birth(lease, births.encode(self._birth(session, plan, incarnation, api_keys)))
+
+    def _birth(
+        self, session: Session, plan: SessionPlan, incarnation: Incarnation, api_keys: dict[str, str]
+    ) -> Birth:
+        info, settings = session.info, self._c.settings
+        watched = self._c.enclosures.kind == "watchdog"
+        return Birth(
             session=session.id,
             incarnation=incarnation.number,
             secret=incarnation.secret,
             next_seq=session.next_seq,
             endpoint=self._worker_endpoint,
-            spec=resolved.spec,
-            models=resolved.models,
-            api_keys=resolved.api_keys,
-            task=request.task,
-            mode=request.mode,
-            run_mode=request.run_mode,
-            cwd=resolved.cwd,
-            env=resolved.env,
-            session_dir=str(directory),
+            spec=plan.spec,
+            models=plan.models,
+            api_keys=api_keys,
+            task=info.task,
+            mode="conversation" if info.mode == "conversation" else "oneshot",
+            run_mode="headless" if info.run_mode == "headless" else "interactive",
+            cwd=plan.cwd,
+            env=plan.env,
+            session_dir=str(self._c.sessions_dir / session.id),
             private_dirs=self._private_dirs,
-            generation=lease.generation,
-            priority=self._c.settings.sessions.worker_priority,
-            heartbeat_s=self._c.settings.sessions.heartbeat_s,
-            orphan_grace_s=self._c.settings.sessions.orphan_grace_s,
-            journal_sync=self._c.settings.journal.sync,
+            generation=incarnation.generation,
+            priority=settings.sessions.worker_priority,
+            heartbeat_s=settings.sessions.heartbeat_s,
+            orphan_grace_s=settings.sessions.orphan_grace_s,
+            journal_sync=settings.journal.sync,
+            rlimits=tuple(limits_for(self.caps(plan))) if watched else (("CORE", 0),),
+            children=session.notices(),
+            resumes_after=session.lost_to,
         )
-        session.timers.append(
-            self._c.loop.call_later(self._c.settings.sessions.start_timeout_s, self._timed_out, session)
-        )
-        await self._send_birth(lease, births.encode(birth))
-        await self._note_incarnation(session, incarnation, lease.pid)
+
+    async def _admit(self, session: Session, pid: int) -> None:
+        """Puts the worker where its cap holds, and looks whether it is there. Raises IsolationError."""
+        enclosure = session.enclosure
+        assert enclosure is not None
+        if enclosure.kind == "cgroup":
+            await self._c.in_thread(enclosure.admit, pid)
+        else:
+            enclosure.admit(pid)
 
     async def _send_birth(self, lease: Lease, data: bytes) -> None:
+        assert lease.channel is not None
         try:
             await self._c.loop.sock_sendall(lease.channel, len(data).to_bytes(4, "big") + data)
         except OSError as error:
@@ -203,19 +289,12 @@ class Births:
             self._c.log(f"worker {lease.pid} did not take its birth: {error.strerror}")
 
     async def _note_incarnation(self, session: Session, incarnation: Incarnation, pid: int) -> None:
-        identity = await self._c.in_thread(identify, pid)
+        identity = identify(pid)
         incarnation.start_ticks = identity.start_ticks if identity is not None else 0
-        if session.incarnation is not incarnation:
-            return
         try:
-            await self._c.database.put_incarnation(incarnation_row(session, incarnation))
+            await self._c.database.put_incarnation(incarnation_row(session, incarnation), durable=False)
         except OttoError as error:
             self._c.log(f"{session.id}: {error}")
-
-    def _worker_ready(self, session: Session) -> None:
-        session.cancel_timers()
-        if session.stop_cause is not None and session.incarnation is not None:
-            session.incarnation.send_signal(signal.SIGKILL)
 
     def _timed_out(self, session: Session) -> None:
         incarnation = session.incarnation

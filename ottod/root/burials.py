@@ -1,4 +1,8 @@
-"""From a worker's death to the session's end: hear it out, kill what it left, prove it, say so once."""
+"""From a worker's death to the proof that nothing of it is left, and a session's one last word.
+
+Whether the session goes on is decided in `groups`; here is what happens in either case: the dead worker is heard out,
+what it left is killed, the end is proved, and the cause is named.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,17 @@ import asyncio
 import functools
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
 from ottod.errors import OttoError
+from ottod.isolation.enclosure import Enclosure, Reading
 from ottod.isolation.processes import ProcessId, kill_survivors
 from ottod.protocol.cause import Cause
 from ottod.protocol.events import SessionExited
 from ottod.root.context import RootContext
+from ottod.root.loss import Loss
 from ottod.root.reaper import Exit
 from ottod.root.session_table import Incarnation, Session
 from ottod.storage.database_rows import Incarnation as IncarnationRow
@@ -24,128 +30,123 @@ DRAIN_TIMEOUT_S = 2.0
 DRAIN_POLL_S = 0.005
 PROOF_TIMEOUT_S = 5.0
 """The longest that killing a session's leftovers may take before they are reported as remaining."""
-MAX_LEFTOVERS = 100_000
-SEQ_MARGIN = 1_000_000
-"""More events than a session can emit between two notes of its seq."""
 PRUNE_EVERY = 20
 """Sessions that end between two looks for surplus ones."""
 PRUNE_BATCH = 200
 
 
 class Burials:
-    """Ends sessions, once each."""
+    """Buries workers and ends sessions, each once. `on_lost` decides what becomes of a session without its worker."""
 
     def __init__(self, context: RootContext) -> None:
         self._c = context
         self._ended = 0
+        self.on_lost: Callable[[Session, Incarnation, Loss], None] = lambda session, incarnation, loss: None
+        self.on_ended: Callable[[Session], None] = lambda session: None
 
     def worker_exited(self, session: Session, incarnation: Incarnation, exit_: Exit) -> None:
+        """Called once for every incarnation, after its process has ended."""
         if session.incarnation is incarnation and not session.has_ended:
             self._c.spawn(self._bury(session, incarnation, exit_))
 
     async def _bury(self, session: Session, incarnation: Incarnation, exit_: Exit) -> None:
-        """From the worker's death to the session's end: hear it out, kill what it left, say so once."""
         session.cancel_timers()
         deadline_s = self._c.loop.time() + DRAIN_TIMEOUT_S
         while not self._c.gate.has_drained(incarnation) and self._c.loop.time() < deadline_s:
             await asyncio.sleep(DRAIN_POLL_S)
         self._c.gate.forget(incarnation)
+        known = []
         if incarnation.lease is not None:
-            incarnation.lease.channel.close()
-        remaining = await self._end_processes(session.id)
+            incarnation.lease.close()
+            known.append(ProcessId(incarnation.lease.pid, incarnation.start_ticks))
+        reading, remaining = await self._c.in_thread(_close_up, session.enclosure, session.id, known)
+        session.reading = reading or session.reading
         said = incarnation.exiting
         cause = self._cause(session, incarnation, exit_)
-        self.finish(
-            session,
-            cause,
+        loss = Loss(
+            cause=cause,
             result=said.result if said is not None else "",
             truncated=said.truncated if said is not None else False,
-            remaining=remaining,
+            remaining=tuple(remaining),
         )
+        if reading is not None:
+            session.memory_kills_seen = reading.memory_kills
+        self._c.instruments.incarnation_exited(cause.kind)
+        if cause.kind == "memory":
+            self._c.instruments.memory_killed()
+        session.incarnation = session.stop_ladder = None
+        self.on_lost(session, incarnation, loss)
         try:
-            await self._c.database.put_session(session.info)
             row = incarnation_row(session, incarnation)
             await self._c.database.put_incarnation(replace(row, ended_at_ns=time.time_ns(), cause=cause))
-            self._ended += 1
-            if self._ended % PRUNE_EVERY == 0:
-                await self.prune()
         except OttoError as error:
             self._c.log(f"{session.id}: {error}")
 
-    async def _end_processes(self, session: str, known: Sequence[ProcessId] = ()) -> list[ProcessId]:
-        """Kills what is alive of a session, on a thread; gives what remains."""
-        end = functools.partial(kill_survivors, session, deadline_s=PROOF_TIMEOUT_S, known=known)
-        return await self._c.in_thread(end)
-
-    @staticmethod
-    def _cause(session: Session, incarnation: Incarnation, exit_: Exit) -> Cause:
-        said = incarnation.exiting
+    def _cause(self, session: Session, incarnation: Incarnation, exit_: Exit) -> Cause:
+        said, verdict = incarnation.exiting, incarnation.verdict
+        if verdict is not None:
+            return verdict
         if said is not None:
             return said.cause
         if session.stop_cause is not None:
             return Cause(kind=session.stop_cause, message=session.stop_reason, signal=exit_.signal)
         intent = incarnation.end_intent
+        reading = session.reading
+        if intent == "memory" or (reading is not None and reading.memory_kills > session.memory_kills_seen):
+            return _memory_cause(session, exit_)
         if intent == "hung":
             return Cause(kind="hung", message="the worker's heartbeat stopped", signal=exit_.signal)
-        if intent == "start_failed" or incarnation.identity is None:
+        if intent == "start_failed" or not incarnation.is_ready:
             how = exit_.signal or f"exit status {exit_.status}"
             message = "the worker was not ready in time" if intent else f"the worker died before it was ready: {how}"
             return Cause(kind="start_failed", message=message, signal=exit_.signal, status=exit_.status)
         if exit_.signal:
             message = session.stop_reason or f"the worker was killed by {exit_.signal}"
             return Cause(kind="crashed", message=message, signal=exit_.signal)
-        return Cause(kind="crashed", message="the worker left without a word", status=exit_.status)
+        message = session.stop_reason or "the worker left without a word"
+        return Cause(kind="crashed", message=message, status=exit_.status)
 
-    def finish(
-        self,
-        session: Session,
-        cause: Cause,
-        *,
-        result: str = "",
-        truncated: bool = False,
-        remaining: Sequence[ProcessId] = (),
-    ) -> None:
+    async def end_processes(self, session: str, known: Sequence[ProcessId]) -> list[ProcessId]:
+        """Kills what is alive of a session that has no enclosure; gives what remains."""
+        return (await self._c.in_thread(_close_up, None, session, known))[1]
+
+    def finish(self, session: Session, loss: Loss) -> None:
         """The session's one `session.exited`."""
         assert not session.has_ended
         now_ns = time.time_ns()
         event = SessionExited(
-            cause=cause,
-            result=result,
+            cause=loss.cause,
+            result=loss.result,
             usage=session.info.usage,
             duration_ms=(now_ns - session.info.created_at_ns) // 1_000_000,
             incarnations=session.info.incarnation,
-            remaining_pids=tuple(p.pid for p in remaining),
-            truncated=truncated,
+            remaining_pids=tuple(p.pid for p in loss.remaining),
+            truncated=loss.truncated,
         )
         session.cancel_timers()
         session.incarnation = None
+        session.proof = _proof(session.enclosure, loss)
+        self._c.instruments.session_exited(loss.cause.kind)
         self._c.record(session, event)
+        self.on_ended(session)
         session.release_waiters()
+        self._c.spawn(self._settle(session))
 
-    # ------------------------------------------------------------ after a restart of root
-
-    async def bury_leftovers(self) -> int:
-        """Ends the sessions that an earlier root left alive in the database, and kills what is left of them."""
-        leftovers = await self._c.database.sessions(limit=MAX_LEFTOVERS)
-        workers = await self._c.database.live_incarnations()
-        for info in leftovers:
-            known = [ProcessId(w.pid, w.start_time_ticks) for w in workers if w.session == info.session]
-            remaining = await self._end_processes(info.session, known)
-            in_ring = self._c.hub.ring.last_seq(Session(info, None).key)
-            # The database knows where a session was a second ago at most; the ring, if it still has it, exactly.
-            last_seq = in_ring if in_ring >= info.last_seq else info.last_seq + SEQ_MARGIN
-            last_seq += self._lost_events()
-            session = Session(replace(info, last_seq=last_seq), None)
-            self._c.table.add(session)
-            cause = Cause(kind="daemon_stop", message="the daemon had ended before the session did")
-            self.finish(session, cause, remaining=remaining)
+    async def _settle(self, session: Session) -> None:
+        """What need not be done before those who wait are told."""
+        enclosure, session.enclosure = session.enclosure, None
+        if enclosure is not None and not session.info.remaining_pids:
+            try:
+                await self._c.in_thread(enclosure.close)
+            except OttoError as error:
+                self._c.log(f"{session.id}: {error}")
+        try:
             await self._c.database.put_session(session.info)
-        return len(leftovers)
-
-    def _lost_events(self) -> int:
-        """The most events of one session that a power failure can have taken: their seqs may have been seen."""
-        lost = self._c.hub.ring.recovery.lost
-        return lost[1] - lost[0] + 1 if lost is not None else 0
+            self._ended += 1
+            if self._ended % PRUNE_EVERY == 0:
+                await self.prune()
+        except OttoError as error:
+            self._c.log(f"{session.id}: {error}")
 
     # ------------------------------------------------------------ forgetting
 
@@ -163,6 +164,37 @@ class Burials:
         await self._c.in_thread(shutil.rmtree, self._c.sessions_dir / session_id, True)
 
 
+def _close_up(
+    enclosure: Enclosure | None, session: str, known: Sequence[ProcessId]
+) -> tuple[Reading | None, list[ProcessId]]:
+    """On a thread: what the session used in the end, and the death of everything it left; gives what remains."""
+    if enclosure is None:
+        end = functools.partial(kill_survivors, session, deadline_s=PROOF_TIMEOUT_S, known=known)
+        return None, end()
+    # A watchdog's reading would be of a tree whose top is dead; the last look's is better.
+    reading = enclosure.read() if enclosure.kind == "cgroup" else None
+    return reading, enclosure.kill(deadline_s=PROOF_TIMEOUT_S, known=known)
+
+
+def _memory_cause(session: Session, exit_: Exit) -> Cause:
+    reading = session.reading
+    assert reading is not None
+    cap, peak, tool = reading.cap_bytes or 0, reading.peak_bytes, session.info.last_tool
+    running = "during" if session.info.current_tool else "after"
+    message = f"used {peak >> 20} MiB of {cap >> 20} MiB allowed" + (
+        f", {running} the tool call {tool}" if tool else ""
+    )
+    return Cause(kind="memory", message=message, signal=exit_.signal, cap_bytes=cap, peak_bytes=peak, last_tool=tool)
+
+
+def _proof(enclosure: Enclosure | None, loss: Loss) -> str:
+    if loss.remaining:
+        return ""
+    if enclosure is not None and enclosure.kind == "cgroup":
+        return "its cgroup is empty, and no process with its marker is left"
+    return "no process of it is left, by pid and start time, by parent, or by marker"
+
+
 def incarnation_row(session: Session, incarnation: Incarnation) -> IncarnationRow:
     """What the database keeps of a worker's process."""
     return IncarnationRow(
@@ -171,4 +203,6 @@ def incarnation_row(session: Session, incarnation: Incarnation) -> IncarnationRo
         pid=incarnation.lease.pid if incarnation.lease is not None else 0,
         start_time_ticks=incarnation.start_ticks,
         started_at_ns=incarnation.started_at_ns,
+        secret=incarnation.secret,
+        generation=incarnation.generation,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from ottod.core.projection import fold
+from ottod.isolation.enclosure import Enclosures
 from ottod.protocol.events import Event
 from ottod.root.hub import Hub
 from ottod.root.session_table import Session, SessionTable
@@ -19,6 +21,7 @@ from ottod.root.worker_gate import WorkerGate
 from ottod.root.zygote_client import ZygoteClient
 from ottod.settings.daemon import DaemonSettings
 from ottod.storage.database import Database
+from ottod.telemetry.instruments import Instruments
 
 T = TypeVar("T")
 
@@ -38,7 +41,10 @@ class RootContext:
         database: Database,
         threads: ThreadPoolExecutor,
         sessions_dir: Path,
+        enclosures: Enclosures,
+        instruments: Instruments,
         log: Callable[[str], None],
+        random: Callable[[], float] = random.random,
     ) -> None:
         self.loop = loop
         self.settings = settings
@@ -49,6 +55,10 @@ class RootContext:
         self.database = database
         self.threads = threads
         self.sessions_dir = sessions_dir
+        self.enclosures = enclosures
+        self.instruments = instruments
+        self.random = random
+        """Uniform in [0, 1); spreads delays."""
         self.log = log
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -1,8 +1,11 @@
 """Assembles root and runs it: boot in an order that loses nothing, shutdown in the reverse one.
 
-Boot: lock, directories, ring, database, sockets, zygote, leftovers of an earlier root. Only then is the daemon
-ready, and only then does the control socket exist. Shutdown: sessions, subscribers, zygote, database, ring. The
-lock goes last of all, with the process.
+Boot: lock, directories, ring, database, zygote, what an earlier root left behind; then the sockets, workers' first.
+Only then is the daemon ready, and only then does the control socket exist. Shutdown: sessions, subscribers, zygote,
+database, ring. The lock goes last of all, with the process.
+
+Root can go without its sessions: they are told nothing, keep working, and the next root adopts them. So does an
+upgrade: this process becomes the new program, with the same pid and the same lock, and adopts what it has left.
 """
 
 from __future__ import annotations
@@ -10,40 +13,49 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import resource
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import uvloop
 import zmq
 
 from ottod import __version__
-from ottod.errors import OttoError, StorageError
+from ottod.errors import OttoError, RefusedError, StorageError
+from ottod.isolation.enclosure import Enclosures
 from ottod.isolation.probe import probe
 from ottod.isolation.processes import become_subreaper
-from ottod.protocol.control import MAX_ENV_BYTES, MAX_TASK_BYTES, DaemonStatus
+from ottod.protocol.control import MAX_ENV_BYTES, MAX_TASK_BYTES, DaemonStatus, MetricsReport, ReloadResult
 from ottod.protocol.records import HEADER_BYTES, MAX_PAYLOAD_BYTES
 from ottod.root.context import RootContext
 from ottod.root.control_gate import ControlGate
+from ottod.root.gateway_client import GatewayClient
 from ottod.root.hub import Hub
 from ottod.root.lag import LoopLag
 from ottod.root.lock import InstanceLock
+from ottod.root.metrics import collect, read_process
+from ottod.root.process import raise_file_limit, write_private
 from ottod.root.reaper import Reaper
+from ottod.root.reload import compare, merge
 from ottod.root.resolve import Resolver
+from ottod.root.ring_sync import RingSync
 from ottod.root.service import Service, read_status
 from ottod.root.session_table import SessionTable
 from ottod.root.supervisor import Supervisor
 from ottod.root.worker_gate import WorkerGate
 from ottod.root.zygote_client import ZygoteClient
-from ottod.settings.daemon import DaemonSettings
+from ottod.settings.daemon import DaemonSettings, load
 from ottod.settings.paths import Paths
 from ottod.storage.database import Database
 from ottod.storage.ring import Ring
-from ottod.telemetry.log import Log
+from ottod.telemetry.instruments import Instruments
+from ottod.telemetry.log import Log, is_journal
+from ottod.telemetry.notify import Notifier, Pulse, status_line
 from ottod.transport.socket import Socket, bind_router
 
 MAX_CLIENT_MESSAGE_BYTES = MAX_TASK_BYTES + MAX_ENV_BYTES + 512 * 1024
@@ -52,8 +64,16 @@ CLIENT_QUEUE_MESSAGES = 1000
 """To one client; what they may weigh together is bounded by its credit."""
 WORKER_QUEUE_MESSAGES = 256
 THREADS = 4
-MAX_FILES = 65_536
+STOP_MARGIN_S = 30.0
+"""Beyond the sessions' grace, before the service manager may lose patience."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+LOCK_VARIABLE = "OTTOD_LOCK_FD"
+"""What a root that becomes another program leaves it in the environment."""
+CHECK_TIMEOUT_S = 30.0
+"""How long new code may take to show that it can be imported and reads the configuration."""
+
+Departure = Literal["stop", "leave", "upgrade"]
+"""How root goes: with its sessions, without them, or to become another program."""
 
 
 class Daemon:
@@ -63,29 +83,35 @@ class Daemon:
         self._settings = settings
         self._paths = paths
         self._environ = environ
-        self._log = Log(level=settings.logging.level, form=settings.logging.format)
+        self._log = Log(level=settings.logging.level, form=settings.logging.format, journal=is_journal(environ))
+        self._notifier = Notifier.from_env(environ, pid=os.getpid())
+        self._pulse: Pulse | None = None
         self._instance = secrets.token_hex(8)
         self._token = secrets.token_hex(32)
         self._started_at_ns = time.time_ns()
         self._started_s = time.monotonic()
         self._isolation: dict[str, str] = {}
         self._stop_grace_s = settings.sessions.stop_grace_s
+        self._departure: Departure = "stop"
         self._stopping: asyncio.Event | None = None
+        self._instruments = Instruments()
 
-    async def run(self, ready: Callable[[], None]) -> None:
-        """Runs until it is told to stop. `ready` is called once clients can connect.
+    async def run(self, ready: Callable[[], None]) -> Departure:
+        """Runs until it is told to go; says how. `ready` is called once clients can connect.
 
         Raises: OttoError for everything that keeps it from starting.
         """
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_loop_error)
         self._stopping = asyncio.Event()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, self.shut_down, self._stop_grace_s)
+        loop.add_signal_handler(signal.SIGTERM, self._terminated)
+        loop.add_signal_handler(signal.SIGINT, self.shut_down, self._stop_grace_s)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         os.umask(0o077)
         raise_file_limit()
         become_subreaper()
-        lock = InstanceLock.acquire(self._paths.runtime_dir / "ottod.lock")
+        inherited = os.environ.pop(LOCK_VARIABLE, "")
+        self._lock = InstanceLock.acquire(self._paths.runtime_dir / "ottod.lock", inherited=inherited)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="otto-io")
         self._database = Database.open(self._paths.state_dir / "otto.db")
         self._log.info(f"database: {self._database.recovery.describe()}")
@@ -97,14 +123,17 @@ class Daemon:
             min_next_offset=await self._database.newest_offset() + 1,
         )
         self._log.info(f"ring: {self._ring.recovery.describe()}")
+        self._enclosures = Enclosures.find(environ=self._environ)
+        self._enclosures.settle()
+        self._log.info(f"enclosures: {self._enclosures.kind} {self._enclosures.place or self._enclosures.reason}")
         self._assemble(loop)
         try:
             self._zygote.start()
             await self._boot(loop, ready)
             await self._stopping.wait()
         finally:
-            await self._shut_down_now()
-            assert lock is not None
+            await self._depart()
+        return self._departure
 
     def _assemble(self, loop: asyncio.AbstractEventLoop) -> None:
         settings, paths = self._settings, self._paths
@@ -119,11 +148,13 @@ class Daemon:
         )
         self._table = SessionTable(self._database.put_session_nowait)
         self._workers = WorkerGate(loop, self._table, self._hub, log=self._log.warning)
+        self._workers.on_fsyncs = self._instruments.journal_fsyncs
         endpoint = paths.worker_endpoint
         self._zygote = ZygoteClient(
             loop, self._reaper, worker_endpoint=endpoint, warm=settings.pool.warm, log=self._log.warning
         )
-        context = RootContext(
+        self._gateway = GatewayClient(loop, self._reaper, settings=settings, paths=paths, log=self._log.warning)
+        self._root = RootContext(
             loop,
             settings=settings,
             table=self._table,
@@ -133,21 +164,20 @@ class Daemon:
             database=self._database,
             threads=self._threads,
             sessions_dir=paths.sessions_dir,
+            enclosures=self._enclosures,
+            instruments=self._instruments,
             log=self._log.warning,
         )
+        self._resolver = Resolver(settings=settings, paths=paths, environ=self._environ)
         self._supervisor = Supervisor(
-            context,
-            resolver=Resolver(settings=settings, paths=paths, environ=self._environ),
+            self._root,
+            resolver=self._resolver,
+            reaper=self._reaper,
             worker_endpoint=endpoint,
             private_dirs=(str(paths.runtime_dir), str(paths.state_dir)),
         )
         service = Service(
-            table=self._table,
-            supervisor=self._supervisor,
-            hub=self._hub,
-            database=self._database,
-            shut_down=self.shut_down,
-            status=self.status,
+            table=self._table, supervisor=self._supervisor, hub=self._hub, database=self._database, daemon=self
         )
         self._control = ControlGate(
             loop,
@@ -163,20 +193,34 @@ class Daemon:
         self._context.set(zmq.MAX_SOCKETS, 64)
 
     async def _boot(self, loop: asyncio.AbstractEventLoop, ready: Callable[[], None]) -> None:
+        # A worker that comes before its session is known would be sent away.
+        inherited = await self._supervisor.take_over()
         workers = self._bind(self._paths.worker_endpoint, MAX_WORKER_MESSAGE_BYTES, WORKER_QUEUE_MESSAGES)
         self._workers.attach(
             Socket(workers, loop=loop, on_message=self._workers.handle, on_drained=self._workers.drained)
         )
-        buried = await self._supervisor.bury_leftovers()
-        if buried:
-            self._log.info(f"{buried} sessions of an earlier daemon were ended (daemon_stop)")
-        self._sync_task = loop.create_task(self._sync_ring())
+        if inherited.total:
+            self._log.info(f"sessions of an earlier daemon: {inherited.describe()}")
+        sync = RingSync(
+            self._ring,
+            settings=self._settings.ring,
+            hub=self._hub,
+            workers=self._workers,
+            threads=self._threads,
+            instruments=self._instruments,
+            log=self._log,
+            on_broken=lambda: self.shut_down(0.0),
+        )
+        self._sync_task = loop.create_task(sync.run())
         write_private(self._paths.token_file, self._token)
         # A worker can be had as soon as the zygote has imported its share; the daemon answers before that.
         control = self._bind(self._paths.control_endpoint, MAX_CLIENT_MESSAGE_BYTES, CLIENT_QUEUE_MESSAGES)
         self._control.attach(Socket(control, loop=loop, on_message=self._control.handle))
         self._log.info(f"ready: version {__version__}, {self._paths.control_endpoint}")
         ready()
+        self._notifier.ready(self._status_line())
+        self._pulse = Pulse(loop, self._notifier, self._status_line)
+        self._gateway.start()
         self._isolation = await loop.run_in_executor(self._threads, probe)
         try:
             await self._supervisor.prune()
@@ -192,44 +236,7 @@ class Daemon:
                 mend="set OTTO_RUNTIME_DIR to a directory that can be written",
             ) from error
 
-    async def _sync_ring(self) -> None:
-        """Forces the ring to disk at intervals, on a thread."""
-        if self._settings.ring.sync == "none":
-            return
-        if self._settings.ring.sync == "always":
-            await self._sync_before_delivery()
-        loop = asyncio.get_running_loop()
-        synced_head = 0
-        while True:
-            await asyncio.sleep(self._settings.ring.sync_interval_s)
-            if self._ring.head_offset == synced_head:
-                continue
-            synced_head = self._ring.head_offset
-            try:
-                await loop.run_in_executor(self._threads, self._ring.sync)
-            except StorageError as error:
-                self._log.error(f"ring: {error}; events are kept in memory only until the daemon is restarted")
-                return
-
-    async def _sync_before_delivery(self) -> None:
-        """Delivers and acknowledges nothing that is not on disk; what gathers during a sync shares the next."""
-        loop = asyncio.get_running_loop()
-        is_due = asyncio.Event()
-        self._hub.hold_until_synced(is_due.set)
-        self._workers.hold_until_synced()
-        while True:
-            await is_due.wait()
-            is_due.clear()
-            appended = self._workers.appended()
-            try:
-                newest = await loop.run_in_executor(self._threads, self._ring.sync)
-            except StorageError as error:
-                # Without a disk there is nothing that this mode may deliver; the daemon must not pretend.
-                self._log.error(f"ring: {error}; stopping, because ring.sync is `always`")
-                self.shut_down(0.0)
-                return
-            self._hub.release(newest + 1)
-            self._workers.acknowledge(appended)
+    # ------------------------------------------------------------ readings
 
     def status(self) -> DaemonStatus:
         """A reading of all instruments."""
@@ -249,24 +256,112 @@ class Daemon:
             isolation=self._isolation,
         )
 
-    def shut_down(self, grace_s: float) -> None:
+    async def metrics(self) -> MetricsReport:
+        """All metrics."""
+        process = await self._root.in_thread(read_process)
+        return collect(
+            instruments=self._instruments,
+            process=process,
+            started_at_ns=self._started_at_ns,
+            table=self._table,
+            hub=self._hub,
+            subscriptions=self._hub.subscriptions,
+            control=self._control,
+            workers=self._workers,
+            zygote=self._zygote,
+            reaper=self._reaper,
+            lag=self._lag,
+            database=self._database.stats(),
+            gateway=self._gateway,
+            isolation=self._isolation,
+        )
+
+    def _status_line(self) -> str:
+        return status_line(self._table.counts())
+
+    # ------------------------------------------------------------ changes
+
+    async def reload(self) -> ReloadResult:
+        """Reads the configuration again. Raises ConfigError, and nothing has changed."""
+        new = await self._root.in_thread(_load, self._paths)
+        changes = compare(self._settings, new)
+        self._settings = merge(self._settings, new)
+        self._root.settings = self._settings
+        self._resolver.settings = self._settings
+        self._zygote.warm_target = self._settings.pool.warm
+        self._log.level = self._settings.logging.level
+        self._log.info(f"configuration read again: {', '.join(changes.changed) or 'nothing has changed'}")
+        if changes.needs_restart:
+            self._log.warning(f"waits for a restart: {', '.join(changes.needs_restart)}")
+        return changes
+
+    def _hung_up(self) -> None:
+        self._root.spawn(self._reload_quietly())
+
+    async def _reload_quietly(self) -> None:
+        self._notifier.reloading()
+        try:
+            await self.reload()
+        except OttoError as error:
+            self._log.error(f"configuration: {error}; what held so far still does")
+        self._notifier.ready(self._status_line())
+
+    async def upgrade(self) -> None:
+        """Begins to become the program that is installed now. Raises RefusedError if that cannot run."""
+        await self._root.in_thread(_load, self._paths)
+        check = await self._root.in_thread(_try_program)
+        if check:
+            raise RefusedError(
+                f"the installed program cannot run: {check}", code="bad_upgrade", mend="install it anew"
+            )
+        self._go("upgrade", 0.0)
+
+    def shut_down(self, grace_s: float, *, keep_sessions: bool = False) -> None:
         """Begins the shutdown; a second call changes nothing."""
+        self._go("leave" if keep_sessions else "stop", grace_s)
+
+    def _terminated(self) -> None:
+        """SIGTERM. Where sessions live in a unit of their own, their fate is the service manager's to decide."""
+        self.shut_down(self._stop_grace_s, keep_sessions=self._enclosures.outlives_daemon)
+
+    def _go(self, departure: Departure, grace_s: float) -> None:
         if self._stopping is not None and not self._stopping.is_set():
-            self._stop_grace_s = grace_s
+            self._departure, self._stop_grace_s = departure, grace_s
             self._stopping.set()
 
-    async def _shut_down_now(self) -> None:
-        self._log.info("stopping")
+    # ------------------------------------------------------------ the end
+
+    async def _depart(self) -> None:
+        self._log.info("stopping" if self._departure == "stop" else f"leaving ({self._departure})")
+        if self._departure == "upgrade":
+            self._notifier.reloading()
+        else:
+            self._notifier.stopping("stopping", within_s=self._stop_grace_s + STOP_MARGIN_S)
+        if self._pulse is not None:
+            self._pulse.close()
         try:
-            await self._supervisor.stop_all(grace_s=self._stop_grace_s)
+            if self._departure == "stop":
+                await self._supervisor.stop_all(grace_s=self._stop_grace_s)
+            else:
+                left = await self._supervisor.leave_alone()
+                self._log.info(f"{left} sessions are left to the next daemon")
         except OttoError as error:
             self._log.error(f"stop: {error}")
         # The reply to a stop request, and the last events, must leave before the sockets close.
         await asyncio.sleep(0)
+        await self._close()
+        self._log.info("stopped" if self._departure == "stop" else "left")
+
+    async def _close(self) -> None:
         self._control.close()
         self._supervisor.close()
         self._workers.close()
         self._zygote.close()
+        self._gateway.close()
+        for session in self._table.live:
+            lease = session.incarnation.lease if session.incarnation is not None else None
+            if lease is not None and lease.child is not None:
+                self._reaper.let_go(lease.child)
         await self._reaper.all_gone(timeout_s=5.0)
         self._lag.close()
         if hasattr(self, "_sync_task"):
@@ -283,11 +378,16 @@ class Daemon:
         for path in (self._paths.control_socket, self._paths.worker_socket, self._paths.token_file):
             # The lock is still held, so these cannot be a successor's.
             path.unlink(missing_ok=True)
+        self._enclosures.close()
         try:
             self._ring.close(clean=True)
         except OttoError as error:
             self._log.error(f"ring: {error}")
-        self._log.info("stopped")
+
+    def become_successor(self) -> None:
+        """After an upgrade's departure: this process becomes the installed program. Does not return."""
+        os.environ[LOCK_VARIABLE] = self._lock.hand_on()
+        os.execv(sys.executable, [sys.executable, "-m", "ottod", "run"])
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """A defect in one callback is logged and stays there."""
@@ -296,30 +396,35 @@ class Daemon:
         self._log.error(f"internal error: {context.get('message')}: {error!r}", shown)
 
 
-def write_private(path: Path, text: str) -> None:
-    """Replaces a file that only this user may read. Raises StorageError."""
+def _load(paths: Paths) -> DaemonSettings:
+    return load(paths.config_file, must_exist=paths.config_explicit)
+
+
+def _try_program() -> str:
+    """Whether the installed program starts at all: empty, or its complaint. Blocks."""
+    import subprocess
+
     try:
-        path.unlink(missing_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(text)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}", mend="check its directory") from error
-
-
-def raise_file_limit() -> None:
-    """Takes all the descriptors that this process may have: ZeroMQ aborts when it cannot accept a connection.
-
-    Workers go back to what programs expect.
-    """
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (min(hard, MAX_FILES) if hard != resource.RLIM_INFINITY else MAX_FILES, hard)
-    )
+        done = subprocess.run(
+            [sys.executable, "-m", "ottod", "check"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=CHECK_TIMEOUT_S,
+            check=False,
+            text=True,
+            errors="replace",
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if done.returncode == 0:
+        return ""
+    return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:500]
 
 
 def run_daemon(*, settings: DaemonSettings, paths: Paths, ready: Callable[[], None]) -> None:
     """Runs root in this process until it is stopped. Raises OttoError if it cannot start."""
     daemon = Daemon(settings=settings, paths=paths, environ=os.environ)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(daemon.run(ready))
+        departure = runner.run(daemon.run(ready))
+    if departure == "upgrade":
+        daemon.become_successor()

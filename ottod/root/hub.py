@@ -98,6 +98,10 @@ class Hub:
         return any(s.client == client for s in self._subscriptions.values())
 
     @property
+    def subscriptions(self) -> list[Subscription]:
+        return list(self._subscriptions.values())
+
+    @property
     def subscription_count(self) -> int:
         return len(self._subscriptions)
 

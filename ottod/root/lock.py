@@ -22,8 +22,13 @@ class InstanceLock:
         self.path = path
 
     @classmethod
-    def acquire(cls, path: Path) -> InstanceLock:
-        """Raises RefusedError if another root holds it, StorageError if the file cannot be made."""
+    def acquire(cls, path: Path, *, inherited: str = "") -> InstanceLock:
+        """Takes the lock, or keeps it: `inherited` is the descriptor that the program before in this process left.
+
+        Raises: RefusedError if another root holds it, StorageError if the file cannot be made.
+        """
+        if inherited.isdecimal() and (kept := cls._keep(int(inherited), path)) is not None:
+            return kept
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
@@ -43,6 +48,22 @@ class InstanceLock:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         return cls(fd, path)
+
+    @classmethod
+    def _keep(cls, fd: int, path: Path) -> InstanceLock | None:
+        try:
+            if os.path.samestat(os.fstat(fd), path.stat()):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.set_inheritable(fd, False)
+                return cls(fd, path)
+        except OSError:
+            pass  # Not that file, or not our lock: taken anew.
+        return None
+
+    def hand_on(self) -> str:
+        """Lets the lock live on over exec; what the next program needs to keep it."""
+        os.set_inheritable(self._fd, True)
+        return str(self._fd)
 
     def release(self) -> None:
         """Gives the lock up before the process ends. Only for tests; root lets the kernel do it."""

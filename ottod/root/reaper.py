@@ -12,13 +12,18 @@ import os
 import signal
 from collections.abc import Callable
 
+from ottod.isolation.processes import ProcessId, is_alive
+
 
 class Exit:
-    """How a child ended: an exit status, or a signal."""
+    """How a process ended: an exit status, or a signal; neither, if it was not ours to ask."""
 
     __slots__ = ("signal", "status")
 
-    def __init__(self, info: os.waitid_result) -> None:
+    def __init__(self, info: os.waitid_result | None) -> None:
+        if info is None:
+            self.signal, self.status = "", None
+            return
         killed = info.si_code in (os.CLD_KILLED, os.CLD_DUMPED)
         self.signal = signal.Signals(info.si_status).name if killed else ""
         self.status = None if killed else info.si_status
@@ -63,16 +68,33 @@ class Reaper:
 
     def watch(self, pid: int, on_exit: Callable[[Exit], None]) -> Child:
         """Registers a child. `on_exit` is called once, after it has been reaped. Raises ProcessLookupError."""
-        pidfd = os.pidfd_open(pid)
+        return self._watch(pid, os.pidfd_open(pid), on_exit)
+
+    def adopt(self, process: ProcessId, on_exit: Callable[[Exit], None]) -> Child:
+        """Registers a process that an earlier root started: a child of this one only if root became another program.
+
+        Raises: ProcessLookupError if it is gone.
+        """
+        pidfd = os.pidfd_open(process.pid)
+        if not is_alive(process):
+            os.close(pidfd)
+            raise ProcessLookupError(f"process {process.pid} is gone")
+        return self._watch(process.pid, pidfd, on_exit)
+
+    def _watch(self, pid: int, pidfd: int, on_exit: Callable[[Exit], None]) -> Child:
         child = Child(pid, pidfd)
         self._known[pid] = child
         self._loop.add_reader(pidfd, self._exited, child, on_exit)
         return child
 
     def _exited(self, child: Child, on_exit: Callable[[Exit], None]) -> None:
-        info = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)
-        if info is None:
-            return
+        try:
+            info = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            info = None  # Somebody else's child: its descriptor says that it ended, and nobody how.
+        else:
+            if info is None:
+                return
         child.is_reaped = True
         self._loop.remove_reader(child.pidfd)
         os.close(child.pidfd)
@@ -95,6 +117,13 @@ class Reaper:
             except ChildProcessError:
                 return  # A thread that ends a session's processes was faster.
             self.strangers_reaped += 1
+
+    def let_go(self, child: Child) -> None:
+        """Forgets a process that is to outlive this root."""
+        if self._known.pop(child.pid, None) is child and not child.is_reaped:
+            child.is_reaped = True
+            self._loop.remove_reader(child.pidfd)
+            os.close(child.pidfd)
 
     async def all_gone(self, *, timeout_s: float) -> None:
         """Waits until every known child has been reaped; kills those that outstay `timeout_s`."""

@@ -41,7 +41,7 @@ class Resolver:
     """Resolves against the daemon's settings, its paths and its own environment (for keys only)."""
 
     def __init__(self, *, settings: DaemonSettings, paths: Paths, environ: Mapping[str, str]) -> None:
-        self._settings = settings
+        self.settings = settings
         self._paths = paths
         self._environ = environ
 
@@ -61,11 +61,11 @@ class Resolver:
         if request.model:
             # A model that the client names is looked up from where the client stands.
             names[0] = (request.model, "")
-        targets = tuple(resolve_model(name, self._settings, agent_source=source, cwd=cwd) for name, source in names)
+        targets = tuple(resolve_model(name, self.settings, agent_source=source, cwd=cwd) for name, source in names)
         resolved = Resolved(
             spec=spec,
             models=targets,
-            api_keys=self._keys(targets),
+            api_keys=self.keys(targets),
             env=self._env(request.env, spec),
             cwd=cwd,
         )
@@ -96,14 +96,14 @@ class Resolver:
 
     def _spec(self, request: StartSession, cwd: str) -> AgentSpec:
         if request.spec is not None:
-            return check_spec(request.spec, known_tools=BUILTIN_TOOL_NAMES, settings=self._settings)
+            return check_spec(request.spec, known_tools=BUILTIN_TOOL_NAMES, settings=self.settings)
         if not request.agent:
             raise ConfigError("a session needs an agent's name or a spec")
         return find_agent(
             request.agent,
             cwd=cwd,
             config_home=self._paths.config_home,
-            settings=self._settings,
+            settings=self.settings,
             known_tools=BUILTIN_TOOL_NAMES,
         )
 
@@ -124,18 +124,19 @@ class Resolver:
                 mend="boot a kernel with landlock among its lsm=, or write `isolation: {files: preferred}`",
             )
 
-    def _keys(self, targets: tuple[ModelTarget, ...]) -> dict[str, str]:
+    def keys(self, targets: tuple[ModelTarget, ...]) -> dict[str, str]:
+        """The keys that these models need, by provider. Looked up for every incarnation. Raises OttoError."""
         keys = {}
         for target in targets:
             if target.needs_key:
-                keys[target.provider] = api_key(target.provider, self._settings, self._environ)
+                keys[target.provider] = api_key(target.provider, self.settings, self._environ)
         return keys
 
     def _env(self, offered: Mapping[str, str], spec: AgentSpec) -> dict[str, str]:
         """The client's variables that the daemon's allowlist or the agent's own names let through."""
         if sum(len(k) + len(v) for k, v in offered.items()) > MAX_ENV_BYTES:
             raise RefusedError(f"the environment exceeds {MAX_ENV_BYTES} bytes", code="too_large")
-        return session_env(offered, self._settings, extra=spec.env)
+        return session_env(offered, self.settings, extra=spec.env)
 
     def _make_directory(self, directory: Path) -> None:
         try:

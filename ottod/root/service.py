@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
-from typing import assert_never
+from collections.abc import Mapping
+from typing import Protocol, assert_never
 
 from msgspec.structs import replace
 
@@ -17,11 +17,15 @@ from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol.control import (
     DaemonStatus,
     Done,
+    GetMetrics,
     GetSession,
     GetStatus,
     KillSession,
     ListSessions,
+    MetricsReport,
     Ping,
+    ReloadDaemon,
+    ReloadResult,
     RemoveSession,
     RequestBody,
     Result,
@@ -33,7 +37,9 @@ from ottod.protocol.control import (
     StopSession,
     Subscribe,
     Subscribed,
+    UnparkSession,
     Unsubscribe,
+    UpgradeDaemon,
     WaitSession,
 )
 from ottod.root.control_gate import ControlGate
@@ -55,6 +61,20 @@ MAX_REASON_CHARS = 2000
 """Of a stop's reason; what is beyond is cut."""
 
 
+class DaemonControl(Protocol):
+    """What clients can ask of the daemon itself."""
+
+    def status(self) -> DaemonStatus: ...
+
+    async def metrics(self) -> MetricsReport: ...
+
+    def shut_down(self, grace_s: float, *, keep_sessions: bool = False) -> None: ...
+
+    async def upgrade(self) -> None: ...
+
+    async def reload(self) -> ReloadResult: ...
+
+
 class Service:
     """Routes a request to the part of root that owns it."""
 
@@ -65,15 +85,13 @@ class Service:
         supervisor: Supervisor,
         hub: Hub,
         database: Database,
-        shut_down: Callable[[float], None],
-        status: Callable[[], DaemonStatus],
+        daemon: DaemonControl,
     ) -> None:
         self._table = table
         self._supervisor = supervisor
         self._hub = hub
         self._database = database
-        self._shut_down = shut_down
-        self._status = status
+        self._daemon = daemon
 
     async def serve(self, client: bytes, body: RequestBody) -> Result:
         """The result of a request. Raises OttoError for a failure that the client is told."""
@@ -97,6 +115,9 @@ class Service:
             case KillSession():
                 session = await self._find(body.session)
                 return await self._supervisor.stop(session, grace_s=0.0, reason=body.reason[:MAX_REASON_CHARS])
+            case UnparkSession():
+                await self._supervisor.unpark(await self._find(body.session))
+                return Done()
             case RemoveSession():
                 await self._supervisor.remove(await self._find(body.session))
                 return Done()
@@ -105,10 +126,17 @@ class Service:
             case Unsubscribe():
                 return Done(detail="" if self._hub.unsubscribe(client, body.subscription) else "not found")
             case GetStatus():
-                return self._status()
+                return self._daemon.status()
+            case GetMetrics():
+                return await self._daemon.metrics()
             case StopDaemon():
-                self._shut_down(body.grace_s)
-                return Done(detail="stopping")
+                self._daemon.shut_down(body.grace_s, keep_sessions=body.keep_sessions)
+                return Done(detail="leaving" if body.keep_sessions else "stopping")
+            case UpgradeDaemon():
+                await self._daemon.upgrade()
+                return Done(detail="upgrading")
+            case ReloadDaemon():
+                return await self._daemon.reload()
             case Ping():
                 return Done()
             case _:
@@ -141,7 +169,16 @@ class Service:
             return Session(found[0], None)
 
     def _current(self, session: Session) -> SessionInfo:
-        info = session.info
+        info, reading = session.info, session.reading
+        if reading is not None and not session.has_ended:
+            info = replace(
+                info,
+                memory_bytes=reading.memory_bytes,
+                memory_peak_bytes=reading.peak_bytes,
+                memory_cap_bytes=reading.cap_bytes or info.memory_cap_bytes,
+                processes=reading.processes,
+                cpu_ms=reading.cpu_ms,
+            )
         if session.key and (last_seq := self._hub.ring.last_seq(session.key)):
             return replace(info, last_seq=max(last_seq, info.last_seq))
         return info
@@ -164,6 +201,9 @@ class Service:
             infos += await self._database.sessions(("ended",), limit=body.limit + 1)
         unique = {i.session: i for i in infos}
         chosen = [i for i in unique.values() if not body.states or i.state in body.states]
+        if body.tree:
+            below = _below((await self._find(body.tree)).id, unique)
+            chosen = [i for i in chosen if i.session in below]
         chosen.sort(key=lambda i: i.created_at_ns, reverse=True)
         shown = [replace(i, task=i.task[:LISTED_CHARS], result=i.result[:LISTED_CHARS]) for i in chosen[: body.limit]]
         return SessionList(sessions=tuple(shown), truncated=len(chosen) > body.limit)
@@ -178,6 +218,14 @@ class Service:
             follow=body.follow,
         )
         return Subscribed(subscription=sub.id, tail=self._hub.ring.tail_offset, head=self._hub.ring.head_offset)
+
+
+def _below(top: str, infos: Mapping[str, SessionInfo]) -> set[str]:
+    """The session and all below it."""
+    found = {top}
+    while more := {i.session for i in infos.values() if i.parent in found} - found:
+        found |= more
+    return found
 
 
 def read_status(

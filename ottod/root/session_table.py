@@ -7,12 +7,15 @@ import signal
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
+from ottod.core.stop_ladder import StopLadder
 from ottod.errors import OttoError
 from ottod.ids import normalise_prefix, session_key
-from ottod.protocol.cause import CauseKind
+from ottod.isolation.enclosure import Enclosure, Reading
+from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.control import SessionInfo
-from ottod.protocol.specs import AgentSpec
-from ottod.protocol.worker import Exiting
+from ottod.protocol.worker import ChildNotice, Exiting
+from ottod.root.loss import Loss
+from ottod.root.plan import SessionPlan
 from ottod.root.zygote_client import Lease
 
 KEPT_ENDED = 100
@@ -42,6 +45,7 @@ class Incarnation:
         self.identity: bytes | None = None
         self.start_ticks = 0
         self.started_at_ns = 0
+        self.started_s = 0.0
         self.last_heard_s = 0.0
         self.is_examined = False
         self.is_over = False
@@ -52,6 +56,14 @@ class Incarnation:
         self.held_memory_bytes = 0
         self.end_intent: CauseKind | None = None
         """Why root is about to kill it, if it is."""
+        self.verdict: Cause | None = None
+        """The cause of its end, whatever it says itself: its group gave up."""
+        self.is_for_restart = False
+        """It is stopped because its group restarts, and its session goes on."""
+        self.is_ready = False
+        """It has said hello to some root."""
+        self.adopt_by_s = 0.0
+        """An earlier root's worker must say hello to this one until then; 0 for root's own."""
 
     def send_signal(self, signum: signal.Signals) -> None:
         """Signals the worker, if there is one; it cannot reach another process."""
@@ -62,15 +74,43 @@ class Incarnation:
 class Session:
     """A session as root holds it. `next_seq` is the seq that the next event must have."""
 
-    def __init__(self, info: SessionInfo, spec: AgentSpec | None) -> None:
+    def __init__(self, info: SessionInfo, plan: SessionPlan | None) -> None:
         self.info = info
-        self.spec = spec
+        self.plan = plan
         self.key = session_key(info.session)
         self.next_seq = info.last_seq + 1
         self.incarnation: Incarnation | None = None
+        self.enclosure: Enclosure | None = None
+        self.reading: Reading | None = None
+        """Of its enclosure, at the last look."""
+        self.is_being_born = False
         self.stop_cause: CauseKind | None = None
         """Set once a stop was asked for. It is never unset: a stop wins."""
         self.stop_reason = ""
+        self.stop_deadline_s = 0.0
+        """When the loop's clock passes it, signals follow."""
+        self.stop_ladder: StopLadder | None = None
+        """The stop of its present worker, if that has begun."""
+        self.is_killed = False
+        """Its stop allows no grace."""
+        self.is_halting = False
+        """Its worker, once born, is to be stopped again: its group restarts."""
+        self.is_ending = False
+        """Its end has been decided; what is below it ends first."""
+        self.last_loss: Loss | None = None
+        """How its last worker was lost, while it has none."""
+        self.lost_to: CauseKind | None = None
+        """The cause that its present incarnation follows."""
+        self.memory_kills_seen = 0
+        self.proof = ""
+        """How it is known that nothing of it is left, once it has ended."""
+        self.stopped_below: list[str] = []
+        """The sessions below it that its stop ended, in the order of their ends."""
+        self._abandonment: asyncio.TimerHandle | None = None
+        self.is_top = True
+        """Nobody above it supervises it: it has no parent, or the parent has ended."""
+        self.children: dict[str, Session] = {}
+        """Live child sessions, in the order of their starts."""
         self.timers: list[asyncio.TimerHandle] = []
         self.end_waiters: list[asyncio.Future[None]] = []
         self.idle_waiters: list[asyncio.Future[None]] = []
@@ -83,10 +123,56 @@ class Session:
     def has_ended(self) -> bool:
         return self.info.state == "ended"
 
+    def abandon_later(self, timer: asyncio.TimerHandle) -> None:
+        """Sets the timer after which its children have waited long enough for its next worker."""
+        self.cancel_abandonment()
+        self._abandonment = timer
+
+    def cancel_abandonment(self) -> None:
+        if self._abandonment is not None:
+            self._abandonment.cancel()
+            self._abandonment = None
+
+    def notices(self) -> tuple[ChildNotice, ...]:
+        """Its live children, as a new worker must know them."""
+        return tuple(
+            ChildNotice(child=child.id, agent=child.info.agent, title=child.info.title)
+            for child in self.children.values()
+        )
+
     def cancel_timers(self) -> None:
         for timer in self.timers:
             timer.cancel()
         self.timers.clear()
+
+    @property
+    def is_stopping(self) -> bool:
+        return self.stop_cause is not None
+
+    @property
+    def is_unsettled(self) -> bool:
+        """On the way between two states that another root could take over."""
+        worker = self.incarnation
+        return self.is_being_born or (worker is not None and not worker.is_ready and worker.identity is None)
+
+    def line_up(self) -> list[Session]:
+        """This session and all below it, each behind everything below it, the newest child first: the stop order."""
+        out: list[Session] = []
+        for child in reversed(self.children.values()):
+            out += child.line_up()
+        return [*out, self]
+
+    async def until_ended(self, loop: asyncio.AbstractEventLoop, *, or_idle: bool = False) -> None:
+        """Returns when the session has ended, or, with `or_idle`, when it waits for input."""
+        while not self.has_ended and not (or_idle and self.info.state == "idle"):
+            future: asyncio.Future[None] = loop.create_future()
+            waiters = self.idle_waiters if or_idle else self.end_waiters
+            waiters.append(future)
+            try:
+                await future
+            finally:
+                if future in waiters:
+                    waiters.remove(future)
 
     def release_waiters(self) -> None:
         """Wakes those who wait for idleness, and, when the session has ended, those who wait for the end."""

@@ -1,9 +1,9 @@
-"""What can be done to sessions: start, speak to, wait for, stop, remove.
+"""What can be done to sessions: start, speak to, wait for, stop, unpark, remove.
 
-One session, one worker at a time. How a worker comes into the world is in `births`, how a session leaves it in
-`burials`, who looks after silent workers in `watch`. So far every end of a worker is the end of its session, with a
-typed cause. Everything that may block (files, the database, walks through /proc) happens on threads; the loop only
-routes.
+The parts behind it: `births` (how a worker comes into the world), `burials` (how it leaves), `groups` (what becomes
+of its session: the supervision engine), `stops`, `children` (what workers ask for), `adoption` (what an earlier root
+left behind) and `watch`. Everything that may block (files, the database, walks through /proc) happens on threads; the
+loop only routes.
 """
 
 from __future__ import annotations
@@ -15,38 +15,59 @@ from collections import OrderedDict
 from msgspec.structs import replace
 
 from ottod.errors import OttoError, RefusedError
-from ottod.protocol.cause import Cause, CauseKind
+from ottod.protocol.cause import CauseKind
 from ottod.protocol.control import SessionStartedResult, StartSession, StopResult
-from ottod.protocol.worker import DeliverInput, StopTurn
+from ottod.protocol.worker import DeliverInput
+from ottod.root.adoption import Adoption, Inheritance
 from ottod.root.births import Births
 from ottod.root.burials import Burials
+from ottod.root.children import Children
 from ottod.root.context import RootContext
+from ottod.root.groups import Groups
+from ottod.root.reaper import Reaper
 from ottod.root.resolve import Resolver
 from ottod.root.session_table import Session
+from ottod.root.stops import Stops
 from ottod.root.watch import Watch
 
-TERM_GRACE_S = 2.0
-"""Between SIGTERM and SIGKILL."""
-LAST_RESORT_S = 15.0
-"""After SIGKILL: the longest wait for the end and its proof."""
 COMMAND_TIMEOUT_S = 10.0
 REMEMBERED_KEYS = 10_000
+SETTLE_TIMEOUT_S = 5.0
+"""How long births that are under way may take to be completed before root leaves its sessions alone."""
 
 
 class Supervisor:
     """All sessions of this root."""
 
     def __init__(
-        self, context: RootContext, *, resolver: Resolver, worker_endpoint: str, private_dirs: tuple[str, ...]
+        self,
+        context: RootContext,
+        *,
+        resolver: Resolver,
+        reaper: Reaper,
+        worker_endpoint: str,
+        private_dirs: tuple[str, ...],
     ) -> None:
         self._c = context
         self._burials = Burials(context)
-        self._births = Births(
-            context, self._burials, resolver=resolver, worker_endpoint=worker_endpoint, private_dirs=private_dirs
+        self._births = Births(context, resolver=resolver, worker_endpoint=worker_endpoint, private_dirs=private_dirs)
+        self._births.on_worker_exit = self._burials.worker_exited
+        self._groups = Groups(context, self._births, self._burials)
+        self._stops = Stops(context, self._groups)
+        self._children = Children(context, self._births, self._groups)
+        self._children.begin_stop = lambda session, reason: self._stops.begin_for(session, reason, "cancelled")
+        self._adoption = Adoption(
+            context,
+            births=self._births,
+            burials=self._burials,
+            groups=self._groups,
+            stops=self._stops,
+            reaper=reaper,
         )
         self._watch = Watch(context)
         self._keys: OrderedDict[str, asyncio.Future[SessionStartedResult]] = OrderedDict()
         context.gate.on_lost = self._worker_unfit
+        context.gate.on_ready = self._worker_ready
 
     @property
     def started(self) -> int:
@@ -70,7 +91,7 @@ class Supervisor:
         while len(self._keys) > REMEMBERED_KEYS:
             self._keys.popitem(last=False)
         try:
-            result = await self._create(request)
+            result = await self._earlier(request.key) or await self._create(request)
         except BaseException as error:
             self._keys.pop(request.key, None)
             future.set_exception(error if isinstance(error, OttoError) else RefusedError("the start was abandoned"))
@@ -79,98 +100,81 @@ class Supervisor:
         future.set_result(result)
         return result
 
+    async def _earlier(self, key: str) -> SessionStartedResult | None:
+        """What an earlier root started with this key."""
+        known = await self._c.database.session_by_key(key)
+        found = await self._c.database.session_by_prefix(known, limit=1) if known else []
+        if not found:
+            return None
+        return SessionStartedResult(session=found[0].session, from_offset=found[0].first_offset, existing=True)
+
     async def _create(self, request: StartSession) -> SessionStartedResult:
-        session = await self._births.create(request)
+        parent = self._c.table.get(request.parent) if request.parent else None
+        if request.parent and parent is None:
+            raise RefusedError(
+                f"{request.parent} has ended", code="session_ended", mend="name a live session as parent"
+            )
+        if parent is not None:
+            session = await self._children.start(request, parent)
+        else:
+            session = await self._births.create(request)
+        self._c.instruments.session_started()
         return SessionStartedResult(session=session.id, from_offset=session.info.first_offset)
+
+    def _worker_ready(self, session: Session) -> None:
+        if session.is_stopping and session.stop_ladder is None and not session.children:
+            # The stop came while it was being born: it has done nothing yet that deserves a grace.
+            if session.incarnation is not None:
+                session.incarnation.send_signal(signal.SIGKILL)
+            return
+        if not session.is_stopping:
+            session.cancel_timers()
+        self._groups.ready(session)
 
     # ------------------------------------------------------------ input
 
     async def send_input(self, session: Session, text: str, sender: str) -> None:
         """Delivers a message to a live session. Raises RefusedError."""
-        if session.has_ended or session.stop_cause is not None:
-            raise RefusedError(
-                f"{session.id} has ended or is stopping and hears nothing more",
-                code="session_ended",
-                mend="start a new session",
-            )
+        self._check_hears(session)
         await self._until_ready(session)
+        self._check_hears(session)
         failure = await self._c.gate.command(
             session, DeliverInput(text=text, sender=sender), timeout_s=COMMAND_TIMEOUT_S
         )
         if failure is not None:
             raise RefusedError(failure.message, code=failure.code, mend=failure.mend)
 
+    @staticmethod
+    def _check_hears(session: Session) -> None:
+        if session.has_ended or session.is_stopping:
+            raise RefusedError(
+                f"{session.id} has ended or is stopping and hears nothing more",
+                code="session_ended",
+                mend="start a new session",
+            )
+        if session.info.state == "parked":
+            raise RefusedError(
+                f"{session.id} is parked: {session.info.reason}",
+                code="session_parked",
+                mend=f"ottoctl session unpark {session.id}",
+            )
+
     async def _until_ready(self, session: Session) -> None:
         deadline_s = self._c.loop.time() + self._c.settings.sessions.start_timeout_s
-        while session.info.state == "starting" and self._c.loop.time() < deadline_s:
+        while session.info.state in ("starting", "restarting") and self._c.loop.time() < deadline_s:
             await asyncio.sleep(0.01)
 
     async def wait(self, session: Session, *, idle: bool) -> None:
         """Returns when the session has ended, or, with `idle`, when it waits for input."""
-        while not session.has_ended and not (idle and session.info.state == "idle"):
-            future: asyncio.Future[None] = self._c.loop.create_future()
-            waiters = session.idle_waiters if idle else session.end_waiters
-            waiters.append(future)
-            try:
-                await future
-            finally:
-                if future in waiters:
-                    waiters.remove(future)
+        await session.until_ended(self._c.loop, or_idle=idle)
 
     # ------------------------------------------------------------ stopping
 
     async def stop(
         self, session: Session, *, grace_s: float | None, reason: str, cause: CauseKind = "cancelled"
     ) -> StopResult:
-        """Stops a session and gives the proof. A second stop joins the first, and may shorten its grace."""
-        if session.has_ended:
-            assert session.info.cause is not None
-            return StopResult(
-                session=session.id,
-                cause=session.info.cause,
-                remaining_pids=session.info.remaining_pids,
-                already_ended=True,
-            )
-        if grace_s is None:
-            shutdown = session.spec.restart.shutdown if session.spec is not None else None
-            grace_s = shutdown.grace_s if shutdown is not None else None
-            if grace_s is None:
-                grace_s = self._c.settings.sessions.stop_grace_s
-            grace_s = 0.0 if shutdown is not None and shutdown.brutal else grace_s
-        self._begin_stop(session, grace_s=grace_s, reason=reason, cause=cause)
-        try:
-            async with asyncio.timeout(grace_s + TERM_GRACE_S + LAST_RESORT_S):
-                await self.wait(session, idle=False)
-        except TimeoutError:
-            # Not even SIGKILL ends it: it is stuck in the kernel. The truth is an answer too.
-            pids = (session.info.pid,) if session.info.pid else ()
-            return StopResult(session=session.id, cause=Cause(kind=cause, message=reason), remaining_pids=pids)
-        assert session.info.cause is not None
-        return StopResult(session=session.id, cause=session.info.cause, remaining_pids=session.info.remaining_pids)
-
-    def _begin_stop(self, session: Session, *, grace_s: float, reason: str, cause: CauseKind) -> None:
-        is_first = session.stop_cause is None
-        if is_first:
-            session.stop_cause, session.stop_reason = cause, reason
-            self._c.table.update(session, replace(session.info, state="stopping"))
-        incarnation = session.incarnation
-        if incarnation is None:
-            return
-        if grace_s <= 0 or incarnation.identity is None:
-            incarnation.send_signal(signal.SIGKILL)
-            return
-        if is_first:
-            order = StopTurn(reason=reason, cause="daemon_stop" if cause == "daemon_stop" else "cancelled")
-            self._c.spawn(self._order_stop(session, order))
-        session.timers.append(self._c.loop.call_later(grace_s, incarnation.send_signal, signal.SIGTERM))
-        session.timers.append(
-            self._c.loop.call_later(grace_s + TERM_GRACE_S, incarnation.send_signal, signal.SIGKILL)
-        )
-
-    async def _order_stop(self, session: Session, order: StopTurn) -> None:
-        failure = await self._c.gate.command(session, order, timeout_s=COMMAND_TIMEOUT_S)
-        if failure is not None and not session.has_ended:
-            self._c.log(f"{session.id}: stop: {failure.message}")
+        """Stops a session and all below it and gives the proof. A second stop joins the first, and may hurry it."""
+        return await self._stops.stop(session, grace_s=grace_s, reason=reason, cause=cause)
 
     def _worker_unfit(self, session: Session, why: str) -> None:
         incarnation = session.incarnation
@@ -182,23 +186,39 @@ class Supervisor:
     async def stop_all(self, *, grace_s: float) -> None:
         """Ends every session with cause `daemon_stop`; nothing new starts from here on."""
         self._births.is_closed = True
-        sessions = self._c.table.live
+        tops = [s for s in self._c.table.live if s.is_top]
         await asyncio.gather(
-            *(self.stop(s, grace_s=grace_s, reason="the daemon stops", cause="daemon_stop") for s in sessions)
+            *(self.stop(s, grace_s=grace_s, reason="the daemon stops", cause="daemon_stop") for s in tops)
         )
         await self._c.wait_for_tasks()
+
+    async def leave_alone(self) -> int:
+        """Root goes and its sessions stay: completes what is half done; gives how many are left to the next root."""
+        self._births.is_closed = True
+        deadline_s = self._c.loop.time() + SETTLE_TIMEOUT_S
+        while any(s.is_unsettled for s in self._c.table.live) and self._c.loop.time() < deadline_s:
+            await asyncio.sleep(0.01)
+        return self._c.table.live_count
+
+    async def unpark(self, session: Session) -> None:
+        """Gives a parked session a fresh allowance and its next incarnation. Raises RefusedError."""
+        if session.info.state != "parked":
+            raise RefusedError(
+                f"{session.id} is {session.info.state}, not parked", code="not_parked", mend="see `ottoctl ps`"
+            )
+        self._groups.unpark(session)
 
     def close(self) -> None:
         self._watch.close()
 
     # ------------------------------------------------------------ the past
 
-    async def bury_leftovers(self) -> int:
-        """Ends what an earlier root left behind; gives the number of sessions."""
-        return await self._burials.bury_leftovers()
+    async def take_over(self) -> Inheritance:
+        """Adopts, ends or begins again what an earlier root left behind."""
+        return await self._adoption.take_over()
 
     async def prune(self) -> int:
-        """Forgets ended sessions beyond those that are to be retained."""
+        """Forgets ended sessions beyond those that are to be retained; gives their number."""
         return await self._burials.prune()
 
     async def remove(self, session: Session) -> None:

@@ -1,4 +1,4 @@
-"""Looks after workers whose heartbeat has stopped."""
+"""Looks after workers: whose heartbeat has stopped, who uses more than it may, who has left its enclosure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import time
 
 from msgspec.structs import replace
 
+from ottod.errors import OttoError
+from ottod.isolation.enclosure import LOOK_S, Enclosure, Reading
 from ottod.root.context import RootContext
 from ottod.root.session_table import Incarnation, Session
 from ottod.root.vitals import Vitals, is_starved, look
@@ -21,34 +23,43 @@ STARVED_LIMIT = 10
 
 
 class Watch:
-    """One timer for all workers."""
+    """Two timers for all workers: one for their hearts, one for what they use."""
 
     def __init__(self, context: RootContext) -> None:
         self._c = context
         self._handle = context.loop.call_later(WATCH_S, self._watch)
+        self._looking = context.loop.create_task(self._look_at_usage())
 
     def close(self) -> None:
         self._handle.cancel()
+        self._looking.cancel()
+
+    # ------------------------------------------------------------ hearts
 
     def _watch(self) -> None:
         """Looks after workers whose heartbeat has stopped."""
         self._note_seqs()
-        overdue_s = self._c.loop.time() - self._c.settings.sessions.hung_after_s
+        now_s = self._c.loop.time()
+        overdue_s = now_s - self._c.settings.sessions.hung_after_s
         for session in self._c.table.live:
             incarnation = session.incarnation
-            if incarnation is None or incarnation.identity is None or incarnation.end_intent is not None:
+            if incarnation is None or incarnation.end_intent is not None:
                 continue
-            if incarnation.last_heard_s < overdue_s and not incarnation.is_examined:
+            if incarnation.identity is None:
+                if incarnation.adopt_by_s and now_s > incarnation.adopt_by_s:
+                    self._give_up(session, incarnation, "it did not come to the new daemon in time")
+            elif incarnation.last_heard_s < overdue_s and not incarnation.is_examined:
                 incarnation.is_examined = True
                 self._c.spawn(self._examine(session, incarnation))
         self._handle = self._c.loop.call_later(WATCH_S, self._watch)
 
     def _note_seqs(self) -> None:
         """Notes in the database how far each session has got: the ring may forget it, and no seq is used twice."""
+        last_offset = self._c.hub.head - 1
         for session in self._c.table.live:
             last_seq = session.next_seq - 1
             if last_seq != session.info.last_seq:
-                self._c.table.update(session, replace(session.info, last_seq=last_seq))
+                self._c.table.update(session, replace(session.info, last_seq=last_seq, last_offset=last_offset))
 
     async def _examine(self, session: Session, incarnation: Incarnation) -> None:
         """Kills a worker that hangs; waits on one that the machine gives no processor."""
@@ -64,9 +75,70 @@ class Watch:
         starved = before is not None and after is not None and is_starved(before, after)
         if starved and silence_s < STARVED_LIMIT * self._c.settings.sessions.hung_after_s:
             return
+        self._give_up(session, incarnation, f"no heartbeat for {silence_s:.0f} s")
+
+    def _give_up(self, session: Session, incarnation: Incarnation, why: str) -> None:
         incarnation.end_intent = "hung"
-        self._c.log(f"{session.id}: no heartbeat for {silence_s:.0f} s")
+        self._c.log(f"{session.id}: {why}")
         incarnation.send_signal(signal.SIGKILL)
 
     async def _look(self, pid: int) -> Vitals | None:
         return await self._c.in_thread(functools.partial(look, pid, now_s=time.monotonic()))
+
+    # ------------------------------------------------------------ usage
+
+    async def _look_at_usage(self) -> None:
+        """Reads all enclosures, again and again: more often while somebody nears a cap that only looking holds."""
+        delay_s = LOOK_S
+        while True:
+            await asyncio.sleep(delay_s)
+            live = {s.id: s for s in self._c.table.live if s.enclosure is not None and s.incarnation is not None}
+            if not live:
+                delay_s = LOOK_S
+                continue
+            workers = {s.id: s.incarnation.lease.pid for s in live.values() if s.incarnation and s.incarnation.lease}
+            enclosures = [s.enclosure for s in live.values() if s.enclosure is not None]
+            try:
+                readings, escaped = await self._c.in_thread(self._read, enclosures, workers)
+            except OttoError as error:
+                self._c.log(f"enclosures: {error}")
+                continue
+            for session_id, reading in readings.items():
+                self._judge(live[session_id], reading)
+            for session_id in escaped:
+                self._escaped(live[session_id], workers[session_id])
+            delay_s = self._c.enclosures.next_look_s(readings.values())
+
+    def _read(self, enclosures: list[Enclosure], workers: dict[str, int]) -> tuple[dict[str, Reading], list[str]]:
+        """On a thread. An enclosure that went away meanwhile has no reading."""
+        readings = self._c.enclosures.read_all(enclosures)
+        left = [
+            e.session
+            for e in enclosures
+            if e.kind == "cgroup" and e.session in workers and not e.holds(workers[e.session])
+        ]
+        return readings, left
+
+    def _judge(self, session: Session, reading: Reading) -> None:
+        session.reading = reading
+        incarnation = session.incarnation
+        if incarnation is None or incarnation.end_intent is not None:
+            return
+        if reading.is_over_memory:
+            incarnation.end_intent = "memory"
+            self._c.log(f"{session.id}: {reading.memory_bytes >> 20} MiB, more than its cap; killed")
+            incarnation.send_signal(signal.SIGKILL)
+        elif reading.is_over_pids:
+            incarnation.end_intent = "crashed"
+            session.stop_reason = session.stop_reason or f"{reading.tasks} tasks at once, more than its cap"
+            incarnation.send_signal(signal.SIGKILL)
+
+    def _escaped(self, session: Session, pid: int) -> None:
+        """A worker outside of its cgroup has no cap."""
+        incarnation = session.incarnation
+        if incarnation is None or incarnation.lease is None or incarnation.lease.pid != pid:
+            return
+        if incarnation.lease.exited is None and incarnation.end_intent is None:
+            incarnation.end_intent = "crashed"
+            session.stop_reason = session.stop_reason or "the worker left its control group"
+            incarnation.send_signal(signal.SIGKILL)

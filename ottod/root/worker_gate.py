@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import os
 import time
 from collections.abc import Callable, Sequence
 
 from ottod.core.projection import fold
 from ottod.errors import Failure, RemoteProtocolError
+from ottod.isolation.processes import ProcessId, identify
 from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol.cause import Cause
 from ottod.protocol.events import (
@@ -38,9 +40,11 @@ from ottod.protocol.worker import (
     ExitAck,
     Exiting,
     Heartbeat,
+    RequestReply,
     RootToWorker,
     WorkerHello,
     WorkerRejected,
+    WorkerRequest,
     WorkerWelcome,
     root_to_worker,
     worker_messages,
@@ -59,6 +63,9 @@ MAX_LOGGED = 100
 """Strangers' messages that are worth a line in the log."""
 MAX_CAUSE_CHARS = 2000
 """Of a worker's own explanation of its end; `session.exited` must fit a record whatever it says."""
+
+MAX_REQUESTS = 256
+"""Of one worker that may be open at once."""
 
 OnReady = Callable[[Session], None]
 
@@ -82,6 +89,10 @@ class WorkerGate:
         self._window_us = 0
         self._sweep_at = loop.time()
         self.on_ready: OnReady = lambda session: None
+        self.on_request: Callable[[Session, WorkerRequest], None] = lambda session, request: None
+        self._open_requests: dict[str, set[int]] = {}
+        self._self = identify(os.getpid()) or ProcessId(os.getpid(), 0)
+        self.on_fsyncs: Callable[[int, int], None] = lambda count, took_ns: None
         self.on_lost: Callable[[Session, str], None] = lambda session, why: None
         self.rejected_messages = 0
         self.batches = 0
@@ -171,15 +182,36 @@ class WorkerGate:
         incarnation.last_heard_s = self._loop.time()
         match message:
             case Heartbeat():
+                if message.fsync_count:
+                    self.on_fsyncs(message.fsync_count, message.fsync_ns)
                 incarnation.held_memory_bytes = message.unacked_bytes
                 self._dirty.add(identity)
             case CommandReply():
                 self._replied(session, message)
+            case WorkerRequest():
+                self._requested(identity, session, message)
             case Exiting():
                 if message.last_seq != session.next_seq - 1:
                     raise RemoteProtocolError(f"exits after seq {message.last_seq}, {session.next_seq - 1} is known")
                 incarnation.exiting = _bounded(message)
                 self._send(identity, ExitAck())
+
+    def _requested(self, identity: bytes, session: Session, request: WorkerRequest) -> None:
+        open_requests = self._open_requests.setdefault(session.id, set())
+        if len(open_requests) >= MAX_REQUESTS:
+            text = f"{MAX_REQUESTS} requests are open already"
+            failure = Failure(code="too_many_requests", message=text, retryable=True)
+            self._send(identity, RequestReply(id=request.id, failure=failure))
+        elif request.id not in open_requests:
+            open_requests.add(request.id)
+            self.on_request(session, request)
+
+    def answer(self, session: Session, reply: RequestReply) -> None:
+        """Answers a request. A worker that is away asks again when it is back."""
+        self._open_requests.get(session.id, set()).discard(reply.id)
+        incarnation = session.incarnation
+        if incarnation is not None and incarnation.identity is not None:
+            self._send(incarnation.identity, reply)
 
     def _replied(self, session: Session, reply: CommandReply) -> None:
         asked, future = self._commands.get(reply.id, (session, None))
@@ -212,14 +244,42 @@ class WorkerGate:
             self.rejected_messages += 1
             return
         is_first = incarnation.identity is None
+        if not self._takes_on(identity, session, incarnation, hello):
+            return
         if incarnation.identity is not None and incarnation.identity != identity:
             self._by_identity.pop(incarnation.identity, None)
         incarnation.identity = identity
         incarnation.last_heard_s = self._loop.time()
         self._by_identity[identity] = (session, incarnation)
-        self._send(identity, WorkerWelcome(protocol=PROTOCOL_VERSION, acked_seq=session.next_seq - 1))
+        welcome = WorkerWelcome(
+            protocol=PROTOCOL_VERSION,
+            acked_seq=session.next_seq - 1,
+            root_pid=self._self.pid,
+            root_start_ticks=self._self.start_ticks,
+        )
+        self._send(identity, welcome)
         if is_first:
+            incarnation.is_ready, incarnation.adopt_by_s = True, 0.0
             self.on_ready(session)
+
+    def _takes_on(self, identity: bytes, session: Session, incarnation: Incarnation, hello: WorkerHello) -> bool:
+        """Whether the worker and root agree on the next seq; where the ring cannot say, an adopted worker knows best.
+
+        What root had noted and the ring no longer has, the worker had acknowledged: its first unacknowledged seq is
+        the one that is due, or lies before it.
+        """
+        if incarnation.adopt_by_s and self._hub.ring.last_seq(session.key) == 0 and hello.unacked_seq > 0:
+            session.next_seq = hello.unacked_seq
+        if hello.unacked_seq <= session.next_seq:
+            return True
+        # Events that root had acknowledged are gone: a power failure of the ring alone. They must not be named anew.
+        if incarnation.adopt_by_s:
+            session.next_seq = hello.unacked_seq
+            return True
+        self._reject(
+            identity, RemoteProtocolError(f"says hello at seq {hello.unacked_seq}, {session.next_seq} is due")
+        )
+        return False
 
     # ------------------------------------------------------------ outgoing
 
@@ -306,8 +366,10 @@ class WorkerGate:
             if session.incarnation is incarnation and not future.done():
                 future.set_result(gone)
         if incarnation.identity is not None:
-            self._by_identity.pop(incarnation.identity, None)
+            known = self._by_identity.pop(incarnation.identity, None)
             self._dirty.discard(incarnation.identity)
+            if known is not None:
+                self._open_requests.pop(known[0].id, None)
 
     def close(self) -> None:
         self._sweep_handle.cancel()

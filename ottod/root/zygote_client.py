@@ -41,9 +41,9 @@ class ZygoteGone(ForkError):
 
 
 class Lease:
-    """A forked worker that waits for its birth. `channel` is root's end of its private channel."""
+    """A worker's process. `channel` is root's end of its private channel; a worker that was adopted has none."""
 
-    def __init__(self, pid: int, channel: socket.socket, generation: int) -> None:
+    def __init__(self, pid: int, channel: socket.socket | None, generation: int) -> None:
         self.pid = pid
         self.channel = channel
         self.generation = generation
@@ -57,7 +57,14 @@ class Lease:
         if self.exited is not None:
             on_exit(self.exited)
 
-    def _handle_exit(self, exit_: Exit) -> None:
+    def close(self) -> None:
+        """Closes the channel. An unborn worker takes that for the order to go."""
+        if self.channel is not None:
+            self.channel.close()
+            self.channel = None
+
+    def handle_exit(self, exit_: Exit) -> None:
+        """Called by the reaper."""
         self.exited = exit_
         if self.on_exit is not None:
             self.on_exit(exit_)
@@ -78,7 +85,7 @@ class ZygoteClient:
         self._loop = loop
         self._reaper = reaper
         self._worker_endpoint = worker_endpoint
-        self._warm_target = warm
+        self.warm_target = warm
         self._log = log
         self._socket: socket.socket | None = None
         self._child: Child | None = None
@@ -138,7 +145,7 @@ class ZygoteClient:
             lease = self._warm.popleft()
             if lease.exited is None and lease.generation == self.generation:
                 return lease
-            lease.channel.close()
+            lease.close()
         try:
             async with asyncio.timeout(FORK_TIMEOUT_S):
                 while True:
@@ -175,7 +182,7 @@ class ZygoteClient:
         return await future
 
     def _refill_soon(self) -> None:
-        missing = self._warm_target - len(self._warm) - self._warming
+        missing = self.warm_target - len(self._warm) - self._warming
         for _ in range(0 if self._is_closing else missing):
             self._warming += 1
             # A refill waits for a quiet moment: the session that emptied the pool goes first.
@@ -195,7 +202,7 @@ class ZygoteClient:
             return
         lease = task.result()
         if self._is_closing or lease.generation != self.generation:
-            lease.channel.close()
+            lease.close()
         else:
             self._warm.append(lease)
 
@@ -238,7 +245,7 @@ class ZygoteClient:
         lease = Lease(reply.pid, ours, self.generation)
         # Root is the worker's parent and has reaped nobody unknown meanwhile, so the pid is still the worker's.
         try:
-            lease.child = self._reaper.watch(reply.pid, lease._handle_exit)
+            lease.child = self._reaper.watch(reply.pid, lease.handle_exit)
         except OSError as error:
             ours.close()
             if not future.done():
@@ -265,7 +272,7 @@ class ZygoteClient:
         self._reaper.expect(-len(self._tickets))
         self._tickets.clear()
         while self._warm:
-            self._warm.popleft().channel.close()
+            self._warm.popleft().close()
         if self._is_closing:
             return
         self.deaths += 1
@@ -290,7 +297,7 @@ class ZygoteClient:
         """Ends the zygote and the warm workers: closing their sockets is the order to go."""
         self._is_closing = True
         while self._warm:
-            self._warm.popleft().channel.close()
+            self._warm.popleft().close()
         if self._socket is not None:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()

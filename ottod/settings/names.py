@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-BUILTIN_TOOL_NAMES = ("fs_read", "fs_write", "fs_edit", "fs_list", "grep", "shell", "test_runner", "data")
+BUILTIN_TOOL_NAMES = (
+    "fs_read",
+    "fs_write",
+    "fs_edit",
+    "fs_list",
+    "grep",
+    "shell",
+    "test_runner",
+    "data",
+    "spawn_agent",
+)
 """The built-in tools. `tests/settings` compares them with the registry."""
 
 AGENT_SUFFIXES = (".yml", ".yaml", ".md")

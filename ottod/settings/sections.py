@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import Annotated, Literal
 
 import msgspec
@@ -102,6 +103,24 @@ class SessionSettings(Section, frozen=True, kw_only=True):
                 field="hung_after_s",
                 mend=f"write {2 * self.heartbeat_s:g} or more, or a smaller heartbeat_s",
             )
+
+
+class CapSettings(Section, frozen=True, kw_only=True):
+    """What one session may use at most, all its processes together, unless its agent's limits say otherwise."""
+
+    memory_bytes: Annotated[int, Meta(ge=32 * 1024 * 1024)] = 4 * 1024**3
+    """Beyond it the session is killed, with cause `memory`."""
+    pids: Annotated[int, Meta(ge=16)] = 1024
+    """Processes and threads."""
+
+
+class SupervisionSettings(Section, frozen=True, kw_only=True):
+    """How often a top-level session may be restarted before it is parked. For its children, its agent's group says."""
+
+    max_restarts: Count = 5
+    """Restarts within `period_s`; one more parks the session until `ottoctl session unpark`."""
+    period_s: PositiveSeconds = 60.0
+    """The window in which restarts are counted."""
 
 
 class PoolSettings(Section, frozen=True, kw_only=True):
@@ -205,6 +224,55 @@ class ClientSettings(Section, frozen=True, kw_only=True):
     """The most that may be on its way to one subscriber."""
 
 
+class GatewaySettings(Section, frozen=True, kw_only=True):
+    """The gateway serves `/metrics` for Prometheus, `/healthz` and `/readyz` over HTTP, in a process of its own.
+
+    Whoever reaches its address can read the metrics: there is no login. They hold numbers only, nothing of what
+    sessions say or do, and no request to the gateway changes anything. Requests that call this machine by a name which
+    is not listed below are refused, so that no web page can make its own name mean this machine.
+    """
+
+    enabled: bool = False
+    """Off: a daemon opens no port that nobody asked for."""
+    host: str = "127.0.0.1"
+    """The IP address to listen on; `0.0.0.0` or `::` for every one that this machine has."""
+    port: Annotated[int, Meta(ge=0, le=65535)] = 9686
+    """0 for no TCP port at all, when `socket` is on."""
+    socket: bool = False
+    """Also serve on the unix socket `gateway.sock` in the runtime directory, which only you can reach."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that a scraper may call this machine by, beside `localhost` and IP addresses."""
+
+    def __post_init__(self) -> None:
+        if not _is_address(self.host):
+            raise Contradiction(
+                f"gateway.host must be an IP address, got {self.host!r}", field="host", mend="write 127.0.0.1, or ::1"
+            )
+        if self.enabled and not self.port and not self.socket:
+            raise Contradiction(
+                "gateway.port 0 leaves the gateway with nothing to listen on",
+                field="port",
+                mend="give it a port, or turn gateway.socket on",
+            )
+        for host in self.allowed_hosts:
+            if not host or "*" in host or "/" in host or ":" in host:
+                raise Contradiction(
+                    f"gateway.allowed_hosts: {host!r} is no host name",
+                    field="allowed_hosts",
+                    mend="write names such as box.example, without port and without wildcard",
+                )
+
+
+def _is_address(host: str) -> bool:
+    for family in (AF_INET, AF_INET6):
+        try:
+            inet_pton(family, host)
+        except (OSError, ValueError):
+            continue
+        return True
+    return False
+
+
 class LoggingSettings(Section, frozen=True, kw_only=True):
     """The daemon's own log, on stderr or in `<state>/ottod.log` when it runs in the background."""
 
@@ -220,6 +288,8 @@ class DaemonSettings(Section, frozen=True, kw_only=True):
     ring: RingSettings = RingSettings()
     journal: JournalSettings = JournalSettings()
     sessions: SessionSettings = SessionSettings()
+    caps: CapSettings = CapSettings()
+    supervision: SupervisionSettings = SupervisionSettings()
     pool: PoolSettings = PoolSettings()
     models: dict[Name, str] = {}
     """Aliases: a name → another alias, `provider:model`, or a model's name."""
@@ -233,4 +303,5 @@ class DaemonSettings(Section, frozen=True, kw_only=True):
     isolation: IsolationSettings = IsolationSettings()
     project_may: ProjectSettings = ProjectSettings()
     clients: ClientSettings = ClientSettings()
+    gateway: GatewaySettings = GatewaySettings()
     logging: LoggingSettings = LoggingSettings()

@@ -16,6 +16,7 @@ If a write fails (disk full, read-only), awaited calls raise StorageError, the d
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import sqlite3
 import threading
@@ -150,9 +151,9 @@ class Database:
 
     # ------------------------------------------------------------ processes and cost
 
-    async def put_incarnation(self, incarnation: Incarnation) -> None:
-        """Writes an incarnation's row, durably. Raises StorageError."""
-        await self._write(lambda: rows.upsert_incarnation(self._connection, incarnation))
+    async def put_incarnation(self, incarnation: Incarnation, *, durable: bool = True) -> None:
+        """Writes an incarnation's row; unless `durable` it survives only a kill. Raises StorageError."""
+        await self._write(lambda: rows.upsert_incarnation(self._connection, incarnation), durable=durable)
 
     async def live_incarnations(self) -> list[Incarnation]:
         """Incarnations that nobody has seen end. Raises StorageError."""
@@ -161,6 +162,30 @@ class Database:
     async def incarnations(self, session: str) -> list[Incarnation]:
         """All incarnations of a session, oldest first. Raises StorageError."""
         return await self._call(lambda: rows.select_incarnations(self._connection, session))
+
+    # ------------------------------------------------------------ supervision
+
+    async def put_plan(self, session: str, plan: bytes, *, start_key: str = "") -> None:
+        """Writes what the session is made from; it survives a kill. Raises StorageError."""
+        work = functools.partial(rows.upsert_plan, self._connection, session, start_key, plan)
+        await self._write(work, durable=False)
+
+    async def live_plans(self) -> dict[str, bytes]:
+        """Session → plan, of all that live. Raises StorageError."""
+        return await self._call(lambda: rows.select_live_plans(self._connection))
+
+    async def session_by_key(self, start_key: str) -> str:
+        """The session that was started with this key; empty if there is none. Raises StorageError."""
+        return await self._call(lambda: rows.select_session_by_key(self._connection, start_key))
+
+    async def put_supervision(self, node: str, snapshot: bytes) -> None:
+        """Writes what a supervisor remembers; empty forgets it. It survives a kill. Raises StorageError."""
+        work = functools.partial(rows.upsert_supervision, self._connection, node, snapshot)
+        await self._write(work, durable=False)
+
+    async def supervision(self) -> dict[str, bytes]:
+        """Node → what its supervisor remembered. Raises StorageError."""
+        return await self._call(lambda: rows.select_supervision(self._connection))
 
     async def add_ledger(self, entry: LedgerEntry) -> None:
         """Books one model call, durably. Raises StorageError."""
@@ -208,9 +233,9 @@ class Database:
 
     # ------------------------------------------------------------ from the loop to the thread
 
-    async def _write(self, work: Callable[[], T]) -> T:
+    async def _write(self, work: Callable[[], T], *, durable: bool = True) -> T:
         def in_transaction() -> T:
-            return self._commit(work, durable=True)
+            return self._commit(work, durable=durable)
 
         return await self._call(in_transaction)
 

@@ -31,6 +31,9 @@ class Incarnation(msgspec.Struct, frozen=True, kw_only=True):
     started_at_ns: int
     ended_at_ns: int = 0
     cause: Cause | None = None
+    secret: bytes = b""
+    """What the worker shows to be adopted by a later root; kept while it lives."""
+    generation: int = 0
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +116,8 @@ def unpack_infos(rows: Iterable[bytes]) -> tuple[list[SessionInfo], int]:
 def delete_session(connection: sqlite3.Connection, session: str) -> bool:
     """Deletes a session and its incarnations. True if there was one."""
     deleted = connection.execute("DELETE FROM sessions WHERE session = ?", (session,)).rowcount
-    connection.execute("DELETE FROM incarnations WHERE session = ?", (session,))
+    for table in ("incarnations", "plans"):
+        connection.execute(f"DELETE FROM {table} WHERE session = ?", (session,))
     return deleted > 0
 
 
@@ -121,7 +125,8 @@ def upsert_incarnation(connection: sqlite3.Connection, row: Incarnation) -> None
     """Writes the whole row."""
     cause = _pack(row.cause) if row.cause is not None else None
     connection.execute(
-        "INSERT OR REPLACE INTO incarnations VALUES (?,?,?,?,?,?,?)",
+        "INSERT OR REPLACE INTO incarnations (session, incarnation, pid, start_time_ticks, started_at_ns, ended_at_ns,"
+        " cause, secret, generation) VALUES (?,?,?,?,?,?,?,?,?)",
         (
             row.session,
             row.incarnation,
@@ -130,6 +135,8 @@ def upsert_incarnation(connection: sqlite3.Connection, row: Incarnation) -> None
             row.started_at_ns,
             row.ended_at_ns,
             cause,
+            b"" if row.ended_at_ns else row.secret,
+            row.generation,
         ),
     )
 
@@ -137,12 +144,20 @@ def upsert_incarnation(connection: sqlite3.Connection, row: Incarnation) -> None
 def select_live_incarnations(connection: sqlite3.Connection) -> list[Incarnation]:
     """Those that nobody has seen end."""
     rows = connection.execute(
-        "SELECT session, incarnation, pid, start_time_ticks, started_at_ns FROM incarnations"
+        "SELECT session, incarnation, pid, start_time_ticks, started_at_ns, secret, generation FROM incarnations"
         " WHERE ended_at_ns = 0 ORDER BY session, incarnation"
     )
     return [
-        Incarnation(session=session, incarnation=incarnation, pid=pid, start_time_ticks=ticks, started_at_ns=at_ns)
-        for session, incarnation, pid, ticks, at_ns in rows
+        Incarnation(
+            session=session,
+            incarnation=incarnation,
+            pid=pid,
+            start_time_ticks=ticks,
+            started_at_ns=at_ns,
+            secret=secret,
+            generation=generation,
+        )
+        for session, incarnation, pid, ticks, at_ns, secret, generation in rows
     ]
 
 
@@ -207,6 +222,38 @@ def select_ledger(connection: sqlite3.Connection, session: str) -> list[LedgerEn
         )
         for at_ns, provider, model, *usage in rows
     ]
+
+
+def upsert_plan(connection: sqlite3.Connection, session: str, start_key: str, plan: bytes) -> None:
+    """What a session is made from, so that it can be made again."""
+    connection.execute("INSERT OR REPLACE INTO plans VALUES (?,?,?)", (session, start_key, plan))
+
+
+def select_live_plans(connection: sqlite3.Connection) -> dict[str, bytes]:
+    """The plans of the sessions that have not ended."""
+    rows = connection.execute(
+        "SELECT plans.session, plan FROM plans JOIN sessions USING (session) WHERE state <> 'ended'"
+    )
+    return dict(rows.fetchall())
+
+
+def select_session_by_key(connection: sqlite3.Connection, start_key: str) -> str:
+    """The session that was started with this key; empty if there is none."""
+    row = connection.execute("SELECT session FROM plans WHERE start_key = ?", (start_key,)).fetchone()
+    return str(row[0]) if row is not None else ""
+
+
+def upsert_supervision(connection: sqlite3.Connection, node: str, snapshot: bytes) -> None:
+    """What a supervisor remembers; an empty snapshot forgets it."""
+    if snapshot:
+        connection.execute("INSERT OR REPLACE INTO supervision VALUES (?,?)", (node, snapshot))
+    else:
+        connection.execute("DELETE FROM supervision WHERE node = ?", (node,))
+
+
+def select_supervision(connection: sqlite3.Connection) -> dict[str, bytes]:
+    """What all supervisors remember, by node."""
+    return dict(connection.execute("SELECT node, snapshot FROM supervision").fetchall())
 
 
 def max_last_offset(connection: sqlite3.Connection) -> int:

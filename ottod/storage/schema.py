@@ -64,6 +64,20 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX ledger_session ON ledger (session);
     CREATE INDEX ledger_time ON ledger (at_ns);
     """,
+    """
+    ALTER TABLE incarnations ADD COLUMN secret BLOB NOT NULL DEFAULT x'';
+    ALTER TABLE incarnations ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE plans (
+        session   TEXT PRIMARY KEY,
+        start_key TEXT NOT NULL,
+        plan      BLOB NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX plans_key ON plans (start_key) WHERE start_key <> '';
+    CREATE TABLE supervision (
+        node     TEXT PRIMARY KEY,
+        snapshot BLOB NOT NULL
+    ) WITHOUT ROWID;
+    """,
 )
 """Append-only: what has been released is never edited."""
 

@@ -2,14 +2,14 @@
 
 A tool is a value: a frozen `Tool` with a JSON schema (from its arguments struct), permissions and an async
 function. It reaches the world only through its `ToolContext`: files through `Files`, which cannot leave the
-working directory, and programs through `Programs`, which leaves no process behind. Both are injected by the
-worker, so that tools know nothing of the layers below them.
+working directory, programs through `Programs`, which leaves no process behind, and other sessions through
+`Sessions`. All are injected by the worker, so that tools know nothing of the layers below them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -18,12 +18,14 @@ from ottod.protocol.toolio import DirEntry, Files, FileStat, ProgramResult, Prog
 
 __all__ = [
     "Args",
+    "ChildEnd",
     "DirEntry",
     "FileStat",
     "Files",
     "Permission",
     "ProgramResult",
     "Programs",
+    "Sessions",
     "Tool",
     "ToolContext",
     "ToolOutput",
@@ -31,6 +33,33 @@ __all__ = [
 ]
 
 Permission = Literal["read", "write", "exec", "net"]
+
+
+class ChildEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """How a child session ended. `cause` is one word or line for the model, `result` its last answer."""
+
+    cause: str
+    is_completed: bool
+    result: str
+
+
+class Sessions(Protocol):
+    """The sessions below the one that a tool runs in."""
+
+    async def spawn(self, *, agent: str, task: str, title: str, model: str, key: str, is_reported: bool) -> str:
+        """Starts a child session and gives its id; the same key gives the same child, whenever it is asked.
+
+        `is_reported`: nobody waits for it, so its end becomes a message. Raises ToolError.
+        """
+        ...
+
+    async def wait_ended(self, child: str) -> ChildEnd:
+        """Waits for the end of a child. Raises ToolError."""
+        ...
+
+    async def stop(self, child: str, reason: str) -> None:
+        """Has a child and everything below it stopped."""
+        ...
 
 
 class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +75,7 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     """One line on what is going on."""
     stream: Callable[[str], None]
     """Output as it comes, for the eyes of a watcher; the result is what `run` returns."""
+    sessions: Sessions | None = None
 
 
 class ToolOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -65,7 +95,8 @@ class Tool(msgspec.Struct, Generic[Args], frozen=True, kw_only=True):
     """A tool. `arguments` is a frozen struct with documented fields that forbids unknown ones.
 
     `idempotent`: running it twice with the same arguments leaves the same state as once.
-    `timeout_s` is the default; the agent's limits may lower it. `describe` gives a one-line summary of a call.
+    `timeout_s` is the default; the agent's limits may lower it, unless the tool only `waits`: for others, who have
+    limits of their own. `describe` gives a one-line summary of a call.
     """
 
     name: str
@@ -75,6 +106,7 @@ class Tool(msgspec.Struct, Generic[Args], frozen=True, kw_only=True):
     idempotent: bool
     run: Callable[[Args, ToolContext], Awaitable[ToolOutput]]
     timeout_s: float = 120.0
+    waits: bool = False
 
     def schema(self) -> ToolSchema:
         """The tool as a model sees it."""

@@ -15,9 +15,20 @@ from ottod.tools.fs_read import FS_READ
 from ottod.tools.fs_write import FS_WRITE
 from ottod.tools.grep import GREP
 from ottod.tools.shell import SHELL
+from ottod.tools.spawn_agent import SPAWN_AGENT
 from ottod.tools.test_runner import TEST_RUNNER
 
-BUILTIN_TOOLS: tuple[Tool[Any], ...] = (FS_READ, FS_WRITE, FS_EDIT, FS_LIST, GREP, SHELL, TEST_RUNNER, DATA)
+BUILTIN_TOOLS: tuple[Tool[Any], ...] = (
+    FS_READ,
+    FS_WRITE,
+    FS_EDIT,
+    FS_LIST,
+    GREP,
+    SHELL,
+    TEST_RUNNER,
+    DATA,
+    SPAWN_AGENT,
+)
 
 
 def tools_by_name(names: Iterable[str]) -> dict[str, Tool[Any]]:

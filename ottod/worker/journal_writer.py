@@ -7,6 +7,7 @@ same time share one sync.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,17 +26,23 @@ class JournalWriter:
         self._syncing: asyncio.Task[None] | None = None
         self._appended = 0
         self._durable = 0
+        self._fsyncs = 0
+        self._fsync_ns = 0
 
     @classmethod
     def open(cls, birth: Birth) -> JournalWriter:
-        """Opens or creates the session's journal; nothing else happens in this process meanwhile.
+        """Opens the session's journal, or creates it if it is not there; may read for long.
 
-        Raises: StorageError.
+        Raises: StorageError if it cannot be read; RefusedError if another process still writes to it.
         """
         path = Path(birth.session_dir) / "journal"
-        key = session_key(birth.session)
-        journal = Journal.open(path, session_key=key, create=birth.incarnation == 1)
+        journal = Journal.open(path, session_key=session_key(birth.session), create=True)
         return cls(journal, is_synced=birth.journal_sync == "always")
+
+    def take_entries(self) -> list[JournalEntry]:
+        """What was there when it was opened. A second call gives nothing: they are not kept."""
+        entries, self._journal.entries = self._journal.entries, []
+        return entries
 
     @property
     def recovery(self) -> str:
@@ -60,10 +67,21 @@ class JournalWriter:
     async def _sync(self) -> None:
         covered = self._appended
         try:
-            await asyncio.to_thread(self._journal.sync)
+            took_ns = await asyncio.to_thread(self._timed_sync)
             self._durable = covered
+            self._fsyncs += 1
+            self._fsync_ns += took_ns
         finally:
             self._syncing = None
+
+    def _timed_sync(self) -> int:
+        started_ns = time.perf_counter_ns()
+        self._journal.sync()
+        return time.perf_counter_ns() - started_ns
+
+    def read_fsyncs(self) -> tuple[int, int]:
+        """How often the journal was forced to disk, and how long that took together, in nanoseconds."""
+        return self._fsyncs, self._fsync_ns
 
     async def close(self) -> None:
         """Waits for a sync that is under way, then closes."""

@@ -3,6 +3,10 @@
 On an idle line an event leaves at once. Behind it a batch gathers until the end of the loop iteration, or, when
 root says that it is busy, for some milliseconds. Nothing is forgotten before root has acknowledged it, and what root
 may owe is bounded: producers wait in `room()`.
+
+The line outlives root. While nobody answers, events are kept and the heart beats fast; the next root does not know
+this address and asks for a hello, which it answers with how far the ring got, and everything behind that is said
+again.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import zmq
 from msgspec.structs import replace
 
 from ottod.core.outbox import Outbox
-from ottod.errors import Failure, RemoteProtocolError
+from ottod.errors import Failure, RefusedError, RemoteProtocolError
 from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol.events import Event
 from ottod.protocol.worker import (
@@ -30,9 +34,12 @@ from ottod.protocol.worker import (
     ExitAck,
     Exiting,
     Heartbeat,
+    RequestReply,
     WorkerHello,
     WorkerMessage,
     WorkerRejected,
+    WorkerRequest,
+    WorkerRequestBody,
     WorkerWelcome,
     root_to_worker,
     worker_messages,
@@ -46,6 +53,15 @@ IDLE_NS = 500_000
 """An event that comes this long after the last batch left goes by itself, at once."""
 RETRY_S = 0.005
 """How soon to try again when the socket takes nothing."""
+ORPHAN_BEAT_S = 0.05
+"""Between heartbeats while root is away: how soon the next one can hear of this worker."""
+ADOPTED_BEAT_S = 0.5
+"""The longest between two heartbeats of a worker that has outlived a root: it has no channel that tells of the next
+death."""
+HELLO_PATIENCE_S = 0.25
+"""A hello that was not answered for so long is said again when root asks for one."""
+MAX_REQUESTS = 256
+"""That may wait for root's answer."""
 
 OnCommand = Callable[[CommandBody], Awaitable[Failure | None]]
 
@@ -70,8 +86,17 @@ class Link:
         self._beat: asyncio.TimerHandle | None = None
         self._beat_due_s = 0.0
         self._welcomed: asyncio.Future[None] = loop.create_future()
+        self._hello_said_s = 0.0
+        self._beat_s = 0.0
+        self._last_word: Exiting | None = None
+        self._requests: dict[int, tuple[WorkerRequestBody, asyncio.Future[str]]] = {}
+        self._next_request = 1
         self.on_command: OnCommand | None = None
+        self.on_root: Callable[[WorkerWelcome], None] = lambda welcome: None
         self.on_rejected: Callable[[], None] = lambda: None
+        self.read_fsyncs: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        """How often the journal was forced to disk, and how long that took in nanoseconds, since the birth."""
+        self._told_fsyncs = 0, 0
 
     def open(self, birth: Birth, key: int) -> None:
         """Becomes the line of one incarnation and says hello."""
@@ -83,7 +108,8 @@ class Link:
             max_unacked_bytes=birth.max_unacked_bytes,
         )
         self._say_hello()
-        self._beat_due_s = self._loop.time() + birth.heartbeat_s
+        self._beat_s = birth.heartbeat_s
+        self._beat_due_s = self._loop.time() + self._beat_s
         self._beat = self._loop.call_at(self._beat_due_s, self._heartbeat)
 
     @property
@@ -155,37 +181,97 @@ class Link:
             pid=os.getpid(),
             unacked_seq=self.outbox.acked_seq + 1,
         )
+        self._hello_said_s = self._loop.time()
         if not self._socket.is_closed and not self._send(hello):
             self._loop.call_later(RETRY_S, self._say_hello)
 
     def _heartbeat(self) -> None:
-        assert self._birth is not None
         now_s = self._loop.time()
         lag_ms = max(0.0, now_s - self._beat_due_s) * 1000
         if self._is_welcome:
-            self._send(Heartbeat(lag_ms=lag_ms, unacked_bytes=self.outbox.held_bytes))
-        self._beat_due_s = now_s + self._birth.heartbeat_s
+            self._send_heartbeat(lag_ms)
+        self._set_beat(self._beat_s)
+
+    def _send_heartbeat(self, lag_ms: float = 0.0) -> None:
+        count, took_ns = self.read_fsyncs()
+        told_count, told_ns = self._told_fsyncs
+        beat = Heartbeat(
+            lag_ms=lag_ms,
+            unacked_bytes=self.outbox.held_bytes,
+            fsync_count=count - told_count,
+            fsync_ns=took_ns - told_ns,
+        )
+        if self._send(beat):
+            self._told_fsyncs = count, took_ns
+
+    def _set_beat(self, period_s: float) -> None:
+        if self._beat is not None:
+            self._beat.cancel()
+        self._beat_s = period_s
+        self._beat_due_s = self._loop.time() + period_s
         self._beat = self._loop.call_at(self._beat_due_s, self._heartbeat)
+
+    def orphaned(self) -> None:
+        """Root seems to be gone: makes itself heard often, so that the next one finds this worker soon."""
+        self._set_beat(ORPHAN_BEAT_S)
 
     async def welcomed(self) -> None:
         """Waits for root's welcome."""
         await asyncio.shield(self._welcomed)
 
+    async def request(self, body: WorkerRequestBody) -> str:
+        """Asks root for something and waits for the answer, over root's death if need be: a child's id.
+
+        Raises: OttoError with root's reason; RefusedError if too many requests wait.
+        """
+        if len(self._requests) >= MAX_REQUESTS:
+            raise RefusedError(f"{MAX_REQUESTS} requests wait for the daemon already", code="too_many_requests")
+        number, self._next_request = self._next_request, self._next_request + 1
+        future: asyncio.Future[str] = self._loop.create_future()
+        self._requests[number] = body, future
+        try:
+            self._ask(number)
+            return await future
+        finally:
+            self._requests.pop(number, None)
+
+    def _ask(self, number: int) -> None:
+        """Sends a request that still waits. One that cannot leave now leaves after the next welcome or try."""
+        if number not in self._requests or not self._is_welcome or self._socket.is_closed:
+            return
+        if not self._send(WorkerRequest(id=number, body=self._requests[number][0])):
+            self._loop.call_later(RETRY_S, self._ask, number)
+
+    def _answered(self, reply: RequestReply) -> None:
+        _, future = self._requests.get(reply.id, (None, None))
+        if future is None or future.done():
+            return
+        if reply.failure is None:
+            future.set_result(reply.child)
+        else:
+            failure = reply.failure
+            future.set_exception(RefusedError(failure.message, code=failure.code, mend=failure.mend))
+
     async def say_farewell(self, exiting: Exiting, *, timeout_s: float) -> None:
-        """Gets every event and the last word acknowledged, or gives up after `timeout_s`."""
+        """Gets every event and the last word acknowledged, by this root or the next; gives up after `timeout_s`."""
         self._farewell = self._loop.create_future()
         try:
             async with asyncio.timeout(timeout_s):
                 await self.welcomed()
                 self._flush()
-                while self.outbox.has_unsent:
-                    await asyncio.sleep(RETRY_S)
-                exiting = replace(exiting, last_seq=self.last_seq)
-                while not self._send(exiting):
-                    await asyncio.sleep(RETRY_S)
+                self._last_word = exiting
+                # What a short session did since its last heartbeat, if it had one at all.
+                self._send_heartbeat()
+                self._say_last_word()
                 await self._farewell
         except TimeoutError:
             pass  # Root does not answer; what it lacks is lost with this process, and root will say so.
+
+    def _say_last_word(self) -> None:
+        if self._last_word is None or not self._is_welcome or self._socket.is_closed:
+            return
+        if self.outbox.has_unsent or not self._send(replace(self._last_word, last_seq=self.last_seq)):
+            self._loop.call_later(RETRY_S, self._say_last_word)
 
     # ------------------------------------------------------------ in
 
@@ -204,6 +290,8 @@ class Link:
             case ExitAck():
                 if self._farewell is not None and not self._farewell.done():
                     self._farewell.set_result(None)
+            case RequestReply():
+                self._answered(message)
             case WorkerWelcome():
                 self._welcome(message)
             case WorkerRejected():
@@ -214,16 +302,26 @@ class Link:
         outbox.rewind()
         outbox.ack(min(message.acked_seq, self.last_seq))
         self._is_welcome = True
-        if not self._welcomed.done():
+        assert self._birth is not None
+        if self._welcomed.done():
+            self._set_beat(min(self._birth.heartbeat_s, ADOPTED_BEAT_S))
+        else:
             self._welcomed.set_result(None)
+        self.on_root(message)
+        if not outbox.is_full:
+            self._room.set()
         self._flush()
+        for number in list(self._requests):
+            self._ask(number)
+        self._say_last_word()
 
     def _rejected(self, message: WorkerRejected) -> None:
-        if message.failure.code == "hello_required":
+        if message.failure.code != "hello_required":
+            self.on_rejected()
+        elif self._is_welcome or self._loop.time() - self._hello_said_s > HELLO_PATIENCE_S:
+            # A new root has never heard of this address. Several messages may each have been answered so.
             self._is_welcome = False
             self._say_hello()
-            return
-        self.on_rejected()
 
     def _acknowledged(self, ack: Ack) -> None:
         outbox = self.outbox

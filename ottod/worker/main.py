@@ -1,8 +1,9 @@
 """From fork to exit: waits for the birth, becomes the session, leaves with a last word.
 
 A freshly forked worker is *unborn*: it has its loop, its ZeroMQ context and a connection, and waits on its private
-channel. What arrives there makes it one particular session. The channel stays open for life; when root's end
-closes, root is gone.
+channel. What arrives there makes it one particular session. An unborn worker whose channel closes goes; a session
+outlives root: it keeps working, keeps what it says, and waits for the next root to adopt it. If none comes within
+the orphan grace, it checkpoints and exits, for a later incarnation to go on from there.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from setproctitle import setproctitle
 
 from ottod.ids import session_key
 from ottod.isolation.landlock import forbid_new_privileges
-from ottod.isolation.processes import become_subreaper
+from ottod.isolation.processes import ProcessId, become_subreaper, identify
 from ottod.protocol.cause import Cause
-from ottod.protocol.worker import MAX_BIRTH_BYTES, Birth, Exiting, births
+from ottod.protocol.worker import MAX_BIRTH_BYTES, Birth, Exiting, WorkerWelcome, births
 from ottod.providers.registry import preload
 from ottod.worker.link import Link
 from ottod.worker.rehearsal import rehearse
@@ -32,6 +33,7 @@ OOM_SCORE = b"500"
 TOOL_FILES = 1024
 """The usual soft limit: programs that use select() rely on it, others raise it themselves."""
 LAST_WORD_TIMEOUT_S = 30.0
+"""For the last word to be heard, or, without a daemon, for the turn to be brought to an end."""
 
 
 def prepare() -> None:
@@ -58,14 +60,17 @@ async def _live(channel: socket.socket, endpoint: str) -> None:
         link.close()
         return
     _become(birth)
+    root = RootWatch(loop, link)
+    link.on_root = root.welcomed
     link.open(birth, session_key(birth.session))
-    watcher = loop.create_task(_root_is_gone(channel))
+    watcher = loop.create_task(root.watch_channel(channel))
     try:
-        await _be_session(birth, link, watcher)
+        await _be_session(birth, link, root)
     finally:
         watcher.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watcher
+        root.close()
         link.close()
 
 
@@ -104,38 +109,110 @@ def _become(birth: Birth) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(TOOL_FILES, hard) if hard >= 0 else TOOL_FILES, hard))
     become_subreaper()
     forbid_new_privileges()
+    for name, value in birth.rlimits:
+        which = getattr(resource, f"RLIMIT_{name}")
+        hard = resource.getrlimit(which)[1]
+        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(which, (bound, bound))
     with contextlib.suppress(OSError):
         fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
         os.write(fd, OOM_SCORE)
         os.close(fd)
 
 
-async def _root_is_gone(channel: socket.socket) -> None:
-    """Returns when root has closed its end: nothing else is ever sent after the birth."""
-    loop = asyncio.get_running_loop()
-    while await _receive(loop, channel, 1) is not None:
-        pass
+class RootWatch:
+    """Knows whether root lives: by its process once it has said which, by the private channel before.
+
+    `is_present` is set while somebody listens.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, link: Link) -> None:
+        self._loop = loop
+        self._link = link
+        self._pidfd: int | None = None
+        self._changed = asyncio.Event()
+        self.is_present = True
+
+    def welcomed(self, welcome: WorkerWelcome) -> None:
+        """A root, perhaps another one than before, has taken this worker on."""
+        self.close()
+        self._set(present=True)
+        if not welcome.root_pid:
+            return
+        try:
+            pidfd = os.pidfd_open(welcome.root_pid)
+        except OSError:
+            self._gone()  # It died after it spoke.
+            return
+        if identify(welcome.root_pid) != ProcessId(welcome.root_pid, welcome.root_start_ticks):
+            os.close(pidfd)
+            self._gone()
+            return
+        self._pidfd = pidfd
+        self._loop.add_reader(pidfd, self._gone)
+
+    async def watch_channel(self, channel: socket.socket) -> None:
+        """Nothing is ever sent after the birth; a channel that closes means a root that died or became another."""
+        while await _receive(self._loop, channel, 1) is not None:
+            pass
+        self._link.orphaned()
+
+    def _gone(self) -> None:
+        self.close()
+        self._link.orphaned()
+        self._set(present=False)
+
+    def _set(self, *, present: bool) -> None:
+        self.is_present = present
+        self._changed.set()
+
+    async def until_abandoned(self, grace_s: float) -> None:
+        """Returns when root has been away for `grace_s` without a successor."""
+        while True:
+            self._changed.clear()
+            if self.is_present:
+                await self._changed.wait()
+                continue
+            try:
+                async with asyncio.timeout(grace_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                return
+
+    def close(self) -> None:
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
 
 
-async def _be_session(birth: Birth, link: Link, root_gone: asyncio.Task[None]) -> None:
+async def _be_session(birth: Birth, link: Link, root: RootWatch) -> None:
     loop = asyncio.get_running_loop()
     runner = SessionRunner(birth, link)
     link.on_command = runner.handle_command
-    stop = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, runner.stop, "SIGTERM", "cancelled")
-    link.on_rejected = stop.set
+    unwanted = asyncio.Event()
+
+    def told_to_end() -> None:
+        # With root, it is root's stop ladder that speaks; without, whoever runs this machine's services.
+        runner.stop("SIGTERM", "cancelled" if root.is_present else "daemon_stop")
+
+    loop.add_signal_handler(signal.SIGTERM, told_to_end)
+    link.on_rejected = unwanted.set
     session = loop.create_task(runner.run())
-    stopped = loop.create_task(stop.wait())
-    await asyncio.wait({session, root_gone, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    if root_gone.done() or stopped.done():
-        # Nobody listens any more: end the turn, leave no process, and go.
-        runner.stop("the daemon is gone", "daemon_stop")
-        await asyncio.wait({session}, timeout=birth.orphan_grace_s)
-        stopped.cancel()
-        return
-    stopped.cancel()
-    exiting = _last_word(session, link)
-    await link.say_farewell(exiting, timeout_s=LAST_WORD_TIMEOUT_S)
+    alone = [loop.create_task(unwanted.wait()), loop.create_task(root.until_abandoned(birth.orphan_grace_s))]
+    try:
+        await asyncio.wait({session, *alone}, return_when=asyncio.FIRST_COMPLETED)
+        if not session.done():
+            # Nobody listens any more: end the turn, leave no process and a journal to go on from.
+            runner.stop("the daemon is gone", "daemon_stop")
+            await asyncio.wait({session}, timeout=LAST_WORD_TIMEOUT_S)
+            return
+        farewell = loop.create_task(link.say_farewell(_last_word(session, link), timeout_s=LAST_WORD_TIMEOUT_S))
+        await asyncio.wait({farewell, *alone}, return_when=asyncio.FIRST_COMPLETED)
+        farewell.cancel()
+    finally:
+        for task in alone:
+            task.cancel()
 
 
 def _last_word(session: asyncio.Task[Exiting], link: Link) -> Exiting:

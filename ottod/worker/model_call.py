@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
+
+from msgspec.structs import replace
 
 from ottod.core.backoff import delay_s
 from ottod.errors import Failure, ProviderError
@@ -66,29 +68,31 @@ class ModelCaller:
         attempt = 1
         while True:
             try:
-                response = await self._stream(request, item)
-                break
+                return await self._stream(request, item)
             except ProviderError as error:
                 failure = error.failure()
                 if not failure.retryable or attempt > self._target.max_retries:
                     raise
                 await self._wait(attempt, failure)
                 attempt += 1
-        usage = response.usage
-        usage = Usage(
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cache_read_tokens=usage.cache_read_tokens,
-            cache_write_tokens=usage.cache_write_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            usd_micros=cost_usd_micros(self._target, usage),
-            calls=1,
-        )
+
+    def count(self, response: ModelResponse) -> None:
+        """Adds a response to what was consumed, once it is in the journal, and says so."""
+        usage = priced(self._target, response.usage)
         self.total = self.total + usage
+        self._tell(usage)
+
+    def restore(self, usages: Sequence[Usage]) -> None:
+        """Takes over what earlier incarnations consumed, and says what that amounts to."""
+        if usages:
+            self.total = sum((priced(self._target, usage) for usage in usages), start=Usage())
+            # The last response may have been noted by a process that never came to tell of it.
+            self._tell(Usage())
+
+    def _tell(self, usage: Usage) -> None:
         self._link.emit(
             UsageUpdated(model=self._target.model, provider=self._target.provider, usage=usage, total=self.total)
         )
-        return response
 
     async def _wait(self, attempt: int, failure: Failure) -> None:
         seconds = delay_s(RETRY_BACKOFF, attempt, random=random.random(), at_least_s=failure.retry_after_s or 0.0)
@@ -123,3 +127,8 @@ class ModelCaller:
     async def aclose(self) -> None:
         if self._provider is not None:
             await self._provider.aclose()
+
+
+def priced(target: ModelTarget, usage: Usage) -> Usage:
+    """One call's consumption with its price."""
+    return replace(usage, usd_micros=cost_usd_micros(target, usage), calls=1)

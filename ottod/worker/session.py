@@ -1,34 +1,39 @@
-"""The session itself: takes inputs, runs turns, obeys commands, and ends with a typed cause."""
+"""The session itself: takes inputs, runs turns, obeys commands, and ends with a typed cause.
+
+An incarnation begins by reading what the earlier ones noted, and goes on from there: with the turn that was open,
+with the messages that wait, or, if the session had ended and its process was lost before that was heard, with the
+same last word. A session whose last word was heard and that root starts again begins its task anew, as another turn
+of the same conversation.
+
+A session whose turn is done waits for its children before it ends. When its group restarts, or nobody is left to hear
+it (`daemon_stop`), it does not end at all: it notes a checkpoint, leaves its turn open, and its process goes.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import time
-from collections import deque
 from typing import Literal, assert_never
 
-from ottod.core.lifecycle import Happening, next_state
+from ottod.core.resume import OpenTurn, Restored
 from ottod.core.turn import EndTurn, TurnMachine
 from ottod.errors import Failure, OttoError, StorageError
 from ottod.isolation.beneath import BeneathFiles
-from ottod.isolation.programs import ConfinedPrograms, Confinement
+from ottod.isolation.programs import ConfinedPrograms
 from ottod.protocol import journal as j
 from ottod.protocol.cause import Cause, CauseKind
-from ottod.protocol.events import (
-    ItemCompleted,
-    LogError,
-    LogWarning,
-    MessageReceived,
-    SessionStarted,
-    SessionState,
-    SessionStateChanged,
-)
-from ottod.protocol.worker import Birth, CommandBody, DeliverInput, Exiting, StopTurn
+from ottod.protocol.events import CheckpointWritten, ItemCompleted, LogError, LogWarning, SessionStarted
+from ottod.protocol.worker import Birth, ChildNotice, CommandBody, DeliverInput, Exiting, StopTurn
 from ottod.tools.registry import tools_by_name
+from ottod.worker.children import Children
+from ottod.worker.inbox import Inbox
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
 from ottod.worker.model_call import ModelCaller
+from ottod.worker.past import open_past
+from ottod.worker.sandbox import confine_worker, programs_for
+from ottod.worker.state import AnnouncedState
 from ottod.worker.text import cut
 from ottod.worker.tool_call import ToolRunner
 from ottod.worker.turns import TurnDriver
@@ -36,8 +41,8 @@ from ottod.worker.turns import TurnDriver
 LOW_NICE = 10
 CAUSE_OF_CODE: dict[str, CauseKind] = {"auth": "auth", "bad_config": "bad_spec"}
 """Failures of a turn that end a one-shot session with a cause of their own."""
-MAX_INBOX = 100
-"""Messages that wait for a turn."""
+CHECKPOINT = "suspended"
+"""The name of the checkpoint at which a session that nobody hears leaves off."""
 
 
 class SessionRunner:
@@ -46,15 +51,23 @@ class SessionRunner:
     def __init__(self, birth: Birth, link: Link) -> None:
         self._birth = birth
         self._link = link
-        self._inbox: deque[tuple[str, str]] = deque()
         self._wake = asyncio.Event()
-        self._stop: tuple[str, CauseKind] | None = None
+        self._inbox = Inbox(link, on_arrival=self._wake.set)
+        self._children = Children(link, self._inbox, on_end=self._wake.set, on_wait=self._calls_changed)
+        self._state = AnnouncedState(link)
+        self._stop: Cause | None = None
+        self._is_suspended = False
+        """The incarnation ends, the session does not: another one is to go on with the turn."""
+        self._lingers = False
+        """It was told to end, and lets its children go first. Whoever tells it again will not wait for them."""
         self._driver: TurnDriver | None = None
         self._models: ModelCaller | None = None
+        self._programs: ConfinedPrograms | None = None
         self._journal: JournalWriter | None = None
-        self._state: SessionState = "starting"
-        self._announced: SessionState = "starting"
-        self._messages_received = 0
+        self._is_open = asyncio.Event()
+        """The journal has been read; before that no command is obeyed but a stop."""
+        self._restored = Restored()
+        self._open_turn: OpenTurn | None = None
         self._is_over = False
         self._last_text = ""
         self._ended: EndTurn | None = None
@@ -68,33 +81,48 @@ class SessionRunner:
         except OSError as error:
             return self._exit(Cause(kind="workdir_gone", message=f"{self._birth.cwd}: {error.strerror}"))
         try:
-            self._open_journal()
-            self._link.emit(
-                SessionStarted(
-                    pid=os.getpid(), incarnation=self._birth.incarnation, generation=self._birth.generation
-                )
-            )
-            self._happened("worker_ready")
-            # All of this was prepared while root looked at the hello; no effect begins before its welcome.
-            await self._link.welcomed()
-            self._step_back()
-            cause = await self._serve()
-            # From here on nothing is heard any more; there is no await between the last look and this line.
-            self._is_over = True
+            return await self._live()
         except StorageError as error:
-            self._is_over = True
             self._link.emit(LogError(message=error.message, code=error.code))
             return self._exit(Cause(kind="failed", message=error.message, code=error.code))
         except OttoError as error:
-            self._is_over = True
             return self._exit(Cause(kind="bad_spec", message=error.message, code=error.code))
+        finally:
+            self._is_over = True
+            self._is_open.set()
+            await self._children.aclose()
+            if self._journal is not None:
+                await self._journal.close()
+
+    async def _live(self) -> Exiting:
+        birth = self._birth
+        journal, self._restored = await open_past(birth, self._link)
+        self._journal = journal
+        self._link.emit(SessionStarted(pid=os.getpid(), incarnation=birth.incarnation, generation=birth.generation))
+        closed = self._restored.closed
+        if closed is not None and not self._begins_anew():
+            # It had ended, and its process was lost before anybody heard of it.
+            return self._exit(closed)
+        await self._take_over(journal)
+        if self._stop is None:
+            self._state.happened("worker_ready", is_passing=self._is_busy)
+        # All of this was prepared while root looked at the hello; no effect begins before its welcome.
+        await self._welcomed_or_stopped()
+        self._step_back()
+        cause = await self._serve()
+        # From here on nothing is heard any more; there is no await between the last look and this line.
+        self._is_over = True
         return await self._close(cause)
 
-    def _open_journal(self) -> None:
-        birth = self._birth
-        self._journal = JournalWriter.open(birth)
-        if self._journal.recovery:
-            self._link.emit(LogWarning(message=self._journal.recovery, code="journal_repaired"))
+    def _begins_anew(self) -> bool:
+        """Whether the session has ended, root has heard so, and starts it again."""
+        closed = self._restored.closed
+        return closed is not None and self._birth.resumes_after == closed.kind
+
+    async def _take_over(self, journal: JournalWriter) -> None:
+        """Makes the past this incarnation's own, and notes that it has begun. Raises StorageError."""
+        birth, restored = self._birth, self._restored
+        task = birth.task if not restored.has_begun or restored.closed is not None else ""
         opened = j.SessionOpened(
             session=birth.session,
             incarnation=birth.incarnation,
@@ -102,12 +130,36 @@ class SessionRunner:
             spec_digest=birth.spec.digest,
             model=birth.models[0].model,
             cwd=birth.cwd,
-            task=birth.task,
+            task=task,
             at_ns=time.time_ns(),
         )
-        self._journal.note(opened)
-        if birth.task:
-            self._inbox.append((birth.task, "user"))
+        journal.note(opened)
+        self._inbox.restore(restored.inbox, newest_number=restored.newest_number)
+        if task:
+            self._inbox.add_task(task)
+        self._open_turn = restored.open
+        self._last_text = restored.text
+        self._ended = None if task else restored.ended
+        if birth.incarnation > 1:
+            await self._children.restore(restored, birth.children, journal)
+        else:
+            self._children.begin(journal)
+        self._is_open.set()
+
+    @property
+    def _is_busy(self) -> bool:
+        """Whether a turn follows at once."""
+        return bool(self._inbox) or self._open_turn is not None
+
+    async def _welcomed_or_stopped(self) -> None:
+        """Returns when root listens, or when the session has been told to end: root may be gone for good."""
+        welcomed = asyncio.ensure_future(self._link.welcomed())
+        while not welcomed.done() and self._stop is None:
+            self._wake.clear()
+            stopped = asyncio.ensure_future(self._wake.wait())
+            await asyncio.wait({welcomed, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+        welcomed.cancel()
 
     def _step_back(self) -> None:
         """Lowers this thread's priority, now that the session is ready: whoever routes events goes first.
@@ -129,20 +181,11 @@ class SessionRunner:
         birth, spec, journal = self._birth, self._birth.spec, self._journal
         assert journal is not None
         tools = tools_by_name(spec.tools)
-        files = BeneathFiles(birth.cwd, hidden=birth.private_dirs)
-        programs = ConfinedPrograms(
-            session=birth.session,
-            env=birth.env,
-            confinement=Confinement(
-                root=birth.cwd,
-                tmp_dir=os.path.join(birth.session_dir, "tmp"),
-                read_paths=spec.isolation.read_paths,
-                write_paths=spec.isolation.write_paths,
-                denied_paths=birth.private_dirs,
-                landlock=spec.isolation.files,
-                rlimits={"FSIZE": spec.limits.file_bytes} if spec.limits.file_bytes else {},
-            ),
-        )
+        files = BeneathFiles(birth.cwd, hidden=birth.private_dirs, granted=spec.isolation.write_paths)
+        programs = self._programs = programs_for(birth)
+        weakness = confine_worker(birth)
+        if weakness:
+            self._link.emit(LogWarning(message=weakness, code="unconfined"))
         self._models = ModelCaller(
             spec=spec,
             target=birth.models[0],
@@ -150,39 +193,84 @@ class SessionRunner:
             schemas=tuple(t.schema() for t in tools.values()),
             link=self._link,
         )
+        restored, self._restored = self._restored, Restored()
+        self._models.restore(restored.usages)
         return TurnDriver(
             session=birth.session,
-            machine=TurnMachine(max_steps=spec.limits.max_steps, max_parallel=spec.limits.max_parallel_tools),
+            machine=TurnMachine(
+                max_steps=spec.limits.max_steps,
+                max_parallel=spec.limits.max_parallel_tools,
+                messages=restored.messages,
+                turn=restored.turn,
+            ),
             models=self._models,
-            tools=ToolRunner(spec=spec, tools=tools, files=files, programs=programs, link=self._link),
+            tools=ToolRunner(
+                spec=spec, tools=tools, files=files, programs=programs, sessions=self._children, link=self._link
+            ),
             journal=journal,
             link=self._link,
+            on_step=self._calls_changed,
         )
 
     async def _serve(self) -> Cause:
         """Turn after turn, until there is a reason to end."""
-        assert self._journal is not None
         while True:
             if self._stop is not None:
-                return Cause(kind=self._stop[1], message=self._stop[0])
-            if not self._inbox:
-                if self._birth.mode == "oneshot" and self._ended is not None:
-                    return self._final_cause()
+                if not (self._lingers and self._children.has_live):
+                    return self._stop
                 self._wake.clear()
                 await self._wake.wait()
-                continue
-            if self._driver is None:
-                self._driver = self._build_driver()
-            text, sender = self._inbox.popleft()
-            await self._journal.put([j.UserSaid(text=text, sender=sender, turn=self._driver.turns + 1)])
-            if self._stop is not None:
-                continue
-            self._link.emit(ItemCompleted(item=f"{self._driver.turns + 1}.0", kind="user_message", text=cut(text)[0]))
-            self._happened("turn_started")
-            self._ended = await self._driver.run(text)
-            self._last_text = self._ended.text or self._last_text
-            if self._stop is None:
-                self._happened("turn_ended")
+            elif self._is_busy:
+                await self._take_turn()
+            elif self._birth.mode == "oneshot" and self._ended is not None and not self._awaits_children:
+                return self._final_cause()
+            else:
+                if self._awaits_children and self._state.current == "idle":
+                    self._state.happened("children_awaited")
+                self._wake.clear()
+                await self._wake.wait()
+
+    @property
+    def _awaits_children(self) -> bool:
+        """Whether the work is done but for that of the children. One that failed waits for nobody."""
+        is_done = self._ended is not None and self._ended.outcome == "completed"
+        return self._birth.mode == "oneshot" and is_done and self._children.has_live
+
+    async def _take_turn(self) -> None:
+        """The turn that is open, or the next one. Returns early if the session is to end."""
+        assert self._journal is not None
+        if self._driver is None:
+            self._driver = self._build_driver()
+        open_turn, self._open_turn = self._open_turn, None
+        if open_turn is None:
+            message = self._inbox.take()
+            turn = self._driver.turns + 1
+            said = j.UserSaid(text=message.text, sender=message.sender, turn=turn, number=message.number)
+            await self._journal.put([said])
+            text = message.text
+        else:
+            turn, text = open_turn.event.turn, open_turn.said
+        if self._stop is not None:
+            return
+        if open_turn is None or not open_turn.is_known:
+            self._link.emit(ItemCompleted(item=f"{turn}.0", kind="user_message", text=cut(text)[0]))
+        self._state.happened("turn_started")
+        ended = await (self._driver.run(text) if open_turn is None else self._driver.resume(open_turn))
+        if ended is None:
+            return
+        self._ended = ended
+        self._last_text = ended.text or self._last_text
+        if self._stop is None:
+            self._state.happened("turn_ended", is_passing=self._is_busy or self._awaits_children)
+
+    def _calls_changed(self) -> None:
+        """Shows a turn that does nothing but wait for children as what it is."""
+        assert self._driver is not None
+        is_waiting = 0 < self._driver.running_calls == self._children.waiting_calls
+        if is_waiting and self._state.current == "running":
+            self._state.happened("children_awaited")
+        elif not is_waiting and self._state.current == "waiting_children":
+            self._state.happened("children_done")
 
     def _final_cause(self) -> Cause:
         ended = self._ended
@@ -197,61 +285,85 @@ class SessionRunner:
         return Cause(kind=kind, message=message, code=failure.code)
 
     async def _close(self, cause: Cause) -> Exiting:
+        """Notes the session's end, or, when nobody is left to hear of one, where another incarnation can go on."""
         assert self._journal is not None
         if self._models is not None:
             await self._models.aclose()
+        if self._programs is not None:
+            await asyncio.to_thread(self._programs.close)
+        turn = self._driver.turns if self._driver is not None else self._restored.turn
+        entry: j.JournalEntry = j.SessionClosed(cause=cause)
+        if self._is_suspended:
+            entry = j.Checkpoint(name=CHECKPOINT, turn=turn, last_seq=self._link.last_seq)
         try:
-            await self._journal.put([j.SessionClosed(cause=cause)])
+            await self._journal.put([entry])
         except StorageError as error:
             self._link.emit(LogError(message=error.message, code=error.code))
-        await self._journal.close()
+        else:
+            if self._is_suspended:
+                self._link.emit(CheckpointWritten(checkpoint=CHECKPOINT, turn=turn))
         return self._exit(cause)
 
     def _exit(self, cause: Cause) -> Exiting:
-        result, was_cut = cut(self._last_text)
+        result, was_cut = cut(self._last_text or self._restored.text)
         return Exiting(cause=cause, last_seq=self._link.last_seq, result=result, truncated=was_cut)
-
-    def _happened(self, happening: Happening, reason: str = "") -> None:
-        self._state = next_state(self._state, happening)
-        if self._state == "idle" and self._inbox:
-            # The next turn begins at once; nobody should take the moment between for a session that waits.
-            return
-        if self._state != self._announced:
-            previous, self._announced = self._announced, self._state
-            self._link.emit(SessionStateChanged(state=self._state, previous=previous, reason=reason))
 
     # ------------------------------------------------------------ commands
 
     async def handle_command(self, body: CommandBody) -> Failure | None:
         """Obeys one command of root; None means done."""
-        match body:
-            case DeliverInput():
-                return self._deliver(body)
-            case StopTurn():
-                self.stop(body.reason, body.cause)
-                return None
-            case _:
-                assert_never(body)
+        try:
+            match body:
+                case DeliverInput():
+                    return await self._deliver(body)
+                case StopTurn():
+                    self._obey_stop(body)
+                    return None
+                case ChildNotice():
+                    await self._is_open.wait()
+                    if not self._is_over:
+                        await self._children.heard(body)
+                    return None
+                case _:
+                    assert_never(body)
+        except StorageError as error:
+            # Nothing can be noted any more, so nothing may go on.
+            self._end(Cause(kind="failed", message=error.message, code=error.code))
+            return error.failure()
 
-    def _deliver(self, message: DeliverInput) -> Failure | None:
+    async def _deliver(self, message: DeliverInput) -> Failure | None:
+        await self._is_open.wait()
         if self._stop is not None or self._is_over:
             return Failure(code="session_ended", message="the session is ending and hears nothing more")
-        if len(self._inbox) >= MAX_INBOX:
-            return Failure(code="inbox_full", message=f"{MAX_INBOX} messages wait already", retryable=True)
-        self._messages_received += 1
-        self._inbox.append((message.text, message.sender))
-        shown, _ = cut(message.text, 2000)
-        self._link.emit(MessageReceived(message=f"m{self._messages_received}", sender=message.sender, text=shown))
-        self._wake.set()
-        return None
+        assert self._journal is not None
+        return await self._inbox.accept(message.text, message.sender, self._journal)
+
+    def _obey_stop(self, order: StopTurn) -> None:
+        is_for_good = order.cause != "daemon_stop" and not order.for_restart
+        is_first = self._stop is None
+        self._end(Cause(kind=order.cause, message=order.reason), is_for_good=is_for_good)
+        # Root, which gave the order, stops the children too, and tells of each.
+        self._lingers = is_first and not order.for_restart
 
     def stop(self, reason: str, cause: Literal["cancelled", "daemon_stop", "budget"]) -> None:
-        """Ends the session: cancels the turn, then leaves with `cause`. The first stop counts."""
+        """Ends the session: cancels the turn, leaves with `cause`. The first stop counts, a second one hurries it.
+
+        With `daemon_stop` the turn is not cancelled but left open, for an incarnation that another daemon may start.
+        """
+        self._end(Cause(kind=cause, message=reason), is_for_good=cause != "daemon_stop")
+
+    def _end(self, cause: Cause, *, is_for_good: bool = True) -> None:
+        self._lingers = False
+        self._wake.set()
         if self._stop is not None or self._is_over:
             return
-        self._stop = (reason, cause)
-        if self._state != "starting":
-            self._happened("stop_requested", reason)
+        self._stop = cause
+        self._is_suspended = not is_for_good
+        self._children.is_closing = True
+        if self._state.current != "starting":
+            self._state.happened("stop_requested", cause.message)
         if self._driver is not None:
-            self._driver.cancel(reason)
-        self._wake.set()
+            if self._is_suspended:
+                self._driver.suspend()
+            else:
+                self._driver.cancel(cause.message)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from ottod.errors import Failure, ToolError
@@ -14,7 +15,7 @@ from ottod.protocol.model import ToolCall, ToolResult
 from ottod.protocol.specs import AgentSpec
 from ottod.protocol.toolio import Files, Programs
 from ottod.tools.arguments import decode_arguments
-from ottod.tools.base import Tool, ToolContext, ToolOutput
+from ottod.tools.base import Sessions, Tool, ToolContext, ToolOutput
 from ottod.worker.link import Link
 from ottod.worker.text import MAX_ARGUMENTS_BYTES, cut, pieces
 
@@ -26,24 +27,39 @@ ABANDON_S = 10.0
 """How long a cancelled tool may take to finish before it is left behind."""
 
 
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """A call's result, and the event that tells of it once the result is in the journal."""
+
+    result: ToolResult
+    event: ToolCompleted | ToolFailed
+
+
 class ToolRunner:
     """Runs the calls of one session. `tools` are those that the agent may use; there are no others."""
 
     def __init__(
-        self, *, spec: AgentSpec, tools: dict[str, Tool[Any]], files: Files, programs: Programs, link: Link
+        self,
+        *,
+        spec: AgentSpec,
+        tools: dict[str, Tool[Any]],
+        files: Files,
+        programs: Programs,
+        sessions: Sessions,
+        link: Link,
     ) -> None:
         self._spec = spec
         self._tools = tools
         self._files = files
         self._programs = programs
+        self._sessions = sessions
         self._link = link
 
     def is_idempotent(self, call: ToolCall) -> bool:
         tool = self._tools.get(call.tool)
         return tool is not None and tool.idempotent
 
-    async def run(self, call: ToolCall, *, turn: int, step: int, key: str) -> ToolResult:
-        """The call's result; a cancellation ends in a result that says so."""
+    async def run(self, call: ToolCall, *, turn: int, step: int, key: str) -> Outcome:
+        """The call's outcome; a cancellation ends in one that says so."""
         started_ns = time.monotonic_ns()
         arguments, _ = cut(call.arguments, MAX_ARGUMENTS_BYTES)
         self._link.emit(ToolStarted(call=call.call, tool=call.tool, arguments=arguments, turn=turn, step=step))
@@ -51,31 +67,8 @@ class ToolRunner:
         outcome = await self._outcome(task, call)
         duration_ms = (time.monotonic_ns() - started_ns) // 1_000_000
         if isinstance(outcome, Failure):
-            outcome = replace(outcome, message=cut(outcome.message, MAX_FAILURE_BYTES)[0])
-            self._link.emit(ToolFailed(call=call.call, tool=call.tool, failure=outcome, duration_ms=duration_ms))
-            text = outcome.message + (f"\n{outcome.mend}" if outcome.mend else "")
-            return ToolResult(call=call.call, tool=call.tool, text=text, is_error=True)
-        return self._finished(call, outcome, duration_ms)
-
-    def _finished(self, call: ToolCall, output: ToolOutput, duration_ms: int) -> ToolResult:
-        shown, was_cut = cut(output.text)
-        if output.is_error:
-            failure = Failure(code="tool", message=(shown.splitlines() or ["failed"])[0][:300])
-            self._link.emit(
-                ToolFailed(call=call.call, tool=call.tool, failure=failure, output=shown, duration_ms=duration_ms)
-            )
-        else:
-            self._link.emit(
-                ToolCompleted(
-                    call=call.call,
-                    tool=call.tool,
-                    output=shown,
-                    truncated=was_cut or output.truncated,
-                    duration_ms=duration_ms,
-                    exit_status=output.exit_status,
-                )
-            )
-        return ToolResult(call=call.call, tool=call.tool, text=output.text, is_error=output.is_error)
+            return failed(call, outcome, duration_ms)
+        return _finished(call, outcome, duration_ms)
 
     async def _attempt(self, call: ToolCall, key: str) -> ToolOutput:
         tool = self._tools.get(call.tool)
@@ -93,12 +86,13 @@ class ToolRunner:
             max_output_bytes=self._spec.limits.max_tool_output_bytes,
             progress=lambda message: self._progress(call.call, message),
             stream=lambda text: self._stream(call.call, text),
+            sessions=self._sessions,
         )
         async with asyncio.timeout(timeout_s + KILL_MARGIN_S):
             return await tool.run(arguments, context)
 
     def _timeout_s(self, tool: Tool[Any]) -> float:
-        return min(tool.timeout_s, self._spec.limits.tool_timeout_s)
+        return tool.timeout_s if tool.waits else min(tool.timeout_s, self._spec.limits.tool_timeout_s)
 
     def _progress(self, call: str, message: str) -> None:
         self._link.emit(ToolProgress(call=call, message=cut(message, 500)[0]))
@@ -126,3 +120,32 @@ class ToolRunner:
         if isinstance(error, TimeoutError):
             return Failure(code="timeout", message=f"{call.tool} did not end within its time")
         return Failure(code="tool_crashed", message=f"{call.tool} crashed: {type(error).__name__}: {error}")
+
+
+def failed(call: ToolCall, failure: Failure, duration_ms: int = 0) -> Outcome:
+    """The outcome of a call that gave no output."""
+    failure = replace(failure, message=cut(failure.message, MAX_FAILURE_BYTES)[0])
+    text = failure.message + (f"\n{failure.mend}" if failure.mend else "")
+    return Outcome(
+        result=ToolResult(call=call.call, tool=call.tool, text=text, is_error=True),
+        event=ToolFailed(call=call.call, tool=call.tool, failure=failure, duration_ms=duration_ms),
+    )
+
+
+def _finished(call: ToolCall, output: ToolOutput, duration_ms: int) -> Outcome:
+    shown, was_cut = cut(output.text)
+    event: ToolCompleted | ToolFailed
+    if output.is_error:
+        failure = Failure(code="tool", message=(shown.splitlines() or ["failed"])[0][:300])
+        event = ToolFailed(call=call.call, tool=call.tool, failure=failure, output=shown, duration_ms=duration_ms)
+    else:
+        event = ToolCompleted(
+            call=call.call,
+            tool=call.tool,
+            output=shown,
+            truncated=was_cut or output.truncated,
+            duration_ms=duration_ms,
+            exit_status=output.exit_status,
+        )
+    result = ToolResult(call=call.call, tool=call.tool, text=output.text, is_error=output.is_error)
+    return Outcome(result=result, event=event)

@@ -1,11 +1,18 @@
-"""Drives the turn machine: executes its orders, writes the journal before each effect, feeds results back."""
+"""Drives the turn machine: executes its orders, writes the journal before each effect, feeds results back.
+
+What happened is appended to the journal, then told to the watchers, then forced to disk, and then acted upon. The
+first two are one step of the loop, so that a killed worker leaves a journal and a stream of events that agree.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
+from ottod.core.resume import UNKNOWN, OpenTurn, unknown_result
 from ottod.core.turn import (
     CallModel,
     CancelModel,
@@ -25,22 +32,27 @@ from ottod.errors import Failure, OttoError, ProviderError, StorageError
 from ottod.protocol import journal as j
 from ottod.protocol.events import (
     ItemCompleted,
+    ItemStarted,
     LogError,
+    ToolFailed,
     TurnCancelled,
     TurnCompleted,
     TurnFailed,
     TurnStarted,
 )
-from ottod.protocol.model import ModelResponse, Text, Thinking, ToolCall, ToolResult
+from ottod.protocol.model import ModelResponse, Text, Thinking, ToolCall
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
 from ottod.worker.model_call import ModelCaller
 from ottod.worker.text import cut
-from ottod.worker.tool_call import ToolRunner
+from ottod.worker.tool_call import Outcome, ToolRunner, failed
+
+SHOWN_INPUT_BYTES = 2000
+"""Of an input, in the event that begins its turn."""
 
 
 class TurnDriver:
-    """Runs the turns of one session, one at a time."""
+    """Runs the turns of one session, one at a time. `on_step` is called when calls have begun or ended."""
 
     def __init__(
         self,
@@ -51,6 +63,7 @@ class TurnDriver:
         tools: ToolRunner,
         journal: JournalWriter,
         link: Link,
+        on_step: Callable[[], None],
     ) -> None:
         self._session = session
         self._machine = machine
@@ -58,49 +71,94 @@ class TurnDriver:
         self._tools = tools
         self._journal = journal
         self._link = link
-        self._events: asyncio.Queue[TurnEvent] = asyncio.Queue()
+        self._on_step = on_step
+        self._events: asyncio.Queue[TurnEvent | None] = asyncio.Queue()
         self._model_task: asyncio.Task[None] | None = None
         self._tool_tasks: dict[str, asyncio.Task[None]] = {}
         self._cancels: dict[str, asyncio.Event] = {}
         self._started_ns = 0
         self._broken: StorageError | None = None
+        self._is_suspended = False
+        self._repeated_step = 0
 
     @property
     def turns(self) -> int:
         """How many turns have begun."""
         return self._machine.turn
 
+    @property
+    def running_calls(self) -> int:
+        """How many tool calls run now."""
+        return sum(not task.done() for task in self._tool_tasks.values())
+
     def cancel(self, reason: str) -> None:
         """Asks the turn that is running to end; without one nothing happens."""
         self._events.put_nowait(CancelRequested(reason=reason))
 
-    async def run(self, text: str) -> EndTurn:
-        """One turn, from input to its end. Raises StorageError if the journal cannot be written."""
+    def suspend(self) -> None:
+        """Leaves the turn as it is, for another incarnation to go on with. No other turn begins here."""
+        self._is_suspended = True
+        self._events.put_nowait(None)
+
+    async def run(self, text: str) -> EndTurn | None:
+        """One turn, from input to its end; None if it was suspended. Raises StorageError if the journal fails."""
+        self._begin()
+        self._tell_begun(self._machine.turn + 1, text)
+        return await self._drive(InputReceived(text=text))
+
+    async def resume(self, turn: OpenTurn) -> EndTurn | None:
+        """Goes on with a turn that another incarnation began. As `run`."""
+        self._begin()
+        event = turn.event
+        if not turn.is_known:
+            self._tell_begun(event.turn, turn.said)
+        if turn.is_model_call_open:
+            self._repeated_step = event.step + 1
+        for call in turn.unknown:
+            result = unknown_result(call)
+            self._journal.note(j.ToolResolved(turn=event.turn, step=event.step, call=call.call, result=result))
+            failure = Failure(code="unknown", message=UNKNOWN)
+            self._link.emit(ToolFailed(call=call.call, tool=call.tool, failure=failure))
+        await self._journal.put(())
+        results = (*event.results, *(unknown_result(call) for call in turn.unknown))
+        return await self._drive(replace(event, results=results))
+
+    def _begin(self) -> None:
+        self._repeated_step = 0
         self._started_ns = time.monotonic_ns()
         while not self._events.empty():
             self._events.get_nowait()
-        turn = self._machine.turn + 1
-        self._link.emit(TurnStarted(turn=turn, input=cut(text, 2000)[0]))
-        event: TurnEvent = InputReceived(text=text)
+
+    def _tell_begun(self, turn: int, text: str) -> None:
+        self._link.emit(TurnStarted(turn=turn, input=cut(text, SHOWN_INPUT_BYTES)[0]))
+
+    async def _drive(self, event: TurnEvent) -> EndTurn | None:
         try:
-            while True:
+            while not self._is_suspended:
                 ended = await self._execute(self._machine.step(event))
                 if ended is not None:
                     await self._close(ended)
                     return ended
-                event = await self._events.get()
+                self._on_step()
+                happened = await self._events.get()
                 if self._broken is not None:
                     raise self._broken
+                if happened is None:
+                    break
+                event = happened
+            return None
         finally:
             await self._leave_nothing()
 
     # ------------------------------------------------------------ actions
 
     async def _execute(self, actions: Sequence[TurnAction]) -> EndTurn | None:
-        intents = [a for a in actions if isinstance(a, RunTool)]
+        intents = [a for a in actions if isinstance(a, RunTool) and not a.is_repeat]
         if intents:
             # All intents of a step share one sync; only then does any of the effects start.
             await self._journal.put([self._intent(a) for a in intents])
+            if self._is_suspended:
+                return None
         ended: EndTurn | None = None
         for action in actions:
             match action:
@@ -139,8 +197,13 @@ class TurnDriver:
             request = self._models.request(action.messages)
             entry = j.ModelCalled(turn=action.turn, step=action.step, model=request.model)
             await self._journal.put([entry])
+            if action.step == self._repeated_step:
+                self._tell_void(item)
             response = await self._models.call(request, item=item)
-            await self._journal.put([j.ModelResponded(turn=action.turn, step=action.step, response=response)])
+            self._journal.note(j.ModelResponded(turn=action.turn, step=action.step, response=response))
+            self._models.count(response)
+            self._announce(response, item)
+            await self._journal.put(())
         except ProviderError as error:
             self._events.put_nowait(ModelFailed(failure=error.failure()))
         except StorageError as error:
@@ -151,8 +214,12 @@ class TurnDriver:
             text = f"the provider adapter failed: {type(error).__name__}: {error}"[:2000]
             self._events.put_nowait(ModelFailed(failure=Failure(code="provider_defect", message=text)))
         else:
-            self._announce(response, item)
             self._events.put_nowait(ModelResponded(response=response))
+
+    def _tell_void(self, item: str) -> None:
+        """What was streamed of an interrupted answer comes again, from the start and perhaps in other words."""
+        self._repeated_step = 0
+        self._link.emit(ItemStarted(item=item, kind="assistant_message"))
 
     def _announce(self, response: ModelResponse, item: str) -> None:
         thought = "".join(b.text for b in response.blocks if isinstance(b, Thinking))
@@ -175,25 +242,34 @@ class TurnDriver:
             await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
                 running.cancel()
-            result = await self._result_of(running, call)
-            entry = j.ToolResolved(turn=action.turn, step=action.step, call=call.call, result=result)
-            await self._journal.put([entry])
+            outcome = await self._outcome_of(running, call)
+            self._journal.note(
+                j.ToolResolved(turn=action.turn, step=action.step, call=call.call, result=outcome.result)
+            )
+            self._link.emit(outcome.event)
+            await self._journal.put(())
         except StorageError as error:
             self._break(error)
         else:
-            self._events.put_nowait(ToolResolved(result=result))
+            self._events.put_nowait(ToolResolved(result=outcome.result))
         finally:
             stopping.cancel()
+            if not running.done():
+                # The turn itself is going down, and nothing of it may outlive it.
+                running.cancel()
+                await asyncio.wait({running})
 
     @staticmethod
-    async def _result_of(running: asyncio.Future[ToolResult], call: ToolCall) -> ToolResult:
-        try:
-            return await running
-        except asyncio.CancelledError:
-            text = "cancelled before it began"
-        except Exception as error:  # noqa: BLE001 - a defect in running a tool is still that tool's result
-            text = f"{call.tool} could not be run: {type(error).__name__}: {error}"[:2000]
-        return ToolResult(call=call.call, tool=call.tool, text=text, is_error=True)
+    async def _outcome_of(running: asyncio.Future[Outcome], call: ToolCall) -> Outcome:
+        await asyncio.wait({running})
+        if running.cancelled():
+            return failed(call, Failure(code="cancelled", message="cancelled before it began"))
+        error = running.exception()
+        if error is None:
+            return running.result()
+        # A defect in running a tool is still that tool's result.
+        text = f"{call.tool} could not be run: {type(error).__name__}: {error}"[:2000]
+        return failed(call, Failure(code="tool_crashed", message=text))
 
     def _break(self, error: StorageError) -> None:
         """Without a journal nothing may go on: the turn ends with the error at its next step."""
@@ -203,7 +279,7 @@ class TurnDriver:
     # ------------------------------------------------------------ ending
 
     async def _close(self, ended: EndTurn) -> None:
-        await self._journal.put([j.TurnEnded(turn=ended.turn, outcome=ended.outcome, failure=ended.failure)])
+        self._journal.note(j.TurnEnded(turn=ended.turn, outcome=ended.outcome, failure=ended.failure))
         duration_ms = (time.monotonic_ns() - self._started_ns) // 1_000_000
         match ended.outcome:
             case "completed":
@@ -216,6 +292,7 @@ class TurnDriver:
                 self._link.emit(TurnFailed(turn=ended.turn, failure=ended.failure, duration_ms=duration_ms))
             case "cancelled":
                 self._link.emit(TurnCancelled(turn=ended.turn, reason=ended.reason, duration_ms=duration_ms))
+        await self._journal.put(())
 
     async def _leave_nothing(self) -> None:
         """Cancels and awaits whatever still runs: a turn's tasks do not outlive it."""

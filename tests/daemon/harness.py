@@ -13,12 +13,16 @@ import psutil
 import yaml
 
 from ottoctl.private import PrivateDaemon
-from ottod.isolation.processes import ProcessId, descendants, identify, is_alive
+from ottod.isolation.processes import ProcessId, descendants, identify, is_alive, send_signal
 from ottod.protocol.specs import AgentSpec
 
 T = TypeVar("T")
 DEADLINE_S = 60.0
-SMALL_RING: dict[str, dict[str, object]] = {"ring": {"size_bytes": 4 * 1024 * 1024, "segment_bytes": 128 * 1024}}
+SMALL: dict[str, dict[str, object]] = {
+    "ring": {"size_bytes": 4 * 1024 * 1024, "segment_bytes": 128 * 1024},
+    "sessions": {"orphan_grace_s": 15},
+}
+"""Settings that keep a test's files small and its leftovers short-lived."""
 
 
 def wait_for(what: str, probe: Callable[[], T | None], deadline_s: float = DEADLINE_S) -> T:
@@ -37,7 +41,11 @@ class RealDaemon(PrivateDaemon):
     """A private daemon that remembers its processes and proves their end."""
 
     def __init__(self, settings: Mapping[str, object] | None = None, env: Mapping[str, str] | None = None) -> None:
-        super().__init__({**SMALL_RING, **(settings or {})}, env={"PYTHONWARNINGS": "error", **(env or {})})
+        merged: dict[str, object] = dict(SMALL)
+        for section, values in (settings or {}).items():
+            small = SMALL.get(section)
+            merged[section] = {**small, **values} if small and isinstance(values, Mapping) else values
+        super().__init__(merged, env={"PYTHONWARNINGS": "error", **(env or {})})
         self.seen: set[ProcessId] = set()
 
     @property
@@ -79,11 +87,19 @@ class RealDaemon(PrivateDaemon):
         self.process.kill()
         self.process.wait()
 
+    def _end_orphans(self) -> None:
+        """Workers outlive a root that was killed; nobody will adopt these any more."""
+        if self.process is not None and self.process.returncode not in (None, 0):
+            for process in self.seen:
+                if is_alive(process):
+                    send_signal(process, signal.SIGTERM)
+
     def close(self) -> None:
         """Ends everything and proves it: no process of the daemon is left, no socket, no directory."""
         try:
             if self.process is not None and self.process.poll() is None:
                 self.stop()
+            self._end_orphans()
             wait_for("all processes are gone", lambda: not [p for p in self.seen if is_alive(p)])
             left = [str(p) for p in (self.base / "run").glob("*.sock")] if self.process is not None else []
             status = self.process.returncode if self.process is not None else 0

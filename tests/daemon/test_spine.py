@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from ottod.isolation.processes import identify, is_alive
+from ottod.isolation.processes import identify, is_alive, send_signal
 from ottod.protocol.events import (
     ContentDelta,
     SessionExited,
@@ -182,13 +182,16 @@ def test_shutdown_ends_sessions_by_name(daemon: RealDaemon) -> None:
         assert [e.seq for e in events] == list(range(1, len(events) + 1))
 
 
-def test_death_of_root_is_put_right_at_the_next_start(daemon: RealDaemon) -> None:
-    """kill -9 of root: its workers end, the next root ends their sessions in order and reuses no seq."""
+def test_a_session_that_dies_while_root_is_dead_is_put_right_at_the_next_start(daemon: RealDaemon) -> None:
+    """Worker and root die together: the next root ends the session in order and reuses no seq."""
     stream = daemon.script("stream", LONG)
     with daemon.client() as otto:
         session = otto.start(spec=daemon.agent(stream), task="go", cwd=daemon.workdir)
         wait_for("it streams", lambda: session.info().last_seq > 20)
+        worker = identify(session.info().pid)
     daemon.kill()
+    assert worker is not None and send_signal(worker, signal.SIGKILL)
+    wait_for("the worker is gone", lambda: not is_alive(worker))
     daemon.start()
     with daemon.client() as otto:
         events = list(otto.session(session.id).events(follow=False))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import uvloop
 
+from ottod.isolation import bubblewrap, processes
 from ottod.isolation.beneath import BeneathFiles
 from ottod.isolation.programs import ConfinedPrograms, Confinement
 from ottod.tools.arguments import decode_arguments
 from ottod.tools.base import Tool, ToolContext, ToolOutput
 
 T = TypeVar("T")
+DEADLINE_S = 10.0
 
 
 def run(work: Coroutine[Any, Any, T], *, loop: str = "uvloop") -> T:
@@ -41,7 +44,9 @@ class SessionPlace:
         self.programs = ConfinedPrograms(
             session=self.session,
             env=self.env,
-            confinement=Confinement(root=str(self.project), tmp_dir=str(base / "tmp"), **confinement),
+            confinement=Confinement(
+                root=str(self.project), tmp_dir=str(base / "tmp"), **{"bwrap": bubblewrap.find(), **confinement}
+            ),
         )
         self.streamed: list[str] = []
         self.progress: list[str] = []
@@ -50,6 +55,15 @@ class SessionPlace:
         """Closes what was opened."""
         self.files.close()
         self.programs.close()
+
+    def leftovers(self) -> list[processes.ProcessId]:
+        """What is alive of the session but for its launcher; a keeper on its way out is waited for."""
+        give_up_at = time.monotonic() + DEADLINE_S
+        while True:
+            found = [each for each in processes.survivors(self.session) if each.pid != self.programs.launcher_pid]
+            if not found or time.monotonic() > give_up_at:
+                return found
+            time.sleep(0.01)
 
     def context(self, *, timeout_s: float = 30.0, max_output_bytes: int = 32 * 1024) -> ToolContext:
         """What a tool gets."""

@@ -31,6 +31,7 @@ UNIONS = {
     "worker": worker.WorkerMessage,
     "root_to_worker": worker.RootToWorker,
     "command": worker.CommandBody,
+    "worker_request": worker.WorkerRequestBody,
 }
 
 
@@ -41,6 +42,7 @@ def value_for(annotation: Any, name: str) -> Any:
         Usage: USAGE, AgentSpec: AgentSpec(name="coder", tools=("shell",)),
         ModelTarget: ModelTarget(provider="scripted", adapter="scripted", model="/s.yml"),
         control.RequestBody: control.Ping(), worker.CommandBody: worker.StopTurn(reason="r"),
+        worker.WorkerRequestBody: worker.StopChild(child="s-0123456789"),
         events.Gap: events.Gap(first=1, last=9, reason="evicted", session="s-0123456789"),
     }  # fmt: skip
     info = msgspec.inspect.type_info(annotation)

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from ottod.errors import ToolError
-from ottod.isolation import processes
 from ottod.tools.grep import GREP
 from ottod.tools.shell import SHELL
 from ottod.tools.test_runner import TEST_RUNNER
@@ -35,7 +34,7 @@ def searcher(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Session
     place = SessionPlace(tmp_path, env=env)
     yield place
     place.close()
-    assert processes.survivors(place.session) == []
+    assert place.leftovers() == []
 
 
 def grep(place: SessionPlace, **arguments: object) -> list[str]:
@@ -100,7 +99,7 @@ def test_a_catastrophic_pattern_is_killed(tmp_path: Path) -> None:
     output = place.call(GREP, json.dumps(CATASTROPHE), timeout_s=1.0)
     assert 1.0 <= time.monotonic() - started_at < 10.0
     assert output.is_error and "took too long" in output.text
-    assert processes.survivors(place.session) == []
+    assert place.leftovers() == []
     place.close()
 
 

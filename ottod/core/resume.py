@@ -1,0 +1,252 @@
+"""From a journal to the session that it was: the conversation, the turn that is open, what waits, what was spent.
+
+Theory of operation. The entries are read once, in order. A response and the results of its calls stay apart from
+the conversation until it is certain what followed them, so that the conversation is valid at every entry. What is
+open when the entries end is resolved by three rules. A model call with a response, and a tool call with a result,
+are never made again. A model call without one is made again. A tool call with an intent and no result begins again
+if its tool said that this is harmless, and is otherwise *unknown*: the model hears that it may or may not have had
+its effect. A call without an intent has not begun, and begins.
+
+The incarnations of a session append to the same journal, so what is restored includes what was restored before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from ottod.core.turn import EndTurn, TurnResumed, Value, calls_of, not_started, text_of, what_is_wrong
+from ottod.protocol import journal as j
+from ottod.protocol.cause import Cause
+from ottod.protocol.model import (
+    AssistantMessage,
+    Message,
+    ModelResponse,
+    ToolCall,
+    ToolResult,
+    ToolResults,
+    UserMessage,
+)
+from ottod.protocol.usage import Usage
+
+UNKNOWN = (
+    "unknown: the process that made this call was lost before its result was noted. It may or may not have had its "
+    "effect, in whole or in part. Find out before you repeat it."
+)
+
+
+class Waiting(Value, frozen=True, kw_only=True):
+    """A message that waits for a turn. `number` as in the journal: 0 is the session's task."""
+
+    number: int
+    text: str
+    sender: str
+
+
+class OpenTurn(Value, frozen=True, kw_only=True):
+    """A turn that was interrupted.
+
+    `event` puts a machine back into it, once the calls in `unknown` have their results. `is_known` says that a model
+    call of it was begun, so that everybody has heard of the turn; `is_model_call_open` that one was lost on its way.
+    """
+
+    event: TurnResumed
+    unknown: tuple[ToolCall, ...]
+    said: str
+    is_known: bool
+    is_model_call_open: bool
+
+
+class Restored(Value, frozen=True, kw_only=True):
+    """What a journal says of its session. Without entries it is a session that has not begun.
+
+    `messages` is the conversation before what is open. `ended` is the last turn, if it is over. `usages` has the
+    consumption of every model response, unpriced. `children` are those that tools started and that have not ended.
+    `closed` is the session's last word, if it had one.
+    """
+
+    has_begun: bool = False
+    messages: tuple[Message, ...] = ()
+    turn: int = 0
+    open: OpenTurn | None = None
+    ended: EndTurn | None = None
+    inbox: tuple[Waiting, ...] = ()
+    newest_number: int = 0
+    usages: tuple[Usage, ...] = ()
+    children: tuple[j.ChildStarted, ...] = ()
+    ended_children: tuple[j.ChildEnded, ...] = ()
+    closed: Cause | None = None
+    text: str = ""
+
+
+def restore(entries: Iterable[j.JournalEntry]) -> Restored:
+    """What the entries amount to. Any beginning of a journal will do; nothing in one raises."""
+    past = _Past()
+    for entry in entries:
+        past.take(entry)
+    return past.restored()
+
+
+def unknown_result(call: ToolCall) -> ToolResult:
+    """The result of a call of which nobody knows whether it had its effect."""
+    return ToolResult(call=call.call, tool=call.tool, text=UNKNOWN, is_error=True)
+
+
+def child_report(ended: j.ChildEnded) -> Waiting:
+    """The message that a child's end is to the session that started it and did not wait."""
+    name = f" of agent {ended.agent}" if ended.agent else ""
+    head = f"[session {ended.child}{name} has ended: {ended.cause}]"
+    return Waiting(number=ended.number, text=f"{head}\n\n{ended.result}".rstrip(), sender=ended.child)
+
+
+class _Past:
+    """What the entries read so far amount to."""
+
+    def __init__(self) -> None:
+        self.has_begun = False
+        self.messages: list[Message] = []
+        self.inbox: list[Waiting] = []
+        self.newest_number = 0
+        self.usages: list[Usage] = []
+        self.children: dict[str, j.ChildStarted] = {}
+        self.ended_children: dict[str, j.ChildEnded] = {}
+        self.closed: Cause | None = None
+        self.text = ""
+        # The newest turn.
+        self.turn = 0
+        self.is_open = False
+        self.ended: EndTurn | None = None
+        self.said = ""
+        self.called_step = 0
+        self.responded_step = 0
+        self.turn_text = ""
+        # The newest response, until its consequences are in the conversation, and what became of its calls.
+        self.response: ModelResponse | None = None
+        self.intents: dict[str, bool] = {}
+        self.results: dict[str, ToolResult] = {}
+
+    def take(self, entry: j.JournalEntry) -> None:
+        match entry:
+            case j.SessionOpened():
+                self.has_begun, self.closed = True, None
+                if entry.task:
+                    self.inbox.append(Waiting(number=0, text=entry.task, sender="user"))
+            case j.InputAccepted():
+                self._wait(Waiting(number=entry.number, text=entry.text, sender=entry.sender))
+            case j.UserSaid():
+                self._begin_turn(entry)
+            case j.ModelCalled():
+                self._settle()
+                self.called_step = entry.step
+            case j.ModelResponded():
+                self._respond(entry)
+            case j.ToolIntended():
+                self.intents[entry.call] = entry.idempotent
+            case j.ToolResolved():
+                self.results[entry.call] = entry.result
+            case j.TurnEnded():
+                self._end_turn(entry)
+            case j.ChildStarted():
+                self.children[entry.child] = entry
+            case j.ChildEnded():
+                self._end_child(entry)
+            case j.Checkpoint():
+                pass
+            case j.SessionClosed():
+                if self.is_open:
+                    self._end_turn(j.TurnEnded(turn=self.turn, outcome="cancelled"))
+                self.closed = entry.cause
+            case _:
+                assert_never(entry)
+
+    def _wait(self, message: Waiting) -> None:
+        self.inbox.append(message)
+        self.newest_number = max(self.newest_number, message.number)
+
+    def _begin_turn(self, entry: j.UserSaid) -> None:
+        self._settle()
+        taken = next((m for m in self.inbox if m.number == entry.number), None)
+        if taken is not None:
+            self.inbox.remove(taken)
+        self.messages.append(UserMessage(text=entry.text))
+        self.turn, self.is_open, self.ended, self.said = entry.turn, True, None, entry.text
+        self.called_step = self.responded_step = 0
+        self.turn_text = ""
+
+    def _respond(self, entry: j.ModelResponded) -> None:
+        self._settle()
+        self.response = entry.response
+        self.responded_step = entry.step
+        self.turn_text = text_of(entry.response)
+        self.usages.append(entry.response.usage)
+        self.intents, self.results = {}, {}
+
+    def _end_turn(self, entry: j.TurnEnded) -> None:
+        self._settle()
+        self.is_open = False
+        self.text = self.turn_text or self.text
+        self.ended = EndTurn(
+            turn=entry.turn,
+            steps=self.called_step,
+            outcome=entry.outcome,
+            text=self.turn_text,
+            failure=entry.failure,
+        )
+
+    def _end_child(self, entry: j.ChildEnded) -> None:
+        self.ended_children[entry.child] = entry
+        if entry.number:
+            self._wait(child_report(entry))
+
+    def _settle(self) -> None:
+        """Something followed the newest response: it and the results of its calls belong to the conversation."""
+        response, self.response = self.response, None
+        if response is None or not response.blocks:
+            return
+        calls = calls_of(response)
+        if what_is_wrong(calls):
+            return
+        self.messages.append(AssistantMessage(blocks=response.blocks))
+        if calls:
+            self.messages.append(ToolResults(results=tuple(self._result(call) for call in calls)))
+
+    def _result(self, call: ToolCall) -> ToolResult:
+        known = self.results.get(call.call)
+        if known is not None:
+            return known
+        return unknown_result(call) if call.call in self.intents else not_started(call)
+
+    def restored(self) -> Restored:
+        live = (child for name, child in self.children.items() if name not in self.ended_children)
+        return Restored(
+            has_begun=self.has_begun,
+            messages=tuple(self.messages),
+            turn=self.turn,
+            open=self._open_turn() if self.is_open else None,
+            ended=self.ended,
+            inbox=tuple(self.inbox),
+            newest_number=self.newest_number,
+            usages=tuple(self.usages),
+            children=tuple(live),
+            ended_children=tuple(self.ended_children.values()),
+            closed=self.closed,
+            text=self.text,
+        )
+
+    def _open_turn(self) -> OpenTurn:
+        calls = calls_of(self.response) if self.response is not None else ()
+        undecided = [c for c in calls if c.call in self.intents and c.call not in self.results]
+        return OpenTurn(
+            event=TurnResumed(
+                turn=self.turn,
+                step=self.responded_step,
+                response=self.response,
+                results=tuple(self.results[c.call] for c in calls if c.call in self.results),
+                begun=frozenset(c.call for c in undecided if self.intents[c.call]),
+                text=self.turn_text,
+            ),
+            unknown=tuple(c for c in undecided if not self.intents[c.call]),
+            said=self.said,
+            is_known=self.called_step > 0,
+            is_model_call_open=self.called_step > self.responded_step,
+        )

@@ -1,0 +1,343 @@
+"""Starts the confined programs of one session, outside the confinement of its worker.
+
+Run by path, never imported by the package: `python -I -S launcher.py SOCKET_FD CONFIG_FD`. A process that Landlock
+confines can mount nothing, so a confined worker could never start bubblewrap. The launcher is started before the
+worker confines itself, is told once and for all how programs of this session are held, and from then on takes nothing
+but orders to run one: a worker in the wrong hands can run programs only where its agent could have.
+
+It is a warm interpreter without threads, so each call's keeper is a fork and not a start. It is a subreaper: if a
+keeper is killed, what it kept becomes the launcher's child and is ended on the worker's word (`sweep`). It ends when
+the worker closes the socket, after all keepers have ended.
+
+    worker → launcher, SEQPACKET, with descriptors:
+        run      control, order, stdin, output, cwd     order: marshal {argv, env, cwd, call}
+        sweep CALL      control                          answered there: gone COUNT, or left COUNT PID…
+
+Source: ADR 0010.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import marshal
+import os
+import select
+import socket
+import sys
+import time
+
+TYPE_CHECKING = False  # As in `typing`, which would triple the start-up time.
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ottod.isolation import confined_exec, keeper, landlock, protected, seccomp
+else:
+    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+    import confined_exec
+    import keeper
+    import landlock
+    import protected
+    import seccomp
+
+MAX_ORDER_BYTES = 4096
+MAX_FDS = 5
+FD_BYTES = 4
+MAX_FD = 1 << 20
+"""Beyond any descriptor that the launcher could have."""
+SWEEP_DEADLINE_S = 5.0
+FAREWELL_DEADLINE_S = 5.0
+REFRESH_S = 30.0
+"""How long what was found in the working directory holds."""
+TRIAL_ERROR_BYTES = 4096
+IGNORED = (1, 2, 3, 15)
+"""SIGHUP, SIGINT, SIGQUIT, SIGTERM: launcher and keepers must outlive whoever tells the whole session to end."""
+PR_SET_CHILD_SUBREAPER = 36
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main() -> None:
+    """Serves until the worker is gone, then leaves nothing."""
+    orders = socket.socket(fileno=int(sys.argv[1]))
+    os.set_inheritable(orders.fileno(), False)
+    config = confined_exec.read_config(int(sys.argv[2]))
+    for number in IGNORED:
+        confined_exec.set_handler(number, confined_exec.SIG_IGNORE)
+    _become_subreaper()
+    landlock.forbid_new_privileges()
+    launcher = Launcher(orders, config)
+    try:
+        launcher.serve()
+    finally:
+        launcher.leave()
+    os._exit(0)
+
+
+def _become_subreaper() -> None:
+    _libc.prctl(ctypes.c_int(PR_SET_CHILD_SUBREAPER), *(ctypes.c_ulong(each) for each in (1, 0, 0, 0)))
+
+
+class Launcher:
+    """`config`: see `programs.launch_config`."""
+
+    def __init__(self, orders: socket.socket, config: dict[str, Any]) -> None:
+        self.orders = orders
+        self.config = config
+        self.keepers: dict[int, int] = {}
+        self.poll = select.poll()
+        self.poll.register(orders, select.POLLIN)
+        self.refusal = b""
+        self.is_enclosing = self._can_enclose()
+        self.filter = self._filter()
+        self.protection = protected.Protection(config["root"], granted=config["granted"])
+        self.refreshed_at = -REFRESH_S
+
+    def serve(self) -> None:
+        """Takes orders until the socket closes; collects keepers as they end."""
+        while True:
+            for fd, _ in self.poll.poll():
+                if fd != self.orders.fileno():
+                    self._collect(fd)
+                    continue
+                order, fds = receive(self.orders)
+                if not order:
+                    return
+                word, *rest = order.decode().split()
+                if word == "run":
+                    self._run(fds)
+                else:
+                    self._sweep(rest[0], fds[0])
+                for each in fds:
+                    os.close(each)
+            self._reap_strays()
+
+    def leave(self) -> None:
+        """Waits for the keepers, which have heard of the worker's end as well; kills what is left of any."""
+        give_up_at = time.monotonic() + FAREWELL_DEADLINE_S
+        self.poll.unregister(self.orders)
+        while self.keepers and time.monotonic() < give_up_at:
+            for fd, _ in self.poll.poll(100):
+                self._collect(fd)
+        self._end_strays(FAREWELL_DEADLINE_S)
+        self.protection.release()
+
+    # ------------------------------------------------------------ how programs are held
+
+    def _can_enclose(self) -> bool:
+        """Tries bubblewrap. Sets `refusal` if a sandbox is required and cannot be had."""
+        trial: list[str] = self.config["trial"]
+        failure = _try(trial) if trial else b"bubblewrap is not installed"
+        if failure and self.config["network"] == "required":
+            self.refusal = b"network " + failure
+        return not failure
+
+    def _filter(self) -> bytes:
+        if self.config["syscalls"] == "off":
+            return b""
+        machine = seccomp.architecture()
+        if not machine:
+            if self.config["syscalls"] == "required":
+                self.refusal = b"syscalls there is no filter for this machine"
+            return b""
+        # In a pid namespace a debugger finds only what its own call has started.
+        return seccomp.assemble(machine, allow_debugging=self.is_enclosing)
+
+    def _plan(self, order: dict[str, Any]) -> dict[str, Any]:
+        """What `confined_exec.become` needs: the order's program in this session's confinement."""
+        held: dict[str, Any] = self.config["enclosed" if self.is_enclosing else "plain"]
+        return {
+            "argv": order["argv"],
+            "env": {**held["env"], **order["env"]},
+            "rlimits": held["rlimits"],
+            "landlock": self.config["files"],
+            "read": held["read"],
+            "write": held["write"],
+            "devices": held["devices"],
+            "seccomp": self.filter,
+            "grace_ms": self.config["grace_ms"],
+        }
+
+    # ------------------------------------------------------------ orders
+
+    def _run(self, fds: list[int]) -> None:
+        """Forks the call's keeper, which forks the program."""
+        control, order_fd, stdin, output, cwd = fds
+        order = confined_exec.read_config(os.dup(order_fd))
+        if self.refusal:
+            os.write(control, b"failed " + self.refusal.split()[0] + b" 0")
+            return
+        if self.is_enclosing and self.config["files"] != "off":
+            self._refresh()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            os.write(control, f"failed fork {error.errno}".encode())
+            return
+        if pid:
+            fd = os.pidfd_open(pid)
+            self.keepers[fd] = pid
+            self.poll.register(fd, select.POLLIN)
+            return
+        try:
+            self._keep(order, control, stdin, output, cwd)
+        finally:
+            os._exit(1)
+
+    def _refresh(self) -> None:
+        """Looks again for what must be protected: now and then, and at once if some of it is gone."""
+        if time.monotonic() - self.refreshed_at > REFRESH_S or not self.protection.is_current():
+            self.protection.refresh()
+            self.refreshed_at = time.monotonic()
+
+    def _keep(self, order: dict[str, Any], control: int, stdin: int, output: int, cwd: int) -> None:
+        """The keeper's life, in a process of its own."""
+        for fd in (self.orders.fileno(), *self.keepers):
+            os.close(fd)
+        os.setsid()
+        _become_subreaper()
+        report, report_end = os.pipe()
+        plan = self._plan(order)
+        pid = os.fork()
+        if pid == 0:
+            for target, fd in enumerate((stdin, output, output)):
+                os.dup2(fd, target)
+            # A descriptor of a directory outside would be a way out of any mount namespace.
+            close_all_but(report_end, cwd)
+            if self.is_enclosing:
+                os.close(cwd)
+                self._enter(order, plan, report_end)
+            os.fchdir(cwd)
+            confined_exec.become(plan, report_end)
+        os.close(report_end)
+        for fd in (stdin, output, cwd):
+            os.close(fd)
+        keeper.Keeper(
+            control,
+            report,
+            pid,
+            grace_ms=self.config["grace_ms"],
+            is_enclosed=self.is_enclosing,
+            watch=self.protection.watch if self.is_enclosing else None,
+        ).keep()
+        os._exit(0)
+
+    def _enter(self, order: dict[str, Any], plan: dict[str, Any], report: int) -> None:
+        """Becomes bubblewrap, which becomes the first process of the sandbox. Never returns."""
+        config = confined_exec.in_memory("otto-program", marshal.dumps(plan))
+        for fd in (config, report):
+            os.set_inheritable(fd, True)
+        stage = [self.config["python"], "-I", "-S", "-c", self.config["bootstrap"], str(config), str(report)]
+        argv = [*self.config["sandbox"], *self.protection.arguments(), "--chdir", order["cwd"], "--", *stage]
+        try:
+            os.execve(argv[0], argv, self.config["markers"])
+        except OSError as error:
+            os.write(report, f"failed sandbox {error.errno}\n".encode())
+        os._exit(127)
+
+    def _sweep(self, call: str, control: int) -> None:
+        """Ends what a killed keeper has left behind: by descent from the launcher, and by the call's marker."""
+        processes = keeper.load_processes()
+        own = os.getpid()
+        kept = set(self.keepers.values())
+        found = 0
+
+        def find(table: Any) -> set[int]:
+            nonlocal found
+            strays = [row.id.pid for row in table.values() if row.parent_pid == own and row.id.pid not in kept]
+            victims: set[int] = processes.closure(
+                table, [*strays, *processes.marked(table, processes.CALL_MARKER, call)]
+            )
+            found = max(found, len(victims))
+            return victims
+
+        left = processes.end_all(find, deadline_s=SWEEP_DEADLINE_S, on_pass=self._reap_strays)
+        pids = "".join(f" {each.pid}" for each in left)
+        try:
+            os.write(control, f"left {found}{pids}".encode() if left else f"gone {found}".encode())
+        except OSError:
+            pass  # The worker has given up on it, or is dead.
+
+    # ------------------------------------------------------------ children
+
+    def _collect(self, fd: int) -> None:
+        self.poll.unregister(fd)
+        os.close(fd)
+        try:
+            os.waitpid(self.keepers.pop(fd), 0)
+        except ChildProcessError:
+            pass
+
+    def _reap_strays(self) -> None:
+        """Orphans that have ended. Keepers are left to `_collect`, which knows their descriptors."""
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None or found.si_pid in self.keepers.values():
+                return
+            os.waitpid(found.si_pid, 0)
+
+    def _end_strays(self, deadline_s: float) -> None:
+        try:
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                processes = keeper.load_processes()
+                own = os.getpid()
+                processes.end_all(
+                    lambda table: {each.pid for each in processes.descendants(own, table)},
+                    deadline_s=deadline_s,
+                    on_pass=_reap_all,
+                )
+        except ChildProcessError:
+            pass
+
+
+def receive(orders: socket.socket) -> tuple[bytes, list[int]]:
+    """One packet and its descriptors, none of which a program will inherit. Empty at the end."""
+    # Not `socket.recv_fds`: it forgets the flags it is given.
+    room = socket.CMSG_SPACE(MAX_FDS * FD_BYTES)
+    data, extra, _flags, _address = orders.recvmsg(MAX_ORDER_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    fds: list[int] = []
+    for level, kind, content in extra:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds += memoryview(content[: len(content) // FD_BYTES * FD_BYTES]).cast("i")
+    return data, fds
+
+
+def close_all_but(*kept: int) -> None:
+    """Closes every descriptor but the standard ones and these."""
+    first = 3
+    for fd in (*sorted(kept), MAX_FD):
+        os.closerange(first, fd)
+        first = fd + 1
+
+
+def _reap_all() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def _try(argv: list[str]) -> bytes:
+    """Runs a trial; empty if it succeeded, else its last words."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            null = os.open("/dev/null", os.O_RDWR)
+            for target, fd in enumerate((null, null, write_end)):
+                os.dup2(fd, target)
+            os.execve(argv[0], argv, {})
+        finally:
+            os._exit(127)
+    os.close(write_end)
+    words = os.read(read_end, TRIAL_ERROR_BYTES).strip()
+    os.close(read_end)
+    status = os.waitpid(pid, 0)[1]
+    return b"" if status == 0 else words.splitlines()[-1] if words else b"the trial failed"
+
+
+if __name__ == "__main__":
+    main()

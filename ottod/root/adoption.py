@@ -1,0 +1,265 @@
+"""What an earlier root left behind: its workers are adopted, what cannot be adopted is ended or begun again.
+
+A worker is known by pid and start time, which the database holds, and proves itself by the secret of its incarnation.
+It outlives root, so most sessions only change hands: their state is what the database knew plus what the ring has
+beyond that, and their seq goes on where the ring stops. A session whose worker is gone ends as `daemon_stop`, or, if
+its restart policy allows, gets its next incarnation; neither is booked against anybody. A stop that was under way is
+carried on: it wins over everything.
+
+Source: DESIGN §4 and ADR 0012.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import msgspec
+from msgspec.structs import replace
+
+from ottod.core.projection import fold
+from ottod.errors import OttoError, RemoteProtocolError
+from ottod.ids import session_key
+from ottod.isolation.processes import ProcessId, is_alive
+from ottod.protocol.cause import Cause
+from ottod.protocol.control import SessionInfo
+from ottod.protocol.records import LANE_STATE, decode_payload, split_run
+from ottod.root.births import Births
+from ottod.root.burials import PROOF_TIMEOUT_S, Burials
+from ottod.root.context import RootContext
+from ottod.root.groups import Groups
+from ottod.root.loss import Loss
+from ottod.root.plan import SessionPlan, plan_decoder
+from ottod.root.reaper import Reaper
+from ottod.root.session_table import Incarnation, Session
+from ottod.root.stops import Stops
+from ottod.root.zygote_client import Lease
+from ottod.storage.database_rows import Incarnation as IncarnationRow
+
+MAX_SESSIONS = 100_000
+ADOPTION_S = 15.0
+"""How long a live worker may take to say hello to a new root before it is taken for hung."""
+SEQ_MARGIN = 1_000_000
+"""More events than a session can emit between two notes of its seq."""
+CHUNK_BYTES = 8 * 1024 * 1024
+
+
+class Inheritance(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of an earlier root's sessions."""
+
+    adopted: int = 0
+    resumed: int = 0
+    ended: int = 0
+    waiting: int = 0
+    """Restarting or parked: they had no worker, and need none yet."""
+
+    @property
+    def total(self) -> int:
+        return self.adopted + self.resumed + self.ended + self.waiting
+
+    def describe(self) -> str:
+        """One line for people."""
+        counts = {"adopted": self.adopted, "begun again": self.resumed, "ended (daemon_stop)": self.ended}
+        counts["waiting"] = self.waiting
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
+class Adoption:
+    """Takes over once, at boot, before any client is heard."""
+
+    def __init__(
+        self,
+        context: RootContext,
+        *,
+        births: Births,
+        burials: Burials,
+        groups: Groups,
+        stops: Stops,
+        reaper: Reaper,
+    ) -> None:
+        self._c = context
+        self._births = births
+        self._burials = burials
+        self._groups = groups
+        self._stops = stops
+        self._reaper = reaper
+
+    async def take_over(self) -> Inheritance:
+        """Returns when every session of the database that has not ended is in the table, and somebody's business."""
+        infos = await self._c.database.sessions(limit=MAX_SESSIONS)
+        if not infos:
+            await self._sweep()
+            return Inheritance()
+        plans = await self._c.database.live_plans()
+        rows = {row.session: row for row in await self._c.database.live_incarnations()}
+        infos = await self._c.in_thread(self._fold_ring, infos)
+        sessions = [self._restore(info, plans.get(info.session)) for info in infos]
+        self._link(sessions)
+        self._groups.restore(await self._c.database.supervision())
+        alive = []
+        for session in sessions:
+            if await self._adopt(session, rows.get(session.id)):
+                alive.append(session)
+        await self._sweep()
+        counts = {"adopted": len(alive), "resumed": 0, "ended": 0, "waiting": 0}
+        for session in sessions:
+            if session not in alive and not session.has_ended:
+                counts[await self._without_worker(session, rows.get(session.id))] += 1
+        self._groups.resume_orders()
+        for session in sessions:
+            if session.info.state == "stopping" and not session.has_ended:
+                self._stops.begin_for(session, "the stop that the last daemon began", "cancelled")
+        self._c.instruments.adopted(len(alive))
+        return Inheritance(**counts)
+
+    # ------------------------------------------------------------ what was known
+
+    def _fold_ring(self, infos: list[SessionInfo]) -> list[SessionInfo]:
+        """On a thread, before anybody else uses the ring: the sessions as their newest events have them."""
+        return [
+            self._with_seq(key, self._fold_newest(key, info))
+            for info in infos
+            for key in (session_key(info.session),)
+        ]
+
+    def _fold_newest(self, key: int, info: SessionInfo) -> SessionInfo:
+        """What the ring has of one session beyond its row: at most what came in a second or so."""
+        ring, cursor, known_seq = self._c.hub.ring, info.last_offset, info.last_seq
+        if ring.last_seq(key) <= known_seq or cursor >= ring.head_offset:
+            return info
+        while True:
+            chunk = ring.read(cursor, session_key=key, max_bytes=CHUNK_BYTES)
+            for run in chunk.items:
+                if isinstance(run, bytes):
+                    info = _fold_run(info, run, known_seq)
+            if chunk.caught_up:
+                return info
+            cursor = chunk.next_cursor
+
+    def _with_seq(self, key: int, info: SessionInfo) -> SessionInfo:
+        """The database knows where a session was a second ago at most; the ring, if it still has it, exactly."""
+        in_ring = self._c.hub.ring.last_seq(key)
+        last_seq = in_ring if in_ring >= info.last_seq else info.last_seq + SEQ_MARGIN
+        return replace(info, last_seq=last_seq + self._lost_events())
+
+    def _lost_events(self) -> int:
+        """The most events of one session that a power failure can have taken: their seqs may have been seen."""
+        lost = self._c.hub.ring.recovery.lost
+        return lost[1] - lost[0] + 1 if lost is not None else 0
+
+    def _restore(self, info: SessionInfo, packed: bytes | None) -> Session:
+        plan: SessionPlan | None = None
+        if packed is not None:
+            try:
+                plan = plan_decoder.decode(packed)
+            except msgspec.DecodeError as error:
+                self._c.log(f"{info.session}: its plan cannot be read, so it cannot go on: {error}")
+        session = Session(info, plan)
+        self._c.table.add(session)
+        return session
+
+    def _link(self, sessions: list[Session]) -> None:
+        """Children to their parents, in the order of their starts."""
+        for session in sorted(sessions, key=lambda s: s.info.created_at_ns):
+            parent = self._c.table.get(session.info.parent) if session.info.parent else None
+            if parent is not None and not parent.has_ended:
+                session.is_top = False
+                parent.children[session.id] = session
+
+    # ------------------------------------------------------------ workers
+
+    async def _adopt(self, session: Session, row: IncarnationRow | None) -> bool:
+        """Takes on a worker that lives. It is heard as soon as it says hello with its secret."""
+        if row is None or session.plan is None or row.incarnation != session.info.incarnation:
+            return False
+        process = ProcessId(row.pid, row.start_time_ticks)
+        lease = Lease(row.pid, None, row.generation)
+        try:
+            lease.child = self._reaper.adopt(process, lease.handle_exit)
+        except OSError:
+            return False
+        incarnation = Incarnation(number=row.incarnation, secret=row.secret, generation=row.generation)
+        incarnation.lease = lease
+        incarnation.start_ticks = row.start_time_ticks
+        incarnation.started_at_ns = row.started_at_ns
+        incarnation.started_s = incarnation.last_heard_s = self._c.loop.time()
+        incarnation.is_ready = session.info.state != "starting"
+        incarnation.adopt_by_s = self._c.loop.time() + ADOPTION_S
+        session.incarnation = incarnation
+        await self._reopen(session, row.pid)
+        lease.adopt(lambda exit_: self._burials.worker_exited(session, incarnation, exit_))
+        return True
+
+    async def _reopen(self, session: Session, pid: int) -> None:
+        assert session.plan is not None
+        caps = self._births.caps(session.plan)
+        try:
+            enclosure = await self._c.in_thread(self._c.enclosures.reopen, session.id, caps)
+            if enclosure is None:
+                enclosure = await self._c.in_thread(self._c.enclosures.open, session.id, caps)
+                await self._c.in_thread(enclosure.admit, pid)
+            elif enclosure.kind == "watchdog":
+                await self._c.in_thread(enclosure.admit, pid)
+            session.enclosure = enclosure
+        except OttoError as error:
+            self._c.log(f"{session.id}: adopted without its cap: {error}")
+
+    async def _without_worker(self, session: Session, row: IncarnationRow | None) -> str:
+        """A session whose worker is gone, if it had one. Gives the count that it belongs to."""
+        known = [ProcessId(row.pid, row.start_time_ticks)] if row is not None else []
+        remaining = await self._clear(session, known)
+        if row is not None:
+            await self._c.database.put_incarnation(replace(row, ended_at_ns=session.info.last_offset or 1))
+        stopped = session.info.state == "stopping"
+        message = "the daemon had ended before the session did"
+        cause = Cause(kind="cancelled" if stopped else "daemon_stop", message=message)
+        loss = Loss(cause=cause, remaining=tuple(remaining))
+        if stopped or remaining or session.plan is None:
+            self._groups.end(session, loss)
+            return "ended"
+        if session.info.state == "parked" or self._groups.is_waiting(session):
+            return "waiting"
+        policy = session.info.restart
+        if not (policy == "permanent" or policy == "transient"):
+            self._groups.end(session, loss)
+            return "ended"
+        session.lost_to = "daemon_stop"
+        session.last_loss = loss
+        self._groups.next_incarnation(session)
+        return "resumed"
+
+    async def _clear(self, session: Session, known: list[ProcessId]) -> list[ProcessId]:
+        """Ends whatever is left of a session without its worker; gives what remains."""
+        if not any(is_alive(each) for each in known) and session.info.state in ("parked", "restarting"):
+            return []
+        try:
+            caps = self._births.caps(session.plan) if session.plan is not None else None
+            leaf = await self._c.in_thread(self._c.enclosures.reopen, session.id, caps) if caps is not None else None
+            if leaf is not None:
+                remaining = await self._c.in_thread(
+                    functools.partial(leaf.kill, deadline_s=PROOF_TIMEOUT_S, known=known)
+                )
+                if not remaining:
+                    await self._c.in_thread(leaf.close)
+                return remaining
+        except OttoError as error:
+            self._c.log(f"{session.id}: {error}")
+        return await self._burials.end_processes(session.id, known)
+
+    async def _sweep(self) -> None:
+        """Removes cgroups of sessions that nobody knows."""
+        known = {s.id for s in self._c.table.live}
+        for swept in await self._c.in_thread(self._c.enclosures.sweep, known):
+            self._c.log(f"{swept}: its control group was left behind, and has been ended and removed")
+
+
+def _fold_run(info: SessionInfo, run: bytes, known_seq: int) -> SessionInfo:
+    for header, payload in split_run(run):
+        if header.lane != LANE_STATE or header.last_seq <= known_seq:
+            continue
+        try:
+            entries = decode_payload(payload)
+        except RemoteProtocolError:
+            continue  # Its checksum holds, so a worker sent it so; it was delivered as it is.
+        for at_ns, event in entries:
+            info = fold(info, event, at_ns)
+    return info

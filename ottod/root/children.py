@@ -1,0 +1,160 @@
+"""What workers ask of root: children, and their ends; and what parents are told of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from ottod.errors import Failure, OttoError, RefusedError
+from ottod.protocol.control import StartSession
+from ottod.protocol.worker import ChildNotice, RequestReply, SpawnChild, StopChild, WorkerRequest
+from ottod.root.births import Births
+from ottod.root.context import RootContext
+from ottod.root.groups import Groups
+from ottod.root.session_table import NoSuchSession, Session
+
+COMMAND_TIMEOUT_S = 10.0
+MAX_REASON_CHARS = 2000
+
+
+class Children:
+    """Serves workers' requests, and tells parents of their children."""
+
+    def __init__(self, context: RootContext, births: Births, groups: Groups) -> None:
+        self._c = context
+        self._births = births
+        self._spawning: dict[str, asyncio.Future[Session]] = {}
+        self.begin_stop: Callable[[Session, str], None] = lambda session, reason: None
+        context.gate.on_request = self.requested
+        groups.on_child_ended = self.child_ended
+
+    # ------------------------------------------------------------ starting
+
+    def check_parent(self, parent: Session) -> None:
+        """Raises RefusedError if this session can have no child more."""
+        if parent.has_ended or parent.is_stopping or parent.is_ending:
+            raise RefusedError(
+                f"{parent.id} has ended or is stopping", code="session_ended", mend="name a live session as parent"
+            )
+        limits = parent.plan.spec.limits if parent.plan is not None else None
+        if limits is None:
+            raise RefusedError(f"{parent.id} cannot have children", code="refused")
+        if len(parent.children) >= limits.max_children:
+            raise RefusedError(
+                f"{parent.id} has {limits.max_children} live children already",
+                code="too_many_children",
+                mend="wait for one to end, or raise limits.max_children of its agent",
+            )
+        depth = self.depth(parent)
+        if depth >= limits.max_depth:
+            raise RefusedError(
+                f"{parent.id} is {depth} levels below the top; {limits.max_depth} is the limit",
+                code="too_deep",
+                mend="raise limits.max_depth of its agent",
+            )
+
+    def depth(self, session: Session) -> int:
+        """0 for a top-level session."""
+        levels = 0
+        while not session.is_top and (above := self._c.table.get(session.info.parent)) is not None:
+            session, levels = above, levels + 1
+        return levels
+
+    async def start(self, request: StartSession, parent: Session, spawn_key: str = "") -> Session:
+        """Starts a child and tells the parent. Raises OttoError."""
+        self.check_parent(parent)
+        child = await self._births.create(request, parent=parent, spawn_key=spawn_key)
+        self._notify(parent, child)
+        return child
+
+    async def _spawn(self, parent: Session, body: SpawnChild) -> Session:
+        if not body.key:
+            return await self._spawn_new(parent, body, "")
+        key = f"{parent.id}/{body.key}"
+        # A worker that has lost its root asks again, perhaps while the first answer is on its way.
+        if (spawning := self._spawning.get(key)) is not None:
+            return await asyncio.shield(spawning)
+        task = self._spawning[key] = asyncio.ensure_future(self._spawn_once(parent, body, key))
+        try:
+            return await asyncio.shield(task)
+        finally:
+            self._spawning.pop(key, None)
+
+    async def _spawn_once(self, parent: Session, body: SpawnChild, key: str) -> Session:
+        known = await self._c.database.session_by_key(key)
+        return await self._known(parent, known) if known else await self._spawn_new(parent, body, key)
+
+    async def _spawn_new(self, parent: Session, body: SpawnChild, key: str) -> Session:
+        plan, info = parent.plan, parent.info
+        assert plan is not None
+        request = StartSession(
+            agent=body.agent,
+            task=body.task,
+            cwd=plan.cwd,
+            env=plan.env,
+            model=body.model,
+            title=body.title,
+            parent=parent.id,
+            run_mode="headless" if info.run_mode == "headless" else "interactive",
+            key=key,
+        )
+        return await self.start(request, parent, body.key)
+
+    async def _known(self, parent: Session, session_id: str) -> Session:
+        """A child that an earlier incarnation asked for. If it has ended, the parent is told again."""
+        child = self._c.table.get(session_id)
+        if child is None:
+            found = await self._c.database.session_by_prefix(session_id, limit=1)
+            if not found:
+                raise NoSuchSession(f"the child {session_id} has been removed")
+            child = Session(found[0], None)
+        self._notify(parent, child)
+        return child
+
+    # ------------------------------------------------------------ requests of workers
+
+    def requested(self, session: Session, request: WorkerRequest) -> None:
+        """One request of a worker. The gate bounds how many it may have open."""
+        self._c.spawn(self._serve(session, request))
+
+    async def _serve(self, session: Session, request: WorkerRequest) -> None:
+        try:
+            match request.body:
+                case SpawnChild() as body:
+                    child = await self._spawn(session, body)
+                case StopChild() as body:
+                    child = self._stop(session, body)
+            reply = RequestReply(id=request.id, child=child.id)
+        except OttoError as error:
+            reply = RequestReply(id=request.id, failure=error.failure())
+        except Exception as error:
+            failure = Failure(code="internal", message=f"the request failed: {error!r}"[:500])
+            self._c.gate.answer(session, RequestReply(id=request.id, failure=failure))
+            raise
+        self._c.gate.answer(session, reply)
+
+    def _stop(self, parent: Session, body: StopChild) -> Session:
+        child = parent.children.get(body.child) or self._c.table.get(body.child)
+        if child is None or child.info.parent != parent.id:
+            raise NoSuchSession(f"{body.child[:100]} is no child of {parent.id}")
+        if not child.has_ended and not parent.is_stopping:
+            # While the parent itself is stopped its children go in their order, not all at once.
+            self.begin_stop(child, body.reason[:MAX_REASON_CHARS] or "its parent stopped it")
+        return child
+
+    # ------------------------------------------------------------ news for parents
+
+    def child_ended(self, child: Session) -> None:
+        """A child with a live parent has ended."""
+        parent = self._c.table.get(child.info.parent)
+        if parent is not None and not parent.has_ended:
+            self._notify(parent, child)
+
+    def _notify(self, parent: Session, child: Session) -> None:
+        info = child.info
+        notice = ChildNotice(child=child.id, agent=info.agent, title=info.title, cause=info.cause, result=info.result)
+        self._c.spawn(self._tell(parent, notice))
+
+    async def _tell(self, parent: Session, notice: ChildNotice) -> None:
+        """A parent that has no worker now learns of it from its next birth, or when it asks for the child again."""
+        await self._c.gate.command(parent, notice, timeout_s=COMMAND_TIMEOUT_S)

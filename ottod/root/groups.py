@@ -1,0 +1,491 @@
+"""The supervisor nodes and what their orders mean for sessions.
+
+One node stands above each top-level session, with the daemon's own allowance of restarts, so that one flapping agent
+cannot exhaust anybody else's; one is in each session that has children, with the group that its agent declares. The
+nodes decide (`ottod.core.supervision`, OTP's rules); this module translates: a lost worker is told to its node, a
+node's order to start becomes the next incarnation, an order to stop goes up the stop ladder. Giving up is escalated
+to the parent's own node or, at the top, parks the session.
+
+A session that is over never returns, so it is taken out of its node at once, whatever the group does later.
+
+Source: ADR 0008.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import assert_never
+
+import msgspec
+from msgspec.structs import replace
+
+from ottod.core.supervision import (
+    ArmTimer,
+    AutoShutdown,
+    ChildAdded,
+    ChildDeleted,
+    ChildExited,
+    ChildReady,
+    ChildSpec,
+    ChildStopRequested,
+    DisarmTimer,
+    DropChild,
+    ExitReason,
+    GiveUp,
+    GroupStopped,
+    NodeSnapshot,
+    StartChild,
+    StartFailed,
+    StopChild,
+    StopRequested,
+    SupervisionAction,
+    SupervisionEvent,
+    SupervisorNode,
+    TimerFired,
+    Unparked,
+)
+from ottod.core.supervision_events import KeepDown
+from ottod.errors import OttoError
+from ottod.protocol.cause import COUNTED_AS_CRASH, Cause, CauseKind
+from ottod.protocol.events import IncarnationExited, SessionState, SessionStateChanged
+from ottod.protocol.specs import Group, Restart
+from ottod.root.births import Births
+from ottod.root.burials import Burials
+from ottod.root.context import RootContext
+from ottod.root.loss import Loss
+from ottod.root.session_table import Incarnation, Session
+
+ABOVE, WITHIN = "above:", "within:"
+"""The two kinds of node, by the session that they belong to."""
+
+
+class KeptNode(msgspec.Struct, frozen=True, kw_only=True):
+    """A node's snapshot as the database has it, with the wall clock of its making."""
+
+    at_ns: int
+    snapshot: NodeSnapshot
+
+
+kept_nodes: msgspec.msgpack.Decoder[KeptNode] = msgspec.msgpack.Decoder(KeptNode)
+
+
+class Groups:
+    """All nodes of this root. `stop` begins a session's stop; `stop_for_restart` stops a worker only."""
+
+    def __init__(self, context: RootContext, births: Births, burials: Burials) -> None:
+        self._c = context
+        self._births = births
+        self._burials = burials
+        self._nodes: dict[str, SupervisorNode] = {}
+        self._kept: set[str] = set()
+        self._timers: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        self._stopped: dict[str, asyncio.Future[None]] = {}
+        self.stop: Callable[[Session, str, CauseKind], None] = lambda session, reason, cause: None
+        self.stop_for_restart: Callable[[Session], None] = lambda session: None
+        self.on_child_ended: Callable[[Session], None] = lambda session: None
+        burials.on_lost = self.lost
+        births.on_failed = self.birth_failed
+        births.on_joined = self.join
+
+    # ------------------------------------------------------------ nodes
+
+    @staticmethod
+    def key_of(session: Session) -> str:
+        """The node that supervises the session."""
+        return ABOVE + session.id if session.is_top else WITHIN + session.info.parent
+
+    def _group(self, key: str) -> Group:
+        if key.startswith(WITHIN):
+            parent = self._c.table.get(key.removeprefix(WITHIN))
+            if parent is not None and parent.plan is not None:
+                return parent.plan.spec.group
+        settings = self._c.settings.supervision
+        return Group(max_restarts=settings.max_restarts, period_s=settings.period_s)
+
+    def _node(self, key: str) -> SupervisorNode:
+        node = self._nodes.get(key)
+        if node is None:
+            node = self._nodes[key] = SupervisorNode(group=self._group(key))
+        return node
+
+    def _now_ns(self) -> int:
+        return int(self._c.loop.time() * 1e9)
+
+    def _step(self, key: str, event: SupervisionEvent) -> list[SupervisionAction]:
+        actions = self._node(key).step(event, now_ns=self._now_ns(), random=self._c.random())
+        self._remember(key)
+        return actions
+
+    def _tell(self, key: str, event: SupervisionEvent) -> None:
+        self._perform(key, self._step(key, event))
+
+    def _remember(self, key: str) -> None:
+        """Keeps what a later root must know: restarts that count, delays that run, a group that gave up."""
+        node = self._nodes.get(key)
+        snapshot = node.snapshot(now_ns=self._now_ns()) if node is not None else NodeSnapshot()
+        is_telling = bool(
+            snapshot.restart_ages_ns or snapshot.ending or snapshot.task or any(m.attempt for m in snapshot.members)
+        )
+        if is_telling:
+            self._kept.add(key)
+            kept = KeptNode(at_ns=time.time_ns(), snapshot=snapshot)
+            self._c.spawn(self._keep(key, msgspec.msgpack.encode(kept)))
+        elif key in self._kept:
+            self._kept.discard(key)
+            self._c.spawn(self._keep(key, b""))
+
+    async def _keep(self, key: str, data: bytes) -> None:
+        try:
+            await self._c.database.put_supervision(key, data)
+        except OttoError as error:
+            self._c.log(f"supervision of {key}: {error}")
+
+    def _forget_node(self, key: str) -> None:
+        if self._nodes.pop(key, None) is not None:
+            self._remember(key)
+
+    # ------------------------------------------------------------ news of sessions
+
+    def join(self, session: Session) -> None:
+        """A session was created; its worker is on the way."""
+        self._tell(self.key_of(session), ChildAdded(child=child_spec(session)))
+
+    def ready(self, session: Session) -> None:
+        """Its worker is ready."""
+        session.cancel_abandonment()
+        self._tell(self.key_of(session), ChildReady(child=session.id))
+
+    def stop_requested(self, session: Session) -> None:
+        """Somebody stops it for good: no restart of it any more."""
+        self._tell(self.key_of(session), ChildStopRequested(child=session.id))
+
+    def birth_failed(self, session: Session, cause: Cause) -> None:
+        """No worker could be had for it."""
+        if session.has_ended:
+            return
+        if session.is_stopping:
+            cause = Cause(kind=session.stop_cause or "cancelled", message=session.stop_reason)
+        self._lost(session, Loss(cause=cause), StartFailed(child=session.id))
+
+    def lost(self, session: Session, incarnation: Incarnation, loss: Loss) -> None:
+        """Its worker is gone: the session ends, or goes on with another one."""
+        ran_ns = int((self._c.loop.time() - incarnation.started_s) * 1e9) if incarnation.is_ready else 0
+        reason: ExitReason = "error"
+        if incarnation.verdict is not None or incarnation.is_for_restart:
+            reason = "shutdown"
+        elif loss.cause.kind == "completed":
+            reason = "normal"
+        event: SupervisionEvent = ChildExited(child=session.id, reason=reason, ran_ns=ran_ns)
+        if reason == "error" and not incarnation.is_ready:
+            event = StartFailed(child=session.id)
+        if incarnation.is_for_restart and incarnation.verdict is None and not session.is_stopping:
+            self._suspend(session, loss, event, how="group")
+        else:
+            self._lost(session, loss, event)
+
+    def _lost(self, session: Session, loss: Loss, event: SupervisionEvent) -> None:
+        if session.is_stopping or loss.remaining or not returns(session.info.restart, loss.cause.kind, event):
+            # What remains could still write to the journal: the session cannot go on beside it.
+            self.end(session, loss)
+        else:
+            self._suspend(session, loss, event, how="scheduled")
+
+    def _suspend(self, session: Session, loss: Loss, event: SupervisionEvent, *, how: str) -> None:
+        """The session stays alive without a worker, until its node says when the next one comes."""
+        key = self.key_of(session)
+        session.lost_to = loss.cause.kind
+        session.last_loss = loss
+        actions = self._step(key, event)
+        gives_up = any(isinstance(a, GiveUp) for a in actions) and key.startswith(ABOVE)
+        due = [a.due_ns for a in actions if isinstance(a, ArmTimer) and a.child == session.id]
+        delay_ms = max(0, due[0] - self._now_ns()) // 1_000_000 if due else 0
+        exited = IncarnationExited(
+            incarnation=session.info.incarnation,
+            cause=loss.cause,
+            restart="parked" if gives_up else "group" if how == "group" else "scheduled",
+            delay_ms=delay_ms,
+            restarts=session.info.restarts + 1,
+        )
+        self._c.record(session, exited)
+        if not gives_up:
+            self._move(session, "restarting", f"{loss.cause}: {loss.cause.message}".rstrip(": "))
+        self._await_return(session)
+        self._perform(key, actions)
+
+    def _move(self, session: Session, state: SessionState, reason: str) -> None:
+        event = SessionStateChanged(state=state, previous=session.info.state, reason=reason[:500])
+        self._c.record(session, event)
+        session.release_waiters()
+
+    def _await_return(self, session: Session) -> None:
+        """Children run on while their parent is away, but not for ever."""
+        if session.children:
+            grace_s = self._c.settings.sessions.orphan_grace_s
+            session.abandon_later(self._c.loop.call_later(grace_s, self._abandon, session))
+
+    def _abandon(self, session: Session) -> None:
+        if session.has_ended or session.is_stopping or session.incarnation is not None:
+            return
+        for child in reversed(list(session.children.values())):
+            self.stop(child, "its parent did not come back in time", "cancelled")
+
+    # ------------------------------------------------------------ orders of nodes
+
+    def _perform(self, key: str, actions: list[SupervisionAction]) -> None:
+        for action in actions:
+            match action:
+                case StartChild():
+                    self._start(key, action.child)
+                case ArmTimer():
+                    self._arm(key, action.child, action.due_ns)
+                case DisarmTimer():
+                    if (timer := self._timers.pop((key, action.child), None)) is not None:
+                        timer.cancel()
+                case StopChild():
+                    self._stop(key, action)
+                case DropChild():
+                    self._dropped(action.child)
+                case GiveUp():
+                    self._gave_up(key, action)
+                case AutoShutdown():
+                    self._shut_down_parent(key, action.child)
+                case GroupStopped():
+                    self._group_stopped(key)
+                case KeepDown():
+                    pass  # The session has ended or is ending; it is taken out of the node then.
+                case _:
+                    assert_never(action)
+
+    def _start(self, key: str, child: str) -> None:
+        session = self._c.table.get(child)
+        if session is None or session.has_ended:
+            self._tell(key, ChildDeleted(child=child))
+        elif session.is_stopping:
+            self._tell(key, ChildExited(child=child, reason="withdrawn"))
+        elif session.incarnation is None and not session.is_being_born:
+            self.next_incarnation(session)
+
+    def next_incarnation(self, session: Session) -> None:
+        """Gives a session without a worker its next one."""
+        self._c.table.update(session, replace(session.info, incarnation=session.info.incarnation + 1))
+        self._move(session, "starting", "")
+        self._c.instruments.restarted(session.lost_to or "daemon_stop")
+        self._births.bear_soon(session)
+
+    def _arm(self, key: str, child: str, due_ns: int) -> None:
+        def fire() -> None:
+            self._timers.pop((key, child), None)
+            self._tell(key, TimerFired(child=child))
+
+        if (old := self._timers.pop((key, child), None)) is not None:
+            old.cancel()
+        self._timers[key, child] = self._c.loop.call_at(due_ns / 1e9, fire)
+
+    def _stop(self, key: str, order: StopChild) -> None:
+        session = self._c.table.get(order.child)
+        if session is None or session.has_ended:
+            self._tell(key, ChildDeleted(child=order.child))
+        elif order.for_restart and not session.is_stopping:
+            self.stop_for_restart(session)
+        else:
+            parent = self._c.table.get(session.info.parent)
+            reason, cause = "its group stops", parent.stop_cause if parent is not None else None
+            self.stop(session, reason, cause or "cancelled")
+
+    def _dropped(self, child: str) -> None:
+        session = self._c.table.get(child)
+        if session is None or session.has_ended or session.is_ending:
+            return
+        if session.incarnation is None and not session.is_being_born:
+            loss = Loss(cause=Cause(kind=session.stop_cause or "cancelled", message=session.stop_reason))
+            self.end(session, loss if session.is_stopping else session.last_loss or loss)
+
+    def _gave_up(self, key: str, order: GiveUp) -> None:
+        if key.startswith(ABOVE):
+            session = self._c.table.get(key.removeprefix(ABOVE))
+            if session is not None and not session.has_ended:
+                self._move(session, "parked", order.reason)
+                self._c.instruments.parked()
+            return
+        parent = self._c.table.get(key.removeprefix(WITHIN))
+        if parent is not None:
+            cause = Cause(kind="failed", message=f"its children: {order.reason}", code="restart_intensity")
+            self._escalate(key, parent, cause)
+
+    def _shut_down_parent(self, key: str, child: str) -> None:
+        parent = self._c.table.get(key.removeprefix(WITHIN))
+        if parent is not None:
+            message = f"its significant child {child} has ended"
+            self._escalate(key, parent, Cause(kind="failed", message=message, code="auto_shutdown"))
+
+    def _escalate(self, key: str, parent: Session, cause: Cause) -> None:
+        """The group is over, and with it its parent: to the parent's own node that is an exit `shutdown`."""
+        for child in reversed(list(parent.children.values())):
+            if child.incarnation is None and not child.is_being_born and not child.is_ending:
+                self.end(child, child.last_loss or Loss(cause=Cause(kind="cancelled", message="its group ended")))
+        self._forget_node(key)
+        if parent.incarnation is not None and parent.incarnation.verdict is None and not parent.is_stopping:
+            parent.incarnation.verdict = cause
+            self.stop_for_restart(parent)
+
+    def unpark(self, session: Session) -> None:
+        """Another try, with a fresh allowance. The session is parked."""
+        key = ABOVE + session.id
+        self._tell(key, Unparked())
+        if session.info.state == "parked":
+            self.next_incarnation(session)  # An earlier root parked it, and its node is not known any more.
+
+    # ------------------------------------------------------------ the end of sessions
+
+    def end(self, session: Session, loss: Loss) -> None:
+        """The session ends for good: first what is below it, then itself."""
+        if session.is_ending or session.has_ended:
+            return
+        session.is_ending = True
+        session.cancel_abandonment()
+        for child in list(session.children.values()):
+            if (
+                child.plan is not None
+                and child.plan.spec.restart.on_parent_exit == "keep"
+                and not session.is_stopping
+            ):
+                self._let_go(session, child)
+        if session.children:
+            self._c.spawn(self._end_after_children(session, loss))
+        else:
+            self._finish(session, loss)
+
+    async def _end_after_children(self, session: Session, loss: Loss) -> None:
+        await self.stop_children(session)
+        self._finish(session, loss)
+
+    def _let_go(self, parent: Session, child: Session) -> None:
+        """A child that is to outlive its parent becomes a top-level session."""
+        self._tell(WITHIN + parent.id, ChildDeleted(child=child.id))
+        parent.children.pop(child.id, None)
+        child.is_top = True
+        self._tell(ABOVE + child.id, ChildAdded(child=child_spec(child)))
+        if child.incarnation is not None and child.incarnation.is_ready:
+            self._tell(ABOVE + child.id, ChildReady(child=child.id))
+        elif child.incarnation is None and not child.is_being_born:
+            self._tell(ABOVE + child.id, StartFailed(child=child.id))
+
+    async def stop_children(self, session: Session) -> None:
+        """Stops the group within a session, the newest child first; returns when all have ended."""
+        if not session.children:
+            return
+        key = WITHIN + session.id
+        stopped = self._stopped.get(key)
+        if stopped is None:
+            stopped = self._stopped[key] = self._c.loop.create_future()
+            self._tell(key, StopRequested())
+        await asyncio.shield(stopped)
+        while session.children:
+            # What the node does not know any more (its group had given up) ends by its own stop.
+            for child in reversed(list(session.children.values())):
+                self.stop(child, "its parent ends", session.stop_cause or "cancelled")
+            await asyncio.sleep(0.01)
+
+    def _group_stopped(self, key: str) -> None:
+        future = self._stopped.pop(key, None)
+        if future is not None and not future.done():
+            future.set_result(None)
+
+    def _finish(self, session: Session, loss: Loss) -> None:
+        key = self.key_of(session)
+        self._burials.finish(session, loss)
+        parent = None if session.is_top else self._c.table.get(session.info.parent)
+        if parent is not None:
+            parent.children.pop(session.id, None)
+        above = parent
+        while above is not None:
+            if above.is_stopping:
+                above.stopped_below.append(session.id)
+            above = None if above.is_top else self._c.table.get(above.info.parent)
+        # Whoever could have returned and does not was stopped: to its node that is final.
+        stays = returns(session.info.restart, loss.cause.kind, ChildDeleted(child=session.id))
+        reason: ExitReason = "withdrawn" if stays or session.is_stopping else exit_reason(loss.cause.kind)
+        self._tell(key, ChildExited(child=session.id, reason=reason))
+        self._tell(key, ChildDeleted(child=session.id))
+        self._forget_node(WITHIN + session.id)
+        if session.is_top:
+            self._forget_node(key)
+        if parent is not None:
+            self.on_child_ended(session)
+
+    # ------------------------------------------------------------ after a restart of root
+
+    def restore(self, kept: dict[str, bytes]) -> None:
+        """Nodes as an earlier root left them, for the sessions that are in the table by now."""
+        members: dict[str, list[Session]] = {}
+        for session in sorted(self._c.table.live, key=lambda s: s.info.created_at_ns):
+            members.setdefault(self.key_of(session), []).append(session)
+        for key, data in kept.items():
+            self._kept.add(key)
+            if key in members:
+                self._restore_node(key, data, members[key])
+            else:
+                self._remember(key)
+        for key, sessions in members.items():
+            node = self._node(key)
+            for session in sessions:
+                if node.member(session.id) is None and not node.is_closed:
+                    self._tell(key, ChildAdded(child=child_spec(session)))
+
+    def _restore_node(self, key: str, data: bytes, sessions: list[Session]) -> None:
+        try:
+            node = kept_nodes.decode(data)
+        except msgspec.DecodeError as error:
+            self._c.log(f"supervision of {key}: unreadable, its allowance is fresh: {error}")
+            return
+        away_ns = max(0, time.time_ns() - node.at_ns)
+        snapshot = replace(
+            node.snapshot,
+            restart_ages_ns=tuple(age + away_ns for age in node.snapshot.restart_ages_ns),
+            members=tuple(replace(m, remaining_ns=max(0, m.remaining_ns - away_ns)) for m in node.snapshot.members),
+        )
+        specs = [child_spec(s) for s in sessions]
+        self._nodes[key] = SupervisorNode.restore(
+            group=self._group(key), children=specs, snapshot=snapshot, now_ns=self._now_ns()
+        )
+
+    def resume_orders(self) -> None:
+        """Performs again what nodes had ordered and no one answered: timers, and starts of what is down."""
+        for key, node in list(self._nodes.items()):
+            for order in node.outstanding():
+                if isinstance(order, ArmTimer):
+                    self._arm(key, order.child, order.due_ns)
+                elif isinstance(order, StartChild):
+                    self._start(key, order.child)
+                elif isinstance(order, StopChild):
+                    self._stop(key, order)
+
+    def is_waiting(self, session: Session) -> bool:
+        """Whether its node has a timer for its restart, or holds it back until its siblings are ready."""
+        member = self._node(self.key_of(session)).member(session.id)
+        return member is not None and member.state in ("waiting", "due", "owed", "exited")
+
+
+def child_spec(session: Session) -> ChildSpec:
+    """The session as its node sees it."""
+    restart = session.plan.spec.restart if session.plan is not None else Restart()
+    return ChildSpec(id=session.id, restart=restart.policy, significant=restart.significant, backoff=restart.backoff)
+
+
+def exit_reason(kind: CauseKind) -> ExitReason:
+    """A cause in OTP's terms."""
+    if kind == "completed":
+        return "normal"
+    return "error" if kind in COUNTED_AS_CRASH else "withdrawn"
+
+
+def returns(policy: str, kind: CauseKind, event: SupervisionEvent) -> bool:
+    """Whether a session with this policy goes on after its worker was lost to this cause."""
+    if isinstance(event, ChildExited) and event.reason == "shutdown":
+        return policy == "permanent"
+    reason = exit_reason(kind)
+    if reason == "error":
+        return policy in ("permanent", "transient")
+    return reason == "normal" and policy == "permanent"

@@ -1,0 +1,25 @@
+"""What a session is made from: everything that a new incarnation needs, except secrets.
+
+Kept in the database, so that a session can be made again after root's death. Provider keys are never part of it: they
+are looked up anew for every incarnation.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ottod.protocol.specs import AgentSpec, ModelTarget
+
+
+class SessionPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A resolved start request. `spawn_key` is the parent's name for this child, `start_key` the client's."""
+
+    spec: AgentSpec
+    models: tuple[ModelTarget, ...]
+    env: dict[str, str] = {}
+    cwd: str
+    spawn_key: str = ""
+    start_key: str = ""
+
+
+plan_decoder: msgspec.msgpack.Decoder[SessionPlan] = msgspec.msgpack.Decoder(SessionPlan)

@@ -1,0 +1,40 @@
+"""Reading the configuration again, under running sessions.
+
+Most settings are looked at whenever they are needed, so a new value holds from the next time on: for new sessions,
+new incarnations, new stops. Some are built into something that lives as long as root: those wait for a restart, and
+the answer names them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ottod.protocol.control import ReloadResult
+from ottod.settings.daemon import DaemonSettings
+
+FIXED = ("ring", "clients", "gateway", "logging.format")
+"""Settings, or whole sections, that are read once."""
+
+
+def compare(old: DaemonSettings, new: DaemonSettings) -> ReloadResult:
+    """What a reload changes, by dotted names."""
+    names = sorted(_differences("", msgspec.to_builtins(old), msgspec.to_builtins(new)))
+    waiting = tuple(n for n in names if any(n == fixed or n.startswith(fixed + ".") for fixed in FIXED))
+    return ReloadResult(changed=tuple(n for n in names if n not in waiting), needs_restart=waiting)
+
+
+def _differences(prefix: str, old: Any, new: Any) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for name in old.keys() | new.keys():
+            found += _differences(f"{prefix}.{name}" if prefix else str(name), old.get(name), new.get(name))
+        return found
+    return [prefix] if old != new else []
+
+
+def merge(old: DaemonSettings, new: DaemonSettings) -> DaemonSettings:
+    """The new settings, with what cannot change as it was."""
+    logging = msgspec.structs.replace(new.logging, format=old.logging.format)
+    return msgspec.structs.replace(new, ring=old.ring, clients=old.clients, gateway=old.gateway, logging=logging)

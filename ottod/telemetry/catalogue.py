@@ -1,0 +1,209 @@
+"""Every metric that Otto exposes: name, kind, help, and what its labels may say.
+
+Theory. A label's values are a closed set that stands here, or names from the code with a stated bound. What a user
+can make more of (sessions, agents, models, pids, paths) is never a label, so that the number of series is known in
+advance: `MAX_SERIES`. A `Report` takes values for these metrics only, and refuses a label that is not allowed;
+`docs/reference/metrics.md` is written from this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+import msgspec
+
+from ottod.protocol.cause import CauseKind
+from ottod.protocol.control import MetricFamily, MetricsReport, Sample
+from ottod.protocol.events import SessionState
+
+Kind = Literal["counter", "gauge", "histogram", "info"]
+
+CAUSES: tuple[CauseKind, ...] = get_args(CauseKind)
+LIVE_STATES: tuple[SessionState, ...] = tuple(s for s in get_args(SessionState) if s != "ended")
+PEERS = ("client", "worker")
+MAX_LAYERS = 32
+"""Isolation layers that are told apart; there are about a dozen."""
+
+SPAWN_BUCKETS_S = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+FSYNC_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Label(msgspec.Struct, frozen=True):
+    """A label. Without `values` its values are names from the code, at most `at_most` of them."""
+
+    name: str
+    values: tuple[str, ...] = ()
+    at_most: int = 1
+
+    @property
+    def bound(self) -> int:
+        """How many values it can have."""
+        return len(self.values) or self.at_most
+
+
+class Metric(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the table. `name` is as in Prometheus, without the ending that the kind adds."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[Label, ...] = ()
+    buckets: tuple[float, ...] = ()
+    """Upper bounds, for a histogram; the last bucket, +Inf, is understood."""
+
+    @property
+    def exposed_name(self) -> str:
+        """The name as a query writes it: `_total` behind a counter, `_info` behind an info."""
+        return self.name + {"counter": "_total", "info": "_info"}.get(self.kind, "")
+
+    @property
+    def max_series(self) -> int:
+        """The most time series that it can make."""
+        series = len(self.buckets) + 3 if self.kind == "histogram" else 1
+        if self.kind != "info":
+            for label in self.labels:
+                series *= label.bound
+        return series
+
+
+_BY_CAUSE = (Label("cause", CAUSES),)
+
+
+def _counter(name: str, help: str, *labels: Label) -> Metric:
+    return Metric(name=name, kind="counter", help=help, labels=labels)
+
+
+def _gauge(name: str, help: str, *labels: Label) -> Metric:
+    return Metric(name=name, kind="gauge", help=help, labels=labels)
+
+
+def _histogram(name: str, help: str, buckets: tuple[float, ...]) -> Metric:
+    return Metric(name=name, kind="histogram", help=help, buckets=buckets)
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        name="otto_build",
+        kind="info",
+        help="What runs: the versions of Otto, Python and ZeroMQ.",
+        labels=(Label("version"), Label("python"), Label("zmq")),
+    ),
+    _gauge("otto_start_time_seconds", "When root was started, in seconds since the epoch."),
+    # Sessions
+    _gauge("otto_sessions", "Live sessions by state.", Label("state", LIVE_STATES)),
+    _counter("otto_sessions_started", "Sessions created."),
+    _counter("otto_sessions_ended", "Sessions that ended, by cause.", *_BY_CAUSE),
+    _counter("otto_incarnations_exited", "Worker processes that ended, by cause.", *_BY_CAUSE),
+    _counter("otto_restarts", "Next incarnations ordered, by the cause that the one before ended with.", *_BY_CAUSE),
+    _counter("otto_memory_kills", "Workers killed because their session reached its memory cap."),
+    _counter("otto_sessions_parked", "Times that a session used up its restarts and was parked."),
+    _counter("otto_sessions_adopted", "Running sessions taken over from an earlier root."),
+    _histogram("otto_spawn_seconds", "From the request for a worker to its being ready.", SPAWN_BUCKETS_S),
+    _gauge("otto_sessions_memory_bytes", "Memory of all live sessions' processes together, at the last look."),
+    _gauge("otto_session_memory_bytes_max", "Memory of the largest live session, at the last look."),
+    _gauge("otto_sessions_processes", "Processes of all live sessions together, at the last look."),
+    # Workers
+    _gauge("otto_zygote_up", "1 if a zygote runs, from which workers are forked."),
+    _gauge("otto_zygote_generation", "The zygote's generation; it grows with each replacement."),
+    _counter("otto_zygote_deaths", "Zygotes that ended without being told to."),
+    _gauge("otto_warm_workers", "Forked workers that wait for a session."),
+    _counter("otto_strangers_reaped", "Orphans of sessions that came to root and were reaped."),
+    _counter("otto_journal_fsyncs", "Times that workers forced their journals to disk."),
+    _counter("otto_journal_fsync_seconds", "Time that workers spent on forcing their journals to disk."),
+    # Events
+    _counter("otto_events_appended", "Events put into the ring."),
+    _counter("otto_batches_received", "Batches of events from workers."),
+    _gauge("otto_ring_size_bytes", "The ring's size; it never grows."),
+    _gauge("otto_ring_used_bytes", "Bytes of records in the ring."),
+    _gauge("otto_ring_head_offset", "The offset that the next event gets."),
+    _gauge("otto_ring_tail_offset", "The oldest offset that can still be read."),
+    _gauge("otto_ring_sessions", "Sessions that have events in the ring."),
+    _gauge("otto_ring_unsynced_events", "Events that a power failure now would take from the ring."),
+    _counter("otto_ring_evicted_segments", "Segments of the ring whose events made room for newer ones."),
+    _histogram("otto_ring_fsync_seconds", "Forcing the ring to disk.", FSYNC_BUCKETS_S),
+    _counter("otto_gaps_sent", "Gaps that subscribers were told of."),
+    # Clients
+    _gauge("otto_clients", "Connected clients."),
+    _gauge("otto_subscriptions", "Open subscriptions to events."),
+    _gauge("otto_subscriptions_starved", "Subscriptions that wait for credit from their clients."),
+    _gauge("otto_subscriptions_blocked", "Subscriptions whose clients do not read: their queues are full."),
+    _gauge(
+        "otto_subscriber_lag_events_max",
+        "Events, of all sessions, between the slowest subscription that is not live and the newest event.",
+    ),
+    _gauge(
+        "otto_subscriber_lag_bytes_max", "The same in bytes of records, estimated from the mean size of an event."
+    ),
+    _counter("otto_bad_messages", "Messages that were none, or came from strangers.", Label("peer", PEERS)),
+    # Root
+    _gauge("otto_loop_lag_p50_seconds", "Median lateness of root's loop in the last minute."),
+    _gauge("otto_loop_lag_p99_seconds", "99th percentile of the lateness of root's loop in the last minute."),
+    _gauge("otto_loop_lag_max_seconds", "The most that root's loop was ever late."),
+    _counter("otto_database_commits", "Transactions of the database."),
+    _counter("otto_database_errors", "Errors of the database; its writes are tried again."),
+    _gauge("otto_database_unwritten_rows", "Session rows that wait to be written."),
+    _gauge("otto_database_pending_jobs", "Calls that wait for the database's thread."),
+    _counter("otto_process_cpu_seconds", "Processor time of root."),
+    _gauge("otto_process_resident_memory_bytes", "Memory of root."),
+    _gauge("otto_process_open_fds", "Open files of root."),
+    _gauge("otto_process_max_fds", "Files that root may open."),
+    _gauge("otto_process_threads", "Threads of root."),
+    _gauge(
+        "otto_isolation_layer",
+        "What trying an isolation layer on this machine gave: 1 works, 0.5 partly, 0 is missing.",
+        Label("layer", at_most=MAX_LAYERS),
+    ),
+    _gauge("otto_gateway_up", "1 if the process that serves these metrics was started by root and runs."),
+    _counter("otto_gateway_deaths", "Gateways that ended without being told to."),
+)
+
+BY_NAME = {metric.name: metric for metric in METRICS}
+MAX_SERIES = sum(metric.max_series for metric in METRICS)
+"""The most time series that one daemon can make."""
+
+
+class Report:
+    """A reading of metrics under way."""
+
+    def __init__(self) -> None:
+        self._samples: dict[str, dict[tuple[str, ...], Sample]] = {metric.name: {} for metric in METRICS}
+
+    def put(self, name: str, value: float, **labels: str) -> None:
+        """One value of a metric. Raises ValueError for a metric or label that the table does not allow."""
+        self._add(name, Sample(labels=labels, value=float(value)))
+
+    def put_each(self, name: str, label: str, values: Iterable[tuple[str, float]]) -> None:
+        """One value for each value of the label."""
+        for key, value in values:
+            self.put(name, value, **{label: key})
+
+    def put_histogram(self, name: str, *, counts: Iterable[int], total: float) -> None:
+        """A histogram: how many values fell into each bucket, the one beyond the last bound too, and their sum."""
+        buckets: list[tuple[float, int]] = []
+        running = 0
+        for bound, count in zip((*BY_NAME[name].buckets, float("inf")), counts, strict=True):
+            running += count
+            buckets.append((bound, running))
+        self._add(name, Sample(value=total, buckets=tuple(buckets), count=running))
+
+    def _add(self, name: str, sample: Sample) -> None:
+        metric, found = BY_NAME.get(name), self._samples.get(name, {})
+        if metric is None or set(sample.labels) != {label.name for label in metric.labels}:
+            raise ValueError(f"metric {name} with labels {sorted(sample.labels)} is not in the table")
+        for label in metric.labels:
+            if label.values and sample.labels[label.name] not in label.values:
+                raise ValueError(f"metric {name}: label {label.name} may not be {sample.labels[label.name]!r}")
+        found[tuple(sample.labels.values())] = sample
+        if len(found) * (1 if not metric.buckets else len(metric.buckets) + 3) > metric.max_series:
+            raise ValueError(f"metric {name} has more than {metric.max_series} series")
+
+    def finish(self) -> MetricsReport:
+        """All metrics, in the table's order. One that nobody put is left out."""
+        return MetricsReport(
+            families=tuple(
+                MetricFamily(name=m.name, kind=m.kind, help=m.help, samples=tuple(self._samples[m.name].values()))
+                for m in METRICS
+                if self._samples[m.name]
+            )
+        )

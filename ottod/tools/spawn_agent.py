@@ -1,0 +1,86 @@
+"""spawn_agent: another agent, in a session of its own below this one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from ottod.errors import ToolError
+from ottod.tools.base import Tool, ToolContext, ToolOutput
+
+WAIT_S = 24 * 3600.0
+"""The longest wait for a child. Its own budgets and time-outs are what ends it before."""
+
+
+class SpawnArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who is to do what."""
+
+    agent: Annotated[str, Meta(min_length=1, description="The name of the agent, as in `ottoctl agent list`.")]
+    task: Annotated[
+        str,
+        Meta(min_length=1, description="What it is to do. It knows nothing of this conversation: say all it needs."),
+    ]
+    wait: Annotated[
+        bool,
+        Meta(
+            description="Wait for its result. If false, the call returns at once and the result comes as a message."
+        ),
+    ] = True
+    title: Annotated[str, Meta(max_length=200, description="A few words for lists of sessions.")] = ""
+    model: Annotated[str, Meta(description="Another model than the agent's own, as alias or provider:model.")] = ""
+
+
+async def run(arguments: SpawnArguments, context: ToolContext) -> ToolOutput:
+    """The child's id, how it ended, and its last answer. Cancelling the call stops the child."""
+    sessions = context.sessions
+    if sessions is None:
+        raise ToolError("no agents can be started here", code="no_sessions")
+    child = await sessions.spawn(
+        agent=arguments.agent,
+        task=arguments.task,
+        title=arguments.title,
+        model=arguments.model,
+        key=context.idempotency_key,
+        is_reported=not arguments.wait,
+    )
+    context.progress(f"session {child} of agent {arguments.agent} has started")
+    if not arguments.wait:
+        text = f"session {child} of agent {arguments.agent} has started; its result will come as a message"
+        return ToolOutput(text=text, data={"child": child})
+    try:
+        async with asyncio.timeout(context.timeout_s):
+            end = await sessions.wait_ended(child)
+    except asyncio.CancelledError:
+        await sessions.stop(child, "the call that waited for it was cancelled")
+        raise
+    except TimeoutError as error:
+        await sessions.stop(child, "the call that waited for it was out of time")
+        raise ToolError(
+            f"session {child} did not end within {context.timeout_s:g} s and is being stopped", code="timeout"
+        ) from error
+    head = f"session {child} of agent {arguments.agent}: {end.cause}"
+    return ToolOutput(
+        text=f"{head}\n\n{end.result}".rstrip(),
+        is_error=not end.is_completed,
+        data={"child": child, "cause": end.cause},
+    )
+
+
+SPAWN_AGENT = Tool(
+    name="spawn_agent",
+    description=(
+        "Let another agent do a task, in a session of its own with this working directory, and get its last answer. "
+        "Several calls in one response run side by side. With wait: false the call returns at once, and the answer "
+        "comes later, as a message."
+    ),
+    arguments=SpawnArguments,
+    permissions=frozenset({"exec"}),
+    # The key of the call is the child's: asked again, the daemon gives the child that is there already.
+    idempotent=True,
+    run=run,
+    timeout_s=WAIT_S,
+    waits=True,
+)

@@ -1,0 +1,184 @@
+"""The sessions that this one started, or that somebody else put under it: who lives, who waits for whom.
+
+Root starts and stops them, and says when one has started and when one has ended. A tool call that started a child
+usually waits for it. The end of a child that a tool call started and did not wait for is told to the session as a
+message. A child that somebody else put under this session is waited for like any other, and its result is its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ottod.core.resume import Restored
+from ottod.errors import OttoError, ToolError
+from ottod.protocol import journal as j
+from ottod.protocol.events import ChildExited, ChildStarted, LogWarning
+from ottod.protocol.worker import ChildNotice, SpawnChild, StopChild
+from ottod.tools.base import ChildEnd
+from ottod.worker.inbox import Inbox
+from ottod.worker.journal_writer import JournalWriter
+from ottod.worker.link import Link
+
+STOP_REQUEST_S = 10.0
+"""The longest wait for root to hear that a child is to be stopped."""
+UNHEARD_S = 30.0
+"""How long a resumed call waits to be told of a child that ended while nobody listened."""
+
+
+class Children:
+    """One session's children. `on_end` is called when one has ended, `on_wait` when a tool call begins to wait."""
+
+    def __init__(self, link: Link, inbox: Inbox, *, on_end: Callable[[], None], on_wait: Callable[[], None]) -> None:
+        self._link = link
+        self._inbox = inbox
+        self._on_end = on_end
+        self._on_wait = on_wait
+        self._journal: JournalWriter | None = None
+        self._live: dict[str, str] = {}
+        self._ended: dict[str, j.ChildEnded] = {}
+        self._started: dict[str, j.ChildStarted] = {}
+        self._waiters: dict[str, list[asyncio.Future[None]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.waiting_calls = 0
+        """Tool calls that wait for a child now."""
+        self.is_closing = False
+        """Set when root ends the children itself, or when they are to outlive this incarnation."""
+
+    @property
+    def has_live(self) -> bool:
+        """Whether any child has not ended."""
+        return bool(self._live)
+
+    def begin(self, journal: JournalWriter) -> None:
+        """A session that has just begun has none."""
+        self._journal = journal
+
+    async def restore(self, restored: Restored, notices: tuple[ChildNotice, ...], journal: JournalWriter) -> None:
+        """Takes over what earlier incarnations started. Raises StorageError."""
+        self._journal = journal
+        self._started = {child.child: child for child in restored.children}
+        self._ended = {child.child: child for child in restored.ended_children}
+        for notice in notices:
+            if notice.cause is None and notice.child not in self._ended:
+                self._live[notice.child] = notice.agent
+        for notice in notices:
+            if notice.cause is not None:
+                await self.heard(notice)
+        for started in restored.children:
+            if started.is_reported and started.child not in self._live and started.child not in self._ended:
+                self._live[started.child] = started.agent
+                self._later(self._ask_after(started))
+
+    async def heard(self, notice: ChildNotice) -> None:
+        """Root says that a child has started or ended. The same news twice is no news. Raises StorageError."""
+        self._add(notice.child, notice.agent)
+        if notice.cause is None or notice.child in self._ended:
+            return
+        agent = self._live.pop(notice.child) or notice.agent
+        ended = j.ChildEnded(child=notice.child, agent=agent, cause=notice.cause, result=notice.result)
+        self._ended[notice.child] = ended
+        self._link.emit(ChildExited(child=notice.child, cause=notice.cause, result=notice.result))
+        started = self._started.get(notice.child)
+        await self._note_end(ended, is_reported=started is not None and started.is_reported)
+
+    def _add(self, child: str, agent: str) -> None:
+        if child not in self._live and child not in self._ended:
+            self._live[child] = agent
+            self._link.emit(ChildStarted(child=child, agent=agent))
+
+    async def _note_end(self, ended: j.ChildEnded, *, is_reported: bool) -> None:
+        assert self._journal is not None
+        await self._inbox.note_child_end(ended, self._journal, is_reported=is_reported)
+        for future in self._waiters.pop(ended.child, ()):
+            if not future.done():
+                future.set_result(None)
+        self._on_end()
+
+    # ------------------------------------------------------------ for tools
+
+    async def spawn(self, *, agent: str, task: str, title: str, model: str, key: str, is_reported: bool) -> str:
+        """Starts a child, once for each key, and gives its id. Raises ToolError with root's reason."""
+        assert self._journal is not None
+        body = SpawnChild(agent=agent, task=task, title=title, model=model, key=key)
+        asking = asyncio.ensure_future(self._link.request(body))
+        try:
+            child = await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            # Root may have started it already; nobody will ever ask for it.
+            self._later(self._stop_when_started(asking))
+            raise
+        except OttoError as error:
+            raise ToolError(error.message, code=error.code, mend=error.mend) from error
+        if child not in self._started and child not in self._ended:
+            started = j.ChildStarted(child=child, agent=agent, task=task, key=key, is_reported=is_reported)
+            self._started[child] = started
+            await self._journal.put([started])
+        if is_reported and child in self._ended and not self._ended[child].number:
+            # It ended before the answer to the request was here.
+            await self._note_end(self._ended[child], is_reported=True)
+        self._add(child, agent)
+        return child
+
+    async def wait_ended(self, child: str) -> ChildEnd:
+        """Waits for a child's end. Raises ToolError if it ended unheard and nobody can say how."""
+        ended = self._ended.get(child)
+        if ended is None:
+            ended = await self._until_ended(child)
+        return ChildEnd(cause=str(ended.cause), is_completed=ended.cause.kind == "completed", result=ended.result)
+
+    async def _until_ended(self, child: str) -> j.ChildEnded:
+        future = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(child, []).append(future)
+        self.waiting_calls += 1
+        self._on_wait()
+        try:
+            async with asyncio.timeout(None if child in self._live else UNHEARD_S):
+                await future
+        except TimeoutError as error:
+            raise ToolError(f"session {child} has ended; its result is not known", code="unknown") from error
+        finally:
+            self.waiting_calls -= 1
+        return self._ended[child]
+
+    async def stop(self, child: str, reason: str) -> None:
+        """Tells root to stop a child, unless it has ended or the session itself is on its way out."""
+        if self.is_closing or child in self._ended:
+            return
+        try:
+            async with asyncio.timeout(STOP_REQUEST_S):
+                await self._link.request(StopChild(child=child, reason=reason))
+        except (OttoError, TimeoutError):
+            pass  # It has ended, or root is away; a child never outlives its parent's end either way.
+
+    async def _ask_after(self, started: j.ChildStarted) -> None:
+        """A child that is to be told of ended while nobody listened: who asks for it again is told again."""
+        try:
+            await self._link.request(SpawnChild(agent=started.agent, task=started.task, key=started.key))
+        except OttoError as error:
+            self._live.pop(started.child, None)
+            text = f"session {started.child} has ended, and its result is not known: {error.message}"
+            self._link.emit(LogWarning(message=text, code="child_unknown"))
+            self._on_end()
+
+    async def _stop_when_started(self, asking: asyncio.Future[str]) -> None:
+        try:
+            child = await asking
+        except OttoError:
+            return
+        await self.stop(child, "the call that started it was cancelled")
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def aclose(self) -> None:
+        """Ends what still runs for the children's sake."""
+        self.is_closing = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)

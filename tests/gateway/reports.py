@@ -1,0 +1,40 @@
+"""A report of metrics as root gives it: every metric of the table, made by the code that root uses."""
+
+from __future__ import annotations
+
+from ottod.protocol.control import MetricsReport
+from ottod.telemetry.catalogue import METRICS, Report
+from ottod.telemetry.instruments import Instruments
+
+
+def full_report(*, running: int = 3, zygote: bool = True) -> MetricsReport:
+    """Every metric of the table, with every value that its labels may have."""
+    report = Report()
+    instruments = Instruments()
+    for seconds in (0.002, 0.004, 20.0):
+        instruments.spawn_seconds(seconds)
+    instruments.session_exited("memory")
+    instruments.read(report)
+    special = {"otto_zygote_up": float(zygote)}
+    for metric in METRICS:
+        if metric.kind == "histogram" or metric.name in COUNTED:
+            continue
+        if metric.kind == "info":
+            report.put(metric.name, 1, **{label.name: "1.2.3" for label in metric.labels})
+        elif not metric.labels:
+            report.put(metric.name, special.get(metric.name, 7.0))
+        else:
+            (label,) = metric.labels
+            for value in label.values or ("files",):
+                report.put(metric.name, running if value == "running" else 0, **{label.name: value})
+    return report.finish()
+
+
+def _counted() -> frozenset[str]:
+    report = Report()
+    Instruments().read(report)
+    return frozenset(family.name for family in report.finish().families)
+
+
+COUNTED = _counted()
+"""Metrics that the instruments give by themselves."""

@@ -1,0 +1,310 @@
+"""What must be true, whatever happens: DESIGN §3 as far as root can break it.
+
+The oracle sees the truth from outside: what workers emitted, what went into the ring, which processes exist, what
+clients were told. It is asked at every event of that kind and after every step of root's loop.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+from ottod.ids import session_id
+from ottod.protocol import events as ev
+from ottod.protocol.cause import Cause, CauseKind
+from ottod.protocol.records import HEADER_BYTES, RecordHeader, decode_payload
+from ottod.protocol.worker import Birth, Exiting
+from tests.simulation.processes import Process
+from tests.simulation.settings import SETTINGS
+from tests.simulation.world import NS, Violation, World
+
+if TYPE_CHECKING:
+    from tests.simulation.machine import Machine
+
+MAX_TASKS = 400
+MAX_TIMERS = 400
+MAX_QUEUED = 5000
+WORKERS_WORD = (
+    ev.SessionStarted,
+    ev.TurnStarted,
+    ev.TurnCompleted,
+    ev.ContentDelta,
+    ev.ToolStarted,
+    ev.ItemCompleted,
+)
+"""What only a worker says; root must never make one up."""
+
+PASSING = ("starting", "restarting", "stopping")
+"""States that a session leaves by itself."""
+STOP_REASON = "enough"
+"""What clients give as the reason of their stops; other stops come from the tree."""
+SEQ_MARGIN = 1_000_000
+"""How far a new root may jump ahead where neither ring nor database can say how far a session had got."""
+PATIENCE_S = 15.0
+"""Longer than it can stay in one of them without an event: longer than every delay and deadline."""
+
+
+class Story:
+    """All that is known of one session."""
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+        self.last_seq = 0
+        self.incarnation = 0
+        self.acked_seq = 0
+        self.exited: ev.SessionExited | None = None
+        self.news_ns = 0
+        """When its newest event came."""
+        self.stop_seen_ns: int | None = None
+        self.emitted: dict[int, tuple[int, ev.Event]] = {}
+        """Seq → the incarnation that used it last, and for what."""
+        self.farewell: tuple[int, CauseKind] | None = None
+        """The incarnation whose last word root acknowledged, and the cause in it."""
+        self.created: ev.SessionCreated | None = None
+        self.restarts_ns: list[int] = []
+        """When restarts of it were announced, since it was last given a fresh allowance."""
+        self.is_parked = False
+        self.is_down = False
+        """Its worker was lost, and the next one is not ordered yet."""
+        self.workers: list[Process] = []
+
+
+class Oracle:
+    """Raises Violation."""
+
+    def __init__(self, world: World, machine: Machine) -> None:
+        self._world = world
+        self._machine = machine
+        self.stories: dict[str, Story] = {}
+        self.log: dict[int, tuple[int, int, bytes]] = {}
+        """First offset of a record → session key, number of events, sealed payload."""
+        self.key_at: dict[int, int] = {}
+        """Offset → session key."""
+        self.head = 1
+        self.is_dirty = False
+        self.events = 0
+
+    def story(self, session: str) -> Story:
+        found = self.stories.get(session)
+        if found is None:
+            found = self.stories[session] = Story(session)
+        return found
+
+    def fail(self, text: str) -> NoReturn:
+        """Raises, and is remembered: root's own handlers may catch what is raised within it."""
+        violation = Violation(text)
+        self._machine.violation = self._machine.violation or violation
+        raise violation
+
+    # ------------------------------------------------------------ workers
+
+    def birth_ordered(self, birth: Birth) -> None:
+        """Root has sent a birth."""
+        story = self.story(birth.session)
+        if story.exited is not None:
+            self.fail(f"{birth.session} is born again after its end")
+        if story.stop_seen_ns is not None:
+            self.fail(f"{birth.session}: incarnation {birth.incarnation} is born although a stop was asked for")
+        if birth.incarnation <= story.incarnation:
+            self.fail(f"{birth.session}: incarnation {birth.incarnation} after {story.incarnation}")
+        if birth.next_seq != story.last_seq + 1 and birth.next_seq <= story.last_seq + SEQ_MARGIN:
+            self.fail(f"{birth.session}: born to begin with seq {birth.next_seq}, the ring is at {story.last_seq}")
+        alive = [p for p in self._machine.processes.of_session(birth.session) if p in story.workers]
+        if alive:
+            self.fail(f"{birth.session}: incarnation {birth.incarnation} is born while {alive[0].name} lives")
+        story.incarnation, story.is_down = birth.incarnation, False
+        self._world.count("births")
+        self._world.note("birth of %s.%d", birth.session, birth.incarnation)
+
+    def born(self, birth: Birth, process: Process) -> None:
+        """A worker has taken its birth."""
+        self.story(birth.session).workers.append(process)
+
+    def emitted(self, session: str, incarnation: int, seq: int, event: ev.Event) -> None:
+        self.story(session).emitted[seq] = incarnation, event
+
+    def acked(self, session: str, seq: int) -> None:
+        """Root told a worker that everything up to `seq` is in the ring."""
+        if seq > self.story(session).last_seq:
+            self.fail(f"{session}: seq {seq} was acknowledged, the ring is at {self.story(session).last_seq}")
+
+    def farewell_heard(self, session: str, incarnation: int, word: Exiting) -> None:
+        """Root told a worker that its last word was heard."""
+        self.story(session).farewell = incarnation, word.cause.kind
+
+    # ------------------------------------------------------------ the ring
+
+    def appended(self, record: bytes, header: RecordHeader, offset: int) -> None:
+        story = self.story(session_id(header.session_key))
+        self.is_dirty = True
+        if offset != self.head:
+            self.fail(f"offset {offset} was given, {self.head} was due")
+        if header.first_seq != story.last_seq + 1 and not self._may_jump(story, header):
+            self.fail(f"{story.session}: seq {header.first_seq} follows {story.last_seq}")
+        payload = record[HEADER_BYTES:]
+        if story.exited is not None:
+            self.fail(f"{story.session}: seq {header.first_seq} after its end: {decode_payload(payload)[0][1]}")
+        self.log[offset] = header.session_key, header.event_count, payload
+        for number, (_, event) in enumerate(decode_payload(payload)):
+            self.key_at[offset + number] = header.session_key
+            assert not isinstance(event, ev.Unknown)
+            self._event(story, header.first_seq + number, header.incarnation, event)
+        story.last_seq, story.news_ns = header.last_seq, self._world.now_ns
+        self.head = offset + header.event_count
+        self.events += header.event_count
+
+    def _may_jump(self, story: Story, header: RecordHeader) -> bool:
+        """Forwards, once in a root's life, if the ring had forgotten the session when this root was born."""
+        root = self._machine.root
+        if root is None or root.life == 1 or header.session_key in root.known_at_birth:
+            return False
+        return story.last_seq + SEQ_MARGIN <= header.first_seq <= story.last_seq + 2 * SEQ_MARGIN
+
+    def _event(self, story: Story, seq: int, incarnation: int, event: ev.Event) -> None:
+        said = story.emitted.get(seq)
+        if said is not None and said == (incarnation, event):
+            return
+        if isinstance(event, WORKERS_WORD):
+            self.fail(f"{story.session}: seq {seq} holds {event}, which its worker did not say there (but {said})")
+        self._world.note("%s seq %d: root says %r", story.session, seq, event)
+        live = [p for p in self._machine.processes.of_session(story.session) if p in story.workers]
+        if said is not None and said[0] == incarnation and live and not live[0].is_doomed:
+            self.fail(f"{story.session}: root used seq {seq}, which its living worker uses for {said[1]}")
+        match event:
+            case ev.SessionExited():
+                self._exited(story, event)
+            case ev.IncarnationExited():
+                self._lost_process(story, event)
+            case ev.SessionCreated():
+                story.created = event
+
+    def _exited(self, story: Story, event: ev.SessionExited) -> None:
+        story.exited = event
+        self._world.count(f"end: {event.cause.kind}")
+        self._only_remaining(story, event.remaining_pids)
+        self._same_cause(story, event.cause)
+
+    def _same_cause(self, story: Story, cause: Cause) -> None:
+        """A last word that root acknowledged is the cause; so is a stop, if there was no worker that could say one.
+
+        The verdict of a group (it has a code) goes before both.
+        """
+        root = self._machine.root
+        session = root.table.get(story.session) if root is not None else None
+        if session is None or cause.code or self._machine.was_killed:
+            return
+        if story.is_down:
+            is_asked = session.stop_reason == STOP_REASON or session.stop_cause == "daemon_stop"
+            if is_asked and cause.kind != session.stop_cause:
+                self.fail(
+                    f"{story.session} was stopped ({session.stop_cause}) between two lives; root says {cause.kind}"
+                )
+        elif story.farewell is not None and story.farewell[0] == story.incarnation:
+            if cause.kind != story.farewell[1]:
+                self.fail(f"{story.session} said that it ended {story.farewell[1]}; root says {cause.kind}")
+
+    def _lost_process(self, story: Story, event: ev.IncarnationExited) -> None:
+        self._world.count(f"incarnation lost, {event.restart}")
+        self._only_remaining(story, event.remaining_pids)
+        if story.stop_seen_ns is not None:
+            self.fail(f"{story.session}: a restart is announced although a stop was asked for")
+        story.is_down = True
+        if event.restart != "group":
+            self._check_allowance(story, is_parked=event.restart == "parked")
+
+    def _check_allowance(self, story: Story, *, is_parked: bool) -> None:
+        """A session without a parent has the daemon's allowance to itself: it is parked by exceeding it, and only so."""
+        allowed, period_ns = SETTINGS.supervision.max_restarts, SETTINGS.supervision.period_s * NS
+        recent = [at for at in story.restarts_ns if self._world.now_ns - at <= period_ns]
+        story.is_parked = is_parked
+        story.restarts_ns = [] if is_parked else [*recent, self._world.now_ns]
+        is_amnesic = self._machine.was_killed and (self._machine.has_jumped or self._machine.disk.was_full)
+        if story.created is None or story.created.parent or is_amnesic:
+            return
+        if is_parked and len(recent) < allowed:
+            self.fail(f"{story.session} is parked after {len(recent)} restarts; {allowed} are allowed")
+        if not is_parked and len(recent) >= allowed:
+            self.fail(f"{story.session} is restarted for the {len(recent) + 1}th time; {allowed} are allowed")
+
+    def _only_remaining(self, story: Story, remaining: tuple[int, ...]) -> None:
+        alive = {p.pid: p for p in self._machine.processes.of_session(story.session)}
+        hidden = set(alive) - set(remaining)
+        if hidden:
+            names = ", ".join(f"{alive[pid].name} ({pid})" for pid in sorted(hidden))
+            self.fail(f"{story.session} has ended, and nobody says that these live: {names}")
+
+    def child_given(self, session: str, child: str, task: str) -> None:
+        """Root answered a worker's request for a child."""
+        created = self.story(child).created
+        if created is None or created.parent != session or created.title != task:
+            self.fail(f"{session} asked for a child to do {task!r} and was given {child}: {created}")
+
+    # ------------------------------------------------------------ clients
+
+    def told_of_stop(self, session: str, cause: Cause, remaining: tuple[int, ...]) -> None:
+        """A client was told that a session has ended, or what remains of it."""
+        story = self.story(session)
+        if story.exited is None and not remaining:
+            self.fail(f"a client was told that {session} has ended; it has not")
+        self._only_remaining(story, remaining)
+
+    def root_died(self) -> None:
+        """What the dead root knew of stops is gone, unless a row on disk says it."""
+        for story in self.stories.values():
+            if story.stop_seen_ns is not None and self._machine.disk.state_of(story.session) != "stopping":
+                story.stop_seen_ns = None
+
+    # ------------------------------------------------------------ after each step
+
+    def check(self) -> None:
+        """Called after each step of root's loop."""
+        if not self.is_dirty:
+            return
+        self.is_dirty = False
+        machine, root = self._machine, self._machine.root
+        for process in machine.processes.living():
+            if process.owner and (exited := self.story(process.owner).exited) is not None:
+                if process.pid not in exited.remaining_pids:
+                    self.fail(f"{process.name} ({process.pid}) lives after the end of {process.owner}")
+        if root is None:
+            return
+        for session in root.table.live:
+            story = self.story(session.id)
+            if story.exited is not None:
+                self.fail(f"{session.id} has ended and is in the table as {session.info.state}")
+            if session.stop_cause is not None and story.stop_seen_ns is None:
+                story.stop_seen_ns = self._world.now_ns
+        self._check_bounds()
+
+    def _check_bounds(self) -> None:
+        root = self._machine.root
+        assert root is not None
+        for what, size, bound in root.sizes():
+            if size > bound:
+                self.fail(f"{what}: {size}, more than {bound}")
+
+    # ------------------------------------------------------------ at rest
+
+    def check_settled(self) -> None:
+        """The faults are over for a while: no live session may wait for something that never comes."""
+        root = self._machine.root
+        if root is None or not root.is_ready:
+            self.fail("root is not back")
+        for session in root.table.live:
+            state, incarnation = session.info.state, session.incarnation
+            alive = [p for p in self._machine.processes.of_session(session.id) if not p.is_stopped]
+            quiet_ns = self._world.now_ns - self.story(session.id).news_ns
+            if state in PASSING and quiet_ns > PATIENCE_S * NS:
+                self.fail(f"{session.id} is still {state}: {self._machine.describe(session.id)}")
+            if state not in (*PASSING, "parked") and (incarnation is None or not alive):
+                self.fail(f"{session.id} is {state} without a worker: {self._machine.describe(session.id)}")
+            if state == "parked" and alive:
+                self.fail(f"{session.id} is parked with a process: {self._machine.describe(session.id)}")
+
+    def check_rest(self) -> None:
+        """Everything has been stopped and has had the time to end."""
+        for story in self.stories.values():
+            if story.exited is None and story.last_seq:
+                self.fail(f"{story.session} never ended: {self._machine.describe(story.session)}")
+        left = [p.name for p in self._machine.processes.living() if p.owner]
+        if left:
+            self.fail(f"processes are left at the end: {', '.join(left)}")

@@ -1,0 +1,344 @@
+"""One seed's story: clients start and stop sessions, faults strike, then calm, and everything must come to rest.
+
+The story has three parts. *Storm*: for some simulated seconds clients act and faults happen, each drawn from the
+seed, both how often and which. *Calm*: no more faults, and new workers are decent; soon every live session must be at
+work, at rest, or parked, and then all are stopped. *Rest*: every session has ended, every process is gone, every
+subscriber has everything.
+"""
+
+from __future__ import annotations
+
+import random
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from ottod.errors import Failure
+from ottod.protocol import control as c
+from ottod.protocol.specs import AgentSpec, Backoff, Group, Restart, Shutdown
+from tests.simulation.client import Client
+from tests.simulation.machine import Machine
+from tests.simulation.oracle import STOP_REASON
+from tests.simulation.root import Parts
+from tests.simulation.stage import Stage
+from tests.simulation.world import NS, Violation, World
+
+SETTLE_S = 40.0
+"""Longer than any ladder of stops, adoption, delay or start that is under way when the faults cease."""
+REST_S = 60.0
+"""From the order to stop everything to the last look."""
+STOP_EVERY_S = 3.0
+
+
+class Outcome(NamedTuple):
+    """What a run did. `failure` is empty when every invariant held."""
+
+    seed: int
+    failure: str
+    counts: dict[str, int]
+    events: int
+    steps: int
+    simulated_s: float
+    digest: int
+    lines: list[str]
+
+
+class Scenario:
+    """Acts on one machine."""
+
+    def __init__(self, machine: Machine, seed: int) -> None:
+        self._machine = machine
+        self._world = machine.world
+        self._random = random.Random(f"scenario {seed}")
+        pick = self._random.choice
+        self._storm_s = pick((5.0, 15.0, 30.0))
+        self._act_every_s = pick((0.3, 1.0, 3.0))
+        self._fault_every_s = pick((0.5, 2.0, 10.0, 1000.0))
+        self._max_sessions = pick((3, 8, 16))
+        self._kinds = [name for name in FAULTS if self._random.random() < 0.6]
+        self._is_storm = True
+        self._sessions: list[str] = []
+        self._starts = 0
+        self._stops_asked: dict[str, int] = {}
+
+    def begin(self) -> None:
+        machine = self._machine
+        machine.is_faulty = bool(self._kinds)
+        machine.start_root()
+        for _ in range(self._random.choice((1, 2, 4))):
+            machine.add_client()
+        for client in machine.clients:
+            client.subscribe("", 1)
+        self._world.after(0.5, self._act)
+        self._world.after(self._fault_every_s, self._strike)
+        self._world.after(self._storm_s, self._calm_down)
+
+    # ------------------------------------------------------------ clients
+
+    def _act(self) -> None:
+        if not self._is_storm:
+            return
+        client = self._random.choice(self._machine.clients)
+        dice = self._random.random()
+        live = [s for s in self._sessions if self._machine.oracle.story(s).exited is None]
+        if len(live) < self._max_sessions and (dice < 0.45 or not live):
+            self._start(client)
+        elif dice < 0.6:
+            self._stop(client, self._random.choice(live), grace_s=self._random.choice((None, None, 0.0, 0.2)))
+        elif dice < 0.68:
+            self._ask(client, c.SendInput(session=self._random.choice(live), text="and another thing"))
+        elif dice < 0.74:
+            self._ask(client, c.WaitSession(session=self._random.choice(live), idle=self._random.random() < 0.5))
+        elif dice < 0.80:
+            self._ask(client, c.ListSessions(all=True))
+        elif dice < 0.86:
+            self._ask(client, c.UnparkSession(session=self._random.choice(live)))
+        elif dice < 0.92 and len(client.views) < 6:
+            client.subscribe(self._random.choice(self._sessions), 1)
+        else:
+            self._stall(client)
+        self._world.after(self._random.expovariate(1 / self._act_every_s), self._act)
+
+    def _spec(self) -> AgentSpec:
+        pick = self._random.choice
+        return AgentSpec(
+            name="agent",
+            restart=Restart(
+                policy=pick(("permanent", "transient", "transient", "temporary")),
+                backoff=Backoff(base_s=pick((0.0, 0.2, 1.0)), max_s=3.0),
+                shutdown=Shutdown(grace_s=pick((None, 0.5)), brutal=self._random.random() < 0.1),
+                on_parent_exit=pick(("stop", "stop", "keep")),
+            ),
+            group=Group(
+                strategy=pick(("one_for_one", "one_for_all", "rest_for_one")),
+                max_restarts=pick((0, 1, 3)),
+                period_s=pick((5.0, 60.0)),
+            ),
+        )
+
+    def _start(self, client: Client) -> None:
+        self._starts += 1
+        live = [s for s in self._sessions if self._machine.oracle.story(s).exited is None]
+        parent = self._random.choice(live) if live and self._random.random() < 0.3 else ""
+        body = c.StartSession(
+            spec=self._spec(),
+            task="work" if self._random.random() < 0.9 else "",
+            cwd="/",
+            parent=parent,
+            mode=self._random.choice(("oneshot", "oneshot", "conversation")),
+            key=f"key {self._starts}" if self._random.random() < 0.5 else "",
+        )
+
+        def started(result: c.Result | None, failure: Failure | None) -> None:
+            if isinstance(result, c.SessionStartedResult):
+                self._sessions.append(result.session)
+            elif failure is not None:
+                self._world.count(f"refused: {failure.code}")
+
+        client.ask(body, started)
+        if body.key and self._random.random() < 0.2:
+            client.ask(body, started)
+
+    def _stop(self, client: Client, session: str, *, grace_s: float | None) -> None:
+        def stopped(result: c.Result | None, failure: Failure | None) -> None:
+            if isinstance(result, c.StopResult):
+                self._world.count("stops answered")
+                self._machine.oracle.told_of_stop(result.session, result.cause, result.remaining_pids)
+
+        client.ask(c.StopSession(session=session, grace_s=grace_s, reason=STOP_REASON), stopped)
+
+    def _ask(self, client: Client, body: c.RequestBody) -> None:
+        def replied(result: c.Result | None, failure: Failure | None) -> None:
+            if failure is not None:
+                self._world.count(f"refused: {failure.code}")
+                if failure.code == "internal":
+                    self._machine.oracle.fail(f"a defect in root: {failure.message}")
+
+        client.ask(body, replied)
+
+    def _stall(self, client: Client) -> None:
+        for view in client.views:
+            view.is_paused = True
+        self._world.after(self._random.uniform(0.1, 5.0), self._resume, client)
+
+    def _resume(self, client: Client) -> None:
+        for view in client.views:
+            view.is_paused = False
+            client.grant(view)
+
+    # ------------------------------------------------------------ faults
+
+    def _strike(self) -> None:
+        if not self._is_storm:
+            return
+        if self._kinds:
+            kind = self._random.choice(self._kinds)
+            self._world.note("fault: %s", kind)
+            self._world.count(f"fault: {kind}")
+            FAULTS[kind](self)
+        self._world.after(self._random.expovariate(1 / self._fault_every_s), self._strike)
+
+    def _kill_root(self) -> None:
+        root = self._machine.root
+        if root is None:
+            return
+        if self._random.random() < 0.4:
+            self._machine.kill_root()
+        root.die_at = self._random.choice(
+            ("append", "appended", "send", "receive", "database", "database answered", "lease", "forked")
+        )
+
+    def _restart_root(self) -> None:
+        root = self._machine.root
+        if root is not None and root.is_ready:
+            root.depart("leave" if self._random.random() < 0.7 else "stop", self._random.choice((0.0, 1.0)))
+
+    def _kill_zygote(self) -> None:
+        if self._machine.root is not None:
+            self._machine.root.zygote.kill()
+
+    def _refuse_forks(self) -> None:
+        root = self._machine.root
+        if root is not None:
+            root.zygote.refuses_forks = True
+            self._world.after(self._random.uniform(0.1, 3.0), self._allow_forks)
+
+    def _allow_forks(self) -> None:
+        if self._machine.root is not None:
+            self._machine.root.zygote.refuses_forks = False
+
+    def _kill_worker(self) -> None:
+        workers = self._machine.born_workers()
+        if workers:
+            self._machine.kill_worker(self._random.choice(workers))
+
+    def _kill_many(self) -> None:
+        for worker in self._machine.born_workers():
+            if self._random.random() < 0.5:
+                self._machine.kill_worker(worker)
+
+    def _freeze_worker(self) -> None:
+        workers = self._machine.born_workers()
+        if workers:
+            worker = self._random.choice(workers)
+            self._machine.freeze(worker)
+            self._world.after(self._random.uniform(0.1, 8.0), self._machine.thaw, worker)
+
+    def _freeze_client(self) -> None:
+        client = self._random.choice(self._machine.clients)
+        client.set_frozen(frozen=True)
+        self._world.after(self._random.uniform(0.1, 8.0), self._thaw_client, client)
+
+    def _thaw_client(self, client: Client) -> None:
+        client.set_frozen(frozen=False)
+        self._resume(client)
+
+    def _fill_disk(self) -> None:
+        disk = self._machine.disk
+        disk.is_full = disk.was_full = True
+        self._world.after(self._random.uniform(0.1, 5.0), self._free_disk)
+
+    def _free_disk(self) -> None:
+        self._machine.disk.is_full = False
+
+    def _jump_clock(self) -> None:
+        self._machine.has_jumped = True
+        self._world.wall_offset_ns += int(self._random.uniform(-1e4, 1e4) * NS)
+
+    # ------------------------------------------------------------ calm and rest
+
+    def _calm_down(self) -> None:
+        self._world.note("calm")
+        self._is_storm = False
+        self._machine.is_faulty = False
+        self._machine.tempers.is_calm = True
+        self._free_disk()
+        self._allow_forks()
+        if self._machine.root is not None:
+            self._machine.root.die_at = None
+        for client in self._machine.clients:
+            self._resume(client)
+        self._world.after(SETTLE_S, self._settle)
+
+    def _settle(self) -> None:
+        self._machine.oracle.check_settled()
+        self._world.note("stop everything")
+        self._stop_all()
+        self._world.after(REST_S, self._rest)
+
+    def _stop_all(self) -> None:
+        """Again and again, through the front door, until nothing lives; each session a bounded number of times."""
+        if self._world.is_over:
+            return
+        client = self._machine.clients[0]
+        for client_ in self._machine.clients:
+            self._resume(client_)
+        for session, story in list(self._machine.oracle.stories.items()):
+            asked = self._stops_asked.get(session, 0)
+            if story.exited is None and asked < 3:
+                self._stops_asked[session] = asked + 1
+                self._stop(client, session, grace_s=0.5)
+        self._world.after(STOP_EVERY_S, self._stop_all)
+
+    def _rest(self) -> None:
+        machine = self._machine
+        machine.oracle.check_rest()
+        for client in machine.clients:
+            client.check_caught_up()
+            waiting = [body for body, _ in client.pending.values() if not isinstance(body, c.Ping)]
+            if waiting:
+                machine.oracle.fail(f"{client.name} still waits for an answer to {waiting[0]}")
+        self._world.is_over = True
+
+
+FAULTS: dict[str, Callable[[Scenario], None]] = {
+    "kill root": Scenario._kill_root,
+    "restart root": Scenario._restart_root,
+    "kill zygote": Scenario._kill_zygote,
+    "refuse forks": Scenario._refuse_forks,
+    "kill a worker": Scenario._kill_worker,
+    "kill half of the workers": Scenario._kill_many,
+    "freeze a worker": Scenario._freeze_worker,
+    "freeze a client": Scenario._freeze_client,
+    "full disk": Scenario._fill_disk,
+    "wall clock jumps": Scenario._jump_clock,
+}
+
+
+def run_seed(
+    seed: int, stage: Stage, directory: Path, *, parts: type[Parts] = Parts, keep_trace: bool = False
+) -> Outcome:
+    """Runs one seed on a stage that has been set. Everything it makes is in `directory` and gone afterwards."""
+    world = World(seed, keep_trace=keep_trace)
+    stage.world = world
+    machine = Machine(world, directory, parts=parts)
+    stage.processes = machine.processes
+    failure, error = "", None
+    try:
+        Scenario(machine, seed).begin()
+        machine.run()
+    except Violation as violation:
+        failure, error = str(violation), violation.__cause__
+    finally:
+        machine.close()
+        stage.world = None
+    lines = world.lines() if failure or keep_trace else []
+    if error is not None:
+        failure += f": {error!r}"
+        lines += [line.rstrip() for line in traceback.format_exception(error)]
+    return Outcome(
+        seed=seed,
+        failure=failure,
+        counts=world.counts,
+        events=machine.oracle.events,
+        steps=world.steps,
+        simulated_s=world.now_s - 1000,
+        digest=hash_of(world),
+        lines=lines,
+    )
+
+
+def hash_of(world: World) -> int:
+    """Two runs of one seed that differ anywhere have used chance differently."""
+    return hash((world.now_ns, world.steps, world.random.random()))
