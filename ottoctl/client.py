@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
 from types import TracebackType
 
 from ottoctl.connection import Connection
 from ottoctl.daemon import can_start, start_daemon
+from ottoctl.dialogue import OutcomeUnknownError
 from ottoctl.endpoint import resolve_endpoint
 from ottoctl.feed import DEFAULT_CREDIT_BYTES, Feed, SessionEvent, gap_event
 from ottoctl.policy import DEFAULT_RECONNECT_S, DEFAULT_TIMEOUT_S, STOP_ANSWER_S
+from ottoctl.replacement import UPGRADE_LOOK_S, UPGRADE_S, not_upgraded, upgraded
 from ottoctl.results import Mode, RunResult, expect, start_request
 from ottoctl.session import Session
 from ottoctl.sync import SyncOtto
 from ottod.errors import UnreachableError
 from ottod.protocol.control import (
     DaemonStatus,
+    GetMetrics,
     GetSession,
     GetStatus,
     ListSessions,
+    MetricFamily,
+    MetricsReport,
+    ReloadDaemon,
+    ReloadResult,
     SessionInfo,
     SessionList,
     SessionStartedResult,
     StartSession,
     StopDaemon,
+    UpgradeDaemon,
     Welcome,
 )
 from ottod.protocol.events import Gap, SessionState
@@ -135,7 +144,8 @@ class Otto:
     ) -> Session:
         """Starts a session of a named agent, or of `spec`. It goes on when this client leaves.
 
-        `cwd` defaults to this process's, `env` to this process's environment without what looks like a secret.
+        With `parent`, the id of a live session or the beginning of one, it runs below that session: it is stopped
+        with it, and its end is told to it. `cwd` defaults to this process's, `env` to this process's environment without what looks like a secret.
         A `conversation` stays for more input after its task. Raises what the daemon has against it.
         """
         return await self.start_with(
@@ -194,10 +204,13 @@ class Otto:
         return Session(self.connection, info.session, from_offset=info.first_offset)
 
     async def list(
-        self, *, all: bool = False, states: Iterable[SessionState] = (), limit: int = 1000
+        self, *, all: bool = False, states: Iterable[SessionState] = (), tree: str = "", limit: int = 1000
     ) -> tuple[SessionInfo, ...]:
-        """Live sessions, and with `all` the ended ones too, newest first."""
-        body = ListSessions(all=all, states=tuple(states), limit=limit)
+        """Live sessions, and with `all` the ended ones too, newest first.
+
+        `tree`, an id or the beginning of one: only this session and those below it; each names its `parent`.
+        """
+        body = ListSessions(all=all, states=tuple(states), tree=tree, limit=limit)
         return expect(SessionList, await self.connection.call(body)).sessions
 
     async def events(
@@ -228,9 +241,49 @@ class Otto:
         """A reading of the daemon's instruments."""
         return expect(DaemonStatus, await self.connection.call(GetStatus()))
 
-    async def stop_daemon(self, grace_s: float = 10.0) -> None:
-        """Stops the daemon; its sessions end with cause `daemon_stop`."""
-        await self.connection.call(StopDaemon(grace_s=grace_s), timeout_s=grace_s + STOP_ANSWER_S)
+    async def metrics(self) -> tuple[MetricFamily, ...]:
+        """The daemon's metrics, as Prometheus would read them."""
+        return expect(MetricsReport, await self.connection.call(GetMetrics())).families
+
+    async def reload_daemon(self) -> ReloadResult:
+        """Lets the daemon read its configuration again: what holds from now on, and what waits for a restart.
+
+        Raises OttoError (`bad_config`) for a file that is wrong; then nothing has changed.
+        """
+        return expect(ReloadResult, await self.connection.call(ReloadDaemon()))
+
+    async def upgrade_daemon(self, *, timeout_s: float = UPGRADE_S) -> DaemonStatus:
+        """Replaces the daemon's code by what is installed now, under its running sessions.
+
+        Returns when the same process answers as a new instance. Raises RefusedError (`bad_upgrade`) when the
+        installed program cannot run, OttoError (`upgrade_failed`) when the new one does not answer.
+        """
+        before, deadline_s = self.daemon, time.monotonic() + timeout_s
+        try:
+            await self.connection.call(UpgradeDaemon(), timeout_s=timeout_s)
+        except OutcomeUnknownError:
+            pass  # It may have gone before its answer had: what answers next will tell.
+        while True:
+            try:
+                found = upgraded(before, await self.status())
+            except UnreachableError as error:
+                if time.monotonic() > deadline_s:
+                    raise not_upgraded(before, timeout_s) from error
+                found = None
+            if found is not None:
+                return found
+            if time.monotonic() > deadline_s:
+                raise not_upgraded(before, timeout_s)
+            await asyncio.sleep(UPGRADE_LOOK_S)
+
+    async def stop_daemon(self, grace_s: float = 10.0, *, keep_sessions: bool = False) -> None:
+        """Stops the daemon; its sessions end with cause `daemon_stop`.
+
+        With `keep_sessions` they go on without it, and the next daemon takes them over; without one they checkpoint
+        and exit after `sessions.orphan_grace_s`.
+        """
+        body = StopDaemon(grace_s=grace_s, keep_sessions=keep_sessions)
+        await self.connection.call(body, timeout_s=grace_s + STOP_ANSWER_S)
 
     async def _open(self) -> None:
         if self._connection is not None:

@@ -24,6 +24,8 @@ from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol.control import (
     KIND_MESSAGE,
     KIND_RECORDS,
+    MAX_ENV_BYTES,
+    MAX_TASK_BYTES,
     ClientMessage,
     GapNotice,
     Grant,
@@ -39,7 +41,9 @@ from ottod.protocol.control import (
     StopDaemon,
     Subscribed,
     SubscriptionEnded,
+    UnparkSession,
     Unsubscribe,
+    UpgradeDaemon,
     Welcome,
     client_messages,
     server_messages,
@@ -47,6 +51,12 @@ from ottod.protocol.control import (
 
 HELLO_REQUIRED = "hello_required"
 MAX_PENDING_CALLS = 10_000
+MAX_REQUEST_BYTES = MAX_TASK_BYTES + MAX_ENV_BYTES + 512 * 1024
+"""What the daemon reads of one message. It hangs up on a longer one without a word, so it is refused here."""
+
+
+class OutcomeUnknownError(UnreachableError):
+    """The daemon vanished between a request that must not be made twice and its answer."""
 
 
 class Call:
@@ -69,7 +79,7 @@ class Call:
         """Whether the daemon may meet the request twice without doing anything twice."""
         if isinstance(self.body, StartSession):
             return bool(self.body.key)
-        return not isinstance(self.body, SendInput | StopDaemon | RemoveSession)
+        return not isinstance(self.body, SendInput | StopDaemon | RemoveSession | UnparkSession | UpgradeDaemon)
 
     def finish(self, *, result: Result | None = None, error: OttoError | None = None) -> None:
         if self.is_done:
@@ -313,8 +323,12 @@ class Dialogue:
 
     def _send_call(self, call: Call) -> None:
         number = self._take_id()
+        message = client_messages.encode(Request(id=number, body=call.body))
+        if len(message) > MAX_REQUEST_BYTES:
+            call.finish(error=too_large(call.body, len(message)))
+            return
         self._calls[number] = call
-        self._send(Request(id=number, body=call.body))
+        self.outbox.append(message)
 
     def _send_subscribe(self, feed: Feed) -> None:
         number = self._take_id()
@@ -338,10 +352,20 @@ def mismatch(protocol: int, version: str) -> OttoError:
     )
 
 
-def outcome_unknown(body: RequestBody) -> OttoError:
-    """The daemon vanished between a request that must not be made twice and its answer."""
+def too_large(body: RequestBody, size_bytes: int) -> OttoError:
+    """The daemon would not read it."""
     what = str(body.__struct_config__.tag)
-    return UnreachableError(
+    return OttoError(
+        f"the request {what} has {size_bytes} bytes; the daemon takes {MAX_REQUEST_BYTES}",
+        mend="put long texts into files and name the files",
+        code="too_large",
+    )
+
+
+def outcome_unknown(body: RequestBody) -> OutcomeUnknownError:
+    """What such a request fails with."""
+    what = str(body.__struct_config__.tag)
+    return OutcomeUnknownError(
         f"the daemon went away before it answered {what}; whether it was carried out is unknown",
         mend="look with `ottoctl ps -a`, then repeat the command if needed",
     )

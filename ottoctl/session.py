@@ -16,6 +16,7 @@ from ottod.protocol.control import (
     SessionInfo,
     StopResult,
     StopSession,
+    UnparkSession,
     WaitSession,
 )
 from ottod.protocol.events import Gap
@@ -57,7 +58,8 @@ class Session:
     async def stop(self, grace_s: float | None = None, *, reason: str = "") -> StopResult:
         """Stops the session: `grace_s` to end by itself (None: what its spec says), then by force.
 
-        The answer is the proof: nothing of the session is left, or the pids that remain.
+        Everything below it is stopped first. The answer is the proof: nothing of the session is left, or the pids
+        that remain; `stopped` names the sessions that were ended, in order.
         """
         body = StopSession(session=self.id, grace_s=grace_s, reason=reason)
         limit_s = None if grace_s is None else grace_s + STOP_ANSWER_S
@@ -67,6 +69,13 @@ class Session:
         """Stops the session without grace."""
         body = KillSession(session=self.id, reason=reason)
         return expect(StopResult, await self._connection.call(body, timeout_s=STOP_ANSWER_S))
+
+    async def unpark(self) -> None:
+        """Gives a parked session a fresh allowance of restarts and its next incarnation.
+
+        Raises RefusedError if it is not parked.
+        """
+        await self._connection.call(UnparkSession(session=self.id))
 
     async def remove(self) -> None:
         """Forgets the session, which must have ended, and deletes its files."""

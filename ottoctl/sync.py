@@ -6,22 +6,30 @@ It runs on the calling thread, on a blocking poll of the socket: no thread, no e
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Generator, Iterable, Mapping
 from types import TracebackType
 
 from ottoctl.blocking import BlockingConnection
 from ottoctl.daemon import can_start, start_daemon
+from ottoctl.dialogue import OutcomeUnknownError
 from ottoctl.endpoint import resolve_endpoint
 from ottoctl.feed import DEFAULT_CREDIT_BYTES, Batch, Feed, SessionEvent, ends_session, gap_event
 from ottoctl.policy import DEFAULT_RECONNECT_S, DEFAULT_TIMEOUT_S, STOP_ANSWER_S
+from ottoctl.replacement import UPGRADE_LOOK_S, UPGRADE_S, not_upgraded, upgraded
 from ottoctl.results import Mode, RunResult, check_text, expect, run_result, start_request
 from ottod.errors import UnreachableError
 from ottod.protocol.control import (
     DaemonStatus,
+    GetMetrics,
     GetSession,
     GetStatus,
     KillSession,
     ListSessions,
+    MetricFamily,
+    MetricsReport,
+    ReloadDaemon,
+    ReloadResult,
     RemoveSession,
     SendInput,
     SessionInfo,
@@ -31,6 +39,8 @@ from ottod.protocol.control import (
     StopDaemon,
     StopResult,
     StopSession,
+    UnparkSession,
+    UpgradeDaemon,
     WaitSession,
     Welcome,
 )
@@ -77,6 +87,10 @@ class SyncSession:
         """Stops the session without grace."""
         body = KillSession(session=self.id, reason=reason)
         return expect(StopResult, self._connection.call(body, timeout_s=STOP_ANSWER_S))
+
+    def unpark(self) -> None:
+        """Gives a parked session its next incarnation; see `Session.unpark`."""
+        self._connection.call(UnparkSession(session=self.id))
 
     def remove(self) -> None:
         """Forgets the session, which must have ended, and deletes its files."""
@@ -252,10 +266,10 @@ class SyncOtto:
         return SyncSession(self.connection, info.session, from_offset=info.first_offset)
 
     def list(
-        self, *, all: bool = False, states: Iterable[SessionState] = (), limit: int = 1000
+        self, *, all: bool = False, states: Iterable[SessionState] = (), tree: str = "", limit: int = 1000
     ) -> tuple[SessionInfo, ...]:
-        """Live sessions, and with `all` the ended ones too, newest first."""
-        return self.list_with(ListSessions(all=all, states=tuple(states), limit=limit)).sessions
+        """Live sessions, and with `all` the ended ones too, newest first; see `Otto.list`."""
+        return self.list_with(ListSessions(all=all, states=tuple(states), tree=tree, limit=limit)).sessions
 
     def list_with(self, request: ListSessions) -> SessionList:
         """The same from a request, with the word whether the limit cut the list."""
@@ -284,6 +298,35 @@ class SyncOtto:
         """A reading of the daemon's instruments."""
         return expect(DaemonStatus, self.connection.call(GetStatus()))
 
-    def stop_daemon(self, grace_s: float = 10.0) -> None:
-        """Stops the daemon; its sessions end with cause `daemon_stop`."""
-        self.connection.call(StopDaemon(grace_s=grace_s), timeout_s=grace_s + STOP_ANSWER_S)
+    def metrics(self) -> tuple[MetricFamily, ...]:
+        """The daemon's metrics, as Prometheus would read them."""
+        return expect(MetricsReport, self.connection.call(GetMetrics())).families
+
+    def reload_daemon(self) -> ReloadResult:
+        """Lets the daemon read its configuration again; see `Otto.reload_daemon`."""
+        return expect(ReloadResult, self.connection.call(ReloadDaemon()))
+
+    def upgrade_daemon(self, *, timeout_s: float = UPGRADE_S) -> DaemonStatus:
+        """Replaces the daemon's code under its sessions; see `Otto.upgrade_daemon`."""
+        before, deadline_s = self.daemon, time.monotonic() + timeout_s
+        try:
+            self.connection.call(UpgradeDaemon(), timeout_s=timeout_s)
+        except OutcomeUnknownError:
+            pass  # It may have gone before its answer had: what answers next will tell.
+        while True:
+            try:
+                found = upgraded(before, self.status())
+            except UnreachableError as error:
+                if time.monotonic() > deadline_s:
+                    raise not_upgraded(before, timeout_s) from error
+                found = None
+            if found is not None:
+                return found
+            if time.monotonic() > deadline_s:
+                raise not_upgraded(before, timeout_s)
+            time.sleep(UPGRADE_LOOK_S)
+
+    def stop_daemon(self, grace_s: float = 10.0, *, keep_sessions: bool = False) -> None:
+        """Stops the daemon; see `Otto.stop_daemon`."""
+        body = StopDaemon(grace_s=grace_s, keep_sessions=keep_sessions)
+        self.connection.call(body, timeout_s=grace_s + STOP_ANSWER_S)

@@ -149,11 +149,16 @@ class Keeper:
             self.say(f"left {count} {' '.join(str(each.pid) for each in left)}".encode())
 
     def say(self, message: bytes) -> None:
-        """One packet to the worker, if it still listens."""
-        try:
-            os.write(self.control, message)
-        except OSError:
-            pass
+        """One packet to the worker."""
+        say(self.control, message)
+
+
+def say(control: int, message: bytes) -> None:
+    """One packet to the worker, if it still listens."""
+    try:
+        os.write(control, message)
+    except OSError:
+        pass
 
 
 def load_processes() -> Any:

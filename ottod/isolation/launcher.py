@@ -18,11 +18,11 @@ Source: ADR 0010.
 
 from __future__ import annotations
 
+import _socket as socket  # The C module alone: `socket` brings enum, selectors and 0.8 MiB for the session's life.
 import ctypes
 import marshal
 import os
 import select
-import socket
 import sys
 import time
 
@@ -85,7 +85,7 @@ class Launcher:
         self.config = config
         self.keepers: dict[int, int] = {}
         self.poll = select.poll()
-        self.poll.register(orders, select.POLLIN)
+        self.poll.register(orders.fileno(), select.POLLIN)
         self.refusal = b""
         self.is_enclosing = self._can_enclose()
         self.filter = self._filter()
@@ -114,7 +114,7 @@ class Launcher:
     def leave(self) -> None:
         """Waits for the keepers, which have heard of the worker's end as well; kills what is left of any."""
         give_up_at = time.monotonic() + FAREWELL_DEADLINE_S
-        self.poll.unregister(self.orders)
+        self.poll.unregister(self.orders.fileno())
         while self.keepers and time.monotonic() < give_up_at:
             for fd, _ in self.poll.poll(100):
                 self._collect(fd)
@@ -164,14 +164,14 @@ class Launcher:
         control, order_fd, stdin, output, cwd = fds
         order = confined_exec.read_config(os.dup(order_fd))
         if self.refusal:
-            os.write(control, b"failed " + self.refusal.split()[0] + b" 0")
+            keeper.say(control, b"failed " + self.refusal.split()[0] + b" 0")
             return
         if self.is_enclosing and self.config["files"] != "off":
             self._refresh()
         try:
             pid = os.fork()
         except OSError as error:
-            os.write(control, f"failed fork {error.errno}".encode())
+            keeper.say(control, f"failed fork {error.errno}".encode())
             return
         if pid:
             fd = os.pidfd_open(pid)
@@ -252,10 +252,7 @@ class Launcher:
 
         left = processes.end_all(find, deadline_s=SWEEP_DEADLINE_S, on_pass=self._reap_strays)
         pids = "".join(f" {each.pid}" for each in left)
-        try:
-            os.write(control, f"left {found}{pids}".encode() if left else f"gone {found}".encode())
-        except OSError:
-            pass  # The worker has given up on it, or is dead.
+        keeper.say(control, f"left {found}{pids}".encode() if left else f"gone {found}".encode())
 
     # ------------------------------------------------------------ children
 

@@ -74,11 +74,14 @@ class ConfinedPrograms:
     """`Programs` of one session. `env` is the session's environment, already reduced to its allowlist.
 
     Starts the launcher, so it must be made before the process confines itself; blocks for a few milliseconds.
+    `has_launcher` False is for a session that runs no programs: every call is then refused.
     Raises: RefusedError if confined files are required and the host cannot give them, ToolError if the root is
     missing or the launcher cannot be started.
     """
 
-    def __init__(self, *, session: str, env: Mapping[str, str], confinement: Confinement) -> None:
+    def __init__(
+        self, *, session: str, env: Mapping[str, str], confinement: Confinement, has_launcher: bool = True
+    ) -> None:
         if confinement.files == "required" and landlock.abi() == 0 and not confinement.bwrap:
             raise RefusedError(
                 "the session requires confined files, and this host has neither Landlock nor bubblewrap",
@@ -91,6 +94,9 @@ class ConfinedPrograms:
             raise refusal(confinement.root, error, root=confinement.root) from error
         Path(confinement.tmp_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._env = {"PATH": DEFAULT_PATH, **env}
+        self._launcher: LauncherClient | None = None
+        if not has_launcher:
+            return
         markers = {processes.SESSION_MARKER: session}
         try:
             self._launcher = LauncherClient(launch_config(confinement, self._root.path, self._env, markers), markers)
@@ -100,12 +106,13 @@ class ConfinedPrograms:
 
     @property
     def launcher_pid(self) -> int:
-        """The session's launcher, which lives until `close`."""
-        return self._launcher.pid
+        """The session's launcher, which lives until `close`; 0 if there is none."""
+        return self._launcher.pid if self._launcher is not None else 0
 
     def close(self) -> None:
         """Ends the launcher and what it still runs, and closes the root; no program can be started after that."""
-        self._launcher.close()
+        if self._launcher is not None:
+            self._launcher.close()
         self._root.close()
 
     async def run(
@@ -152,6 +159,8 @@ class ConfinedPrograms:
         ending = program.ended.result() if program.ended.done() else Ending()
         if ending.is_proved:
             return ending
+        if self._launcher is None:
+            return ending
         return await asyncio.to_thread(self._launcher.sweep, call, timeout_s=SWEEP_DEADLINE_S)
 
     def _start(
@@ -166,6 +175,8 @@ class ConfinedPrograms:
     ) -> RunningProgram:
         environment = {**self._env, **env, processes.SESSION_MARKER: self._session, processes.CALL_MARKER: call}
         _check_texts(argv, environment)
+        if self._launcher is None:
+            raise ToolError("this session runs no programs", code="not_started")
         opened: list[int] = []
         try:
             cwd_fd = self._open_directory(cwd)

@@ -152,7 +152,7 @@ class Adoption:
             try:
                 plan = plan_decoder.decode(packed)
             except msgspec.DecodeError as error:
-                self._c.log(f"{info.session}: its plan cannot be read, so it cannot go on: {error}")
+                self._c.log(f"its plan cannot be read, so it cannot go on: {error}", session=info.session)
         session = Session(info, plan)
         self._c.table.add(session)
         return session
@@ -201,7 +201,7 @@ class Adoption:
                 await self._c.in_thread(enclosure.admit, pid)
             session.enclosure = enclosure
         except OttoError as error:
-            self._c.log(f"{session.id}: adopted without its cap: {error}")
+            self._c.log(f"adopted without its cap: {error}", session=session.id)
 
     async def _without_worker(self, session: Session, row: IncarnationRow | None) -> str:
         """A session whose worker is gone, if it had one. Gives the count that it belongs to."""
@@ -242,14 +242,14 @@ class Adoption:
                     await self._c.in_thread(leaf.close)
                 return remaining
         except OttoError as error:
-            self._c.log(f"{session.id}: {error}")
+            self._c.log(str(error), session=session.id)
         return await self._burials.end_processes(session.id, known)
 
     async def _sweep(self) -> None:
         """Removes cgroups of sessions that nobody knows."""
         known = {s.id for s in self._c.table.live}
         for swept in await self._c.in_thread(self._c.enclosures.sweep, known):
-            self._c.log(f"{swept}: its control group was left behind, and has been ended and removed")
+            self._c.log("its control group was left behind, and has been ended and removed", session=swept)
 
 
 def _fold_run(info: SessionInfo, run: bytes, known_seq: int) -> SessionInfo:

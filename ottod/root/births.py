@@ -286,7 +286,7 @@ class Births:
             await self._c.loop.sock_sendall(lease.channel, len(data).to_bytes(4, "big") + data)
         except OSError as error:
             # The worker is dead or dying; its exit is what counts, and it is on its way.
-            self._c.log(f"worker {lease.pid} did not take its birth: {error.strerror}")
+            self._c.log(f"the worker did not take its birth: {error.strerror}", worker=lease.pid)
 
     async def _note_incarnation(self, session: Session, incarnation: Incarnation, pid: int) -> None:
         identity = identify(pid)
@@ -294,7 +294,7 @@ class Births:
         try:
             await self._c.database.put_incarnation(incarnation_row(session, incarnation), durable=False)
         except OttoError as error:
-            self._c.log(f"{session.id}: {error}")
+            self._c.log(str(error), session=session.id)
 
     def _timed_out(self, session: Session) -> None:
         incarnation = session.incarnation

@@ -80,7 +80,7 @@ class Burials:
             row = incarnation_row(session, incarnation)
             await self._c.database.put_incarnation(replace(row, ended_at_ns=time.time_ns(), cause=cause))
         except OttoError as error:
-            self._c.log(f"{session.id}: {error}")
+            self._c.log(str(error), session=session.id)
 
     def _cause(self, session: Session, incarnation: Incarnation, exit_: Exit) -> Cause:
         said, verdict = incarnation.exiting, incarnation.verdict
@@ -139,14 +139,14 @@ class Burials:
             try:
                 await self._c.in_thread(enclosure.close)
             except OttoError as error:
-                self._c.log(f"{session.id}: {error}")
+                self._c.log(str(error), session=session.id)
         try:
             await self._c.database.put_session(session.info)
             self._ended += 1
             if self._ended % PRUNE_EVERY == 0:
                 await self.prune()
         except OttoError as error:
-            self._c.log(f"{session.id}: {error}")
+            self._c.log(str(error), session=session.id)
 
     # ------------------------------------------------------------ forgetting
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, Unpack
 
 from msgspec.structs import replace
 
@@ -22,8 +22,15 @@ from ottod.root.zygote_client import ZygoteClient
 from ottod.settings.daemon import DaemonSettings
 from ottod.storage.database import Database
 from ottod.telemetry.instruments import Instruments
+from ottod.telemetry.log import Ids
 
 T = TypeVar("T")
+
+
+class Say(Protocol):
+    """One line for the daemon's log, and what it is about."""
+
+    def __call__(self, message: str, **ids: Unpack[Ids]) -> None: ...
 
 
 class RootContext:
@@ -43,7 +50,7 @@ class RootContext:
         sessions_dir: Path,
         enclosures: Enclosures,
         instruments: Instruments,
-        log: Callable[[str], None],
+        log: Say,
         random: Callable[[], float] = random.random,
     ) -> None:
         self.loop = loop

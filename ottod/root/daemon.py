@@ -39,6 +39,7 @@ from ottod.root.hub import Hub
 from ottod.root.lag import LoopLag
 from ottod.root.lock import InstanceLock
 from ottod.root.metrics import collect, read_process
+from ottod.root.platform import Platform
 from ottod.root.process import raise_file_limit, write_private
 from ottod.root.reaper import Reaper
 from ottod.root.reload import compare, merge
@@ -90,7 +91,7 @@ class Daemon:
         self._token = secrets.token_hex(32)
         self._started_at_ns = time.time_ns()
         self._started_s = time.monotonic()
-        self._isolation: dict[str, str] = {}
+        self._platform = Platform(probe)
         self._stop_grace_s = settings.sessions.stop_grace_s
         self._departure: Departure = "stop"
         self._stopping: asyncio.Event | None = None
@@ -168,7 +169,7 @@ class Daemon:
             instruments=self._instruments,
             log=self._log.warning,
         )
-        self._resolver = Resolver(settings=settings, paths=paths, environ=self._environ)
+        self._resolver = Resolver(settings=settings, paths=paths, environ=self._environ, platform=self._platform)
         self._supervisor = Supervisor(
             self._root,
             resolver=self._resolver,
@@ -221,7 +222,7 @@ class Daemon:
         self._notifier.ready(self._status_line())
         self._pulse = Pulse(loop, self._notifier, self._status_line)
         self._gateway.start()
-        self._isolation = await loop.run_in_executor(self._threads, probe)
+        await loop.run_in_executor(self._threads, self._platform.report)
         try:
             await self._supervisor.prune()
         except OttoError as error:
@@ -253,7 +254,7 @@ class Daemon:
             reaper=self._reaper,
             supervisor=self._supervisor,
             lag=self._lag,
-            isolation=self._isolation,
+            isolation=self._platform.known,
         )
 
     async def metrics(self) -> MetricsReport:
@@ -273,7 +274,7 @@ class Daemon:
             lag=self._lag,
             database=self._database.stats(),
             gateway=self._gateway,
-            isolation=self._isolation,
+            isolation=self._platform.known,
         )
 
     def _status_line(self) -> str:

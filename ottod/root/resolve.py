@@ -9,9 +9,10 @@ from pathlib import Path
 import msgspec
 
 from ottod.errors import ConfigError, OttoError, RefusedError, StorageError
-from ottod.isolation import landlock
+from ottod.isolation.requirements import GIVEN_BY, missing_layers
 from ottod.protocol.control import MAX_ENV_BYTES, StartSession
 from ottod.protocol.specs import AgentSpec, ModelTarget
+from ottod.root.platform import Platform
 from ottod.settings.agents import check_spec, find_agent
 from ottod.settings.daemon import DaemonSettings
 from ottod.settings.environment import session_env
@@ -40,10 +41,13 @@ class WorkdirError(OttoError):
 class Resolver:
     """Resolves against the daemon's settings, its paths and its own environment (for keys only)."""
 
-    def __init__(self, *, settings: DaemonSettings, paths: Paths, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, *, settings: DaemonSettings, paths: Paths, environ: Mapping[str, str], platform: Platform
+    ) -> None:
         self.settings = settings
         self._paths = paths
         self._environ = environ
+        self._platform = platform
 
     def resolve(self, request: StartSession, directory: Path) -> Resolved:
         """Checks everything that can be checked before a process exists, and makes the session's directory.
@@ -109,19 +113,13 @@ class Resolver:
 
     def _check_isolation(self, spec: AgentSpec) -> None:
         """Fails closed: a layer that is required and cannot be given refuses the session."""
-        wanted = spec.isolation
-        for layer in ("memory", "network", "syscalls"):
-            if getattr(wanted, layer) == "required":
-                raise RefusedError(
-                    f"{spec.name} requires the isolation layer {layer!r}, which this version of Otto cannot give yet",
-                    code="isolation_unavailable",
-                    mend=f"write `isolation: {{{layer}: preferred}}` to run without it",
-                )
-        if wanted.files == "required" and landlock.abi() == 0:
+        if not any(getattr(spec.isolation, layer) == "required" for layer in GIVEN_BY):
+            return
+        for missing in missing_layers(spec.isolation, platform_report=self._platform.report()):
             raise RefusedError(
-                f"{spec.name} requires confined files, and this kernel has no Landlock",
+                f"{spec.name} requires the isolation layer {missing.name!r}: {missing.reason}",
                 code="isolation_unavailable",
-                mend="boot a kernel with landlock among its lsm=, or write `isolation: {files: preferred}`",
+                mend=f"see `ottoctl doctor`, or write `isolation: {{{missing.name}: preferred}}` to run without it",
             )
 
     def keys(self, targets: tuple[ModelTarget, ...]) -> dict[str, str]:

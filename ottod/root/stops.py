@@ -178,7 +178,7 @@ class Stops:
                     if session.incarnation is not None:
                         session.incarnation.send_signal(signal.SIGKILL)
                 case ReportRemaining():
-                    self._c.log(f"{session.id}: process {session.info.pid} outlives SIGKILL")
+                    self._c.log(f"process {session.info.pid} outlives SIGKILL", session=session.id)
                 case WakeAt():
                     timer = self._c.loop.call_at(action.due_ns / 1e9, self._tick, session, ladder)
                     session.timers.append(timer)
@@ -192,7 +192,7 @@ class Stops:
         )
         failure = await self._c.gate.command(session, order, timeout_s=COMMAND_TIMEOUT_S)
         if failure is not None and not session.has_ended and session.incarnation is not None:
-            self._c.log(f"{session.id}: stop: {failure.message}")
+            self._c.log(f"stop: {failure.message}", session=session.id)
 
     def _now_ns(self) -> int:
         return int(self._c.loop.time() * 1e9)

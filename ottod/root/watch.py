@@ -79,7 +79,7 @@ class Watch:
 
     def _give_up(self, session: Session, incarnation: Incarnation, why: str) -> None:
         incarnation.end_intent = "hung"
-        self._c.log(f"{session.id}: {why}")
+        self._c.log(why, session=session.id)
         incarnation.send_signal(signal.SIGKILL)
 
     async def _look(self, pid: int) -> Vitals | None:
@@ -126,7 +126,7 @@ class Watch:
             return
         if reading.is_over_memory:
             incarnation.end_intent = "memory"
-            self._c.log(f"{session.id}: {reading.memory_bytes >> 20} MiB, more than its cap; killed")
+            self._c.log(f"{reading.memory_bytes >> 20} MiB, more than its cap; killed", session=session.id)
             incarnation.send_signal(signal.SIGKILL)
         elif reading.is_over_pids:
             incarnation.end_intent = "crashed"

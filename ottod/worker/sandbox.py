@@ -36,7 +36,10 @@ CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def programs_for(birth: Birth) -> ConfinedPrograms:
-    """The session's programs, with its launcher started. Blocks for milliseconds. Raises OttoError."""
+    """The session's programs, with its launcher started. Blocks for milliseconds. Raises OttoError.
+
+    An agent without tools gets no launcher: it starts no program.
+    """
     isolation, limits = birth.spec.isolation, birth.spec.limits
     return ConfinedPrograms(
         session=birth.session,
@@ -54,6 +57,7 @@ def programs_for(birth: Birth) -> ConfinedPrograms:
             pids=limits.pids or MAX_CALL_PROCESSES,
             rlimits={"FSIZE": limits.file_bytes} if limits.file_bytes else {},
         ),
+        has_launcher=bool(birth.spec.tools),
     )
 
 

@@ -320,8 +320,6 @@ def test_a_group_that_cannot_be_read_is_not_proved_empty(tmp_path: Path) -> None
     (leaf.group.path / "cgroup.events").mkdir()  # A read of it fails for everybody, root included.
     assert leaf.group.is_populated()
     assert leaf.kill(deadline_s=0.05) == [UNSEEN]
-    with pytest.raises(IsolationError):
-        leaf.close()
     (leaf.group.path / "cgroup.events").rmdir()
     (leaf.group.path / "cgroup.events").write_text("populated 0\nfrozen 0\n")
     assert leaf.kill(deadline_s=0.05) == []

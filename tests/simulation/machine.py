@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from ottod.isolation.caps import EnclosureKind
+from ottod.protocol.specs import AgentSpec
 from tests.simulation.bus import Endpoint
 from tests.simulation.client import Client
 from tests.simulation.disk import Disk
@@ -31,8 +33,8 @@ class Machine:
         self.directory = directory
         self.token = "a token"
         self.is_faulty = True
-        self.was_killed = False
-        """Root has been killed in this run."""
+        self.kills = 0
+        """How often root has gone in this run, of its own accord or not."""
         self.violation: Violation | None = None
         self.has_jumped = False
         """The wall clock has jumped in this run."""
@@ -49,6 +51,8 @@ class Machine:
         self.oracle = Oracle(world, self)
         self.workers: dict[Worker, None] = {}
         self.clients: list[Client] = []
+        self.draw_spec: Callable[[], AgentSpec] = lambda: AgentSpec(name="agent")
+        """What an agent that a worker names turns out to be."""
         self.root: SimRoot | None = None
         self.lives = 0
         self._parts = parts
@@ -85,7 +89,7 @@ class Machine:
         root = self.root
         assert root is not None
         self.world.count("root killed")
-        self.was_killed = True
+        self.kills += 1
         self.world.note("root %d is dead", root.life)
         self.root = None
         root.kill()

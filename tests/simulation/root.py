@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 TARGET = ModelTarget(provider="scripted", adapter="scripted", model="/script.yml", needs_key=False)
 SYNC_S = 0.2
-CHILD = AgentSpec(name="child")
 
 
 class Threads:
@@ -61,11 +60,14 @@ class _Log:
 
 
 class SimResolver:
-    """Resolves without files: every directory exists, and an agent is what its spec says."""
+    """Resolves without files: every directory exists, and an agent is what its spec says, or chance."""
+
+    def __init__(self, draw_spec: Callable[[], AgentSpec]) -> None:
+        self._draw_spec = draw_spec
 
     def resolve(self, request: StartSession, directory: Path) -> Resolved:
         return Resolved(
-            spec=request.spec or CHILD, models=(TARGET,), api_keys={}, env=dict(request.env), cwd=request.cwd
+            spec=request.spec or self._draw_spec(), models=(TARGET,), api_keys={}, env=dict(request.env), cwd=request.cwd
         )
 
     def keys(self, models: tuple[ModelTarget, ...]) -> dict[str, str]:
@@ -130,7 +132,7 @@ class SimRoot:
         )
         self.supervisor = parts.supervisor(
             self.context,
-            resolver=SimResolver(),  # type: ignore[arg-type]
+            resolver=SimResolver(machine.draw_spec),  # type: ignore[arg-type]
             reaper=self.reaper,  # type: ignore[arg-type]
             worker_endpoint="sim://worker",
             private_dirs=(),

@@ -24,9 +24,9 @@ from tests.simulation.root import Parts
 from tests.simulation.stage import Stage
 from tests.simulation.world import NS, Violation, World
 
-SETTLE_S = 40.0
+SETTLE_S = 35.0
 """Longer than any ladder of stops, adoption, delay or start that is under way when the faults cease."""
-REST_S = 60.0
+REST_S = 45.0
 """From the order to stop everything to the last look."""
 STOP_EVERY_S = 3.0
 
@@ -56,6 +56,7 @@ class Scenario:
         self._act_every_s = pick((0.3, 1.0, 3.0))
         self._fault_every_s = pick((0.5, 2.0, 10.0, 1000.0))
         self._max_sessions = pick((3, 8, 16))
+        self._tree_share = pick((0.0, 0.3, 0.8))
         self._kinds = [name for name in FAULTS if self._random.random() < 0.6]
         self._is_storm = True
         self._sessions: list[str] = []
@@ -65,6 +66,7 @@ class Scenario:
     def begin(self) -> None:
         machine = self._machine
         machine.is_faulty = bool(self._kinds)
+        machine.draw_spec = self._spec
         machine.start_root()
         for _ in range(self._random.choice((1, 2, 4))):
             machine.add_client()
@@ -107,6 +109,7 @@ class Scenario:
             restart=Restart(
                 policy=pick(("permanent", "transient", "transient", "temporary")),
                 backoff=Backoff(base_s=pick((0.0, 0.2, 1.0)), max_s=3.0),
+                significant=self._random.random() < 0.15,
                 shutdown=Shutdown(grace_s=pick((None, 0.5)), brutal=self._random.random() < 0.1),
                 on_parent_exit=pick(("stop", "stop", "keep")),
             ),
@@ -114,13 +117,14 @@ class Scenario:
                 strategy=pick(("one_for_one", "one_for_all", "rest_for_one")),
                 max_restarts=pick((0, 1, 3)),
                 period_s=pick((5.0, 60.0)),
+                auto_shutdown=pick(("never", "never", "any_significant", "all_significant")),
             ),
         )
 
     def _start(self, client: Client) -> None:
         self._starts += 1
         live = [s for s in self._sessions if self._machine.oracle.story(s).exited is None]
-        parent = self._random.choice(live) if live and self._random.random() < 0.3 else ""
+        parent = self._random.choice(live) if live and self._random.random() < self._tree_share else ""
         body = c.StartSession(
             spec=self._spec(),
             task="work" if self._random.random() < 0.9 else "",
@@ -144,7 +148,7 @@ class Scenario:
         def stopped(result: c.Result | None, failure: Failure | None) -> None:
             if isinstance(result, c.StopResult):
                 self._world.count("stops answered")
-                self._machine.oracle.told_of_stop(result.session, result.cause, result.remaining_pids)
+                self._machine.oracle.told_of_stop(result)
 
         client.ask(c.StopSession(session=session, grace_s=grace_s, reason=STOP_REASON), stopped)
 

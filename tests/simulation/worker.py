@@ -89,7 +89,9 @@ class Worker:
         self._state: ev.SessionState = "starting"
         self._requests: dict[int, WorkerRequestBody] = {}
         self._asked = 0
-        self._children: dict[str, None] = {}
+        self.children: dict[str, None] = {}
+        """Those that have not ended, as far as it was told."""
+        self._ended_children: set[str] = set()
         self._tools: list[Process] = []
         channel.on_data = self._receive
         channel.on_close = self._channel_closed
@@ -129,7 +131,7 @@ class Worker:
             self._inbox.append(birth.task)
         for child in birth.children:
             if child.cause is None:
-                self._children[child.child] = None
+                self.children[child.child] = None
         self._set_beat(birth.heartbeat_s)
         if self.temper.dies_after_s is not None:
             self.world.after(self.temper.dies_after_s, self._crash)
@@ -288,7 +290,8 @@ class Worker:
                 asked = self._requests.pop(reply.id, None)
                 if reply.failure is None and isinstance(asked, SpawnChild):
                     self.machine.oracle.child_given(self.birth.session, reply.child, asked.task)
-                    self._children[reply.child] = None
+                    if reply.child not in self._ended_children:
+                        self.children[reply.child] = None
             case WorkerWelcome() as welcome:
                 self.machine.oracle.acked(self.birth.session, welcome.acked_seq)
                 self._welcomed(welcome)
@@ -332,7 +335,10 @@ class Worker:
                 self._stop_for(Cause(kind=stop.cause, message=stop.reason), for_restart=stop.for_restart)
             case ChildNotice() as notice:
                 if notice.cause is not None:
-                    self._children.pop(notice.child, None)
+                    self._ended_children.add(notice.child)
+                    self.children.pop(notice.child, None)
+                elif notice.child not in self._ended_children:
+                    self.children[notice.child] = None
                 self._work_soon()
         if not self.temper.is_mute:
             self._say(CommandReply(id=command.id, failure=failure))
@@ -356,7 +362,7 @@ class Worker:
 
     def _finish_after(self, cause: Cause, looks: int) -> None:
         """Waits for the children, as a stopped session does, and leaves."""
-        if self._children and looks > 0 and self.process.is_alive:
+        if self.children and looks > 0 and self.process.is_alive:
             self.world.after(0.2, self._finish_after, cause, looks - 1)
         else:
             self._finish(cause, "")
@@ -397,7 +403,7 @@ class Worker:
                 self.emit(ev.ContentDelta(stream="text", text=f"{self._turn}.{self._work_left}.{number} " * 4))
         elif dice < 0.75:
             self.emit(ev.ItemCompleted(item=f"{self._turn}.{self._work_left}", kind="assistant_message", text="done"))
-        elif dice < 0.9 or not self.temper.child_share or len(self._children) >= 3:
+        elif dice < 0.9 or not self.temper.child_share or len(self.children) >= 3:
             self._start_tool()
         elif self._asked < 4 and world.chance(self.temper.child_share):
             self._asked += 1
@@ -432,7 +438,7 @@ class Worker:
 
     def _end_turn(self) -> None:
         assert self.birth is not None
-        if self._children or self._requests:
+        if self.children or self._requests:
             self._enter("waiting_children")
             self.world.after(0.3, self._work)
             return

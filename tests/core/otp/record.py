@@ -47,7 +47,7 @@ def _observe(drawn: Drawn) -> tuple[dict[str, str], dict[int, Any]]:
     for parallel in PARALLEL:
         left = {n: one for n, one in drawn.items() if n not in seen}
         if left:
-            versions, *runs = _run(left, parallel)
+            versions, *runs = observe_live(left, parallel)
             seen |= {run["n"]: run["seen"] for run in runs if not _is_late(run, left[run["n"]][1])}
     if len(seen) < len(drawn):
         sys.exit(f"{len(drawn) - len(seen)} sequences kept running late by {MAX_DRIFT_MS} ms: try when idle")
@@ -58,7 +58,7 @@ def _is_late(run: dict[str, Any], steps: list[Step]) -> bool:
     return run["drift_ms"] > MAX_DRIFT_MS and any(step[0] == "wait" for step in steps)
 
 
-def _run(drawn: Drawn, parallel: int) -> list[Any]:
+def observe_live(drawn: Drawn, parallel: int) -> list[Any]:
     """What the escript writes: the versions, then the sequences in the order in which they ended."""
     with tempfile.TemporaryDirectory(prefix="otp-record-") as scratch:
         terms = Path(scratch) / "sequences.terms"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from tests.core.otp.replay import replay
-from tests.core.otp.sequences import AUTO_SHUTDOWNS, REASONS, RESTARTS, STRATEGIES
+from tests.core.otp.sequences import AUTO_SHUTDOWNS, REASONS, RESTARTS, STRATEGIES, sequence
 
 RECORDED = Path(__file__).parent / "recorded.jsonl"
 MIN_SEQUENCES = 500
@@ -76,6 +77,15 @@ def test_the_record_covers_the_ground(record: tuple[dict[str, Any], list[Run]]) 
     assert {key: met[key] for key in wanted if met[key] < 5} == {}
     assert {run["tree"][3] for run in runs} == set(AUTO_SHUTDOWNS)
     assert {0, 1, 2, 3} <= {run["tree"][1] for run in runs}
+
+
+def test_the_record_is_of_these_sequences(record: tuple[dict[str, Any], list[Run]]) -> None:
+    """What was recorded is what `sequences.py` draws from the header's seed: a change there asks for a new record."""
+    header, runs = record
+    assert [run["n"] for run in runs] == list(range(1, header["sequences"] + 1))
+    for run in runs:
+        tree, steps = sequence(Random(f"{header['seed']}-{run['n']}"), run["n"])
+        assert (run["tree"], run["steps"]) == (tree, steps[: len(run["steps"])])
 
 
 def _plans(tree: list[Any], above: str = "") -> dict[str, tuple[str, str]]:
