@@ -7,7 +7,11 @@ PYTEST_ARGS ?= -n auto
 PROVIDER ?= scripted
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench docs install clean
+.PHONY: help demo test check format bench bench-peers sim sim-long chaos churn otp-record deb vm-test docs install clean
+SEED ?= 1
+SEEDS ?= 10000
+MINUTES ?= 10
+VM_RUN ?= ../shared/vm/vm-run
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +43,30 @@ format: $(STAMP) ## Format and mend what can be mended
 
 bench: $(STAMP) ## Measure latency, throughput, spawn, memory and replay (BENCH_ARGS for the choice, JSON in bench.json)
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-peers: $(STAMP) ## The same job by peers in the same run, as one table of ratios (BENCH_ARGS=--quick for a short one)
+	@$(BIN)/python -m benchmarks.peers $(BENCH_ARGS)
+
+sim: $(STAMP) ## Run root on a simulated machine with faults, once (SEED=n)
+	@$(BIN)/python -m tests.simulation --seed $(SEED)
+
+sim-long: $(STAMP) ## The same for many seeds (SEEDS=10000)
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
+chaos: $(STAMP) ## Kill and freeze parts of a real daemon at random for MINUTES and check the invariants (SEED=n)
+	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
+
+churn: $(STAMP) ## Start and end 2,000 sessions and look for growth
+	@$(BIN)/python -m tests.chaos.churn
+
+otp-record: $(STAMP) ## Record the decisions of Erlang/OTP's supervisor anew (needs erl)
+	@$(BIN)/python -m tests.core.otp.record
+
+deb: $(STAMP) ## Build the Debian package into dist/
+	@$(BIN)/python packaging/deb/build.py
+
+vm-test: deb ## Test the package in a virtual machine with systemd and cgroup v2 (VM_RUN names the tool)
+	@VM_RUN=$(VM_RUN) $(BIN)/python packaging/vm/run.py
 
 docs: $(STAMP) ## Write the generated reference pages anew
 	@$(BIN)/python docs/generate.py

@@ -50,6 +50,7 @@ class BlockingConnection:
         self._link: Link | None = None
         self._ping: Call | None = None
         self._ping_due_s = 0.0
+        self._listened_s = 0.0
         self._is_closed = False
 
     @classmethod
@@ -152,13 +153,20 @@ class BlockingConnection:
                 self._reconnect()
                 continue
             self._keep_alive(now)
+            if not self._has_link:
+                continue
             self._flush()
             limit_s = self._ping_due_s - now if deadline is None else min(deadline, self._ping_due_s) - now
             if self._dialogue.outbox:
                 limit_s = min(limit_s, RESEND_S)
             self._link.wait_input(max(0.0, limit_s))
             self._receive()
+            self._listened_s = time.monotonic()
         return True
+
+    @property
+    def _has_link(self) -> bool:
+        return self._link is not None
 
     def _receive(self) -> None:
         link = self._link
@@ -193,13 +201,25 @@ class BlockingConnection:
     def _keep_alive(self, now: float) -> None:
         if now < self._ping_due_s:
             return
-        if self._ping is not None and not self._ping.is_done:
-            self._drop_link()
+        was_away = now - self._listened_s > self._ping_interval_s / 2
+        if self._is_ping_open:
+            # The answer may have come while nobody was reading: that is no silence.
+            self._receive()
+        if not self._has_link:
             self._ping = None
-            self._reconnect()
+        elif self._is_ping_open:
+            # Whoever was away himself, suspended perhaps with the whole machine, gives the daemon another interval.
+            if not was_away:
+                self._drop_link()
+                self._ping = None
+                self._reconnect()
         elif self._dialogue.state == "open" and self._ping_due_s:
             self._ping = self._dialogue.ask(Ping())
         self._ping_due_s = now + self._ping_interval_s
+
+    @property
+    def _is_ping_open(self) -> bool:
+        return self._ping is not None and not self._ping.is_done
 
     # ------------------------------------------------------------ the link
 
@@ -234,7 +254,9 @@ class BlockingConnection:
             raise self._dialogue.greeting_error
         if self._dialogue.state != "open":
             raise UnreachableError(f"the daemon at {self.endpoint} closed the connection")
-        self._ping_due_s = time.monotonic() + self._ping_interval_s
+        self._listened_s = time.monotonic()
+        self._ping_due_s = self._listened_s + self._ping_interval_s
+        self._ping = None
 
     def _reconnect(self) -> None:
         """Opens the next link, or fails everything that is pending."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from ottod.errors import OttoError
 from ottod.protocol.control import MAX_ENV_BYTES
 
 SECRET_NAME = re.compile(
@@ -32,6 +33,23 @@ def shared_environment(env: Mapping[str, str]) -> dict[str, str]:
             break
         total -= _size(name, kept.pop(name))
     return kept
+
+
+def given_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """The same of an environment that a program put together for the session: it is never cut in silence.
+
+    Raises OttoError when it is too large.
+    """
+    shared = shared_environment(env)
+    missing = {name for name in env if name not in shared and not looks_secret(name, env[name])}
+    if any(_is_text(name + env[name]) for name in missing):
+        total = sum(_size(name, value) for name, value in env.items() if _is_text(name + value))
+        raise OttoError(
+            f"the environment has {total} bytes; at most {MAX_ENV_BYTES} are possible",
+            mend="leave out what the session does not need, or put long values into files",
+            code="too_large",
+        )
+    return shared
 
 
 def looks_secret(name: str, value: str) -> bool:

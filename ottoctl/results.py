@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from ottoctl.environment import shared_environment
+from ottoctl.environment import given_environment, shared_environment
 from ottoctl.exits import status_of_cause
 from ottod.errors import OttoError, RemoteProtocolError
 from ottod.protocol.cause import Cause
@@ -123,7 +123,7 @@ def start_request(
         task=check_text("the task", task),
         # Not resolve(): a path through a symlink stays the path that the user knows.
         cwd=_absolute(cwd),
-        env=shared_environment(os.environ if env is None else env),
+        env=shared_environment(os.environ) if env is None else given_environment(env),
         model=model,
         title=title,
         parent=parent,

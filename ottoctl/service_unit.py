@@ -40,7 +40,7 @@ ROOT_UNIT = """\
 # Otto's supervisor and its fork server. The sessions live in {sessions}.
 
 [Unit]
-Description=Otto, supervisor of AI agents{whose}
+{documentation}Description=Otto, supervisor of AI agents{whose}
 Requires={sessions}{runtime}
 After={sessions}{runtime}
 # A daemon that cannot live is given up, and its sessions are ended, after ten starts in two minutes.
@@ -92,7 +92,7 @@ SESSIONS_UNIT = """\
 # Where the processes of Otto's sessions live, so that they outlive a restart of {root}.
 
 [Unit]
-Description=Sessions of Otto{whose}
+{documentation}Description=Sessions of Otto{whose}
 # A start, a restart that is due and a running daemon are a need; a stopped daemon is none, and ends the sessions.
 StopWhenUnneeded=yes
 {needs}
@@ -124,6 +124,8 @@ def units(scope: Scope, command: tuple[str, ...] = PACKAGED_COMMAND) -> tuple[Un
     root, sessions = f"ottod{instance}.service", f"otto-sessions{instance}.service"
     fields = dict.fromkeys(("whose", "runtime", "account", "protection", "capabilities", "delegation", "needs"), "")
     fields |= {"root": root, "sessions": sessions, "command": exec_command(command)}
+    # The manual page comes with the package.
+    fields["documentation"] = "Documentation=man:ottod(8)\n" if command == PACKAGED_COMMAND else ""
     if scope == "user":
         fields |= {"slice": "app-otto.slice", "target": "default.target"}
     else:

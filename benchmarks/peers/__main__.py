@@ -46,23 +46,23 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
 FULL = Size(
     counts=[5, 50, 100, 200],
     rate_hz=100,
-    seconds=3.0,
+    seconds=2.0,
     saturation_sessions=[1, 4],
     saturation_events=300_000,
     siblings=50,
-    life_sessions=10,
-    kills=5,
+    life_sessions=8,
+    kills=4,
     rounds=2,
 )
 QUICK = Size(
-    counts=[5, 50],
+    counts=[50],
     rate_hz=100,
     seconds=1.0,
     saturation_sessions=[4],
     saturation_events=200_000,
     siblings=20,
-    life_sessions=4,
-    kills=2,
+    life_sessions=3,
+    kills=1,
     rounds=1,
 )
 

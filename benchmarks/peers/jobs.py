@@ -17,10 +17,10 @@ LEAD_S = 0.5
 WARM_S = 0.5
 """Not measured at the beginning of an emission."""
 
-SIBLINGS_S = 12.0
+SIBLINGS_S = 8.25
 """How long the siblings emit; the windows below are seconds since their first event."""
 
-CALM, SPIN, LEAK, DIE = (1.0, 3.5), (4.0, 6.5), (7.0, 9.0), (9.5, 11.5)
+CALM, SPIN, LEAK, DIE = (0.5, 2.0), (2.25, 4.5), (4.75, 6.25), (6.5, 8.0)
 
 
 def stream(peer: Peer, *, counts: list[int], rate_hz: int, seconds: float) -> list[Row]:

@@ -30,6 +30,15 @@ def age(seconds: float) -> str:
     return f"{whole}s"
 
 
+def in_seconds(seconds: float) -> str:
+    """A delay in words: `1.2 s`, `45 s`, `3 min`, `2 h`."""
+    if seconds < 9.95:
+        return f"{max(0.0, seconds):.1f} s"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"
+
+
 def tokens(count: int) -> str:
     """`0`, `950`, `12.3k`, `4.1M`."""
     if count < 1000:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ottoctl.rendering.amounts import duration, tokens, usd
+from ottoctl.rendering.amounts import duration, in_seconds, size, tokens, usd
 from ottoctl.rendering.ansi import one_line
 from ottoctl.rendering.tools import argument_summary
+from ottod.protocol.cause import COUNTED_AS_CRASH, Cause
 from ottod.protocol.events import (
     ApprovalRequested,
     ApprovalResolved,
@@ -17,6 +18,7 @@ from ottod.protocol.events import (
     ChildStarted,
     Event,
     Gap,
+    IncarnationExited,
     InputRequested,
     LogError,
     LogWarning,
@@ -85,19 +87,55 @@ def _about_others(event: Event | Unknown) -> Notice | None:
         case ArtifactWritten():
             return Notice(f"+ {one_line(event.name)} {one_line(event.path)}".rstrip(), "dim")
         case ChildStarted():
-            return Notice(f"↳ {event.agent} started as {event.child}", "dim")
+            return Notice(f"↳ {one_line(event.agent)} started below it as {event.child}", "dim")
         case ChildExited():
-            return Notice(f"↳ {event.child} {event.cause}", "dim")
+            return _about_child(event)
         case MessageSent():
             return Notice(f"→ {event.to}: {one_line(event.text)}", "dim")
         case ProviderNotice() if event.message:
             return Notice(f"· {event.provider}: {one_line(event.message)}", "dim")
         case SessionStarted() if event.incarnation > 1:
             return Notice(f"↻ restarted, incarnation {event.incarnation}", "yellow")
-        case SessionStateChanged() if event.state in ("parked", "paused", "restarting"):
+        case IncarnationExited():
+            return _about_incarnation(event)
+        case SessionStateChanged() if event.state in ("parked", "paused"):
             why = f": {one_line(event.reason)}" if event.reason else ""
             return Notice(f"■ {event.state}{why}", "red" if event.state == "parked" else "yellow")
     return None
+
+
+def cause_words(cause: Cause) -> str:
+    """`crashed (SIGKILL)`, `memory (peak 1.2 GiB, cap 1.0 GiB)`, `failed`: what happened, and the fact that counts."""
+    if cause.kind == "crashed":
+        fact = cause.signal or (f"status {cause.status}" if cause.status is not None else "")
+    elif cause.kind == "memory" and cause.cap_bytes:
+        peak = f"peak {size(cause.peak_bytes)}, " if cause.peak_bytes else ""
+        fact = f"{peak}cap {size(cause.cap_bytes)}" + (f", {one_line(cause.last_tool)}" if cause.last_tool else "")
+    else:
+        fact = ""
+    return f"{cause.kind} ({fact})" if fact else cause.kind
+
+
+def _about_incarnation(event: IncarnationExited) -> Notice:
+    """A process was lost and the session lives: what comes next, and when."""
+    following = f"incarnation {event.incarnation + 1}"
+    if event.restart == "parked":
+        then = "no further try"
+    elif event.restart == "group":
+        then = f"{following} with its group"
+    else:
+        then = f"{following} in {in_seconds(event.delay_ms / 1000)}" if event.delay_ms else f"{following} at once"
+    left = ""
+    if event.remaining_pids:
+        left = f"; these processes remain: {', '.join(map(str, event.remaining_pids))}"
+    style = "red" if event.restart == "parked" or left else "yellow"
+    return Notice(f"✗ {cause_words(event.cause)}: {then}{left}", style)
+
+
+def _about_child(event: ChildExited) -> Notice:
+    why = f": {one_line(event.cause.message)}" if event.cause.message and event.cause.kind != "completed" else ""
+    text = f"↳ {event.child} has ended: {cause_words(event.cause)}{why}"
+    return Notice(text, "red" if event.cause.kind in COUNTED_AS_CRASH else "dim")
 
 
 def _amount(event: BudgetWarning, value: int) -> str:

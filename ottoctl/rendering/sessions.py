@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from ottoctl.rendering.amounts import age, duration, tokens, usage_line, usd
+from ottoctl.rendering.amounts import age, duration, in_seconds, size, tokens, usage_line, usd
 from ottoctl.rendering.ansi import one_line, paint, printable
 from ottoctl.rendering.table import Cell, render_table
 from ottod.protocol.cause import Cause
@@ -47,11 +47,15 @@ def cause_style(cause: Cause | None) -> str:
     return "green" if cause.kind in GOOD_CAUSES else "yellow" if cause.kind in MILD_CAUSES else "red"
 
 
-def state_text(info: SessionInfo) -> Cell:
-    """The state, and for an ended session the cause."""
+def state_text(info: SessionInfo, *, now_ns: int) -> Cell:
+    """The state; for an ended session the cause, for a restarting one the time to its next try."""
     if info.state == "ended" and info.cause is not None:
         return Cell(str(info.cause), cause_style(info.cause))
-    return Cell(info.state, STATE_STYLES.get(info.state, ""))
+    text: str = info.state
+    if info.state == "restarting" and info.restart_due_ns:
+        left_s = (info.restart_due_ns - now_ns) / 1e9
+        text = f"{text} in {in_seconds(left_s)}" if left_s > 0 else text
+    return Cell(text, STATE_STYLES.get(info.state, ""))
 
 
 def sessions_table(
@@ -63,13 +67,13 @@ def sessions_table(
     rows = [
         [
             Cell(shown[s.session], "bold"),
-            state_text(s),
+            state_text(s, now_ns=now_ns),
             printable(s.agent),
             age((now_ns - s.created_at_ns) / 1e9) if s.created_at_ns else "-",
             str(s.turn),
             tokens(s.usage.total_tokens),
             usd(s.usage.usd_micros),
-            _what(s),
+            what_text(s),
         ]
         for s in sessions
     ]
@@ -77,16 +81,18 @@ def sessions_table(
     return render_table(header, rows, width=width, color=color, right=frozenset({3, 4, 5, 6}))
 
 
-def _what(info: SessionInfo) -> Cell:
-    title = one_line(info.title or info.task)
-    return Cell(f"{title} · {info.current_tool}" if info.current_tool else title, "")
+def what_text(info: SessionInfo) -> Cell:
+    """What it is about: why it does not run, its title or task, the tool that runs."""
+    waits = info.state in ("restarting", "parked") and bool(info.reason)
+    parts = (one_line(info.reason) if waits else "", one_line(info.title or info.task), one_line(info.current_tool))
+    return Cell(" · ".join(part for part in parts if part))
 
 
 def inspect_page(info: SessionInfo, *, now_ns: int, color: bool) -> str:
     """Everything about one session, a line for each fact there is."""
     lines: list[tuple[str, str]] = [
         ("id", info.session),
-        ("state", paint(info.state, STATE_STYLES.get(info.state, ""), color=color)),
+        ("state", _state_line(info, now_ns=now_ns, color=color)),
     ]
     if info.cause is not None:
         text = str(info.cause) + (f": {one_line(info.cause.message)}" if info.cause.message else "")
@@ -100,8 +106,9 @@ def inspect_page(info: SessionInfo, *, now_ns: int, color: bool) -> str:
         ("directory", info.cwd),
         ("parent", info.parent),
         ("process", f"pid {info.pid}, incarnation {info.incarnation}" if info.pid else ""),
-        ("restarts", str(info.restarts) if info.restarts else ""),
-        ("tool", info.current_tool),
+        ("restarts", f"{info.restarts} ({info.restart})" if info.restarts else ""),
+        ("uses", _usage(info)),
+        ("tool", one_line(info.current_tool)),
         ("turns", str(info.turn)),
         ("tokens", usage_line(info.usage)),
         ("cost", usd(info.usage.usd_micros)),
@@ -114,6 +121,22 @@ def inspect_page(info: SessionInfo, *, now_ns: int, color: bool) -> str:
     ]
     page = "".join(f"{paint(f'{name:<10}', 'bold', color=color)} {text}\n" for name, text in lines if text)
     return page + (f"\n{printable(info.result).rstrip()}\n" if info.result else "")
+
+
+def _state_line(info: SessionInfo, *, now_ns: int, color: bool) -> str:
+    state = Cell(info.state) if info.state == "ended" else state_text(info, now_ns=now_ns)
+    why = f": {one_line(info.reason)}" if info.reason else ""
+    mend = f" (`ottoctl session unpark {info.session}`)" if info.state == "parked" else ""
+    return paint(state, STATE_STYLES.get(info.state, ""), color=color) + why + mend
+
+
+def _usage(info: SessionInfo) -> str:
+    """What its processes use together."""
+    if not info.pid or not info.memory_bytes:
+        return ""
+    cap = f" of {size(info.memory_cap_bytes)}" if info.memory_cap_bytes else ""
+    count = f"{info.processes} process{'es' * (info.processes != 1)}"
+    return f"{size(info.memory_bytes)}{cap} (peak {size(info.memory_peak_bytes)}), {count}, {info.cpu_ms} ms of CPU"
 
 
 def _moment(at_ns: int, now_ns: int) -> str:

@@ -4,6 +4,10 @@ The renderer is pure: events and the wall clock in, chunks of text out. Two chan
 `view` is everything about it. On one terminal they share the lines (`split` is False); when the answer is piped
 away, only the view knows a cursor.
 
+A session whose process died makes the model call that was cut again, so an item that was half told comes once more
+from its beginning. What a terminal or a pipe has shown cannot be taken back: the view says that the part above counts
+no more.
+
 With `live`, the view ends in a region that is redrawn: one line for each running tool, or for the wait for the
 model. Every chunk that follows first erases it.
 """
@@ -22,8 +26,10 @@ from ottod.protocol.cause import Cause
 from ottod.protocol.events import (
     ContentDelta,
     Event,
+    IncarnationExited,
     ItemCompleted,
     SessionExited,
+    SessionStarted,
     ToolCompleted,
     ToolFailed,
     ToolProgress,
@@ -88,6 +94,7 @@ class StreamRenderer:
         self._open: Literal["", "text", "reasoning"] = ""
         self._tools: dict[str, RunningTool] = {}
         self._streamed_items: set[str] = set()
+        self._cut_items: set[str] = set()
         self._said_text = False
         self._waiting_since_ns: int | None = None
         self._turns = 0
@@ -150,12 +157,23 @@ class StreamRenderer:
                 self._line(f"· turn {event.turn}: {self._bill(event.usage)} · {took}", "dim")
             case SessionExited():
                 self._exited(event, place)
+            case IncarnationExited() | SessionStarted():
+                self._process_changed()
+                self._notice(event)
             case _:
                 if isinstance(event, TurnCompleted | TurnFailed | TurnCancelled):
                     self._turn_ended()
-                notice = notice_of(event)
-                if notice is not None:
-                    self._line(notice.text, notice.style)
+                self._notice(event)
+
+    def _notice(self, event: Event | Unknown) -> None:
+        notice = notice_of(event)
+        if notice is not None:
+            self._line(notice.text, notice.style)
+
+    def _process_changed(self) -> None:
+        """The process is gone, or there is a new one: what it was doing has no end, and will be begun anew."""
+        self._cut_items |= self._streamed_items
+        self._turn_ended()
 
     def _delta(self, event: ContentDelta) -> None:
         text = printable(event.text)
@@ -163,6 +181,9 @@ class StreamRenderer:
             return
         self._waiting_since_ns = None
         if event.stream == "text":
+            if event.item in self._cut_items:
+                self._cut_items.clear()
+                self._line("↻ this answer begins again; the part above counts no more", "yellow")
             self._open_block("text")
             self._streamed_items.add(event.item)
             self._said_text = True
@@ -176,6 +197,7 @@ class StreamRenderer:
             return
         was_streamed = event.item in self._streamed_items or "" in self._streamed_items
         self._streamed_items.clear()
+        self._cut_items.clear()
         if event.text and not was_streamed:
             self._open_block("text")
             self._said_text = True

@@ -15,14 +15,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+MAX_RESTARTS = 10_000
+"""The most that a window allows in one period, whatever was asked for: it has to remember each of them."""
+
 
 class RestartWindow:
     """The restarts within one period. Times are monotonic nanoseconds and never go back."""
 
     def __init__(self, *, max_restarts: int, period_ns: int) -> None:
-        self.max_restarts = max_restarts
+        self.max_restarts = min(max_restarts, MAX_RESTARTS)
         self.period_ns = period_ns
-        self._restarts_ns: deque[int] = deque(maxlen=max_restarts + 1)
+        self._restarts_ns: deque[int] = deque(maxlen=self.max_restarts + 1)
 
     def __len__(self) -> int:
         return len(self._restarts_ns)

@@ -150,7 +150,6 @@ class SupervisedGroup:
                 return True
             cause, self.task = self.task.cause, None
             self._join_waits(cause)
-            self.start_due()
         if isinstance(self.task, StartTask):
             if self._start_next(self.task):
                 return True

@@ -43,7 +43,7 @@ class Member(msgspec.Struct, kw_only=True):
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):
-    """An exit that waits for its decision until the group's task is done."""
+    """An exit that waits for its decision until the group's task is done. There is at most one for each member."""
 
     child: str
     reason: ExitReason

@@ -264,10 +264,8 @@ class SupervisorNode:
         child, group = member.spec.id, self.group
         member.state = "owed"
         if not self._window.add(self._group.now_ns):
-            restarts = len(self._window)
-            reason = (
-                f"{child} asks for restart {restarts} within {group.period_s:g} s; {group.max_restarts} are allowed"
-            )
+            restarts, allowed = len(self._window), self._window.max_restarts
+            reason = f"{child} asks for restart {restarts} within {group.period_s:g} s; {allowed} are allowed"
             self._begin_end(GiveUp(reason=reason, restarts=restarts, period_s=group.period_s))
             return
         member.attempt += 1

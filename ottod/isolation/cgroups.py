@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from ottod.isolation.caps import Caps, EnclosureKind, IsolationError, Reading
 from ottod.isolation.cgroup_base import CgroupBase, group_of
 from ottod.isolation.control_group import ControlGroup
-from ottod.isolation.processes import ProcessId, kill_survivors, survivors
+from ottod.isolation.processes import ProcessId
 from ottod.isolation.tree_watch import TreeWatch
 
 UNSEEN = ProcessId(0, 0)
@@ -97,11 +97,10 @@ class CgroupEnclosure:
         give_up_at = time.monotonic() + deadline_s
         self.group.kill(deadline_s=deadline_s)
         left_s = max(give_up_at - time.monotonic(), MIN_SURVIVOR_DEADLINE_S)
-        hints = (*known, *self._watch.members(self.session))
-        remaining = set(kill_survivors(self.session, deadline_s=left_s, known=hints))
+        remaining = self._watch.kill(self.session, deadline_s=left_s, known=known)
         if not self.group.is_populated():
-            return sorted(remaining)
-        return sorted(remaining | set(self.members()) | set(survivors(self.session, known=hints))) or [UNSEEN]
+            return remaining
+        return sorted({*remaining, *self.members()}) or [UNSEEN]
 
     def close(self) -> None:
         """Removes the leaf and what may be below it."""

@@ -20,13 +20,17 @@ _MARKER = SESSION_MARKER.encode() + b"="
 
 
 class Figures(NamedTuple):
-    """What `stat` says of a live process. `cpu_ticks` includes the children that it has waited for."""
+    """What `stat` says of a live process. `cpu_ticks` includes the children that it has waited for.
+
+    `image` is another number as soon as the process has become another program: see `ProcessRow`.
+    """
 
     id: ProcessId
     parent_pid: int
     tasks: int
     cpu_ticks: int
     rss_bytes: int
+    image: int
 
 
 Table = dict[int, Figures]
@@ -46,7 +50,7 @@ def _figures(pid: str) -> Figures | None:
     line = _read(f"/proc/{pid}/stat", 4096)
     # The command's name may hold spaces and parentheses; the last one ends it.
     fields = line[line.rfind(b")") + 2 :].split()
-    if len(fields) < 22:
+    if len(fields) < 26:
         return None
     tasks = int(fields[17])
     # The leader of a process whose other threads go on looks like a zombie, and is not one.
@@ -58,6 +62,7 @@ def _figures(pid: str) -> Figures | None:
         tasks=tasks,
         cpu_ticks=int(fields[11]) + int(fields[12]) + int(fields[13]) + int(fields[14]),
         rss_bytes=int(fields[21]) * _PAGE_BYTES,
+        image=int(fields[25]),
     )
 
 

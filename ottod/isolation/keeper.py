@@ -56,6 +56,7 @@ class Keeper:
         self.is_running = True
         self.is_started = False
         self.is_settled = False
+        self.is_ordered = False
         self.stragglers = 0
 
     def keep(self) -> None:
@@ -64,14 +65,13 @@ class Keeper:
         poll = select.poll()
         for fd in (self.control, self.report, program):
             poll.register(fd, select.POLLIN)
-        is_ordered = False
-        while self.is_running and not is_ordered:
+        while self.is_running and not self.is_ordered:
             ready = {fd for fd, _ in poll.poll(REAP_PERIOD_MS)}
             if self.report in ready and not self.read_report():
                 poll.unregister(self.report)
             self.reap()
-            is_ordered = self.control in ready
-        if not is_ordered and not self.is_enclosed:
+            self.is_ordered = self.control in ready
+        if not self.is_ordered and not self.is_enclosed:
             self.wait_for_stragglers()
         self.end_all()
 
@@ -116,7 +116,8 @@ class Keeper:
             self.read_report()
         if not self.is_settled:
             self.is_settled = True
-            self.say(b"exited %d" % status if self.is_started else b"failed sandbox 0")
+            # One that was ended on its way up did not fail: its time was over, or it was cancelled.
+            self.say(b"exited %d" % status if self.is_started or self.is_ordered else b"failed sandbox 0")
 
     def wait_for_stragglers(self) -> None:
         """What the program left running may end by itself for a moment: the far end of a pipe, say."""

@@ -2,28 +2,44 @@
 
 To a session belong its seeds (its worker), everything below them, and everything that belonged to it at an earlier
 look and still lives, wherever it has gone since: setsid, a second fork and a wiped environment do not help it. What
-was born and orphaned between two looks is recognised by its marker (`OTTO_SESSION=<id>`); a process's environment is
-read at the first two looks at it only.
+was born and orphaned between two looks is recognised by its marker (`OTTO_SESSION=<id>`). A process's environment is
+read once for each program that it becomes: until the next execve it cannot change in what the kernel shows.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
-from ottod.isolation.figures import Figures, Table, read_marker
+from ottod.isolation.figures import read_marker
 from ottod.isolation.processes import ProcessId
 
-MARKER_LOOKS = 2
-"""How often a new process's environment is read: it may not yet have become the program that it was forked for."""
+
+class Row(Protocol):
+    """What must be known of a live process."""
+
+    @property
+    def id(self) -> ProcessId:
+        """Which it is."""
+
+    @property
+    def parent_pid(self) -> int:
+        """Its parent's pid; 0 for none."""
+
+    @property
+    def image(self) -> int:
+        """Another number for another program."""
 
 
 class _Stranger(NamedTuple):
-    """A process that is nobody's: how often it was asked for its marker, and what it said."""
+    """A process that is nobody's: which program it was when it was asked for its marker, and what it said."""
 
-    looks: int
+    image: int
     marker: str
+
+
+R = TypeVar("R", bound=Row)
 
 
 class Kinship:
@@ -33,11 +49,11 @@ class Kinship:
         self._members: dict[ProcessId, str] = {}
         self._strangers: dict[ProcessId, _Stranger] = {}
 
-    def trees(self, table: Table, seeds: Mapping[str, Iterable[ProcessId]]) -> dict[str, list[Figures]]:
-        """Each session's live processes. `seeds` are those that are known to be a session's own."""
+    def trees(self, table: Mapping[int, R], seeds: Mapping[str, Iterable[ProcessId]]) -> dict[str, list[R]]:
+        """Each session's processes among all live ones. `seeds` are those that are known to be a session's own."""
         owners = self._owners(table, seeds)
         self._members = {table[pid].id: owner for pid, owner in owners.items() if owner}
-        trees: dict[str, list[Figures]] = {session: [] for session in seeds}
+        trees: dict[str, list[R]] = {session: [] for session in seeds}
         for pid, owner in owners.items():
             if owner in trees:
                 trees[owner].append(table[pid])
@@ -51,7 +67,7 @@ class Kinship:
         """Lets go of a session that has ended."""
         self._members = {each: owner for each, owner in self._members.items() if owner != session}
 
-    def _owners(self, table: Table, seeds: Mapping[str, Iterable[ProcessId]]) -> dict[int, str]:
+    def _owners(self, table: Mapping[int, Row], seeds: Mapping[str, Iterable[ProcessId]]) -> dict[int, str]:
         """Whose each pid is; nobody's (empty) are this process and its line.
 
         What is below a session's process is the session's, unless it is already another's.
@@ -74,16 +90,16 @@ class Kinship:
         _spread(owners, children, strays)
         return owners
 
-    def _marked(self, table: Table, owners: Mapping[int, str]) -> dict[int, str]:
-        """The markers of processes that nobody owns. Each is asked at two walks, and remembered."""
+    def _marked(self, table: Mapping[int, Row], owners: Mapping[int, str]) -> dict[int, str]:
+        """The markers of processes that nobody owns, read once and remembered."""
         strangers = {}
-        for pid, figures in table.items():
+        for pid, row in table.items():
             if pid in owners:
                 continue
-            known = self._strangers.get(figures.id, _Stranger(0, ""))
-            if known.looks < MARKER_LOOKS:
-                known = _Stranger(known.looks + 1, read_marker(pid))
-            strangers[figures.id] = known
+            known = self._strangers.get(row.id)
+            if known is None or known.image != row.image or not row.image:
+                known = _Stranger(row.image, read_marker(pid))
+            strangers[row.id] = known
         self._strangers = strangers
         return {each.pid: stranger.marker for each, stranger in strangers.items() if stranger.marker}
 
@@ -99,7 +115,7 @@ def _spread(owners: dict[int, str], children: Mapping[int, list[int]], start: It
                 pending.append(child)
 
 
-def own_line(table: Table) -> set[int]:
+def own_line(table: Mapping[int, Row]) -> set[int]:
     """This process, its ancestors, and init: never part of a session of ours."""
     line = {1}
     pid = os.getpid()

@@ -44,11 +44,16 @@ class ProcessId(NamedTuple):
 
 
 class ProcessRow(NamedTuple):
-    """One line of the process table. `is_live` is False for zombies, which need reaping, not killing."""
+    """One line of the process table. `is_live` is False for zombies, which need reaping, not killing.
+
+    `image` is another number as soon as the process has become another program (the address of its first stack frame,
+    which execve chooses at random); 0 if the process hides it.
+    """
 
     id: ProcessId
     parent_pid: int
     is_live: bool
+    image: int = 0
 
 
 Table = dict[int, ProcessRow]
@@ -69,11 +74,11 @@ def read_row(pid: int) -> ProcessRow | None:
         os.close(fd)
     # The command's name may hold spaces and parentheses; the last one ends it.
     fields = line[line.rfind(b")") + 2 :].split()
-    if len(fields) < 20:
+    if len(fields) < 26:
         return None
     # The leader of a process whose other threads go on looks like a zombie, and is not one.
     is_live = fields[0] not in (b"Z", b"X", b"x") or int(fields[17]) > 1
-    return ProcessRow(ProcessId(pid, int(fields[19])), int(fields[1]), is_live)
+    return ProcessRow(ProcessId(pid, int(fields[19])), int(fields[1]), is_live, int(fields[25]))
 
 
 def identify(pid: int) -> ProcessId | None:

@@ -30,6 +30,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from ottod.isolation import processes
 from ottod.isolation.caps import Caps, Reading
 from ottod.isolation.figures import Figures, is_swap_used, read_exact_bytes, read_figures, swap_bytes
 from ottod.isolation.kinship import Kinship
@@ -109,6 +110,21 @@ class TreeWatch:
         with self._turn:
             trees = self._kinship.trees(read_figures(), seeds)
         return {session: sorted(each.id for each in tree) for session, tree in trees.items()}
+
+    def kill(self, session: str, *, deadline_s: float, known: Iterable[ProcessId]) -> list[ProcessId]:
+        """Ends the session's processes until two looks in a row find none; gives what remains after `deadline_s`.
+
+        As `processes.kill_survivors`, and knows more: who belonged to the session at an earlier walk, and whose
+        environment need not be read again.
+        """
+        hints = tuple(known)
+
+        def find(table: processes.Table) -> set[int]:
+            live = {pid: row for pid, row in table.items() if row.is_live}
+            with self._turn:
+                return {row.id.pid for row in self._kinship.trees(live, {session: hints})[session]}
+
+        return processes.end_all(find, deadline_s=deadline_s)
 
     def members(self, session: str) -> list[ProcessId]:
         """Who belonged to the session at the last walk that looked for it, by pid."""

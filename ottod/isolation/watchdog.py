@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from ottod.isolation.caps import Caps, EnclosureKind, IsolationError, Reading
-from ottod.isolation.processes import ProcessId, identify, is_alive, kill_survivors, survivors
+from ottod.isolation.processes import ProcessId, identify, is_alive, survivors
 from ottod.isolation.tree_watch import TreeWatch, Watched
 
 MAX_SEEDS = 64
@@ -68,8 +68,7 @@ class WatchdogEnclosure:
 
     def kill(self, *, deadline_s: float, known: Iterable[ProcessId] = ()) -> list[ProcessId]:
         """Ends all of them, again and again until two looks find nothing."""
-        hints = {*self._seeds, *known, *self._watch.members(self.session)}
-        return kill_survivors(self.session, deadline_s=deadline_s, known=hints)
+        return self._watch.kill(self.session, deadline_s=deadline_s, known={*self._seeds, *known})
 
     def close(self) -> None:
         """There is nothing to remove. Raises IsolationError if processes remain, as every enclosure does."""

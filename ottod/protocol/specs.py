@@ -80,7 +80,7 @@ class Group(Spec, frozen=True, kw_only=True):
     """The parent's half: what a child's crash means for its siblings."""
 
     strategy: Literal["one_for_one", "one_for_all", "rest_for_one"] = "one_for_one"
-    max_restarts: Count = 3
+    max_restarts: Annotated[int, Meta(ge=0, le=10_000)] = 3
     period_s: PositiveSeconds = 60.0
     auto_shutdown: Literal["never", "any_significant", "all_significant"] = "never"
     """Whether the end of significant children ends the group and its parent."""

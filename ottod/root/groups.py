@@ -454,13 +454,7 @@ class Groups:
     def resume_orders(self) -> None:
         """Performs again what nodes had ordered and no one answered: timers, and starts of what is down."""
         for key, node in list(self._nodes.items()):
-            for order in node.outstanding():
-                if isinstance(order, ArmTimer):
-                    self._arm(key, order.child, order.due_ns)
-                elif isinstance(order, StartChild):
-                    self._start(key, order.child)
-                elif isinstance(order, StopChild):
-                    self._stop(key, order)
+            self._perform(key, node.outstanding())
 
     def is_waiting(self, session: Session) -> bool:
         """Whether its node has a timer for its restart, or holds it back until its siblings are ready."""

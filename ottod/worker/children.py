@@ -23,6 +23,8 @@ from ottod.worker.link import Link
 
 STOP_REQUEST_S = 10.0
 """The longest wait for root to hear that a child is to be stopped."""
+MAX_REMEMBERED = 1000
+"""Ends of children that are kept for a call that may still ask."""
 UNHEARD_S = 30.0
 """How long a resumed call waits to be told of a child that ended while nobody listened."""
 
@@ -39,6 +41,9 @@ class Children:
         self._live: dict[str, str] = {}
         self._ended: dict[str, j.ChildEnded] = {}
         self._started: dict[str, j.ChildStarted] = {}
+        self._announced: set[str] = set()
+        self._unheard: set[str] = set()
+        """Started by an earlier incarnation, and gone while nobody listened: root will say how when it is asked."""
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.waiting_calls = 0
@@ -59,15 +64,15 @@ class Children:
         """Takes over what earlier incarnations started. Raises StorageError."""
         self._journal = journal
         self._started = {child.child: child for child in restored.children}
-        self._ended = {child.child: child for child in restored.ended_children}
+        self._ended = {child.child: child for child in restored.ended_children[-MAX_REMEMBERED:]}
+        self._announced = {*self._started, *self._ended, *(notice.child for notice in notices)}
         for notice in notices:
-            if notice.cause is None and notice.child not in self._ended:
-                self._live[notice.child] = notice.agent
-        for notice in notices:
-            if notice.cause is not None:
-                await self.heard(notice)
+            await self.heard(notice)
         for started in restored.children:
-            if started.is_reported and started.child not in self._live and started.child not in self._ended:
+            if started.child in self._live or started.child in self._ended:
+                continue
+            self._unheard.add(started.child)
+            if started.is_reported:
                 self._live[started.child] = started.agent
                 self._later(self._ask_after(started))
 
@@ -79,13 +84,20 @@ class Children:
         agent = self._live.pop(notice.child) or notice.agent
         ended = j.ChildEnded(child=notice.child, agent=agent, cause=notice.cause, result=notice.result)
         self._ended[notice.child] = ended
+        if len(self._ended) > MAX_REMEMBERED:
+            del self._ended[next(iter(self._ended))]
+        self._unheard.discard(notice.child)
+        self._announced.discard(notice.child)
         self._link.emit(ChildExited(child=notice.child, cause=notice.cause, result=notice.result))
         started = self._started.get(notice.child)
         await self._note_end(ended, is_reported=started is not None and started.is_reported)
 
     def _add(self, child: str, agent: str) -> None:
-        if child not in self._live and child not in self._ended:
-            self._live[child] = agent
+        if child in self._live or child in self._ended:
+            return
+        self._live[child] = agent
+        if child not in self._announced:
+            self._announced.add(child)
             self._link.emit(ChildStarted(child=child, agent=agent))
 
     async def _note_end(self, ended: j.ChildEnded, *, is_reported: bool) -> None:
@@ -118,7 +130,8 @@ class Children:
         if is_reported and child in self._ended and not self._ended[child].number:
             # It ended before the answer to the request was here.
             await self._note_end(self._ended[child], is_reported=True)
-        self._add(child, agent)
+        if child not in self._unheard:
+            self._add(child, agent)
         return child
 
     async def wait_ended(self, child: str) -> ChildEnd:
@@ -134,7 +147,7 @@ class Children:
         self.waiting_calls += 1
         self._on_wait()
         try:
-            async with asyncio.timeout(None if child in self._live else UNHEARD_S):
+            async with asyncio.timeout(UNHEARD_S if child in self._unheard else None):
                 await future
         except TimeoutError as error:
             raise ToolError(f"session {child} has ended; its result is not known", code="unknown") from error

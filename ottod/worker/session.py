@@ -17,28 +17,23 @@ import time
 from typing import Literal, assert_never
 
 from ottod.core.resume import OpenTurn, Restored
-from ottod.core.turn import EndTurn, TurnMachine
+from ottod.core.turn import EndTurn
 from ottod.errors import Failure, OttoError, StorageError
-from ottod.isolation.beneath import BeneathFiles
-from ottod.isolation.programs import ConfinedPrograms
 from ottod.protocol import journal as j
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.events import CheckpointWritten, ItemCompleted, LogError, LogWarning, SessionStarted
 from ottod.protocol.worker import Birth, ChildNotice, CommandBody, DeliverInput, Exiting, StopTurn
-from ottod.tools.registry import tools_by_name
 from ottod.worker.children import Children
+from ottod.worker.equipment import Equipment
 from ottod.worker.inbox import Inbox
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
-from ottod.worker.model_call import ModelCaller
 from ottod.worker.past import open_past
-from ottod.worker.sandbox import confine_worker, programs_for
+from ottod.worker.priority import step_back
 from ottod.worker.state import AnnouncedState
 from ottod.worker.text import cut
-from ottod.worker.tool_call import ToolRunner
 from ottod.worker.turns import TurnDriver
 
-LOW_NICE = 10
 CAUSE_OF_CODE: dict[str, CauseKind] = {"auth": "auth", "bad_config": "bad_spec"}
 """Failures of a turn that end a one-shot session with a cause of their own."""
 CHECKPOINT = "suspended"
@@ -60,9 +55,7 @@ class SessionRunner:
         """The incarnation ends, the session does not: another one is to go on with the turn."""
         self._lingers = False
         """It was told to end, and lets its children go first. Whoever tells it again will not wait for them."""
-        self._driver: TurnDriver | None = None
-        self._models: ModelCaller | None = None
-        self._programs: ConfinedPrograms | None = None
+        self._equipment: Equipment | None = None
         self._journal: JournalWriter | None = None
         self._is_open = asyncio.Event()
         """The journal has been read; before that no command is obeyed but a stop."""
@@ -91,6 +84,8 @@ class SessionRunner:
             self._is_over = True
             self._is_open.set()
             await self._children.aclose()
+            if self._equipment is not None:
+                await self._equipment.aclose()
             if self._journal is not None:
                 await self._journal.close()
 
@@ -108,7 +103,10 @@ class SessionRunner:
             self._state.happened("worker_ready", is_passing=self._is_busy)
         # All of this was prepared while root looked at the hello; no effect begins before its welcome.
         await self._welcomed_or_stopped()
-        self._step_back()
+        try:
+            step_back(birth.priority)
+        except OSError as error:
+            self._link.emit(LogWarning(message=f"cannot lower the priority: {error.strerror}", code="priority"))
         cause = await self._serve()
         # From here on nothing is heard any more; there is no await between the last look and this line.
         self._is_over = True
@@ -161,56 +159,20 @@ class SessionRunner:
             stopped.cancel()
         welcomed.cancel()
 
-    def _step_back(self) -> None:
-        """Lowers this thread's priority, now that the session is ready: whoever routes events goes first.
-
-        ZeroMQ's threads keep theirs, so that what has been said is not held up.
-        """
-        try:
-            match self._birth.priority:
-                case "idle":
-                    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-                case "low":
-                    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-                    os.setpriority(os.PRIO_PROCESS, 0, LOW_NICE)
-        except OSError as error:
-            self._link.emit(LogWarning(message=f"cannot lower the priority: {error.strerror}", code="priority"))
-
-    def _build_driver(self) -> TurnDriver:
-        """What a turn needs. A session that is never asked anything never builds it."""
-        birth, spec, journal = self._birth, self._birth.spec, self._journal
-        assert journal is not None
-        tools = tools_by_name(spec.tools)
-        files = BeneathFiles(birth.cwd, hidden=birth.private_dirs, granted=spec.isolation.write_paths)
-        programs = self._programs = programs_for(birth)
-        weakness = confine_worker(birth)
-        if weakness:
-            self._link.emit(LogWarning(message=weakness, code="unconfined"))
-        self._models = ModelCaller(
-            spec=spec,
-            target=birth.models[0],
-            api_key=birth.api_keys.get(birth.models[0].provider, ""),
-            schemas=tuple(t.schema() for t in tools.values()),
-            link=self._link,
-        )
-        restored, self._restored = self._restored, Restored()
-        self._models.restore(restored.usages)
-        return TurnDriver(
-            session=birth.session,
-            machine=TurnMachine(
-                max_steps=spec.limits.max_steps,
-                max_parallel=spec.limits.max_parallel_tools,
-                messages=restored.messages,
-                turn=restored.turn,
-            ),
-            models=self._models,
-            tools=ToolRunner(
-                spec=spec, tools=tools, files=files, programs=programs, sessions=self._children, link=self._link
-            ),
-            journal=journal,
-            link=self._link,
-            on_step=self._calls_changed,
-        )
+    def _equip(self) -> TurnDriver:
+        """The driver, built with the first turn."""
+        if self._equipment is None:
+            assert self._journal is not None
+            restored, self._restored = self._restored, Restored()
+            self._equipment = Equipment.build(
+                self._birth,
+                self._link,
+                journal=self._journal,
+                children=self._children,
+                restored=restored,
+                on_step=self._calls_changed,
+            )
+        return self._equipment.driver
 
     async def _serve(self) -> Cause:
         """Turn after turn, until there is a reason to end."""
@@ -239,12 +201,11 @@ class SessionRunner:
     async def _take_turn(self) -> None:
         """The turn that is open, or the next one. Returns early if the session is to end."""
         assert self._journal is not None
-        if self._driver is None:
-            self._driver = self._build_driver()
+        driver = self._equip()
         open_turn, self._open_turn = self._open_turn, None
         if open_turn is None:
             message = self._inbox.take()
-            turn = self._driver.turns + 1
+            turn = driver.turns + 1
             said = j.UserSaid(text=message.text, sender=message.sender, turn=turn, number=message.number)
             await self._journal.put([said])
             text = message.text
@@ -255,7 +216,7 @@ class SessionRunner:
         if open_turn is None or not open_turn.is_known:
             self._link.emit(ItemCompleted(item=f"{turn}.0", kind="user_message", text=cut(text)[0]))
         self._state.happened("turn_started")
-        ended = await (self._driver.run(text) if open_turn is None else self._driver.resume(open_turn))
+        ended = await (driver.run(text) if open_turn is None else driver.resume(open_turn))
         if ended is None:
             return
         self._ended = ended
@@ -265,8 +226,7 @@ class SessionRunner:
 
     def _calls_changed(self) -> None:
         """Shows a turn that does nothing but wait for children as what it is."""
-        assert self._driver is not None
-        is_waiting = 0 < self._driver.running_calls == self._children.waiting_calls
+        is_waiting = 0 < self._equip().running_calls == self._children.waiting_calls
         if is_waiting and self._state.current == "running":
             self._state.happened("children_awaited")
         elif not is_waiting and self._state.current == "waiting_children":
@@ -287,11 +247,9 @@ class SessionRunner:
     async def _close(self, cause: Cause) -> Exiting:
         """Notes the session's end, or, when nobody is left to hear of one, where another incarnation can go on."""
         assert self._journal is not None
-        if self._models is not None:
-            await self._models.aclose()
-        if self._programs is not None:
-            await asyncio.to_thread(self._programs.close)
-        turn = self._driver.turns if self._driver is not None else self._restored.turn
+        if self._equipment is not None:
+            await self._equipment.aclose()
+        turn = self._equipment.driver.turns if self._equipment is not None else self._restored.turn
         entry: j.JournalEntry = j.SessionClosed(cause=cause)
         if self._is_suspended:
             entry = j.Checkpoint(name=CHECKPOINT, turn=turn, last_seq=self._link.last_seq)
@@ -362,8 +320,8 @@ class SessionRunner:
         self._children.is_closing = True
         if self._state.current != "starting":
             self._state.happened("stop_requested", cause.message)
-        if self._driver is not None:
+        if self._equipment is not None:
             if self._is_suspended:
-                self._driver.suspend()
+                self._equipment.driver.suspend()
             else:
-                self._driver.cancel(cause.message)
+                self._equipment.driver.cancel(cause.message)

@@ -108,7 +108,7 @@ def add_environment(stage: Path, work: Path) -> None:
         "-s", str(stage), "-p", "/", str(site))  # fmt: skip
     programs = stage / PREFIX / "bin"
     programs.mkdir()
-    (programs / "python3").symlink_to(f"/usr/bin/{PYTHON}")
+    (programs / "python3").symlink_to(f"../../../bin/{PYTHON}")
     (programs / "python").symlink_to("python3")
     (stage / PREFIX / "pyvenv.cfg").write_text(
         f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {sys.version_info.major}."

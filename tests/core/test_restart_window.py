@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ottod.core.restart_window import RestartWindow
+from ottod.core.restart_window import MAX_RESTARTS, RestartWindow
 
 S = 1_000_000_000
 
@@ -67,3 +67,9 @@ def test_cleared_it_starts_anew() -> None:
     assert [window.add(0), window.add(0)] == [True, False]
     window.clear()
     assert len(window) == 0 and window.add(0)
+
+
+def test_even_the_largest_allowance_has_an_end() -> None:
+    """A number that no memory could hold is no way to switch the limit off."""
+    window = RestartWindow(max_restarts=10**30, period_ns=S)
+    assert [window.add(0) for _ in range(MAX_RESTARTS + 1)] == [True] * MAX_RESTARTS + [False]

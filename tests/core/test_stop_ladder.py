@@ -105,6 +105,14 @@ def test_a_second_order_only_shortens(order: StopOrdered, due_s: int | None) -> 
     assert ladder.rung == ("terminating" if due_s is None else "cancelling")
 
 
+def test_sigterm_is_sent_once() -> None:
+    """Asked again while SIGTERM has its time, the ladder stays where it is, even for a grace of nothing."""
+    ladder = on_rung("terminating")
+    due_ns = ladder.due_ns
+    assert ladder.step(StopOrdered(grace_s=0, deadline_ns=0), now_ns=S) == []
+    assert (ladder.rung, ladder.due_ns) == ("terminating", due_ns)
+
+
 def test_a_late_shell_skips_no_rung() -> None:
     """A wake-up an hour late sends SIGTERM and gives it its whole time."""
     ladder = StopLadder()

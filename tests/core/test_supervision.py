@@ -125,6 +125,7 @@ def test_one_for_all_stops_backwards_and_starts_forwards() -> None:
     assert say(group, stopped("d")) == ["stop:t"]
     assert say(group, stopped("t")) == ["drop:t", "restop:a"]
     assert say(group, stopped("a")) == ["start:a0"]
+    assert say(group, ChildReady(child="nobody"), TimerFired(child="d")) == []
     assert say(group, ChildReady(child="a")) == ["start:b1"]
     assert say(group, ChildReady(child="b")) == ["start:d0"]
     assert say(group, ChildReady(child="d")) == []
@@ -192,6 +193,23 @@ def test_who_crashes_meanwhile_joins_the_wait() -> None:
     assert say(group, TimerFired(child="a"), ChildReady(child="a"), at_s=4) == ["start:a1", "start:b1"]
 
 
+def test_a_wait_that_is_over_needs_no_timer_any_more() -> None:
+    """The timer is late, `b` crashes at once after its time: the timer is disarmed and the start begins."""
+    group = node(child("a", base_s=4), strategy="one_for_all")
+    say(group, crash("a"))
+    say(group, ChildAdded(child=child("b")), ChildReady(child="b"), at_s=1)
+    assert say(group, crash("b"), at_s=4) == ["disarm:a", "start:a1"]
+    assert say(group, TimerFired(child="a"), ChildReady(child="a"), at_s=5) == ["start:b1"]
+
+
+def test_a_child_withdrawn_while_it_is_being_stopped_stays_away() -> None:
+    """one_for_all: the stop for the restart meets a child that its budget or a person has ended."""
+    group = node(child("a"), child("b"), strategy="one_for_all")
+    assert say(group, crash("a")) == ["restop:b"]
+    assert say(group, ChildExited(child="b", reason="withdrawn")) == ["drop:b", "start:a1"]
+    assert say(group, ChildReady(child="a")) == []
+
+
 def test_exits_during_a_task_wait_for_its_end() -> None:
     """rest_for_one: `a` crashes while `c` is being started again; only then is that decided on."""
     group = node(child("a"), child("b"), child("c"), strategy="rest_for_one")
@@ -204,6 +222,13 @@ def test_an_exit_of_a_child_that_is_being_stopped_is_not_booked() -> None:
     """one_for_all with a single restart allowed: the sibling crashes before its stop reaches it."""
     group = node(child("a"), child("b"), child("c"), strategy="one_for_all", max_restarts=1)
     assert say(group, crash("c"), crash("a"), crash("b")) == ["restop:b", "start:a0"]
+
+
+def test_a_child_that_finishes_before_its_stop_is_reported_as_finished() -> None:
+    """one_for_all: `a` delivers while `b` is being stopped; taken out, it is not started again."""
+    group = node(child("a", "transient"), child("b"), child("c"), strategy="one_for_all")
+    assert say(group, crash("c"), ChildExited(child="a", reason="normal")) == ["restop:b", "down:a"]
+    assert say(group, ChildDeleted(child="a"), stopped("b"), ChildReady(child="b")) == ["start:b0", "start:c1"]
 
 
 def test_a_finished_child_returns_with_its_group_unless_deleted() -> None:
@@ -234,6 +259,15 @@ def test_auto_shutdown(auto: str, orders: list[list[str]]) -> None:
         return
     assert say(group, stopped("b")) == orders[1]
     assert auto == "never" or say(group, stopped("c")) == ["auto:b"]
+
+
+def test_a_child_that_is_being_stopped_holds_up_no_auto_shutdown() -> None:
+    """The last significant child that counts has ended, though one that was stopped for good is not down yet."""
+    kinds = [child("a", "transient", significant=True), child("b", "transient", significant=True), child("c")]
+    group = node(*kinds, auto="all_significant")
+    assert say(group, ChildStopRequested(child="a")) == ["stop:a"]
+    assert say(group, ChildExited(child="b", reason="normal")) == ["down:b", "stop:c"]
+    assert say(group, stopped("c"), stopped("a")) == ["drop:a", "auto:b"]
 
 
 def test_a_stop_of_the_group_goes_backwards_and_drops_everybody() -> None:
@@ -294,6 +328,10 @@ def test_unparked_it_starts_who_was_down_and_counts_anew() -> None:
     say(group, ChildExited(child="f", reason="normal"))
     assert say(group, crash("b"), stopped("a")) == ["stop:a", "give_up:1"]
     assert say(group, Unparked()) == ["start:a0"]
+    again = node(child("a", base_s=1), max_restarts=1)
+    say(again, crash("a"), at_s=0)
+    say(again, TimerFired(child="a"), StartFailed(child="a"), Unparked(), ChildReady(child="a"), at_s=1)
+    assert say(again, crash("a"), at_s=2) == ["arm:a@3"]
     assert say(group, ChildReady(child="a"), ChildReady(child="b")) == ["start:b0"]
     assert say(group, crash("a")) == ["stop:b"]
 

@@ -30,7 +30,7 @@ from ottod.protocol.events import (
 )
 from ottod.protocol.specs import AgentSpec, Backoff, Group, Restart
 from ottod.storage.journal import read_journal
-from tests.daemon.harness import RealDaemon, wait_for
+from tests.daemon.harness import RealDaemon, running_daemon, wait_for
 
 SOON = Backoff(base_s=0.0, max_s=0.0, jitter=0.0)
 
@@ -221,21 +221,29 @@ def test_a_permanent_session_begins_its_task_anew(daemon: RealDaemon) -> None:
     assert is_valid_conversation(restore(entries).messages)
 
 
+def helper_agent(daemon: RealDaemon, name: str, *, policy: str = "temporary") -> None:
+    """A named agent that works until there is a file `go`, and answers 42."""
+    agents = daemon.workdir / ".otto" / "agents"
+    agents.mkdir(parents=True, exist_ok=True)
+    command = f"echo {name} >> ran; until [ -e go ]; do sleep 0.1; done"
+    model = daemon.script(name, {"tools": [{"name": "shell", "arguments": {"command": command}}]}, {"text": "42"})
+    (agents / f"{name}.yml").write_text(
+        f"name: {name}\ndescription: helps\nmodel: {model}\ntools: [shell]\n"
+        f"restart: {{policy: {policy}, backoff: {{base_s: 0, max_s: 0}}}}\n"
+    )
+
+
+def spawn(*names: str) -> dict[str, object]:
+    """The calls that start these agents, side by side."""
+    return {
+        "tools": [{"name": "spawn_agent", "arguments": {"agent": name, "task": "the question"}} for name in names]
+    }
+
+
 def test_a_child_outlives_the_crash_of_its_parent(daemon: RealDaemon) -> None:
     """The parent is killed while it waits: the next incarnation waits for the same child, and hears its answer."""
-    agents = daemon.workdir / ".otto" / "agents"
-    agents.mkdir(parents=True)
-    helper = daemon.script(
-        "helper",
-        {"tools": [{"name": "shell", "arguments": {"command": "until [ -e go ]; do sleep 0.1; done"}}]},
-        {"text": "42"},
-    )
-    (agents / "helper.yml").write_text(f"name: helper\ndescription: helps\nmodel: {helper}\ntools: [shell]\n")
-    model = daemon.script(
-        "parent",
-        {"tools": [{"name": "spawn_agent", "arguments": {"agent": "helper", "task": "the question"}}]},
-        {"text": "it says ${last_tool_result}"},
-    )
+    helper_agent(daemon, "helper")
+    model = daemon.script("parent", spawn("helper"), {"text": "it says ${last_tool_result}"})
     with daemon.client() as otto:
         session = otto.start(spec=lasting(daemon, model, "spawn_agent"), task="go", cwd=daemon.workdir)
         wait_for("it waits", lambda: session.info().state == "waiting_children")
@@ -252,3 +260,68 @@ def test_a_child_outlives_the_crash_of_its_parent(daemon: RealDaemon) -> None:
     tags = [tag_of(e) for e in events]
     assert tags.count("child.started") == 1 and tags.count("child.exited") == 1
     assert sum(isinstance(e, ToolStarted) for e in events) == 2
+
+
+def test_a_group_that_restarts_together_goes_on_together(daemon: RealDaemon) -> None:
+    """one_for_all: the sibling of a crashed child is suspended, not cancelled, and both end what they had begun."""
+    for name in ("left", "right"):
+        helper_agent(daemon, name, policy="transient")
+    model = daemon.script("parent", spawn("left", "right"), {"text": "they say ${last_tool_result}"})
+    group = Group(strategy="one_for_all", max_restarts=10, period_s=60.0)
+    with daemon.client() as otto:
+        spec = daemon.agent(model, "spawn_agent", group=group)
+        session = otto.start(spec=spec, task="go", cwd=daemon.workdir)
+        ran = daemon.workdir / "ran"
+        wait_for("both work", lambda: ran.exists() and len(ran.read_text().split()) == 2)
+        children = {i.agent: otto.session(i.session) for i in otto.list() if i.parent == session.id}
+        kill_worker(children["left"])
+        wait_for("both are back", lambda: all(c.info().incarnation == 2 for c in children.values()))
+        result = session.wait()
+        entries = {name: journal_of(child) for name, child in children.items()}
+    assert result.ok and result.result.count("42") == 2
+    assert sorted(ran.read_text().split()) == ["left", "right"], "a command was run twice"
+    assert [e.name for e in entries["right"] if isinstance(e, j.Checkpoint)] == ["suspended"]
+    assert not [e for e in entries["left"] if isinstance(e, j.Checkpoint)]
+
+
+def test_a_tree_stops_from_below(daemon: RealDaemon) -> None:
+    """A stop of the parent cancels its turn, ends the newest child first, and leaves nothing."""
+    for name in ("left", "right"):
+        helper_agent(daemon, name)
+    model = daemon.script("parent", spawn("left", "right"), {"text": "never"})
+    with daemon.client() as otto:
+        session = otto.start(spec=daemon.agent(model, "spawn_agent"), task="go", cwd=daemon.workdir)
+        ran = daemon.workdir / "ran"
+        wait_for("both work", lambda: ran.exists() and len(ran.read_text().split()) == 2)
+        wait_for("it waits", lambda: session.info().state == "waiting_children")
+        children = [i.session for i in otto.list() if i.parent == session.id]
+        proof = session.stop(grace_s=20)
+        assert proof.cause.kind == "cancelled" and proof.remaining_pids == ()
+        assert set(proof.stopped) == {*children, session.id} and proof.stopped[-1] == session.id
+        tags = [tag_of(e) for e in events_of(session)]
+    assert tags.count("child.exited") == 2 and tags.count("turn.cancelled") == 1
+
+
+def test_an_orphan_leaves_off_and_the_next_daemon_goes_on() -> None:
+    """Root is killed and stays away: the worker notes a checkpoint and goes; a later root lets the session go on."""
+    with running_daemon({"sessions": {"orphan_grace_s": 0.5}}) as daemon:
+        model = daemon.script(
+            "orphan",
+            {"tools": [{"name": "shell", "arguments": {"command": "echo ran >> ran; sleep 300"}}]},
+            {"text": "went on"},
+        )
+        with daemon.client() as otto:
+            session = otto.start(spec=lasting(daemon, model, "shell"), task="go", cwd=daemon.workdir)
+            wait_for("it ran", lambda: (daemon.workdir / "ran").exists())
+            worker = identify(session.info().pid)
+            journal = Path(session.info().journal)
+        assert worker is not None
+        daemon.kill()
+        wait_for("the worker is gone", lambda: not is_alive(worker))
+        assert isinstance(read_journal(journal)[-1], j.Checkpoint)
+        daemon.start()
+        with daemon.client() as otto:
+            result = otto.session(session.id).wait()
+            assert result.ok and result.result == "went on"
+            events_of(otto.session(session.id))
+        assert (daemon.workdir / "ran").read_text() == "ran\n"

@@ -3,16 +3,26 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ottod.isolation.caps import Caps, IsolationError
-from ottod.isolation.cgroup_base import CgroupBase, Hierarchy, find_base, find_hierarchy, group_of, with_child
+from ottod.isolation.cgroup_base import (
+    UNIT_VARIABLE,
+    CgroupBase,
+    Hierarchy,
+    find_base,
+    find_hierarchy,
+    group_of,
+    with_child,
+)
 from ottod.isolation.cgroups import UNSEEN, CgroupEnclosure, find_leaf, open_leaf
 from ottod.isolation.control_group import ControlGroup
-from ottod.isolation.enclosure import UNIT_VARIABLE, Enclosures
+from ottod.isolation.enclosure import Enclosures
+from ottod.isolation.figures import read_marker
 from ottod.isolation.processes import identify, kill_survivors
 
 DEADLINE_S = 30.0
@@ -73,11 +83,11 @@ class Session:
         self.leaf = open_leaf(base, self.id, Caps())
         self.children: list[subprocess.Popen[bytes]] = []
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Starts three processes that hide, inside."""
+    def start(self, *, marker: bool = True) -> subprocess.Popen[bytes]:
+        """Starts three processes that hide, inside. One of them has no marker, or none has."""
         child = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", HIDERS],
-            env={"OTTO_SESSION": self.id},
+            env={"OTTO_SESSION": self.id} if marker else {},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -88,6 +98,10 @@ class Session:
         child.stdin.close()
         assert child.stdout.readline() == b"hidden\n"
         child.stdout.close()
+        give_up_at = time.monotonic() + DEADLINE_S
+        while all(read_marker(each.pid) for each in self.leaf.members()):
+            assert time.monotonic() < give_up_at, "the environment is not wiped"
+            time.sleep(0.005)
         return child
 
     def close(self) -> None:
@@ -129,7 +143,7 @@ def test_the_end_reaches_all_that_was_started_inside(base: CgroupBase, session: 
 
 def test_who_moved_out_is_noticed_and_ended(base: CgroupBase, session: Session) -> None:
     """A process that left the leaf is not held any more, and the end finds it and what is below it nevertheless."""
-    child = session.start()
+    child = session.start(marker=False)
     known = identify(child.pid)
     elsewhere = base.group / "elsewhere"
     elsewhere.make()
@@ -223,9 +237,9 @@ def test_the_next_root_finds_the_leaf(base: CgroupBase, session: Session) -> Non
 def test_one_daemon_has_a_base(base: CgroupBase) -> None:
     """A second one in the same group would sweep the first one's sessions: it gets the watchdog, and the reason."""
     second = Enclosures(CgroupBase(base.group, base.name, is_own=True))
-    assert second.kind == "cgroup"
+    assert second.gives_memory
     second.settle()
-    assert second.kind == "watchdog" and "another running daemon" in second.reason
+    assert not second.gives_memory and second.kind == "watchdog" and "another running daemon" in second.reason
     base.close()
     third = CgroupBase(base.group, base.name, is_own=True)
     third.settle(needed=())

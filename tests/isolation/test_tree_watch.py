@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,14 @@ import pytest
 from ottod.isolation import figures
 from ottod.isolation.caps import Caps, IsolationError
 from ottod.isolation.enclosure import HASTY_LOOK_S, LOOK_S, Enclosures
-from ottod.isolation.processes import ProcessId, identify, kill_survivors, survivors
+from ottod.isolation.processes import (
+    ProcessId,
+    identify,
+    is_alive,
+    kill_survivors,
+    send_signal,
+    survivors,
+)
 from ottod.isolation.tree_watch import TreeWatch, Watched
 
 DEADLINE_S = 30.0
@@ -189,6 +197,20 @@ def test_overdue_processes_take_turns(tree: Tree) -> None:
     assert amounts[-1] < 120 * MIB, "all are known exactly by now"
 
 
+def test_old_figures_are_renewed(tree: Tree) -> None:
+    """When one of two that share pages ends, the other has them alone. RSS does not say so; a new figure does."""
+    child = tree.start(SHARE, 60 * MIB, 2, lines=2)
+    lazy, diligent = TreeWatch(exact_per_walk=0), TreeWatch(exact_per_walk=1)
+    asked = watch(Caps(), tree.session, child)
+    for watched in (lazy, diligent):
+        assert watched.read_all([asked])[tree.session].processes == 2
+    other_half = next(each for each in lazy.members(tree.session) if each.pid != child.pid)
+    assert send_signal(other_half, signal.SIGKILL)
+    until(lambda: not is_alive(other_half))
+    assert lazy.read_all([asked])[tree.session].memory_bytes < 55 * MIB
+    assert diligent.read_all([asked])[tree.session].memory_bytes > 60 * MIB
+
+
 def test_trees_near_their_caps_take_turns(tree: Tree, other: Tree) -> None:
     """With work for one tree a walk, both are found over their caps, one after the other; none is starved."""
     asked = [
@@ -229,6 +251,25 @@ def test_an_orphan_is_recognised_by_its_marker(tree: Tree) -> None:
     child.wait(DEADLINE_S)
     asked = Watched(tree.session, (), Caps())
     assert TreeWatch().read_all([asked])[tree.session].processes == 1
+
+
+def test_a_stranger_that_becomes_another_program_is_asked_again(tree: Tree) -> None:
+    """Between fork and execve a process shows its parent's environment: what it becomes is looked at again."""
+    script = (
+        "import os, sys; print('done', flush=True); sys.stdin.readline()\n"
+        "os.execve('/bin/sleep', ['sleep', '600'], {'OTTO_SESSION': sys.argv[1]})"
+    )
+    child = tree.start(script, tree.session, marker=False)
+    watched, asked = TreeWatch(), Watched(tree.session, (), Caps())
+    for _ in range(3):
+        assert watched.read_all([asked])[tree.session].processes == 0
+    assert child.stdin is not None
+    child.stdin.write(b"go\n")
+    child.stdin.flush()
+    until(lambda: figures.read_marker(child.pid) == tree.session)
+    assert watched.read_all([asked])[tree.session].processes == 1
+    assert watched.kill(tree.session, deadline_s=DEADLINE_S, known=()) == []
+    assert child.wait(DEADLINE_S) == -9
 
 
 def test_sessions_are_told_apart(tree: Tree, other: Tree) -> None:

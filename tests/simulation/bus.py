@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ottod.transport.socket import Outcome
-from tests.simulation.world import Happening, World
+from tests.simulation.world import NS, Happening, World
 
 LATENCY_S = (0.000_020, 0.004)
 RECONNECT_S = (0.020, 0.500)
@@ -54,9 +54,9 @@ class Line:
 
     def _post(self, frames: Frames | None) -> None:
         world = self._world
-        due_ns = max(self._last_up_ns, world.now_ns + int(world.delay(*LATENCY_S) * 1e9))
+        due_ns = max(self._last_up_ns, world.now_ns + int(world.delay(*LATENCY_S) * NS))
         self._last_up_ns = due_ns
-        happening = world.after((due_ns - world.now_ns) / 1e9, self._arrive, self.router, frames)
+        happening = world.at(due_ns, self._arrive, self.router, frames)
         self._under_way.append(happening)
 
     def _arrive(self, router: Router, frames: Frames | None) -> None:
@@ -91,9 +91,9 @@ class Line:
 
     def _deliver_soon(self) -> None:
         world = self._world
-        due_ns = max(self._last_down_ns, world.now_ns + int(world.delay(*LATENCY_S) * 1e9))
+        due_ns = max(self._last_down_ns, world.now_ns + int(world.delay(*LATENCY_S) * NS))
         self._last_down_ns = due_ns
-        world.after((due_ns - world.now_ns) / 1e9, self._deliver, self.router)
+        world.at(due_ns, self._deliver, self.router)
 
     def _deliver(self, router: Router | None) -> None:
         if self.is_frozen or self.is_closed or router is not self.router or not self._down:

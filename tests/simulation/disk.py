@@ -20,7 +20,7 @@ from ottod.storage.database import Database
 from ottod.storage.ring import Ring
 from ottod.storage.schema import MIGRATIONS, DatabaseFile, DatabaseRecovery
 from tests.simulation.loop import VirtualLoop
-from tests.simulation.world import World
+from tests.simulation.world import NS, World
 
 RING_BYTES = 256 * 1024
 SEGMENT_BYTES = 8 * 1024
@@ -99,7 +99,7 @@ class SimDatabase(Database):
         self._loop = loop
         self._guard = guard
         self._is_write_due = False
-        self._busy_until_s = 0.0
+        self._busy_until_ns = 0
         super().__init__(DatabaseFile(Path("otto.db"), -1, disk.connection, DatabaseRecovery()))
 
     def _run(self) -> None:
@@ -133,8 +133,8 @@ class SimDatabase(Database):
         future: asyncio.Future[Any] = self._loop.create_future()
         world = self._disk.world
         # One thread: calls are served in their order.
-        self._busy_until_s = max(self._busy_until_s, world.now_s) + world.delay(*WRITE_S)
-        world.after(self._busy_until_s - world.now_s, self._work, future, work)
+        self._busy_until_ns = max(self._busy_until_ns, world.now_ns) + int(world.delay(*WRITE_S) * NS)
+        world.at(self._busy_until_ns, self._work, future, work)
         result = await future
         self._guard("database answered")
         return result

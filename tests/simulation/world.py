@@ -71,9 +71,13 @@ class World:
 
     def after(self, delay_s: float, call: Callable[..., object], *arguments: object) -> Happening:
         """Lets something happen `delay_s` from now."""
+        return self.at(self.now_ns + int(max(0.0, delay_s) * NS), call, *arguments)
+
+    def at(self, due_ns: int, call: Callable[..., object], *arguments: object) -> Happening:
+        """Lets something happen at `due_ns`; what is due at the same moment happens in the order of these calls."""
         happening = Happening(call, arguments)
         self._number += 1
-        heapq.heappush(self._queue, (self.now_ns + int(max(0.0, delay_s) * NS), self._number, happening))
+        heapq.heappush(self._queue, (due_ns, self._number, happening))
         return happening
 
     @property

@@ -15,6 +15,10 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 if [ -z "$DEB" ]; then
+    if [ "$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')" != 3.11 ]; then
+        echo "$PYTHON is not Python 3.11, which Debian 12 has: set PYTHON, or DEB to a package built with it" >&2
+        exit 2
+    fi
     DEB=$("$PYTHON" packaging/deb/build.py --output "$work")
 fi
 "$VM_RUN" --timeout 3600 --copy "$DEB:/opt/otto-daemon.deb" tests/vm/service.sh

@@ -237,3 +237,17 @@ def test_a_child_that_nobody_knows_any_more_holds_nobody_up(root_with_children: 
     root.bear("spawn_agent")
     assert root.finish().result == "later"
     assert [e.code for e in root.of(LogWarning)] == ["child_unknown"]
+
+
+def test_an_end_that_was_missed_is_told_to_the_call_that_asks_again(root_with_children: FakeRoot) -> None:
+    """The child ended while the parent had no process; root says so when the repeated call asks for it."""
+    root = root_with_children
+    root.script({"tools": [spawn()]}, {"text": "${last_tool_result}"})
+    root.bear("spawn_agent")
+    root.until("it waits", lambda: [e.state for e in root.of(SessionStateChanged)][-1:] == ["waiting_children"])
+    root.kill()
+    root.bear("spawn_agent")
+    root.until("it asks", lambda: len(root.requests) == 2)
+    root.command(ChildNotice(child="s-child1", agent="helper", cause=DONE, result="42"))
+    assert "42" in root.finish().result
+    assert len(root.of(ChildStarted)) == 1 and len(root.of(ChildExited)) == 1

@@ -1,4 +1,4 @@
-"""The recorder works, where Erlang is installed: fresh sequences against OTP itself, and the same against our nodes."""
+"""The recorder works, where Erlang is installed: fresh sequences against OTP itself and against our nodes."""
 
 from __future__ import annotations
 

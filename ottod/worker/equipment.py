@@ -1,0 +1,82 @@
+"""What a session's turns need: its model, its tools and what confines them, and the driver that uses them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from ottod.core.resume import Restored
+from ottod.core.turn import TurnMachine
+from ottod.isolation.beneath import BeneathFiles
+from ottod.isolation.programs import ConfinedPrograms
+from ottod.protocol.events import LogWarning
+from ottod.protocol.worker import Birth
+from ottod.tools.registry import tools_by_name
+from ottod.worker.children import Children
+from ottod.worker.journal_writer import JournalWriter
+from ottod.worker.link import Link
+from ottod.worker.model_call import ModelCaller
+from ottod.worker.sandbox import confine_worker, programs_for
+from ottod.worker.tool_call import ToolRunner
+from ottod.worker.turns import TurnDriver
+
+
+class Equipment:
+    """Built with the first turn: a session that is never asked anything needs none of it."""
+
+    def __init__(self, driver: TurnDriver, models: ModelCaller, programs: ConfinedPrograms) -> None:
+        self.driver = driver
+        self._models = models
+        self._programs = programs
+        self._is_closed = False
+
+    @classmethod
+    def build(
+        cls,
+        birth: Birth,
+        link: Link,
+        *,
+        journal: JournalWriter,
+        children: Children,
+        restored: Restored,
+        on_step: Callable[[], None],
+    ) -> Equipment:
+        """Blocks for milliseconds, and confines this process for good. Raises OttoError if something is missing."""
+        spec = birth.spec
+        tools = tools_by_name(spec.tools)
+        files = BeneathFiles(birth.cwd, hidden=birth.private_dirs, granted=spec.isolation.write_paths)
+        programs = programs_for(birth)
+        weakness = confine_worker(birth)
+        if weakness:
+            link.emit(LogWarning(message=weakness, code="unconfined"))
+        models = ModelCaller(
+            spec=spec,
+            target=birth.models[0],
+            api_key=birth.api_keys.get(birth.models[0].provider, ""),
+            schemas=tuple(t.schema() for t in tools.values()),
+            link=link,
+        )
+        models.restore(restored.usages)
+        machine = TurnMachine(
+            max_steps=spec.limits.max_steps,
+            max_parallel=spec.limits.max_parallel_tools,
+            messages=restored.messages,
+            turn=restored.turn,
+        )
+        driver = TurnDriver(
+            session=birth.session,
+            machine=machine,
+            models=models,
+            tools=ToolRunner(spec=spec, tools=tools, files=files, programs=programs, sessions=children, link=link),
+            journal=journal,
+            link=link,
+            on_step=on_step,
+        )
+        return cls(driver, models, programs)
+
+    async def aclose(self) -> None:
+        """Gives everything back. A second call changes nothing."""
+        if not self._is_closed:
+            self._is_closed = True
+            await self._models.aclose()
+            await asyncio.to_thread(self._programs.close)
