@@ -99,7 +99,10 @@ class StopLadder:
             case StopOrdered():
                 return self._ordered(event, now_ns)
             case Ticked():
-                return self._climb(now_ns) if self.due_ns is not None and now_ns >= self.due_ns else []
+                if self.due_ns is not None and now_ns < self.due_ns:
+                    # Clocks round: a timer may come a moment too early, and would not come again by itself.
+                    return [WakeAt(due_ns=self.due_ns)]
+                return self._climb(now_ns) if self.due_ns is not None else []
             case Exited():
                 self.rung, self.due_ns = "gone", None
                 return []

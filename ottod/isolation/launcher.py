@@ -180,6 +180,10 @@ class Launcher:
             return
         try:
             self._keep(order, control, stdin, output, cwd)
+        except BaseException:  # noqa: BLE001 - nothing of the launcher's stack may run in a keeper
+            import traceback
+
+            traceback.print_exc()
         finally:
             os._exit(1)
 

@@ -111,6 +111,10 @@ class RunningProgram:
             packet = self._control.recv(MAX_PACKET_BYTES)
         except (BlockingIOError, InterruptedError):
             return
+        except ConnectionResetError:
+            # The keeper left without reading the order to end. The system says so once, ahead of what the keeper
+            # has still said, and then gives us that.
+            return
         except OSError:
             packet = b""
         word, *rest = packet.decode().split() or [""]

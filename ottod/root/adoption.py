@@ -12,6 +12,7 @@ Source: DESIGN §4 and ADR 0012.
 from __future__ import annotations
 
 import functools
+import time
 
 import msgspec
 from msgspec.structs import replace
@@ -92,7 +93,11 @@ class Adoption:
         plans = await self._c.database.live_plans()
         rows = {row.session: row for row in await self._c.database.live_incarnations()}
         infos = await self._c.in_thread(self._fold_ring, infos)
-        sessions = [self._restore(info, plans.get(info.session)) for info in infos]
+        for info in infos:
+            if info.state == "ended":
+                # Its end is in the ring, and root died before it was in its books.
+                self._c.database.put_session_nowait(info)
+        sessions = [self._restore(info, plans.get(info.session)) for info in infos if info.state != "ended"]
         self._link(sessions)
         self._groups.restore(await self._c.database.supervision())
         alive = []
@@ -154,6 +159,7 @@ class Adoption:
             except msgspec.DecodeError as error:
                 self._c.log(f"its plan cannot be read, so it cannot go on: {error}", session=info.session)
         session = Session(info, plan)
+        session.announced.set()
         self._c.table.add(session)
         return session
 
@@ -207,8 +213,9 @@ class Adoption:
         """A session whose worker is gone, if it had one. Gives the count that it belongs to."""
         known = [ProcessId(row.pid, row.start_time_ticks)] if row is not None else []
         remaining = await self._clear(session, known)
-        if row is not None:
-            await self._c.database.put_incarnation(replace(row, ended_at_ns=session.info.last_offset or 1))
+        await self._book_end(row)
+        if session.has_ended or session.is_ending:
+            return "ended"  # Its group has been stopped meanwhile.
         stopped = session.info.state == "stopping"
         message = "the daemon had ended before the session did"
         cause = Cause(kind="cancelled" if stopped else "daemon_stop", message=message)
@@ -226,6 +233,14 @@ class Adoption:
         session.last_loss = loss
         self._groups.next_incarnation(session)
         return "resumed"
+
+    async def _book_end(self, row: IncarnationRow | None) -> None:
+        if row is None:
+            return
+        try:
+            await self._c.database.put_incarnation(replace(row, ended_at_ns=time.time_ns()))
+        except OttoError as error:
+            self._c.log(f"incarnation {row.incarnation}: {error}", session=row.session)
 
     async def _clear(self, session: Session, known: list[ProcessId]) -> list[ProcessId]:
         """Ends whatever is left of a session without its worker; gives what remains."""

@@ -92,9 +92,8 @@ class Births:
         finally:
             self._starting -= 1
         self.started += 1
-        first_offset = self._c.record(session, self._created_event(session))
-        self._c.table.update(session, replace(session.info, first_offset=first_offset))
-        # The worker is born while the rows are written; the client hears of the session only when they are.
+        # The worker is forked while the rows are written. Nobody hears of the session, its worker included, before
+        # they are: a root that dies now must leave nothing that the next one does not know.
         self.bear_soon(session, resolved.api_keys)
         try:
             await self._c.database.put_plan(session.id, msgspec.msgpack.encode(plan), start_key=request.key)
@@ -104,6 +103,10 @@ class Births:
             if session.incarnation is not None:
                 session.incarnation.send_signal(signal.SIGKILL)
             raise
+        finally:
+            first_offset = self._c.record(session, self._created_event(session))
+            self._c.table.update(session, replace(session.info, first_offset=first_offset))
+            session.announced.set()
         return session
 
     def _check_open(self) -> None:
@@ -178,36 +181,38 @@ class Births:
         self._c.spawn(self._give_birth(session, api_keys))
 
     async def _give_birth(self, session: Session, api_keys: dict[str, str] | None) -> None:
+        """A worker for the session, or word to `on_failed`, once, that there is none.
+
+        As soon as there is a worker its death is heard of as any other's, and nothing here counts any more.
+        """
         plan = session.plan
         assert plan is not None
         started_s = self._c.loop.time()
         lease: Lease | None = None
+        incarnation: Incarnation | None = None
         try:
             if api_keys is None:
                 api_keys = await self._c.in_thread(self._resolver.keys, plan.models)
             await self._enclose(session, plan)
             lease = await self._c.zygote.lease()
-            await self._bear(session, plan, api_keys, lease)
+            await session.announced.wait()
+            incarnation = self._begin(session, lease)
+            await self._bear(session, incarnation, plan, api_keys, lease)
         except Exception as error:
             # A session must not stay in `starting` because of a defect in bringing it to life.
-            text = error.message if isinstance(error, OttoError) else f"the birth failed: {error!r}"[:500]
-            if session.incarnation is not None:
-                session.incarnation.end_intent = "start_failed"
-                session.incarnation.send_signal(signal.SIGKILL)
+            if incarnation is not None:
+                incarnation.end_intent = incarnation.end_intent or "start_failed"
+                incarnation.send_signal(signal.SIGKILL)
             else:
                 if lease is not None:
                     lease.close()
-                code = error.code if isinstance(error, OttoError) else ""
+                await session.announced.wait()
                 session.is_being_born = False
-                self.on_failed(
-                    session, Cause(kind="auth" if code == "auth" else "start_failed", message=text, code=code)
-                )
+                self.on_failed(session, _birth_failure(error))
             if not isinstance(error, OttoError):
                 raise
         else:
             self._c.instruments.spawn_seconds(self._c.loop.time() - started_s)
-        finally:
-            session.is_being_born = False
 
     async def _enclose(self, session: Session, plan: SessionPlan) -> None:
         if session.enclosure is None:
@@ -217,28 +222,43 @@ class Births:
             else:
                 session.enclosure = self._c.enclosures.open(session.id, caps)
 
-    async def _bear(self, session: Session, plan: SessionPlan, api_keys: dict[str, str], lease: Lease) -> None:
-        number = session.info.incarnation
-        incarnation = Incarnation(number=number, secret=os.urandom(32), generation=lease.generation)
+    def _begin(self, session: Session, lease: Lease) -> Incarnation:
+        """From here on the session has a worker, whose end `on_worker_exit` hears of."""
+        incarnation = Incarnation(number=session.info.incarnation, secret=os.urandom(32), generation=lease.generation)
         incarnation.lease = lease
-        incarnation.last_heard_s = self._c.loop.time()
+        incarnation.last_heard_s = incarnation.started_s = self._c.loop.time()
         incarnation.started_at_ns = time.time_ns()
-        incarnation.started_s = self._c.loop.time()
         session.incarnation = incarnation
         session.is_being_born = False
         self._c.table.update(session, replace(session.info, pid=lease.pid))
         lease.adopt(lambda exit_: self.on_worker_exit(session, incarnation, exit_))
+        return incarnation
+
+    async def _bear(
+        self, session: Session, incarnation: Incarnation, plan: SessionPlan, api_keys: dict[str, str], lease: Lease
+    ) -> None:
+        if self._is_unwanted(session, incarnation):
+            return
+        await self._admit(session, lease.pid)
+        # Before the worker can do anything, a later root must be able to find it.
+        await self._note_incarnation(session, incarnation, lease.pid)
+        if self._is_unwanted(session, incarnation):
+            return
+        session.timers.append(
+            self._c.loop.call_later(self._c.settings.sessions.start_timeout_s, self._timed_out, incarnation)
+        )
+        await self._send_birth(lease, births.encode(self._birth(session, plan, incarnation, api_keys)))
+
+    @staticmethod
+    def _is_unwanted(session: Session, incarnation: Incarnation) -> bool:
+        """Whether the worker is dead by now, or is to be: it has done nothing yet that deserves a grace."""
+        if session.incarnation is not incarnation:
+            return True
         if session.is_stopping or session.is_halting:
             incarnation.is_for_restart, session.is_halting = not session.is_stopping, False
             incarnation.send_signal(signal.SIGKILL)
-            return
-        await self._admit(session, lease.pid)
-        session.timers.append(
-            self._c.loop.call_later(self._c.settings.sessions.start_timeout_s, self._timed_out, session)
-        )
-        # Before the worker can do anything, a later root must be able to find it.
-        await self._note_incarnation(session, incarnation, lease.pid)
-        await self._send_birth(lease, births.encode(self._birth(session, plan, incarnation, api_keys)))
+            return True
+        return False
 
     def _birth(
         self, session: Session, plan: SessionPlan, incarnation: Incarnation, api_keys: dict[str, str]
@@ -281,7 +301,8 @@ class Births:
             enclosure.admit(pid)
 
     async def _send_birth(self, lease: Lease, data: bytes) -> None:
-        assert lease.channel is not None
+        if lease.channel is None:
+            return  # It died meanwhile, and has been buried.
         try:
             await self._c.loop.sock_sendall(lease.channel, len(data).to_bytes(4, "big") + data)
         except OSError as error:
@@ -291,16 +312,19 @@ class Births:
     async def _note_incarnation(self, session: Session, incarnation: Incarnation, pid: int) -> None:
         identity = identify(pid)
         incarnation.start_ticks = identity.start_ticks if identity is not None else 0
-        try:
-            await self._c.database.put_incarnation(incarnation_row(session, incarnation), durable=False)
-        except OttoError as error:
-            self._c.log(str(error), session=session.id)
+        await self._c.database.put_incarnation(incarnation_row(session, incarnation), durable=False)
 
-    def _timed_out(self, session: Session) -> None:
-        incarnation = session.incarnation
-        if incarnation is not None and incarnation.identity is None:
+    @staticmethod
+    def _timed_out(incarnation: Incarnation) -> None:
+        if incarnation.identity is None and not incarnation.is_over:
             incarnation.end_intent = "start_failed"
             incarnation.send_signal(signal.SIGKILL)
+
+
+def _birth_failure(error: Exception) -> Cause:
+    if not isinstance(error, OttoError):
+        return Cause(kind="start_failed", message=f"the birth failed: {error!r}"[:500])
+    return Cause(kind="auth" if error.code == "auth" else "start_failed", message=error.message, code=error.code)
 
 
 def check_encodable(info: SessionInfo) -> None:

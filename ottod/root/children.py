@@ -11,7 +11,7 @@ from ottod.protocol.worker import ChildNotice, RequestReply, SpawnChild, StopChi
 from ottod.root.births import Births
 from ottod.root.context import RootContext
 from ottod.root.groups import Groups
-from ottod.root.session_table import NoSuchSession, Session
+from ottod.root.session_table import Incarnation, NoSuchSession, Session
 
 COMMAND_TIMEOUT_S = 10.0
 MAX_REASON_CHARS = 2000
@@ -113,11 +113,11 @@ class Children:
 
     # ------------------------------------------------------------ requests of workers
 
-    def requested(self, session: Session, request: WorkerRequest) -> None:
+    def requested(self, session: Session, incarnation: Incarnation, request: WorkerRequest) -> None:
         """One request of a worker. The gate bounds how many it may have open."""
-        self._c.spawn(self._serve(session, request))
+        self._c.spawn(self._serve(session, incarnation, request))
 
-    async def _serve(self, session: Session, request: WorkerRequest) -> None:
+    async def _serve(self, session: Session, incarnation: Incarnation, request: WorkerRequest) -> None:
         try:
             match request.body:
                 case SpawnChild() as body:
@@ -129,9 +129,9 @@ class Children:
             reply = RequestReply(id=request.id, failure=error.failure())
         except Exception as error:
             failure = Failure(code="internal", message=f"the request failed: {error!r}"[:500])
-            self._c.gate.answer(session, RequestReply(id=request.id, failure=failure))
+            self._c.gate.answer(incarnation, RequestReply(id=request.id, failure=failure))
             raise
-        self._c.gate.answer(session, reply)
+        self._c.gate.answer(incarnation, reply)
 
     def _stop(self, parent: Session, body: StopChild) -> Session:
         child = parent.children.get(body.child) or self._c.table.get(body.child)
@@ -149,6 +149,13 @@ class Children:
         parent = self._c.table.get(child.info.parent)
         if parent is not None and not parent.has_ended:
             self._notify(parent, child)
+
+    async def remind(self, parent: Session) -> None:
+        """Tells an adopted parent of all its children again: what an earlier root had to tell may not have come."""
+        ended = [Session(info, None) for info in await self._c.database.children(parent.id)]
+        for child in (*ended, *parent.children.values()):
+            if child.has_ended or child.id in parent.children:
+                self._notify(parent, child)
 
     def _notify(self, parent: Session, child: Session) -> None:
         info = child.info

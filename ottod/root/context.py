@@ -85,10 +85,12 @@ class RootContext:
             context = {"message": "a supervision task failed", "exception": error, "task": task}
             self.loop.call_exception_handler(context)
 
-    async def wait_for_tasks(self) -> None:
-        """Returns when no task is left."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+    async def wait_for_tasks(self, *, timeout_s: float | None = None) -> None:
+        """Returns when no task is left, or after `timeout_s`."""
+        deadline_s = None if timeout_s is None else self.loop.time() + timeout_s
+        while self._tasks and (deadline_s is None or self.loop.time() < deadline_s):
+            left_s = None if deadline_s is None else deadline_s - self.loop.time()
+            await asyncio.wait(self._tasks, timeout=left_s)
 
     def record(self, session: Session, event: Event) -> int:
         """Appends an event of root's own to a session that has no worker, and folds it. Gives its offset."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import secrets
 import signal
@@ -91,7 +92,6 @@ class Daemon:
         self._token = secrets.token_hex(32)
         self._started_at_ns = time.time_ns()
         self._started_s = time.monotonic()
-        self._platform = Platform(probe)
         self._stop_grace_s = settings.sessions.stop_grace_s
         self._departure: Departure = "stop"
         self._stopping: asyncio.Event | None = None
@@ -127,6 +127,7 @@ class Daemon:
         self._enclosures = Enclosures.find(environ=self._environ)
         self._enclosures.settle()
         self._log.info(f"enclosures: {self._enclosures.kind} {self._enclosures.place or self._enclosures.reason}")
+        self._platform = Platform(functools.partial(probe, self._enclosures))
         self._assemble(loop)
         try:
             self._zygote.start()

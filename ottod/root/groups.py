@@ -262,7 +262,7 @@ class Groups:
         session = self._c.table.get(child)
         if session is None or session.has_ended:
             self._tell(key, ChildDeleted(child=child))
-        elif session.is_stopping:
+        elif session.is_stopping or session.is_ending:
             self._tell(key, ChildExited(child=child, reason="withdrawn"))
         elif session.incarnation is None and not session.is_being_born:
             self.next_incarnation(session)

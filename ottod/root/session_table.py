@@ -62,6 +62,8 @@ class Incarnation:
         """It is stopped because its group restarts, and its session goes on."""
         self.is_ready = False
         """It has said hello to some root."""
+        self.open_requests: set[int] = set()
+        """Its requests that root has not answered."""
         self.adopt_by_s = 0.0
         """An earlier root's worker must say hello to this one until then; 0 for root's own."""
 
@@ -84,6 +86,8 @@ class Session:
         self.reading: Reading | None = None
         """Of its enclosure, at the last look."""
         self.is_being_born = False
+        self.announced = asyncio.Event()
+        """Its rows are written and `session.created` is out."""
         self.stop_cause: CauseKind | None = None
         """Set once a stop was asked for. It is never unset: a stop wins."""
         self.stop_reason = ""

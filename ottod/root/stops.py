@@ -151,13 +151,19 @@ class Stops:
             session.stop_ladder = StopLadder()
             self._climb(session, session.stop_ladder, self._c.loop.time() + self.grace_s(session, None))
 
+    def adopted(self, session: Session) -> None:
+        """An earlier root's worker can be spoken to now: a stop that has begun is told to it."""
+        if session.stop_ladder is not None and session.stop_ladder.rung == "cancelling":
+            self._c.spawn(self._order_stop(session))
+
     # ------------------------------------------------------------ the ladder
 
     def _climb(self, session: Session, ladder: StopLadder, deadline_s: float) -> None:
         """Begins or hurries a ladder."""
         now_s = self._c.loop.time()
-        # A worker that has never been heard of knows no orders.
-        is_deaf = session.incarnation is not None and session.incarnation.identity is None
+        # A worker that has never been heard of knows no orders. One of an earlier root will yet be heard.
+        worker = session.incarnation
+        is_deaf = worker is not None and worker.identity is None and not worker.adopt_by_s
         order = StopOrdered(grace_s=max(0.0, deadline_s - now_s), brutal=is_deaf or is_brutal(session))
         self._perform(session, ladder, ladder.step(order, now_ns=self._now_ns()))
 

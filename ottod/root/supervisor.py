@@ -121,15 +121,13 @@ class Supervisor:
         self._c.instruments.session_started()
         return SessionStartedResult(session=session.id, from_offset=session.info.first_offset)
 
-    def _worker_ready(self, session: Session) -> None:
-        if session.is_stopping and session.stop_ladder is None and not session.children:
-            # The stop came while it was being born: it has done nothing yet that deserves a grace.
-            if session.incarnation is not None:
-                session.incarnation.send_signal(signal.SIGKILL)
-            return
+    def _worker_ready(self, session: Session, is_adopted: bool) -> None:
         if not session.is_stopping:
             session.cancel_timers()
         self._groups.ready(session)
+        if is_adopted:
+            self._stops.adopted(session)
+            self._c.spawn(self._children.remind(session))
 
     # ------------------------------------------------------------ input
 
@@ -198,6 +196,8 @@ class Supervisor:
         deadline_s = self._c.loop.time() + SETTLE_TIMEOUT_S
         while any(s.is_unsettled for s in self._c.table.live) and self._c.loop.time() < deadline_s:
             await asyncio.sleep(0.01)
+        self._watch.close()
+        await self._c.wait_for_tasks(timeout_s=SETTLE_TIMEOUT_S)
         return self._c.table.live_count
 
     async def unpark(self, session: Session) -> None:

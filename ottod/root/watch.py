@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from ottod.errors import OttoError
 from ottod.isolation.enclosure import LOOK_S, Enclosure, Reading
+from ottod.isolation.processes import ProcessId, is_alive
 from ottod.root.context import RootContext
 from ottod.root.session_table import Incarnation, Session
 from ottod.root.vitals import Vitals, is_starved, look
@@ -18,6 +19,8 @@ from ottod.root.vitals import Vitals, is_starved, look
 WATCH_S = 1.0
 EXAMINATION_S = 2.0
 """How long a silent worker is watched before it is called hung."""
+LEFT_CHECK_S = 5.0
+"""Between two searches for processes that have left their control group."""
 STARVED_LIMIT = 10
 """A worker that gets no processor is given up after this many times `hung_after_s`."""
 
@@ -28,6 +31,7 @@ class Watch:
     def __init__(self, context: RootContext) -> None:
         self._c = context
         self._handle = context.loop.call_later(WATCH_S, self._watch)
+        self._left_due_s = 0.0
         self._looking = context.loop.create_task(self._look_at_usage())
 
     def close(self) -> None:
@@ -96,28 +100,37 @@ class Watch:
             if not live:
                 delay_s = LOOK_S
                 continue
-            workers = {s.id: s.incarnation.lease.pid for s in live.values() if s.incarnation and s.incarnation.lease}
             enclosures = [s.enclosure for s in live.values() if s.enclosure is not None]
+            workers = {
+                s.id: ProcessId(s.incarnation.lease.pid, s.incarnation.start_ticks)
+                for s in live.values()
+                if s.incarnation is not None and s.incarnation.lease is not None and s.incarnation.is_ready
+            }
+            is_search_due = self._c.loop.time() >= self._left_due_s
+            if is_search_due:
+                self._left_due_s = self._c.loop.time() + LEFT_CHECK_S
             try:
-                readings, escaped = await self._c.in_thread(self._read, enclosures, workers)
+                readings, escaped = await self._c.in_thread(self._read, enclosures, workers, is_search_due)
             except OttoError as error:
                 self._c.log(f"enclosures: {error}")
                 continue
             for session_id, reading in readings.items():
                 self._judge(live[session_id], reading)
-            for session_id in escaped:
-                self._escaped(live[session_id], workers[session_id])
+            for session_id, pids in escaped.items():
+                self._escaped(live[session_id], pids)
             delay_s = self._c.enclosures.next_look_s(readings.values())
 
-    def _read(self, enclosures: list[Enclosure], workers: dict[str, int]) -> tuple[dict[str, Reading], list[str]]:
-        """On a thread. An enclosure that went away meanwhile has no reading."""
+    def _read(
+        self, enclosures: list[Enclosure], workers: dict[str, ProcessId], with_search: bool
+    ) -> tuple[dict[str, Reading], dict[str, list[int]]]:
+        """On a thread: what all use, and, if it is time, who could not be kept in its control group.
+
+        A process that has left is taken back, with what it will start; its session is ended only if that fails.
+        """
         readings = self._c.enclosures.read_all(enclosures)
-        left = [
-            e.session
-            for e in enclosures
-            if e.kind == "cgroup" and e.session in workers and not e.holds(workers[e.session])
-        ]
-        return readings, left
+        left = self._c.enclosures.escaped(workers, enclosures) if with_search else {}
+        leaves = {each.session: each for each in enclosures}
+        return readings, {s: out for s, found in left.items() if (out := _take_back(leaves[s], found))}
 
     def _judge(self, session: Session, reading: Reading) -> None:
         session.reading = reading
@@ -133,12 +146,22 @@ class Watch:
             session.stop_reason = session.stop_reason or f"{reading.tasks} tasks at once, more than its cap"
             incarnation.send_signal(signal.SIGKILL)
 
-    def _escaped(self, session: Session, pid: int) -> None:
-        """A worker outside of its cgroup has no cap."""
+    def _escaped(self, session: Session, pids: list[int]) -> None:
+        """A process outside of its control group has no cap."""
         incarnation = session.incarnation
-        if incarnation is None or incarnation.lease is None or incarnation.lease.pid != pid:
-            return
-        if incarnation.lease.exited is None and incarnation.end_intent is None:
+        if incarnation is not None and incarnation.is_ready and incarnation.end_intent is None:
             incarnation.end_intent = "crashed"
-            session.stop_reason = session.stop_reason or "the worker left its control group"
+            session.stop_reason = session.stop_reason or f"process {pids[0]} left the session's control group"
             incarnation.send_signal(signal.SIGKILL)
+
+
+def _take_back(enclosure: Enclosure, processes: list[ProcessId]) -> list[int]:
+    """The pids of those that are still outside."""
+    outside = []
+    for process in processes:
+        try:
+            enclosure.admit(process.pid)
+        except OttoError:
+            if is_alive(process):
+                outside.append(process.pid)
+    return outside

@@ -67,7 +67,9 @@ MAX_CAUSE_CHARS = 2000
 MAX_REQUESTS = 256
 """Of one worker that may be open at once."""
 
-OnReady = Callable[[Session], None]
+OnReady = Callable[[Session, bool], None]
+"""`is_adopted`: it comes from an earlier root."""
+OnRequest = Callable[[Session, Incarnation, WorkerRequest], None]
 
 
 class WorkerGate:
@@ -88,9 +90,8 @@ class WorkerGate:
         self._busy_ns = 0
         self._window_us = 0
         self._sweep_at = loop.time()
-        self.on_ready: OnReady = lambda session: None
-        self.on_request: Callable[[Session, WorkerRequest], None] = lambda session, request: None
-        self._open_requests: dict[str, set[int]] = {}
+        self.on_ready: OnReady = lambda session, is_adopted: None
+        self.on_request: OnRequest = lambda session, incarnation, request: None
         self._self = identify(os.getpid()) or ProcessId(os.getpid(), 0)
         self.on_fsyncs: Callable[[int, int], None] = lambda count, took_ns: None
         self.on_lost: Callable[[Session, str], None] = lambda session, why: None
@@ -189,28 +190,26 @@ class WorkerGate:
             case CommandReply():
                 self._replied(session, message)
             case WorkerRequest():
-                self._requested(identity, session, message)
+                self._requested(session, incarnation, message)
             case Exiting():
                 if message.last_seq != session.next_seq - 1:
                     raise RemoteProtocolError(f"exits after seq {message.last_seq}, {session.next_seq - 1} is known")
                 incarnation.exiting = _bounded(message)
                 self._send(identity, ExitAck())
 
-    def _requested(self, identity: bytes, session: Session, request: WorkerRequest) -> None:
-        open_requests = self._open_requests.setdefault(session.id, set())
-        if len(open_requests) >= MAX_REQUESTS:
+    def _requested(self, session: Session, incarnation: Incarnation, request: WorkerRequest) -> None:
+        if len(incarnation.open_requests) >= MAX_REQUESTS:
             text = f"{MAX_REQUESTS} requests are open already"
             failure = Failure(code="too_many_requests", message=text, retryable=True)
-            self._send(identity, RequestReply(id=request.id, failure=failure))
-        elif request.id not in open_requests:
-            open_requests.add(request.id)
-            self.on_request(session, request)
+            self.answer(incarnation, RequestReply(id=request.id, failure=failure))
+        elif request.id not in incarnation.open_requests:
+            incarnation.open_requests.add(request.id)
+            self.on_request(session, incarnation, request)
 
-    def answer(self, session: Session, reply: RequestReply) -> None:
+    def answer(self, incarnation: Incarnation, reply: RequestReply) -> None:
         """Answers a request. A worker that is away asks again when it is back."""
-        self._open_requests.get(session.id, set()).discard(reply.id)
-        incarnation = session.incarnation
-        if incarnation is not None and incarnation.identity is not None:
+        incarnation.open_requests.discard(reply.id)
+        if incarnation.identity is not None and not incarnation.is_over:
             self._send(incarnation.identity, reply)
 
     def _replied(self, session: Session, reply: CommandReply) -> None:
@@ -259,8 +258,9 @@ class WorkerGate:
         )
         self._send(identity, welcome)
         if is_first:
+            is_adopted = incarnation.adopt_by_s > 0
             incarnation.is_ready, incarnation.adopt_by_s = True, 0.0
-            self.on_ready(session)
+            self.on_ready(session, is_adopted)
 
     def _takes_on(self, identity: bytes, session: Session, incarnation: Incarnation, hello: WorkerHello) -> bool:
         """Whether the worker and root agree on the next seq; where the ring cannot say, an adopted worker knows best.
@@ -366,10 +366,8 @@ class WorkerGate:
             if session.incarnation is incarnation and not future.done():
                 future.set_result(gone)
         if incarnation.identity is not None:
-            known = self._by_identity.pop(incarnation.identity, None)
+            self._by_identity.pop(incarnation.identity, None)
             self._dirty.discard(incarnation.identity)
-            if known is not None:
-                self._open_requests.pop(known[0].id, None)
 
     def close(self) -> None:
         self._sweep_handle.cancel()

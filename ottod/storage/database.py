@@ -135,6 +135,10 @@ class Database:
         """Sessions whose id begins with `prefix` (in canonical form), by id. Raises StorageError."""
         return await self._call(lambda: self._unpack(rows.select_sessions_by_prefix(self._connection, prefix, limit)))
 
+    async def children(self, parent: str) -> list[SessionInfo]:
+        """Sessions that were started below `parent`, oldest first, as far as they are kept. Raises StorageError."""
+        return await self._call(lambda: self._unpack(rows.select_children(self._connection, parent)))
+
     async def surplus_sessions(self, retain: int, *, limit: int) -> list[str]:
         """Ids of ended sessions beyond the newest `retain`, oldest end first. Raises StorageError."""
         return await self._call(lambda: rows.select_surplus(self._connection, retain, limit))

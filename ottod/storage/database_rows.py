@@ -101,6 +101,12 @@ def select_sessions_by_prefix(connection: sqlite3.Connection, prefix: str, limit
     return [row[0] for row in rows]
 
 
+def select_children(connection: sqlite3.Connection, parent: str) -> list[bytes]:
+    """Packed infos of a session's children, oldest first."""
+    rows = connection.execute("SELECT info FROM sessions WHERE parent = ? ORDER BY created_at_ns", (parent,))
+    return [row[0] for row in rows]
+
+
 def unpack_infos(rows: Iterable[bytes]) -> tuple[list[SessionInfo], int]:
     """The infos, and how many rows could not be read: one bad row must not hide the others."""
     infos: list[SessionInfo] = []
@@ -125,8 +131,9 @@ def upsert_incarnation(connection: sqlite3.Connection, row: Incarnation) -> None
     """Writes the whole row."""
     cause = _pack(row.cause) if row.cause is not None else None
     connection.execute(
-        "INSERT OR REPLACE INTO incarnations (session, incarnation, pid, start_time_ticks, started_at_ns, ended_at_ns,"
-        " cause, secret, generation) VALUES (?,?,?,?,?,?,?,?,?)",
+        "INSERT OR REPLACE INTO incarnations"
+        " (session, incarnation, pid, start_time_ticks, started_at_ns, ended_at_ns, cause, secret, generation)"
+        " VALUES (?,?,?,?,?,?,?,?,?)",
         (
             row.session,
             row.incarnation,

@@ -56,7 +56,7 @@ def test_the_whole_way_up() -> None:
     """Cancel, SIGTERM when the grace is over, SIGKILL two seconds later and again each second, then the report."""
     ladder = StopLadder()
     assert ladder.step(StopOrdered(grace_s=3), now_ns=S) == [OrderCancel(deadline_ns=4 * S), WakeAt(due_ns=4 * S)]
-    assert ladder.step(Ticked(), now_ns=4 * S - 1) == []
+    assert ladder.step(Ticked(), now_ns=4 * S - 1) == [WakeAt(due_ns=4 * S)], "a timer that came early is armed again"
     assert ladder.step(Ticked(), now_ns=4 * S) == [SignalTerm(), WakeAt(due_ns=round((4 + TERM_GRACE_S) * S))]
     now_ns = round((4 + TERM_GRACE_S) * S)
     kills = 0
@@ -81,6 +81,8 @@ def test_all_pairs(rung: Rung, event: LadderEvent) -> None:
             assert (actions, ladder.rung) == ([SignalKill, WakeAt], "killing")
         case StopOrdered(), "standing" | "cancelling":
             assert (actions, ladder.rung) == ([OrderCancel, WakeAt], "cancelling")
+        case Ticked(), "cancelling" | "terminating" | "killing":
+            assert (actions, ladder.rung) == ([WakeAt], rung), "it came early, and is armed again"
         case _:
             assert (actions, ladder.rung) == ([], rung)
 

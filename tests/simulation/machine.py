@@ -22,7 +22,7 @@ from tests.simulation.world import RootKilled, Violation, World
 from tests.simulation.zygote import PrivateChannel
 
 WORKER_QUEUE = 256
-CLIENT_QUEUES = (1000, 1000, 12)
+CLIENT_QUEUES = (1000, 1000, 60)
 
 
 class Machine:

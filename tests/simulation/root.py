@@ -249,8 +249,8 @@ class SimRoot:
 
     # ------------------------------------------------------------ observation
 
-    def _log(self, text: str) -> None:
-        self.world.note("root logs: %s", text)
+    def _log(self, text: str, **about: str) -> None:
+        self.world.note("root logs: %s %s", text, about or "")
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")

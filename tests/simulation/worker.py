@@ -45,7 +45,7 @@ from ottod.protocol.worker import (
 )
 from tests.simulation.bus import Frames, Line
 from tests.simulation.processes import Process, made_exit
-from tests.simulation.world import Happening
+from tests.simulation.world import NS, Happening
 from tests.simulation.zygote import PrivateChannel
 
 if TYPE_CHECKING:
@@ -422,7 +422,7 @@ class Worker:
         tool.ignores_term = True
         if self.machine.is_faulty and self.world.chance(0.03):
             self.world.count("tool stuck in the kernel")
-            tool.stuck_until_ns = self.world.now_ns + int(self.world.delay(0.1, 12.0) * 1e9)
+            tool.stuck_until_ns = self.world.now_ns + int(self.world.delay(0.1, 12.0) * NS)
         self._tools.append(tool)
         self.emit(ev.ToolStarted(call=f"c{tool.pid}", tool="shell"))
         if self.world.chance(0.8):

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Otto as a service, on a real systemd with cgroup v2. Runs as root in a throwaway machine without a network, which has
-# the package in /opt/otto-daemon.deb; `make vm-test` brings both there.
+# the package in /opt/otto-daemon.deb; `make vm-test` brings both there (packaging/vm/run.py).
 #
 # Prints a line for each claim, PASS or FAIL; exits with 1 if one of them failed. Whatever happens asynchronously is
 # waited for with a deadline, and the deadlines are generous: an emulated machine is ten times slower, and shares its
