@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from ottod.errors import OttoError, RefusedError
 from ottod.ids import key_from_bytes, session_id
-from ottod.isolation.enclosure import Caps
+from ottod.isolation.enclosure import Caps, Enclosure, IsolationError
 from ottod.isolation.processes import identify
 from ottod.isolation.rlimits import limits_for
 from ottod.protocol.cause import Cause
@@ -296,7 +296,7 @@ class Births:
         enclosure = session.enclosure
         assert enclosure is not None
         if enclosure.kind == "cgroup":
-            await self._c.in_thread(enclosure.admit, pid)
+            await self._c.in_thread(_admit, enclosure, pid)
         else:
             enclosure.admit(pid)
 
@@ -319,6 +319,12 @@ class Births:
         if incarnation.identity is None and not incarnation.is_over:
             incarnation.end_intent = "start_failed"
             incarnation.send_signal(signal.SIGKILL)
+
+
+def _admit(enclosure: Enclosure, pid: int) -> None:
+    enclosure.admit(pid)
+    if not enclosure.holds(pid):
+        raise IsolationError(f"worker {pid} is not where its cap holds", mend="see `ottoctl doctor`")
 
 
 def _birth_failure(error: Exception) -> Cause:

@@ -43,7 +43,7 @@ from ottod.root.metrics import collect, read_process
 from ottod.root.platform import Platform
 from ottod.root.process import raise_file_limit, write_private
 from ottod.root.reaper import Reaper
-from ottod.root.reload import compare, merge
+from ottod.root.reload import compare, load_settings, merge, try_program
 from ottod.root.resolve import Resolver
 from ottod.root.ring_sync import RingSync
 from ottod.root.service import Service, read_status
@@ -51,7 +51,7 @@ from ottod.root.session_table import SessionTable
 from ottod.root.supervisor import Supervisor
 from ottod.root.worker_gate import WorkerGate
 from ottod.root.zygote_client import ZygoteClient
-from ottod.settings.daemon import DaemonSettings, load
+from ottod.settings.daemon import DaemonSettings
 from ottod.settings.paths import Paths
 from ottod.storage.database import Database
 from ottod.storage.ring import Ring
@@ -71,9 +71,6 @@ STOP_MARGIN_S = 30.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 LOCK_VARIABLE = "OTTOD_LOCK_FD"
 """What a root that becomes another program leaves it in the environment."""
-CHECK_TIMEOUT_S = 30.0
-"""How long new code may take to show that it can be imported and reads the configuration."""
-
 Departure = Literal["stop", "leave", "upgrade"]
 """How root goes: with its sessions, without them, or to become another program."""
 
@@ -285,7 +282,7 @@ class Daemon:
 
     async def reload(self) -> ReloadResult:
         """Reads the configuration again. Raises ConfigError, and nothing has changed."""
-        new = await self._root.in_thread(_load, self._paths)
+        new = await self._root.in_thread(load_settings, self._paths)
         changes = compare(self._settings, new)
         self._settings = merge(self._settings, new)
         self._root.settings = self._settings
@@ -310,8 +307,8 @@ class Daemon:
 
     async def upgrade(self) -> None:
         """Begins to become the program that is installed now. Raises RefusedError if that cannot run."""
-        await self._root.in_thread(_load, self._paths)
-        check = await self._root.in_thread(_try_program)
+        await self._root.in_thread(load_settings, self._paths)
+        check = await self._root.in_thread(try_program)
         if check:
             raise RefusedError(
                 f"the installed program cannot run: {check}", code="bad_upgrade", mend="install it anew"
@@ -396,31 +393,6 @@ class Daemon:
         error = context.get("exception")
         shown = error if isinstance(error, BaseException) else None
         self._log.error(f"internal error: {context.get('message')}: {error!r}", shown)
-
-
-def _load(paths: Paths) -> DaemonSettings:
-    return load(paths.config_file, must_exist=paths.config_explicit)
-
-
-def _try_program() -> str:
-    """Whether the installed program starts at all: empty, or its complaint. Blocks."""
-    import subprocess
-
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "ottod", "check"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=CHECK_TIMEOUT_S,
-            check=False,
-            text=True,
-            errors="replace",
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    if done.returncode == 0:
-        return ""
-    return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:500]
 
 
 def run_daemon(*, settings: DaemonSettings, paths: Paths, ready: Callable[[], None]) -> None:

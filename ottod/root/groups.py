@@ -14,11 +14,9 @@ Source: ADR 0008.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import assert_never
 
-import msgspec
 from msgspec.structs import replace
 
 from ottod.core.supervision import (
@@ -28,47 +26,30 @@ from ottod.core.supervision import (
     ChildDeleted,
     ChildExited,
     ChildReady,
-    ChildSpec,
     ChildStopRequested,
     DisarmTimer,
     DropChild,
     ExitReason,
     GiveUp,
     GroupStopped,
-    NodeSnapshot,
     StartChild,
     StartFailed,
     StopChild,
     StopRequested,
     SupervisionAction,
     SupervisionEvent,
-    SupervisorNode,
     TimerFired,
     Unparked,
 )
 from ottod.core.supervision_events import KeepDown
-from ottod.errors import OttoError
 from ottod.protocol.cause import COUNTED_AS_CRASH, Cause, CauseKind
 from ottod.protocol.events import IncarnationExited, SessionState, SessionStateChanged
-from ottod.protocol.specs import Group, Restart
 from ottod.root.births import Births
 from ottod.root.burials import Burials
 from ottod.root.context import RootContext
 from ottod.root.loss import Loss
+from ottod.root.nodes import ABOVE, WITHIN, Nodes, child_spec, key_of
 from ottod.root.session_table import Incarnation, Session
-
-ABOVE, WITHIN = "above:", "within:"
-"""The two kinds of node, by the session that they belong to."""
-
-
-class KeptNode(msgspec.Struct, frozen=True, kw_only=True):
-    """A node's snapshot as the database has it, with the wall clock of its making."""
-
-    at_ns: int
-    snapshot: NodeSnapshot
-
-
-kept_nodes: msgspec.msgpack.Decoder[KeptNode] = msgspec.msgpack.Decoder(KeptNode)
 
 
 class Groups:
@@ -78,8 +59,7 @@ class Groups:
         self._c = context
         self._births = births
         self._burials = burials
-        self._nodes: dict[str, SupervisorNode] = {}
-        self._kept: set[str] = set()
+        self._nodes = Nodes(context)
         self._timers: dict[tuple[str, str], asyncio.TimerHandle] = {}
         self._stopped: dict[str, asyncio.Future[None]] = {}
         self.stop: Callable[[Session, str, CauseKind], None] = lambda session, reason, cause: None
@@ -89,77 +69,23 @@ class Groups:
         births.on_failed = self.birth_failed
         births.on_joined = self.join
 
-    # ------------------------------------------------------------ nodes
-
-    @staticmethod
-    def key_of(session: Session) -> str:
-        """The node that supervises the session."""
-        return ABOVE + session.id if session.is_top else WITHIN + session.info.parent
-
-    def _group(self, key: str) -> Group:
-        if key.startswith(WITHIN):
-            parent = self._c.table.get(key.removeprefix(WITHIN))
-            if parent is not None and parent.plan is not None:
-                return parent.plan.spec.group
-        settings = self._c.settings.supervision
-        return Group(max_restarts=settings.max_restarts, period_s=settings.period_s)
-
-    def _node(self, key: str) -> SupervisorNode:
-        node = self._nodes.get(key)
-        if node is None:
-            node = self._nodes[key] = SupervisorNode(group=self._group(key))
-        return node
-
-    def _now_ns(self) -> int:
-        return int(self._c.loop.time() * 1e9)
-
-    def _step(self, key: str, event: SupervisionEvent) -> list[SupervisionAction]:
-        actions = self._node(key).step(event, now_ns=self._now_ns(), random=self._c.random())
-        self._remember(key)
-        return actions
-
     def _tell(self, key: str, event: SupervisionEvent) -> None:
-        self._perform(key, self._step(key, event))
-
-    def _remember(self, key: str) -> None:
-        """Keeps what a later root must know: restarts that count, delays that run, a group that gave up."""
-        node = self._nodes.get(key)
-        snapshot = node.snapshot(now_ns=self._now_ns()) if node is not None else NodeSnapshot()
-        is_telling = bool(
-            snapshot.restart_ages_ns or snapshot.ending or snapshot.task or any(m.attempt for m in snapshot.members)
-        )
-        if is_telling:
-            self._kept.add(key)
-            kept = KeptNode(at_ns=time.time_ns(), snapshot=snapshot)
-            self._c.spawn(self._keep(key, msgspec.msgpack.encode(kept)))
-        elif key in self._kept:
-            self._kept.discard(key)
-            self._c.spawn(self._keep(key, b""))
-
-    async def _keep(self, key: str, data: bytes) -> None:
-        try:
-            await self._c.database.put_supervision(key, data)
-        except OttoError as error:
-            self._c.log(f"supervision of {key}: {error}")
-
-    def _forget_node(self, key: str) -> None:
-        if self._nodes.pop(key, None) is not None:
-            self._remember(key)
+        self._perform(key, self._nodes.step(key, event))
 
     # ------------------------------------------------------------ news of sessions
 
     def join(self, session: Session) -> None:
         """A session was created; its worker is on the way."""
-        self._tell(self.key_of(session), ChildAdded(child=child_spec(session)))
+        self._tell(key_of(session), ChildAdded(child=child_spec(session)))
 
     def ready(self, session: Session) -> None:
         """Its worker is ready."""
         session.cancel_abandonment()
-        self._tell(self.key_of(session), ChildReady(child=session.id))
+        self._tell(key_of(session), ChildReady(child=session.id))
 
     def stop_requested(self, session: Session) -> None:
         """Somebody stops it for good: no restart of it any more."""
-        self._tell(self.key_of(session), ChildStopRequested(child=session.id))
+        self._tell(key_of(session), ChildStopRequested(child=session.id))
 
     def birth_failed(self, session: Session, cause: Cause) -> None:
         """No worker could be had for it."""
@@ -194,13 +120,13 @@ class Groups:
 
     def _suspend(self, session: Session, loss: Loss, event: SupervisionEvent, *, how: str) -> None:
         """The session stays alive without a worker, until its node says when the next one comes."""
-        key = self.key_of(session)
+        key = key_of(session)
         session.lost_to = loss.cause.kind
         session.last_loss = loss
-        actions = self._step(key, event)
+        actions = self._nodes.step(key, event)
         gives_up = any(isinstance(a, GiveUp) for a in actions) and key.startswith(ABOVE)
         due = [a.due_ns for a in actions if isinstance(a, ArmTimer) and a.child == session.id]
-        delay_ms = max(0, due[0] - self._now_ns()) // 1_000_000 if due else 0
+        delay_ms = max(0, due[0] - self._nodes.now_ns()) // 1_000_000 if due else 0
         exited = IncarnationExited(
             incarnation=session.info.incarnation,
             cause=loss.cause,
@@ -325,7 +251,7 @@ class Groups:
         for child in reversed(list(parent.children.values())):
             if child.incarnation is None and not child.is_being_born and not child.is_ending:
                 self.end(child, child.last_loss or Loss(cause=Cause(kind="cancelled", message="its group ended")))
-        self._forget_node(key)
+        self._nodes.forget(key)
         if parent.incarnation is not None and parent.incarnation.verdict is None and not parent.is_stopping:
             parent.incarnation.verdict = cause
             self.stop_for_restart(parent)
@@ -394,7 +320,7 @@ class Groups:
             future.set_result(None)
 
     def _finish(self, session: Session, loss: Loss) -> None:
-        key = self.key_of(session)
+        key = key_of(session)
         self._burials.finish(session, loss)
         parent = None if session.is_top else self._c.table.get(session.info.parent)
         if parent is not None:
@@ -409,9 +335,9 @@ class Groups:
         reason: ExitReason = "withdrawn" if stays or session.is_stopping else exit_reason(loss.cause.kind)
         self._tell(key, ChildExited(child=session.id, reason=reason))
         self._tell(key, ChildDeleted(child=session.id))
-        self._forget_node(WITHIN + session.id)
+        self._nodes.forget(WITHIN + session.id)
         if session.is_top:
-            self._forget_node(key)
+            self._nodes.forget(key)
         if parent is not None:
             self.on_child_ended(session)
 
@@ -421,51 +347,23 @@ class Groups:
         """Nodes as an earlier root left them, for the sessions that are in the table by now."""
         members: dict[str, list[Session]] = {}
         for session in sorted(self._c.table.live, key=lambda s: s.info.created_at_ns):
-            members.setdefault(self.key_of(session), []).append(session)
-        for key, data in kept.items():
-            self._kept.add(key)
-            if key in members:
-                self._restore_node(key, data, members[key])
-            else:
-                self._remember(key)
+            members.setdefault(key_of(session), []).append(session)
+        self._nodes.restore(kept, members)
         for key, sessions in members.items():
-            node = self._node(key)
+            node = self._nodes.get(key)
             for session in sessions:
                 if node.member(session.id) is None and not node.is_closed:
                     self._tell(key, ChildAdded(child=child_spec(session)))
 
-    def _restore_node(self, key: str, data: bytes, sessions: list[Session]) -> None:
-        try:
-            node = kept_nodes.decode(data)
-        except msgspec.DecodeError as error:
-            self._c.log(f"supervision of {key}: unreadable, its allowance is fresh: {error}")
-            return
-        away_ns = max(0, time.time_ns() - node.at_ns)
-        snapshot = replace(
-            node.snapshot,
-            restart_ages_ns=tuple(age + away_ns for age in node.snapshot.restart_ages_ns),
-            members=tuple(replace(m, remaining_ns=max(0, m.remaining_ns - away_ns)) for m in node.snapshot.members),
-        )
-        specs = [child_spec(s) for s in sessions]
-        self._nodes[key] = SupervisorNode.restore(
-            group=self._group(key), children=specs, snapshot=snapshot, now_ns=self._now_ns()
-        )
-
     def resume_orders(self) -> None:
         """Performs again what nodes had ordered and no one answered: timers, and starts of what is down."""
-        for key, node in list(self._nodes.items()):
+        for key, node in self._nodes:
             self._perform(key, node.outstanding())
 
     def is_waiting(self, session: Session) -> bool:
         """Whether its node has a timer for its restart, or holds it back until its siblings are ready."""
-        member = self._node(self.key_of(session)).member(session.id)
+        member = self._nodes.get(key_of(session)).member(session.id)
         return member is not None and member.state in ("waiting", "due", "owed", "exited")
-
-
-def child_spec(session: Session) -> ChildSpec:
-    """The session as its node sees it."""
-    restart = session.plan.spec.restart if session.plan is not None else Restart()
-    return ChildSpec(id=session.id, restart=restart.policy, significant=restart.significant, backoff=restart.backoff)
 
 
 def exit_reason(kind: CauseKind) -> ExitReason:

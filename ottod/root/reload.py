@@ -1,4 +1,4 @@
-"""Reading the configuration again, under running sessions.
+"""Reading the configuration again, and trying new code, under running sessions.
 
 Most settings are looked at whenever they are needed, so a new value holds from the next time on: for new sessions,
 new incarnations, new stops. Some are built into something that lives as long as root: those wait for a restart, and
@@ -7,13 +7,18 @@ the answer names them.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import msgspec
 
 from ottod.protocol.control import ReloadResult
-from ottod.settings.daemon import DaemonSettings
+from ottod.settings.daemon import DaemonSettings, load
+from ottod.settings.paths import Paths
 
+CHECK_TIMEOUT_S = 30.0
+"""How long new code may take to show that it can be imported and reads the configuration."""
 FIXED = ("ring", "clients", "gateway", "logging.format")
 """Settings, or whole sections, that are read once."""
 
@@ -38,3 +43,27 @@ def merge(old: DaemonSettings, new: DaemonSettings) -> DaemonSettings:
     """The new settings, with what cannot change as it was."""
     logging = msgspec.structs.replace(new.logging, format=old.logging.format)
     return msgspec.structs.replace(new, ring=old.ring, clients=old.clients, gateway=old.gateway, logging=logging)
+
+
+def load_settings(paths: Paths) -> DaemonSettings:
+    """The configuration as it is now. Raises ConfigError."""
+    return load(paths.config_file, must_exist=paths.config_explicit)
+
+
+def try_program() -> str:
+    """Whether the installed program starts at all: empty, or its complaint. Blocks."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "ottod", "check"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=CHECK_TIMEOUT_S,
+            check=False,
+            text=True,
+            errors="replace",
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if done.returncode == 0:
+        return ""
+    return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:500]

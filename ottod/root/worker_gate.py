@@ -11,24 +11,12 @@ import asyncio
 import hmac
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from ottod.core.projection import fold
 from ottod.errors import Failure, RemoteProtocolError
 from ottod.isolation.processes import ProcessId, identify
 from ottod.protocol import PROTOCOL_VERSION
-from ottod.protocol.cause import Cause
-from ottod.protocol.events import (
-    MAX_EVENT_TEXT_BYTES,
-    Event,
-    Gap,
-    SessionCreated,
-    SessionExited,
-    SessionStarted,
-    SessionStateChanged,
-    Unknown,
-    tag_of,
-)
 from ottod.protocol.records import HEADER_BYTES, LANE_STATE, decode_payload, parse_unsealed
 from ottod.protocol.worker import (
     KIND_BATCH,
@@ -51,6 +39,7 @@ from ottod.protocol.worker import (
 )
 from ottod.root.hub import Hub
 from ottod.root.session_table import Incarnation, Session, SessionTable
+from ottod.root.worker_claims import bounded, check_entries
 from ottod.transport.socket import Socket
 
 ACK_BYTES = 64 * 1024
@@ -61,9 +50,6 @@ WINDOW_BUSY_SHARE = 0.6
 WINDOW_MAX_US = 5_000
 MAX_LOGGED = 100
 """Strangers' messages that are worth a line in the log."""
-MAX_CAUSE_CHARS = 2000
-"""Of a worker's own explanation of its end; `session.exited` must fit a record whatever it says."""
-
 MAX_REQUESTS = 256
 """Of one worker that may be open at once."""
 
@@ -149,7 +135,7 @@ class WorkerGate:
             raise RemoteProtocolError(f"seq {header.first_seq} came when {session.next_seq} was due")
         entries = decode_payload(record[HEADER_BYTES:]) if header.lane == LANE_STATE else ()
         if header.lane == LANE_STATE:
-            _check_entries(entries, header.event_count, incarnation)
+            check_entries(entries, header.event_count, incarnation)
         first_offset = self._hub.append(record, header)
         session.next_seq = header.last_seq + 1
         incarnation.last_heard_s = self._loop.time()
@@ -194,7 +180,7 @@ class WorkerGate:
             case Exiting():
                 if message.last_seq != session.next_seq - 1:
                     raise RemoteProtocolError(f"exits after seq {message.last_seq}, {session.next_seq - 1} is known")
-                incarnation.exiting = _bounded(message)
+                incarnation.exiting = bounded(message)
                 self._send(identity, ExitAck())
 
     def _requested(self, session: Session, incarnation: Incarnation, request: WorkerRequest) -> None:
@@ -373,39 +359,3 @@ class WorkerGate:
         self._sweep_handle.cancel()
         if self._socket is not None:
             self._socket.close(linger_ms=100)
-
-
-def _check_entries(
-    entries: Sequence[tuple[int, Event | Unknown]], event_count: int, incarnation: Incarnation
-) -> None:
-    """Raises RemoteProtocolError for a batch that miscounts, or says what only root may say or knows better."""
-    if len(entries) != event_count:
-        raise RemoteProtocolError(f"a batch of {len(entries)} events that says {event_count}")
-    for _, event in entries:
-        match event:
-            case SessionExited() | SessionCreated() | Gap() | SessionStateChanged(state="ended"):
-                raise RemoteProtocolError(f"a worker may not say {tag_of(event)}")
-            case SessionStarted():
-                pid = incarnation.lease.pid if incarnation.lease is not None else 0
-                if (event.pid, event.incarnation) != (pid, incarnation.number):
-                    raise RemoteProtocolError(
-                        f"says that it is incarnation {event.incarnation} in process {event.pid}, "
-                        f"and is {incarnation.number} in {pid}"
-                    )
-
-
-def _bounded(exiting: Exiting) -> Exiting:
-    """The last word, no longer than its event can be."""
-    cause, result = exiting.cause, exiting.result.encode("utf-8", "replace")
-    return Exiting(
-        cause=Cause(
-            kind=cause.kind,
-            message=cause.message[:MAX_CAUSE_CHARS],
-            signal=cause.signal[:MAX_CAUSE_CHARS],
-            status=cause.status,
-            code=cause.code[:MAX_CAUSE_CHARS],
-        ),
-        last_seq=exiting.last_seq,
-        result=result[:MAX_EVENT_TEXT_BYTES].decode("utf-8", "ignore"),
-        truncated=exiting.truncated or len(result) > MAX_EVENT_TEXT_BYTES,
-    )

@@ -76,6 +76,7 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     stream: Callable[[str], None]
     """Output as it comes, for the eyes of a watcher; the result is what `run` returns."""
     sessions: Sessions | None = None
+    """None where a tool runs outside of any session."""
 
 
 class ToolOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -199,20 +199,19 @@ class SessionRunner:
         return self._birth.mode == "oneshot" and is_done and self._children.has_live
 
     async def _take_turn(self) -> None:
-        """The turn that is open, or the next one. Returns early if the session is to end."""
+        """The turn that is open, or the next one."""
         assert self._journal is not None
         driver = self._equip()
         open_turn, self._open_turn = self._open_turn, None
         if open_turn is None:
             message = self._inbox.take()
             turn = driver.turns + 1
+            # Nothing depends on it before the model call, whose own entry is synced, and this one with it.
             said = j.UserSaid(text=message.text, sender=message.sender, turn=turn, number=message.number)
-            await self._journal.put([said])
+            self._journal.note(said)
             text = message.text
         else:
             turn, text = open_turn.event.turn, open_turn.said
-        if self._stop is not None:
-            return
         if open_turn is None or not open_turn.is_known:
             self._link.emit(ItemCompleted(item=f"{turn}.0", kind="user_message", text=cut(text)[0]))
         self._state.happened("turn_started")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -200,6 +201,27 @@ def test_a_journal_of_the_first_version_is_understood() -> None:
     old = [OPENED, SAID, CALLED, ANSWER, ENDED, j.UserSaid(text="more", turn=2)]
     restored = restore(old)
     assert restored.inbox == () and restored.open is not None and restored.open.said == "more"
+
+
+def test_the_bytes_of_the_first_version_are_read() -> None:
+    """Entries as they were written before there were numbers, children and checkpoints of suspension."""
+    old = [
+        {
+            "type": "session.opened",
+            "session": "s",
+            "incarnation": 1,
+            "agent": "a",
+            "model": "m",
+            "cwd": "/",
+            "task": "t",
+        },
+        {"type": "user.said", "text": "t", "turn": 1},
+        {"type": "model.called", "turn": 1, "step": 1, "model": "m"},
+    ]
+    decoder = msgspec.msgpack.Decoder(j.JournalEntry)
+    entries = [decoder.decode(msgspec.msgpack.encode(entry)) for entry in old]
+    restored = restore(entries)
+    assert restored.inbox == () and restored.open is not None and restored.open.is_model_call_open
 
 
 # ---------------------------------------------------------------- any session, cut anywhere

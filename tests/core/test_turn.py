@@ -21,6 +21,7 @@ from ottod.core.turn import (
     ToolResolved,
     TurnAction,
     TurnMachine,
+    TurnResumed,
     is_valid_conversation,
 )
 from ottod.errors import Failure
@@ -125,6 +126,40 @@ def test_events_out_of_turn_raise_and_change_nothing() -> None:
         with pytest.raises(OutOfTurn):
             m.step(event)
     assert (m.phase, m.messages, m.turn) == ("idle", (), 0)
+
+
+def test_a_resumed_turn_goes_on_where_it_was() -> None:
+    """A machine that is put into the middle of a turn does what the one that was there would have done."""
+    first = machine()
+    first.step(InputReceived(text="go"))
+    before = first.messages
+    first.step(said(call("a"), call("b"), stop="tool_calls"))
+    first.step(resolved("b"))
+    (wanted,) = first.step(resolved("a"))
+    second = TurnMachine(max_steps=10, max_parallel=8, messages=before)
+    response = said(call("a"), call("b"), stop="tool_calls").response
+    results = (resolved("b").result, resolved("a").result)
+    assert second.step(TurnResumed(turn=1, step=1, response=response, results=results)) == [wanted]
+    assert second.messages == first.messages
+    with pytest.raises(OutOfTurn):
+        second.step(TurnResumed(turn=1))
+
+
+def test_a_resumed_turn_keeps_its_limits() -> None:
+    """What began again counts as a repetition, parallelism stays bounded, and a cancellation finds every call."""
+    m = machine(max_parallel=1)
+    response = said(call("a"), call("b"), call("c"), stop="tool_calls").response
+    event = TurnResumed(
+        turn=3, step=2, response=response, results=(resolved("a").result,), begun=frozenset({"b"}), text="x"
+    )
+    assert m.step(event) == [RunTool(turn=3, step=2, call=call("b"), is_repeat=True)]
+    assert m.step(CancelRequested()) == [CancelTool(call="b")]
+    (ended,) = m.step(resolved("b"))
+    assert isinstance(ended, EndTurn) and ended.outcome == "cancelled" and is_valid_conversation(m.messages)
+    limited = machine(max_steps=2)
+    (over,) = limited.step(TurnResumed(turn=1, step=2, text="so far"))
+    assert isinstance(over, EndTurn) and over.failure is not None
+    assert (over.failure.code, over.text) == ("max_steps", "so far")
 
 
 class TurnsUnderFire(RuleBasedStateMachine):

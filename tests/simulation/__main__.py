@@ -27,6 +27,7 @@ from tests.simulation.stage import set_stage
 FAST_DIR = Path("/dev/shm")
 SHOWN_LINES = 60
 COLLECT_EVERY = 25
+FEW_SEEDS = 200
 
 
 def main() -> int:
@@ -43,11 +44,12 @@ def main() -> int:
     started_s = time.monotonic()
     seeds = list(range(arguments.first, arguments.first + arguments.seeds))
     outcomes: list[Outcome] = []
-    if arguments.jobs == 1:
+    jobs = arguments.jobs or (1 if arguments.seeds <= FEW_SEEDS or arguments.stop else os.cpu_count() or 1)
+    if jobs == 1:
         outcomes = _run(seeds, arguments.mutant, stop_at_failure=arguments.stop)
     else:
         chunks = [seeds[at : at + 50] for at in range(0, len(seeds), 50)]
-        with ProcessPoolExecutor(arguments.jobs) as pool:
+        with ProcessPoolExecutor(jobs) as pool:
             for part in pool.map(_run, chunks, [arguments.mutant] * len(chunks)):
                 outcomes += part
     return _report(outcomes, time.monotonic() - started_s)
@@ -58,7 +60,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="one seed, with its trace")
     parser.add_argument("--seeds", type=int, default=100, help="how many (default 100)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
-    parser.add_argument("-j", "--jobs", type=int, default=1, help="processes")
+    parser.add_argument("-j", "--jobs", type=int, default=0, help="processes (default: one for few seeds, else all)")
     parser.add_argument("--stop", action="store_true", help="stop at the first failure")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), default="", help="run root with a defect built in")
     return parser.parse_args()

@@ -56,7 +56,7 @@ class Client:
         self._is_welcome = False
         self._root: object = None
         self._retired: set[int] = set()
-        """Subscriptions that root has dropped, or that this client has given up; some of their records may come yet."""
+        """Subscriptions that are over on either side; some of their records may come yet."""
         self._given_up: set[int] = set()
         """Requests that were asked again under another number."""
         self._line = Line(machine.control_endpoint, name, self._hear, limit=machine.control_endpoint.limit)
@@ -177,13 +177,12 @@ class Client:
                 else:
                     on_reply(reply.result, reply.failure)
             case c.GapNotice() as notice:
-                view = self._view(notice.subscription)
-                if view is not None:
+                told = self._view(notice.subscription)
+                if told is not None:
                     self.world.count("gaps told")
-                    view.gaps.append(notice.gap)
+                    told.gaps.append(notice.gap)
             case c.SubscriptionEnded() as ended:
-                view = self._view(ended.subscription)
-                if view is not None and ended.reason != "daemon_stop":
+                if self._view(ended.subscription) is not None and ended.reason != "daemon_stop":
                     self.machine.oracle.fail(f"{self.name}: a subscription was ended: {ended.reason}")
 
     def _view(self, number: int) -> View | None:

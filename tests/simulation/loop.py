@@ -94,7 +94,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     # ------------------------------------------------------------ threads and channels
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self.create_future()
         self._world.after(self._world.delay(*THREAD_S), self._in_thread, future, func, args)
         return future
@@ -130,8 +132,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         for task in sorted(asyncio.all_tasks(self), key=lambda task: task.get_name()):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             try:
-                task.get_coro().close()  # type: ignore[union-attr]
-            except BaseException:  # noqa: BLE001, S110 - the process is gone; nobody hears it
+                task.get_coro().close()
+            except BaseException:  # noqa: BLE001 - the process is gone; nobody hears it
                 pass
         self._ready.clear()  # type: ignore[attr-defined]
         self._scheduled.clear()  # type: ignore[attr-defined]

@@ -123,12 +123,15 @@ class HastyBurials(Burials):
     """Says that a session has ended before what is left of it has been looked for."""
 
     def worker_exited(self, session: Session, incarnation: Any, exit_: Any) -> None:
+        assert session.incarnation is not None
         if session.incarnation is incarnation and not session.has_ended and not session.children:
             session.incarnation = None
             self.on_lost(session, incarnation, Loss(cause=self._cause(session, incarnation, exit_)))
 
 
-def _supervisor(groups: type[Groups] = Groups, adoption: type[Adoption] = Adoption, burials: type[Burials] = Burials):
+def _supervisor(
+    groups: type[Groups] = Groups, adoption: type[Adoption] = Adoption, burials: type[Burials] = Burials
+) -> type[Supervisor]:
     class Mutant(Supervisor):
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)

@@ -39,6 +39,8 @@ STOP_REASON = "enough"
 """What clients give as the reason of their stops; other stops come from the tree."""
 SEQ_MARGIN = 1_000_000
 """How far a new root may jump ahead where neither ring nor database can say how far a session had got."""
+HELD_PER_CLIENT = 8
+"""What root may hold for a client that is still there: its subscriptions, its last requests."""
 PATIENCE_S = 15.0
 """Longer than it can stay in one of them without an event: longer than every delay and deadline."""
 
@@ -215,9 +217,10 @@ class Oracle:
                 self.fail(
                     f"{story.session} was stopped ({session.stop_cause}) between two lives; root says {cause.kind}"
                 )
-        elif story.farewell is not None and story.farewell[0] == story.incarnation:
-            if cause.kind != story.farewell[1]:
-                self.fail(f"{story.session} said that it ended {story.farewell[1]}; root says {cause.kind}")
+        elif story.farewell is not None:
+            incarnation, kind = story.farewell
+            if incarnation == story.incarnation and kind != cause.kind:
+                self.fail(f"{story.session} said that it ended {kind}; root says {cause.kind}")
 
     def _lost_process(self, story: Story, event: ev.IncarnationExited) -> None:
         self._world.count(f"incarnation lost, {event.restart}")
@@ -229,7 +232,7 @@ class Oracle:
             self._check_allowance(story, is_parked=event.restart == "parked")
 
     def _check_allowance(self, story: Story, *, is_parked: bool) -> None:
-        """A session without a parent has the daemon's allowance to itself: it is parked by exceeding it, and only so."""
+        """A session without a parent has an allowance of its own: it is parked by exceeding it, and only so."""
         allowed, period_ns = SETTINGS.supervision.max_restarts, SETTINGS.supervision.period_s * NS
         recent = [at for at in story.restarts_ns if self._world.now_ns - at <= period_ns]
         story.is_parked = is_parked
@@ -259,7 +262,7 @@ class Oracle:
     # ------------------------------------------------------------ clients
 
     def told_of_stop(self, result: StopResult) -> None:
-        """A client was told that a session has ended, or what remains of it; and in which order those below it did."""
+        """A client was told that a session has ended, or what remains of it, and how those below it ended."""
         story = self.story(result.session)
         if story.exited is None and not result.remaining_pids:
             self.fail(f"a client was told that {story.session} has ended; it has not")
@@ -284,9 +287,9 @@ class Oracle:
         self.is_dirty = False
         machine, root = self._machine, self._machine.root
         for process in machine.processes.living():
-            if process.owner and (exited := self.story(process.owner).exited) is not None:
-                if process.pid not in exited.remaining_pids:
-                    self.fail(f"{process.name} ({process.pid}) lives after the end of {process.owner}")
+            exited = self.story(process.owner).exited if process.owner else None
+            if exited is not None and process.pid not in exited.remaining_pids:
+                self.fail(f"{process.name} ({process.pid}) lives after the end of {process.owner}")
         if root is None:
             return
         for session in root.table.live:
@@ -334,6 +337,10 @@ class Oracle:
         for story in self.stories.values():
             if story.exited is None and story.last_seq:
                 self.fail(f"{story.session} never ended: {self._machine.describe(story.session)}")
+        root = self._machine.root
+        for name, size in root.holdings() if root is not None else ():
+            if size > HELD_PER_CLIENT * len(self._machine.clients):
+                self.fail(f"nothing lives, and {name} still holds {size}")
         left = [p.name for p in self._machine.processes.living() if p.owner]
         if left:
             self.fail(f"processes are left at the end: {', '.join(left)}")

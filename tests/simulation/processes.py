@@ -1,4 +1,4 @@
-"""The process table: pids that are used again, start times, signals, parents, zombies, and processes that will not die.
+"""The process table: pids that are used again, start times, signals, parents, and processes that will not die.
 
 It answers the questions that root asks of /proc and carries out its signals. The functions of
 `ottod.isolation.processes` that root uses have their counterparts here, by name.

@@ -7,6 +7,7 @@ rows, and the processes.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 TARGET = ModelTarget(provider="scripted", adapter="scripted", model="/script.yml", needs_key=False)
 SYNC_S = 0.2
 
+REMEMBERS = ("_ended", "_keys")
+"""Containers with a bound of their own: ended sessions, and keys of starts."""
+
 
 class Threads:
     """Stands where the thread pool stands; the loop runs its work (see `loop`)."""
@@ -67,7 +71,11 @@ class SimResolver:
 
     def resolve(self, request: StartSession, directory: Path) -> Resolved:
         return Resolved(
-            spec=request.spec or self._draw_spec(), models=(TARGET,), api_keys={}, env=dict(request.env), cwd=request.cwd
+            spec=request.spec or self._draw_spec(),
+            models=(TARGET,),
+            api_keys={},
+            env=dict(request.env),
+            cwd=request.cwd,
         )
 
     def keys(self, models: tuple[ModelTarget, ...]) -> dict[str, str]:
@@ -249,7 +257,7 @@ class SimRoot:
 
     # ------------------------------------------------------------ observation
 
-    def _log(self, text: str, **about: str) -> None:
+    def _log(self, text: str, **about: object) -> None:
         self.world.note("root logs: %s %s", text, about or "")
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -266,18 +274,25 @@ class SimRoot:
         self.machine.violation.__cause__ = error if isinstance(error, BaseException) else None
 
     def sizes(self) -> list[tuple[str, int, int]]:
-        """What could grow without end: what, how much there is, and its bound."""
-        live = self.table.live_count
-        clients = len(self.machine.clients)
+        """What could grow without end while root works: what, how much there is, and its bound."""
+        live, clients = self.table.live_count, len(self.machine.clients)
         return [
             ("tasks", len(asyncio.all_tasks(self.loop)), 20 + 8 * live + clients * MAX_PENDING),
             ("timers", self.loop.timer_count, 40 + 16 * live + 64 * clients),
             ("messages on their way in", sum(r.queued for r in self.routers), 256 * (live + 1) + 1000 * clients),
-            ("commands that wait", len(self.gate._commands), 8 * live + 16),
-            ("known worker addresses", len(self.gate._by_identity), live + 64),
-            ("sessions with open requests", len(self.gate._open_requests), live + 16),
-            ("subscriptions", self.hub.subscription_count, 64 * clients),
+            *((name, size, 64 + 16 * live + 64 * clients) for name, size in self.holdings()),
         ]
+
+    def holdings(self) -> list[tuple[str, int]]:
+        """Every container that root's parts hold on to, by part and name, but those that are to remember."""
+        parts: list[object] = [self.gate, self.hub, self.table, self.control, self.supervisor]
+        parts += [part for part in vars(self.supervisor).values() if type(part).__module__.startswith("ottod.root.")]
+        found = []
+        for part in parts:
+            for name, value in vars(part).items():
+                if isinstance(value, (dict, set, list, deque)) and name not in REMEMBERS:
+                    found.append((f"{type(part).__name__}.{name}", len(value)))
+        return found
 
     # ------------------------------------------------------------ death
 

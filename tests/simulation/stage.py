@@ -110,6 +110,10 @@ def _functions(stage: Stage) -> dict[object, Callable[..., Any]]:
     return found
 
 
+def _reaches_the_kernel(name: str, value: object) -> bool:
+    return isinstance(value, FunctionType) and value.__module__.startswith("ottod.isolation") and name not in HARMLESS
+
+
 @contextmanager
 def set_stage() -> Iterator[Stage]:
     """Root's modules on the stage; everything is put back at the end."""
@@ -126,10 +130,9 @@ def set_stage() -> Iterator[Stage]:
                 stand_in = functions.get(value)
             if stand_in is not None:
                 changed.append((module, name, value))
-            elif isinstance(value, FunctionType) and value.__module__.startswith("ottod.isolation"):
-                if name not in HARMLESS:
-                    changed.append((module, name, value))
-                    stand_in = _refuse(f"{value.__module__}.{name}")
+            elif _reaches_the_kernel(name, value):
+                changed.append((module, name, value))
+                stand_in = _refuse(f"{value.__module__}.{name}")
             if stand_in is not None:
                 setattr(module, name, stand_in)
     try:

@@ -101,7 +101,7 @@ class Zygote:
         process = self._table.start("worker")
         channel = PrivateChannel()
         lease = Lease(process.pid, channel, self.generation)  # type: ignore[arg-type]
-        lease.child = self._table.watch(process, self._loop, lease.handle_exit)
+        lease.child = self._table.watch(process, self._loop, lease.handle_exit)  # type: ignore[assignment]
         self._channels.append(channel)
         self._give_life(process, channel)
         return lease
