@@ -59,7 +59,9 @@ _LEAK = _python(
     f"for _ in range({MAX_LEAK_BYTES // MIB // 10}):\n  held.append(bytearray(b'x') * (10 << 20)); time.sleep(0.05)\n"
     "time.sleep(60)"
 )
-_SPIN = f"for i in $(seq {min(os.cpu_count() or 1, MAX_CORES)}); do timeout 2 sh -c 'while :; do :; done' & done; wait"
+_SPIN = (
+    f"for i in $(seq {min(os.cpu_count() or 1, MAX_CORES)}); do timeout 2 sh -c 'while :; do :; done' & done; wait"
+)
 _FORK = _python(
     f"import os, time\nfor _ in range({MAX_FORKS}):\n"
     "  try: child = os.fork()\n"
@@ -153,9 +155,7 @@ CATALOGUE = (
         name="worker-leaks",
         what="the session's own process allocates without end",
         ends=frozenset({"memory"}),
-        turns=(
-            {"leak_bytes": 50 * MIB, "tools": [{"name": "shell", "arguments": {"command": "sleep 0.5"}}]},
-        ),
+        turns=({"leak_bytes": 50 * MIB, "tools": [{"name": "shell", "arguments": {"command": "sleep 0.5"}}]},),
         loop=True,
         limits=msgspec.structs.replace(LIMITS, max_steps=MAX_LEAK_BYTES // (50 * MIB)),
     ),
@@ -187,7 +187,9 @@ CATALOGUE = (
         ends=frozenset({"completed", "crashed(SIGKILL)"}),
         turns=_tool(_FORK),
     ),
-    Fault(name="tool-fills-disk", what="a tool fills the disk", ends=_COMPLETED, turns=_tool(_FILL), says="status 153"),
+    Fault(
+        name="tool-fills-disk", what="a tool fills the disk", ends=_COMPLETED, turns=_tool(_FILL), says="status 153"
+    ),
     Fault(
         name="tool-floods-output",
         what="a tool prints without end",

@@ -2,7 +2,7 @@
 
     python -m benchmarks.sibling_reader ENDPOINT FROM_OFFSET
 
-It prints `ready` once it is subscribed and reads everything, on a thread. Each line `START END SESSION…` on its input
+It prints `ready` once it is connected and reads everything from that offset on, on a thread. Each line `START END SESSION…` on its input
 (monotonic nanoseconds) asks for the events of these sessions that were *scheduled* in that window. It waits until it
 has an event of each that was scheduled later, so that a late event is measured and not missed, and answers with one
 line of JSON; a session from which none came in time is `silent`. It ends with its input.
@@ -59,19 +59,17 @@ class SiblingReader:
         self._thread = threading.Thread(target=self._read, name="reader", daemon=True)
 
     def start(self) -> None:
-        """Returns when it is subscribed. Raises RuntimeError if the daemon does not let it."""
+        """Returns when it is connected. Raises RuntimeError if the daemon does not let it."""
         self._thread.start()
         while not self._ready.wait(0.05):
             if not self._thread.is_alive():
-                raise RuntimeError("the reader could not subscribe")
+                raise RuntimeError("the reader could not connect")
 
     def _read(self) -> None:
-        # Everybody has a first event: what was emitted before the reader came is not its business, what is lost is.
         with SyncOtto.connect(self._endpoint, timeout_s=60, reconnect_s=RECONNECT_S) as otto:
-            stream = otto.events(from_offset=self._from_offset, credit_bytes=CREDIT_BYTES)
-            otto.status()
+            # Where it reads from is settled, so nothing is missed however late the subscription itself is made.
             self._ready.set()
-            for item in stream:
+            for item in otto.events(from_offset=self._from_offset, credit_bytes=CREDIT_BYTES):
                 now_ns = time.monotonic_ns()
                 event, session = item.event, item.session
                 found = self._arrivals.get(session)

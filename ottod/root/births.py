@@ -166,11 +166,11 @@ class Births:
         """What the session may use: the agent's own limits, else the daemon's."""
         if plan.spec.isolation.memory == "off":
             return Caps(memory_bytes=None, pids=None, cpu_weight=plan.spec.limits.cpu_weight)
-        own, usual = plan.spec.limits, self._c.settings.caps
+        limits, caps = plan.spec.limits, self._c.settings.caps
         return Caps(
-            memory_bytes=own.memory_bytes or usual.memory_bytes,
-            pids=own.pids or usual.pids,
-            cpu_weight=own.cpu_weight,
+            memory_bytes=limits.memory_bytes or caps.memory_bytes,
+            pids=limits.pids or caps.pids,
+            cpu_weight=limits.cpu_weight,
         )
 
     # ------------------------------------------------------------ incarnations

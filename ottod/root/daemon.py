@@ -202,7 +202,7 @@ class Daemon:
             self._log.info(f"sessions of an earlier daemon: {inherited.describe()}")
         sync = RingSync(
             self._ring,
-            settings=self._settings.ring,
+            settings=self._settings,
             hub=self._hub,
             workers=self._workers,
             threads=self._threads,

@@ -49,8 +49,8 @@ class Nodes:
             parent = self._c.table.get(key.removeprefix(WITHIN))
             if parent is not None and parent.plan is not None:
                 return parent.plan.spec.group
-        settings = self._c.settings.supervision
-        return Group(max_restarts=settings.max_restarts, period_s=settings.period_s)
+        allowance = self._c.settings.supervision
+        return Group(max_restarts=allowance.max_restarts, period_s=allowance.period_s)
 
     def get(self, key: str) -> SupervisorNode:
         """The node with this key."""

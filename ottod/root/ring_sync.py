@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ottod.errors import StorageError
 from ottod.root.hub import Hub
 from ottod.root.worker_gate import WorkerGate
-from ottod.settings.sections import RingSettings
+from ottod.settings.daemon import DaemonSettings
 from ottod.storage.ring import Ring
 from ottod.telemetry.instruments import Instruments
 from ottod.telemetry.log import Log
@@ -22,7 +22,7 @@ class RingSync:
         self,
         ring: Ring,
         *,
-        settings: RingSettings,
+        settings: DaemonSettings,
         hub: Hub,
         workers: WorkerGate,
         threads: ThreadPoolExecutor,
@@ -41,7 +41,7 @@ class RingSync:
 
     async def run(self) -> None:
         """Runs until it is cancelled, or the disk fails."""
-        match self._settings.sync:
+        match self._settings.ring.sync:
             case "interval":
                 await self._at_intervals()
             case "always":
@@ -57,7 +57,7 @@ class RingSync:
     async def _at_intervals(self) -> None:
         synced_head = 0
         while True:
-            await asyncio.sleep(self._settings.sync_interval_s)
+            await asyncio.sleep(self._settings.ring.sync_interval_s)
             if self._ring.head_offset == synced_head:
                 continue
             synced_head = self._ring.head_offset

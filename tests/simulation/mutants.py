@@ -20,6 +20,7 @@ from ottod.root.control_gate import ControlGate
 from ottod.root.groups import Groups
 from ottod.root.hub import Hub, Subscription
 from ottod.root.loss import Loss
+from ottod.root.nodes import Nodes
 from ottod.root.session_table import Session
 from ottod.root.supervisor import Supervisor
 from ottod.root.worker_gate import WorkerGate
@@ -98,7 +99,7 @@ class ForgetfulGroups(Groups):
         super()._lost(session, loss, event)
 
 
-class GenerousGroups(Groups):
+class GenerousNodes(Nodes):
     """Never finds that it is too much."""
 
     def _group(self, key: str) -> Group:
@@ -130,19 +131,36 @@ class HastyBurials(Burials):
 
 
 def _supervisor(
-    groups: type[Groups] = Groups, adoption: type[Adoption] = Adoption, burials: type[Burials] = Burials
+    groups: type[Groups] = Groups,
+    adoption: type[Adoption] = Adoption,
+    burials: type[Burials] = Burials,
+    nodes: type[Nodes] = Nodes,
 ) -> type[Supervisor]:
+    _check_overrides(groups, adoption, burials, nodes)
+
     class Mutant(Supervisor):
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
             self._groups.__class__ = groups
             self._adoption.__class__ = adoption
             self._burials.__class__ = burials
+            self._groups._nodes.__class__ = nodes
 
     return Mutant
 
 
+def _check_overrides(*mutants: type) -> None:
+    """A mutant that overrides what is not there any more changes nothing, and would be called undetectable."""
+    for mutant in mutants:
+        for name in vars(mutant) if mutant.__module__ == __name__ else ():
+            if not name.startswith("__") and not any(hasattr(base, name) for base in mutant.__bases__):
+                raise AttributeError(
+                    f"{mutant.__name__} overrides {name}, which {mutant.__bases__[0].__name__} has not"
+                )
+
+
 def _parts(**replaced: Any) -> type[Parts]:
+    _check_overrides(*replaced.values())
     return type("Mutant", (Parts,), replaced)
 
 
@@ -155,7 +173,7 @@ MUTANTS: dict[str, type[Parts]] = {
     "answers-twice": _parts(control=AnswersTwice),
     "kills-nothing": _parts(enclosure=KillsNothing),
     "restarts-after-stop": _parts(supervisor=_supervisor(groups=ForgetfulGroups)),
-    "restarts-for-ever": _parts(supervisor=_supervisor(groups=GenerousGroups)),
+    "restarts-for-ever": _parts(supervisor=_supervisor(nodes=GenerousNodes)),
     "loses-timers": _parts(supervisor=_supervisor(groups=AmnesicGroups)),
     "reuses-seqs": _parts(supervisor=_supervisor(adoption=TrustsTheRow)),
     "buries-in-haste": _parts(supervisor=_supervisor(burials=HastyBurials)),

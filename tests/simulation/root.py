@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from ottod.errors import OttoError
 from ottod.protocol.control import DaemonStatus, MetricsReport, ReloadResult, StartSession
@@ -22,11 +22,12 @@ from ottod.root.hub import Hub
 from ottod.root.resolve import Resolved
 from ottod.root.ring_sync import RingSync
 from ottod.root.service import Service
-from ottod.root.session_table import SessionTable
+from ottod.root.session_table import Session, SessionTable
 from ottod.root.supervisor import Supervisor
 from ottod.root.worker_gate import WorkerGate
 from ottod.settings.sections import RingSettings
 from ottod.telemetry.instruments import Instruments
+from ottod.telemetry.log import Ids
 from tests.simulation.bus import Router
 from tests.simulation.disk import SimDatabase
 from tests.simulation.enclosures import SimEnclosure
@@ -44,6 +45,12 @@ SYNC_S = 0.2
 
 REMEMBERS = ("_ended", "_keys")
 """Containers with a bound of their own: ended sessions, and keys of starts."""
+
+
+def _is_part(value: object) -> bool:
+    """One of root's own objects. Sessions are not: they come and go in the table, which is looked at."""
+    is_of_root = type(value).__module__.startswith(("ottod.root.", "tests.simulation.mutants"))
+    return is_of_root and hasattr(value, "__dict__") and not isinstance(value, (RootContext, Session))
 
 
 class Threads:
@@ -163,7 +170,7 @@ class SimRoot:
             log=self._log,
         )
         self.routers: list[Router] = []
-        self.boot_task = loop.create_task(self._boot())
+        loop.create_task(self._boot()).add_done_callback(self._booted)
 
     def _threads(self) -> ThreadPoolExecutor:
         return Threads(self.loop)  # type: ignore[return-value]
@@ -208,6 +215,10 @@ class SimRoot:
         self.control.attach(self._listen(self.machine.control_endpoint, self.control.handle))  # type: ignore[arg-type]
         self.is_ready = True
         self.world.note("root %d is ready", self.life)
+
+    def _booted(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.loop.call_exception_handler({"message": "root cannot boot", "exception": error})
 
     # ------------------------------------------------------------ what clients can ask of the daemon
 
@@ -257,8 +268,8 @@ class SimRoot:
 
     # ------------------------------------------------------------ observation
 
-    def _log(self, text: str, **about: object) -> None:
-        self.world.note("root logs: %s %s", text, about or "")
+    def _log(self, message: str, **ids: Unpack[Ids]) -> None:
+        self.world.note("root logs: %s %s", message, ids or "")
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -286,10 +297,11 @@ class SimRoot:
     def holdings(self) -> list[tuple[str, int]]:
         """Every container that root's parts hold on to, by part and name, but those that are to remember."""
         parts: list[object] = [self.gate, self.hub, self.table, self.control, self.supervisor]
-        parts += [part for part in vars(self.supervisor).values() if type(part).__module__.startswith("ottod.root.")]
         found = []
         for part in parts:
             for name, value in vars(part).items():
+                if _is_part(value) and value not in parts:
+                    parts.append(value)
                 if isinstance(value, (dict, set, list, deque)) and name not in REMEMBERS:
                     found.append((f"{type(part).__name__}.{name}", len(value)))
         return found
