@@ -1,12 +1,12 @@
 """A catalogue of what can go wrong in one session, each fault real and each bounded by itself.
 
 A fault is a session that is started beside others: a script that makes its model, its tools or its own process go
-wrong, or a signal to its worker from outside. It says which cause its end must have. Nothing here trusts the caps that
-are being tried: what allocates stops at 600 MiB, what forks at 300 processes, what fills a disk at 64 MiB, and what
-waits is over within minutes, so that a cap that does not hold costs a test and not the machine.
+wrong, or a signal to its worker from outside. It says which cause its end must have. Nothing here trusts the caps
+that are being tried: what allocates stops at 600 MiB, what forks at 300 processes, what fills a disk at 64 MiB, and
+what waits is over within minutes, so that a cap that does not hold costs a test and not the machine.
 
-Scripts are those of the scripted provider (docs/reference/scripted-provider.md). Whole upheavals, such as clients that
-vanish or sessions that come and go, are in `upheavals`.
+Scripts are those of the scripted provider (docs/reference/scripted-provider.md). Whole upheavals, such as clients
+that vanish or sessions that come and go, are in `upheavals`.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ BEGIN_S, END_S = 60.0, 120.0
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "sessions": {"heartbeat_s": 1, "hung_after_s": 6},
-    "providers": {"scripted": {"max_retries": 1, "idle_timeout_s": 1}},
+    "providers": {"scripted": {"max_retries": 1, "idle_timeout_s": 1, "timeout_s": 7200}},
 }
-"""A daemon that is quicker than usual to give up on a silent model or worker."""
+"""A daemon that is quicker than usual to give up on a silent model or worker, and lets siblings stream for long."""
 
 LIMITS = Limits(memory_bytes=CAP_BYTES, pids=64, file_bytes=FILE_BYTES)
 
@@ -170,8 +170,8 @@ CATALOGUE = (
         name="tool-segfaults",
         what="a tool dies of a real SIGSEGV",
         ends=_COMPLETED,
-        turns=_tool(_python("import ctypes; ctypes.string_at(0)")),
-        says="139",
+        turns=_tool("exec " + _python("import ctypes; ctypes.string_at(0)")),
+        says="killed by signal 11",
     ),
     Fault(
         name="worker-segfaults",

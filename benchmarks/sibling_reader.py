@@ -1,11 +1,12 @@
 """The outside subscriber of the siblings: a process of its own that can be asked about any stretch of time at once.
 
-    python -m benchmarks.sibling_reader ENDPOINT FROM_OFFSET
+    python -m benchmarks.sibling_reader ENDPOINT FROM_OFFSET SILENCE_S
 
-It prints `ready` once it is connected and reads everything from that offset on, on a thread. Each line `START END SESSION…` on its input
-(monotonic nanoseconds) asks for the events of these sessions that were *scheduled* in that window. It waits until it
-has an event of each that was scheduled later, so that a late event is measured and not missed, and answers with one
-line of JSON; a session from which none came in time is `silent`. It ends with its input.
+It prints `ready` once it is connected and reads everything from that offset on, on a thread. Each line
+`START END SESSION…` on its input (monotonic nanoseconds) asks for the events of these sessions that were *scheduled*
+in that window. It waits until it has an event of each that was scheduled later, so that a late event is measured and
+not missed, and answers with one line of JSON; a session from which none came within SILENCE_S is `silent`. It ends
+with its input.
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ from ottod.protocol.events import ContentDelta, Gap
 
 CREDIT_BYTES = 4 * 1024 * 1024
 RECONNECT_S = 60.0
-SILENCE_S = 60.0
-"""How long a session may say nothing before it is called silent."""
 STAMPS = 3
 """A measured delta begins with so many numbers: scheduled, emitted, and which one it is."""
 
@@ -51,9 +50,10 @@ class Arrivals:
 class SiblingReader:
     """All events of all sessions, as a client sees them."""
 
-    def __init__(self, endpoint: str, from_offset: int) -> None:
+    def __init__(self, endpoint: str, *, from_offset: int, silence_s: float) -> None:
         self._endpoint = endpoint
         self._from_offset = from_offset
+        self._silence_s = silence_s
         self._arrivals: dict[str, Arrivals] = {}
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._read, name="reader", daemon=True)
@@ -114,7 +114,7 @@ class SiblingReader:
 
     def _wait_past(self, end_ns: int, sessions: list[str]) -> list[str]:
         """Those of the sessions that have not come past the window's end in time."""
-        waiting, deadline_s = set(sessions), time.monotonic() + SILENCE_S
+        waiting, deadline_s = set(sessions), time.monotonic() + self._silence_s
         while waiting and time.monotonic() < deadline_s:
             waiting = {s for s in waiting if (found := self._arrivals.get(s)) is None or _last(found) < end_ns}
             if waiting:
@@ -128,7 +128,7 @@ def _last(found: Arrivals) -> int:
 
 def main() -> None:
     """Reads, and answers."""
-    reader = SiblingReader(sys.argv[1], int(sys.argv[2]))
+    reader = SiblingReader(sys.argv[1], from_offset=int(sys.argv[2]), silence_s=float(sys.argv[3]))
     reader.start()
     print("ready", flush=True)
     for line in sys.stdin:

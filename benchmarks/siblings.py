@@ -25,8 +25,10 @@ from ottod.errors import OttoError
 
 TEXT_BYTES = 64
 START_S = 120.0
-MAX_STREAM_S = 580.0
-"""A model call may take ten minutes; siblings stream in one."""
+STREAM_S = 3000.0
+"""How long siblings would stream if nobody ended them; the daemon's settings must let a model call take so long."""
+SILENCE_S = 60.0
+"""How long a sibling may say nothing before it is called silent."""
 
 
 class SiblingsError(Exception):
@@ -67,13 +69,13 @@ class Siblings:
         *,
         count: int,
         rate_hz: float,
-        seconds: float = MAX_STREAM_S,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self._daemon = daemon
         self._otto = otto
         self.count = count
         self.rate_hz = rate_hz
-        self._events = int(min(seconds, MAX_STREAM_S) * rate_hz)
+        self._silence_s = silence_s
         self._reader: subprocess.Popen[str] | None = None
         self.sessions: list[SyncSession] = []
 
@@ -93,7 +95,14 @@ class Siblings:
     def _start(self) -> None:
         head = self._otto.status().ring_head
         self._reader = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.sibling_reader", self._daemon.endpoint, str(head)],
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.sibling_reader",
+                self._daemon.endpoint,
+                str(head),
+                str(self._silence_s),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -104,7 +113,8 @@ class Siblings:
         if self._line() != "ready":
             raise SiblingsError("the subscriber did not come up")
         workdir = self._daemon.workdir
-        agent = streaming_agent(workdir, events=self._events, rate_hz=self.rate_hz, text_bytes=TEXT_BYTES)
+        events = int(STREAM_S * self.rate_hz)
+        agent = streaming_agent(workdir, events=events, rate_hz=self.rate_hz, text_bytes=TEXT_BYTES)
         self.sessions = [self._otto.start(spec=agent, task="stream", cwd=workdir) for _ in range(self.count)]
         self.wait_streaming()
 

@@ -67,9 +67,9 @@ def measure_memory(sessions: int = 50) -> dict[str, Any]:
         started = [otto.start(spec=agent, cwd=daemon.workdir, mode="conversation") for _ in range(sessions)]
         for session in started:
             session.wait(idle=True)
-        workers = [_memory(s.info().pid) for s in started]
+        workers = [memory_of(s.info().pid) for s in started]
         status = otto.status()
-        root, zygote = _memory(daemon.pid), _memory(status.zygote_pid)
+        root, zygote = memory_of(daemon.pid), memory_of(status.zygote_pid)
     return {
         "benchmark": "memory",
         "sessions": sessions,
@@ -81,7 +81,8 @@ def measure_memory(sessions: int = 50) -> dict[str, Any]:
     }
 
 
-def _memory(pid: int) -> dict[str, float]:
+def memory_of(pid: int) -> dict[str, float]:
+    """Private memory and proportional share of a process, in MiB, as `private` and `pss`."""
     sums: dict[str, float] = {"private": 0.0, "pss": 0.0}
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         name, _, rest = line.partition(":")

@@ -54,7 +54,7 @@ ExecStart={command} run
 ExecReload=/bin/sh -c 'kill -HUP $$MAINPID'
 {account}Environment=OTTO_SESSIONS_UNIT={sessions}
 # Keys of model providers can stand here, one NAME=value a line; mode 0600.
-EnvironmentFile=-%E/otto/environment
+EnvironmentFile=-%E/otto/{keys}
 WorkingDirectory=/
 Slice={slice}
 
@@ -127,11 +127,13 @@ def units(scope: Scope, command: tuple[str, ...] = PACKAGED_COMMAND) -> tuple[Un
     # The manual page comes with the package.
     fields["documentation"] = "Documentation=man:ottod(8)\n" if command == PACKAGED_COMMAND else ""
     if scope == "user":
-        fields |= {"slice": "app-otto.slice", "target": "default.target"}
+        fields |= {"slice": "app-otto.slice", "target": "default.target", "keys": "environment"}
     else:
         fields |= {
             "slice": "otto-%i.slice",
             "target": "multi-user.target",
+            # One user's keys are not for another one's daemon.
+            "keys": "%i.environment",
             "whose": " of user %i",
             # The directory of the control socket, whether the user is logged in or not.
             "runtime": " user-runtime-dir@%i.service",

@@ -150,7 +150,7 @@ class ContentDelta(EventBase, frozen=True, kw_only=True, gc=False, tag="content.
 
 
 class ItemStarted(EventBase, frozen=True, kw_only=True, tag="item.started"):
-    """A piece of conversation or work has begun."""
+    """A piece of conversation or work has begun. The same id again voids what was streamed of it so far."""
 
     item: str
     kind: ItemKind

@@ -20,12 +20,12 @@ from ottod.isolation.rlimits import limits_for
 from ottod.protocol.cause import Cause
 from ottod.protocol.control import SessionInfo, StartSession
 from ottod.protocol.events import SessionCreated
-from ottod.protocol.worker import Birth, births
+from ottod.protocol.worker import Birth, ChildNotice, births
 from ottod.root.burials import incarnation_row
 from ottod.root.context import RootContext
 from ottod.root.plan import SessionPlan
 from ottod.root.resolve import Resolver
-from ottod.root.session_table import Incarnation, Session
+from ottod.root.session_table import Incarnation, Session, child_notice
 from ottod.root.zygote_client import Lease
 
 TITLE_CHARS = 80
@@ -247,7 +247,12 @@ class Births:
         session.timers.append(
             self._c.loop.call_later(self._c.settings.sessions.start_timeout_s, self._timed_out, incarnation)
         )
-        await self._send_birth(lease, births.encode(self._birth(session, plan, incarnation, api_keys)))
+        children = session.notices()
+        if incarnation.number > 1:
+            # What ended while there was no worker to hear of it is news as well.
+            ended = await self._c.database.children(session.id)
+            children += tuple(child_notice(info) for info in ended if info.state == "ended")
+        await self._send_birth(lease, births.encode(self._birth(session, plan, incarnation, api_keys, children)))
 
     @staticmethod
     def _is_unwanted(session: Session, incarnation: Incarnation) -> bool:
@@ -261,7 +266,12 @@ class Births:
         return False
 
     def _birth(
-        self, session: Session, plan: SessionPlan, incarnation: Incarnation, api_keys: dict[str, str]
+        self,
+        session: Session,
+        plan: SessionPlan,
+        incarnation: Incarnation,
+        api_keys: dict[str, str],
+        children: tuple[ChildNotice, ...],
     ) -> Birth:
         info, settings = session.info, self._c.settings
         watched = self._c.enclosures.kind == "watchdog"
@@ -287,7 +297,7 @@ class Births:
             orphan_grace_s=settings.sessions.orphan_grace_s,
             journal_sync=settings.journal.sync,
             rlimits=tuple(limits_for(self.caps(plan))) if watched else (("CORE", 0),),
-            children=session.notices(),
+            children=children,
             resumes_after=session.lost_to,
         )
 

@@ -11,7 +11,7 @@ from ottod.protocol.worker import ChildNotice, RequestReply, SpawnChild, StopChi
 from ottod.root.births import Births
 from ottod.root.context import RootContext
 from ottod.root.groups import Groups
-from ottod.root.session_table import Incarnation, NoSuchSession, Session
+from ottod.root.session_table import Incarnation, NoSuchSession, Session, child_notice
 
 COMMAND_TIMEOUT_S = 10.0
 MAX_REASON_CHARS = 2000
@@ -158,9 +158,7 @@ class Children:
                 self._notify(parent, child)
 
     def _notify(self, parent: Session, child: Session) -> None:
-        info = child.info
-        notice = ChildNotice(child=child.id, agent=info.agent, title=info.title, cause=info.cause, result=info.result)
-        self._c.spawn(self._tell(parent, notice))
+        self._c.spawn(self._tell(parent, child_notice(child.info)))
 
     async def _tell(self, parent: Session, notice: ChildNotice) -> None:
         """A parent that has no worker now learns of it from its next birth, or when it asks for the child again."""

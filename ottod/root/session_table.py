@@ -139,10 +139,7 @@ class Session:
 
     def notices(self) -> tuple[ChildNotice, ...]:
         """Its live children, as a new worker must know them."""
-        return tuple(
-            ChildNotice(child=child.id, agent=child.info.agent, title=child.info.title)
-            for child in self.children.values()
-        )
+        return tuple(child_notice(child.info) for child in self.children.values())
 
     def cancel_timers(self) -> None:
         for timer in self.timers:
@@ -188,6 +185,11 @@ class Session:
         for future in waiting:
             if not future.done():
                 future.set_result(None)
+
+
+def child_notice(info: SessionInfo) -> ChildNotice:
+    """What a parent is told of a child as it is now."""
+    return ChildNotice(child=info.session, agent=info.agent, title=info.title, cause=info.cause, result=info.result)
 
 
 class SessionTable:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from ottod.protocol.events import SessionExited
-from tests.daemon.harness import SMALL_RING, running_daemon, wait_for
+from tests.daemon.harness import SMALL, running_daemon, wait_for
 
 STREAM = {"stream": {"events": 3000, "rate_hz": 3000, "text_bytes": 60}}
 
 
 def test_a_session_runs_to_its_end_with_every_event_synced_first() -> None:
     """Live and late readers get everything, in order and once, and a stop and a shutdown still work."""
-    ring = {**SMALL_RING["ring"], "sync": "always"}
+    ring = {**SMALL["ring"], "sync": "always"}
     with running_daemon({"ring": ring}) as daemon, daemon.client() as otto:
         model = daemon.script("stream", STREAM)
         session = otto.start(spec=daemon.agent(model), task="go", cwd=daemon.workdir)

@@ -148,7 +148,8 @@ def test_a_full_disk_under_the_journals_only() -> None:
             victim.wait(idle=True)
             wait_for("it streams", lambda: running.info().last_seq > 20)
             filler = fill(daemon.base / "state" / "sessions")
-            victim.send("y" * 200_000)
+            with pytest.raises(OttoError):
+                victim.send("y" * 200_000)  # What cannot be kept is not accepted.
             result = victim.wait(timeout_s=30)
             assert result.cause is not None and result.cause.kind == "failed" and result.cause.code == "storage"
             assert "space" in result.cause.message.lower()

@@ -1,4 +1,4 @@
-"""Restarts as a user meets them: policies, backoff, parking, groups. The rules themselves are tested in tests/core."""
+"""Restarts as a user meets them: policies, backoff, parking, groups. The rules are tested in tests/core."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_crashed_session_goes_on_in_another_incarnation(daemon: RealDaemon) ->
 
 
 def test_too_many_crashes_park_a_session_until_it_is_unparked() -> None:
-    """Beyond the allowance the session is parked with the reason; a sibling is not touched; unpark gives another try."""
+    """Beyond the allowance the session is parked with the reason; a sibling is not touched; unpark helps."""
     with running_daemon({"supervision": {"max_restarts": 2, "period_s": 600}}) as daemon, daemon.client() as otto:
         sibling = start(daemon, otto, policy="transient")
         session = start(daemon, otto, policy="permanent")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from ottoctl.sync import SyncOtto, SyncSession
 from ottod.errors import OttoError
-from ottod.isolation.processes import identify, is_alive
+from ottod.isolation.processes import identify, is_alive, send_signal
 from ottod.protocol.control import ListSessions
 from ottod.protocol.events import ChildExited, ChildStarted, SessionExited
 from ottod.protocol.specs import Limits, Restart
@@ -36,7 +38,7 @@ def ends(daemon: RealDaemon, session: str) -> list[SessionExited]:
 
 
 def test_a_stop_goes_through_the_tree_in_reverse_order(daemon: RealDaemon) -> None:
-    """Four levels; every session ends after all that is below it, the newest first; each once, and nothing is left."""
+    """Four levels; every session ends after all below it, the newest first; each once, and nothing is left."""
     with daemon.client(timeout_s=120) as otto:
         top = start(daemon, otto)
         below = [*grow(daemon, otto, top.id, levels=1, width=4)]
@@ -80,17 +82,13 @@ def test_a_deaf_tree_is_stopped_within_one_grace(daemon: RealDaemon) -> None:
 
 
 def test_a_parent_that_dies_for_good_takes_its_children_along(daemon: RealDaemon) -> None:
-    """on_parent_exit: `stop` children end before their parent does; a `keep` child lives on as a top-level session."""
+    """on_parent_exit: `stop` children end before their parent does; a `keep` child lives on at the top."""
     with daemon.client() as otto:
         parent = start(daemon, otto)
         stopped = start(daemon, otto, parent.id)
         kept = start(daemon, otto, parent.id, restart=Restart(on_parent_exit="keep"))
         worker = identify(wait_for("all run", lambda: parent.info().pid if kept.info().state == "running" else 0))
         assert worker is not None
-        import signal
-
-        from ottod.isolation.processes import send_signal
-
         send_signal(worker, signal.SIGKILL)
         assert parent.wait().cause.kind == "crashed"
         assert stopped.info().state == "ended" and kept.info().state == "running"
@@ -98,11 +96,7 @@ def test_a_parent_that_dies_for_good_takes_its_children_along(daemon: RealDaemon
 
 
 def test_children_of_a_parent_that_comes_back_are_kept(daemon: RealDaemon) -> None:
-    """A transient parent is killed: its child runs on in the same process, and is stopped with the new incarnation."""
-    import signal
-
-    from ottod.isolation.processes import send_signal
-
+    """A transient parent is killed: its child runs on in the same process, below the new incarnation."""
     with daemon.client() as otto:
         parent = start(daemon, otto, restart=Restart(policy="transient"))
         child = start(daemon, otto, parent.id)

@@ -147,6 +147,8 @@ class Endpoint:
             self.world.after(self.world.delay(*RECONNECT_S), line.connect, router)
 
     def root_died(self) -> None:
+        if self.router is not None:
+            self.router.is_closed = True
         self.router = None
         for line in list(self.lines):
             line.cut()

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from msgspec.structs import replace
+
 from ottod.isolation.caps import EnclosureKind
 from ottod.protocol.specs import AgentSpec
+from ottod.settings.sections import RingSettings
 from tests.simulation.bus import Endpoint
 from tests.simulation.client import Client
 from tests.simulation.disk import Disk
@@ -16,6 +19,7 @@ from tests.simulation.enclosures import SimEnclosures
 from tests.simulation.oracle import Oracle
 from tests.simulation.processes import Process, ProcessTable
 from tests.simulation.root import Parts, SimRoot
+from tests.simulation.settings import SETTINGS
 from tests.simulation.temper import Tempers
 from tests.simulation.worker import Worker
 from tests.simulation.world import RootKilled, Violation, World
@@ -43,9 +47,8 @@ class Machine:
         self.worker_endpoint = Endpoint(world, "worker", limit=WORKER_QUEUE)
         self.control_endpoint = Endpoint(world, "control", limit=world.random.choice(CLIENT_QUEUES))
         self.tempers = Tempers(world)
-        self.sync: Literal["always", "interval", "none"] = world.random.choice(
-            ("interval", "interval", "always", "none")
-        )
+        sync: Literal["always", "interval", "none"] = world.random.choice(("interval", "interval", "always", "none"))
+        self.settings = replace(SETTINGS, ring=RingSettings(sync=sync))
         kind: EnclosureKind = "cgroup" if world.chance(0.5) else "watchdog"
         self.enclosures = SimEnclosures(self.processes, kind, make=parts.enclosure)
         self.oracle = Oracle(world, self)
@@ -135,6 +138,7 @@ class Machine:
 
     def freeze(self, worker: Worker) -> None:
         self.world.note("%s is frozen", worker.process.name)
+        self.oracle.story(worker.process.owner).was_frozen = True
         worker.set_frozen(frozen=True)
 
     def thaw(self, worker: Worker) -> None:

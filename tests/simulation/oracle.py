@@ -63,6 +63,8 @@ class Story:
         """Seq → the incarnation that used it last, and for what."""
         self.farewell: tuple[int, CauseKind] | None = None
         """The incarnation whose last word root acknowledged, and the cause in it."""
+        self.was_frozen = False
+        """One of its workers has been kept from running."""
         self.created: ev.SessionCreated | None = None
         self.restarts_ns: list[int] = []
         """When restarts of it were announced, since it was last given a fresh allowance."""
@@ -190,7 +192,12 @@ class Oracle:
         story.exit_number = self._exits
         self._only_remaining(story, event.remaining_pids)
         self._same_cause(story, event.cause)
+        self._hung_only_if_frozen(story, event.cause)
         self._children_first(story)
+
+    def _hung_only_if_frozen(self, story: Story, cause: Cause) -> None:
+        if cause.kind == "hung" and not story.was_frozen:
+            self.fail(f"{story.session} is called hung, and was never kept from running: {cause.message}")
 
     def _children_first(self, story: Story) -> None:
         """A session ends after all that is below it; a child that is to outlive it has been let go before."""
@@ -227,6 +234,7 @@ class Oracle:
         self._only_remaining(story, event.remaining_pids)
         if story.stop_seen_ns is not None:
             self.fail(f"{story.session}: a restart is announced although a stop was asked for")
+        self._hung_only_if_frozen(story, event.cause)
         story.is_down = True
         if event.restart != "group":
             self._check_allowance(story, is_parked=event.restart == "parked")

@@ -25,7 +25,6 @@ from ottod.root.service import Service
 from ottod.root.session_table import Session, SessionTable
 from ottod.root.supervisor import Supervisor
 from ottod.root.worker_gate import WorkerGate
-from ottod.settings.sections import RingSettings
 from ottod.telemetry.instruments import Instruments
 from ottod.telemetry.log import Ids
 from tests.simulation.bus import Router
@@ -33,7 +32,6 @@ from tests.simulation.disk import SimDatabase
 from tests.simulation.enclosures import SimEnclosure
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.processes import SimReaper
-from tests.simulation.settings import SETTINGS
 from tests.simulation.world import RootKilled, Violation
 from tests.simulation.zygote import Zygote
 
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
     from tests.simulation.machine import Machine
 
 TARGET = ModelTarget(provider="scripted", adapter="scripted", model="/script.yml", needs_key=False)
-SYNC_S = 0.2
 
 REMEMBERS = ("_ended", "_keys")
 """Containers with a bound of their own: ended sessions, and keys of starts."""
@@ -132,7 +129,7 @@ class SimRoot:
         self.reaper = SimReaper(machine.processes, loop)
         self.context = RootContext(
             loop,
-            settings=SETTINGS,
+            settings=machine.settings,
             table=self.table,
             hub=self.hub,
             gate=self.gate,
@@ -203,7 +200,7 @@ class SimRoot:
         self.gate.attach(self._listen(self.machine.worker_endpoint, self.gate.handle, self.gate.drained))  # type: ignore[arg-type]
         sync = RingSync(
             self.ring,
-            settings=RingSettings(sync=self.machine.sync, sync_interval_s=SYNC_S),
+            settings=self.machine.settings,
             hub=self.hub,
             workers=self.gate,
             threads=self._threads(),

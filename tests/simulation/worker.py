@@ -1,8 +1,8 @@
-"""A worker: the real protocol and the real outbox around a life made up by chance.
+"""A worker: a life made up by chance around the real protocol.
 
-It waits for its birth, says hello, works through turns (deltas, items, tool processes, children), answers commands,
-and ends with a last word; or it crashes, hangs, or is frozen anywhere on the way. When root dies it goes on, keeps
-what it says, and waits for the next root; without one it leaves after its orphan grace.
+It waits for its birth, works through turns (deltas, items, tool processes, children), answers commands, and ends with
+a last word; or it crashes, hangs, or is frozen anywhere on the way. When root dies it goes on; without a next root it
+leaves after its orphan grace. How it speaks is in `speaker`.
 """
 
 from __future__ import annotations
@@ -11,83 +11,50 @@ import signal
 from collections import deque
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
-from ottod.core.outbox import Outbox
-from ottod.ids import session_key
-from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol import events as ev
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.worker import (
-    KIND_BATCH,
-    KIND_MESSAGE,
-    Ack,
-    Birth,
     ChildNotice,
     Command,
     CommandReply,
     DeliverInput,
-    ExitAck,
     Exiting,
-    Heartbeat,
     RequestReply,
     SpawnChild,
     StopTurn,
-    WorkerHello,
-    WorkerMessage,
-    WorkerRejected,
     WorkerRequest,
     WorkerRequestBody,
-    WorkerWelcome,
     births,
-    root_to_worker,
-    worker_messages,
 )
-from tests.simulation.bus import Frames, Line
 from tests.simulation.processes import Process, made_exit
+from tests.simulation.speaker import ORPHAN_BEAT_S, Speaker
 from tests.simulation.world import NS, Happening
 from tests.simulation.zygote import PrivateChannel
 
 if TYPE_CHECKING:
     from tests.simulation.machine import Machine
 
-QUEUE_MESSAGES = 256
-RETRY_S = 0.005
-FLUSH_S = 0.001
-ORPHAN_BEAT_S = 0.05
-HELLO_PATIENCE_S = 0.25
 LAST_WORD_S = 30.0
 CHILDREN_LOOKS = 40
 """A stopped worker looks so often whether its children have ended."""
 BORN_S = (0.000_500, 0.030)
 
 
-class Worker:
+class Worker(Speaker):
     """One process that is, or is to become, one incarnation of a session."""
 
     def __init__(self, machine: Machine, process: Process, channel: PrivateChannel) -> None:
-        self.machine = machine
-        self.world = machine.world
-        self.process = process
-        self.birth: Birth | None = None
+        super().__init__(machine, process)
         self.temper = machine.tempers.draw()
         self._channel = channel
         self._received = b""
-        self._line: Line | None = None
-        self._outbox: Outbox | None = None
-        self._is_welcome = False
-        self._is_flush_due = False
-        self._hello_said_s = -1.0
-        self._beat: Happening | None = None
         self._abandoned: Happening | None = None
-        self._last_word: Exiting | None = None
         self._stop: Cause | None = None
         self._inbox: deque[str] = deque()
         self._turn = 0
         self._work_left = -1
         """Pieces of the turn that are still to come; negative while there is no turn."""
         self._state: ev.SessionState = "starting"
-        self._requests: dict[int, WorkerRequestBody] = {}
         self._asked = 0
         self.children: dict[str, None] = {}
         """Those that have not ended, as far as it was told."""
@@ -110,21 +77,13 @@ class Worker:
     def _be_born(self) -> None:
         if not self.process.is_alive or self.birth is not None:
             return
-        birth = self.birth = births.decode(self._received[4:])
+        birth = births.decode(self._received[4:])
         self.process.owner = birth.session
         self.process.name = f"worker {birth.session}.{birth.incarnation}"
         self.process.ignores_term = self.temper.ignores_term
         self.process.stuck_until_ns = 0
         self.machine.oracle.born(birth, self.process)
-        key = session_key(birth.session)
-        self._outbox = Outbox(
-            session_key=key,
-            incarnation=birth.incarnation,
-            next_seq=birth.next_seq,
-            max_unacked_bytes=birth.max_unacked_bytes,
-        )
-        self._line = Line(self.machine.worker_endpoint, birth.session, self._hear, limit=QUEUE_MESSAGES)
-        self._say_hello()
+        self.open_line(birth)
         self.emit(ev.SessionStarted(pid=self.process.pid, incarnation=birth.incarnation, generation=birth.generation))
         self._enter("idle")
         if birth.task:
@@ -132,7 +91,6 @@ class Worker:
         for child in birth.children:
             if child.cause is None:
                 self.children[child.child] = None
-        self._set_beat(birth.heartbeat_s)
         if self.temper.dies_after_s is not None:
             self.world.after(self.temper.dies_after_s, self._crash)
         if self.temper.hangs_after_s is not None:
@@ -155,29 +113,16 @@ class Worker:
             self.world.count("worker hung")
             self.machine.freeze(self)
 
-    def set_frozen(self, *, frozen: bool) -> None:
-        self.process.is_stopped = frozen
-        if self._line is not None:
-            self._line.is_frozen = frozen
-            if not frozen:
-                self._line.thaw()
-
     def _exit(self, *, status: int) -> None:
         if self.process.is_alive:
             self.machine.processes.end(self.process, made_exit(status=status))
 
     def _ended(self) -> None:
         """The process is gone, however. Tools that it did not end stay behind, as orphans with their marker."""
-        if self._line is not None:
-            self._line.close(is_killed=not (self.process.exit and self.process.exit.status == 0))
-        for happening in (self._beat, self._abandoned):
-            if happening is not None:
-                happening.cancel()
+        self.close_line(is_killed=self.process.exit is None or self.process.exit.status != 0)
+        if self._abandoned is not None:
+            self._abandoned.cancel()
         self.machine.workers.pop(self, None)
-
-    @property
-    def _runs(self) -> bool:
-        return self.process.is_alive and not self.process.is_stopped
 
     # ------------------------------------------------------------ root's presence
 
@@ -189,14 +134,22 @@ class Worker:
         if self._abandoned is None:
             self._abandoned = self.world.after(self.birth.orphan_grace_s, self._give_up)
 
+    def welcomed(self, *, is_first: bool) -> None:
+        if self._abandoned is not None:
+            self._abandoned.cancel()
+            self._abandoned = None
+        if is_first:
+            self._work_soon()
+
     def _give_up(self) -> None:
         if not self._runs:
             self._abandoned = self.world.after(1.0, self._give_up)
             return
         self.world.note("%s is abandoned", self.process.name)
-        self._leave_without_a_word()
+        self.unwanted()
 
-    def _leave_without_a_word(self) -> None:
+    def unwanted(self) -> None:
+        """Leaves without a last word, and takes its tools with it."""
         for tool in self._tools:
             self.machine.processes.send(tool, signal.SIGKILL)
         self.world.after(0.05, self._exit_cleanly)
@@ -204,126 +157,9 @@ class Worker:
     def _exit_cleanly(self) -> None:
         self._exit(status=0)
 
-    # ------------------------------------------------------------ out
+    # ------------------------------------------------------------ commands and answers
 
-    def emit(self, event: ev.Event) -> None:
-        assert self._outbox is not None and self.birth is not None
-        seq = self._outbox.emit(event, self.world.wall_ns)
-        self.machine.oracle.emitted(self.birth.session, self.birth.incarnation, seq, event)
-        self._flush_soon(FLUSH_S)
-
-    def _enter(self, state: ev.SessionState) -> None:
-        if state != self._state:
-            previous, self._state = self._state, state
-            self.emit(ev.SessionStateChanged(state=state, previous=previous))
-
-    def _flush_soon(self, delay_s: float) -> None:
-        if not self._is_flush_due:
-            self._is_flush_due = True
-            self.world.after(delay_s, self._flush)
-
-    def _flush(self) -> None:
-        self._is_flush_due = False
-        if not self.process.is_alive or not self._is_welcome:
-            return
-        if self.process.is_stopped:
-            self._flush_soon(RETRY_S * 20)
-            return
-        assert self._outbox is not None and self._line is not None
-        records = self._outbox.take()
-        for sent, record in enumerate(records):
-            if not self._line.send([KIND_BATCH + record]):
-                self._outbox.untake(len(records) - sent)
-                self._flush_soon(RETRY_S)
-                return
-
-    def _say(self, message: WorkerMessage) -> bool:
-        return self._line is not None and self._line.send([KIND_MESSAGE + worker_messages.encode(message)])
-
-    def _say_hello(self) -> None:
-        if not self.process.is_alive or self.birth is None or self._outbox is None:
-            return
-        birth = self.birth
-        hello = WorkerHello(
-            protocol=PROTOCOL_VERSION,
-            session=birth.session,
-            incarnation=birth.incarnation,
-            secret=birth.secret,
-            pid=self.process.pid,
-            unacked_seq=self._outbox.acked_seq + 1,
-        )
-        self._hello_said_s = self.world.now_s
-        if self.process.is_stopped or not self._say(hello):
-            self.world.after(RETRY_S * 4, self._say_hello)
-        elif self.machine.is_faulty and self.world.chance(0.1):
-            self.world.count("hello said twice")
-            self._say(hello)
-
-    def _set_beat(self, period_s: float) -> None:
-        if self._beat is not None:
-            self._beat.cancel()
-        self._beat = self.world.after(period_s, self._heartbeat, period_s)
-
-    def _heartbeat(self, period_s: float) -> None:
-        if self._runs and self._is_welcome and self._outbox is not None:
-            self._say(Heartbeat(unacked_bytes=self._outbox.held_bytes))
-        self._set_beat(period_s)
-
-    # ------------------------------------------------------------ in
-
-    def _hear(self, frames: Frames) -> None:
-        if not self._runs or frames[0][:1] != KIND_MESSAGE:
-            return
-        assert self._outbox is not None and self.birth is not None
-        match root_to_worker.decode(memoryview(frames[0])[1:]):
-            case Ack() as ack:
-                if ack.seq < self._outbox.next_seq:
-                    self._outbox.ack(ack.seq)
-                self.machine.oracle.acked(self.birth.session, ack.seq)
-            case Command() as command:
-                self._obey(command)
-            case ExitAck():
-                if self._last_word is not None:
-                    self.machine.oracle.farewell_heard(self.birth.session, self.birth.incarnation, self._last_word)
-                    self._exit(status=0)
-            case RequestReply() as reply:
-                asked = self._requests.pop(reply.id, None)
-                if reply.failure is None and isinstance(asked, SpawnChild):
-                    self.machine.oracle.child_given(self.birth.session, reply.child, asked.task)
-                    if reply.child not in self._ended_children:
-                        self.children[reply.child] = None
-            case WorkerWelcome() as welcome:
-                self.machine.oracle.acked(self.birth.session, welcome.acked_seq)
-                self._welcomed(welcome)
-            case WorkerRejected() as rejected:
-                self._rejected(rejected)
-
-    def _welcomed(self, welcome: WorkerWelcome) -> None:
-        assert self._outbox is not None and self.birth is not None
-        is_first = self._hello_said_s >= 0 and not self._is_welcome and self._turn == 0 and self._work_left < 0
-        self._outbox.rewind()
-        self._outbox.ack(min(welcome.acked_seq, self._outbox.next_seq - 1))
-        self._is_welcome = True
-        if self._abandoned is not None:
-            self._abandoned.cancel()
-            self._abandoned = None
-        self._set_beat(min(self.birth.heartbeat_s, 0.5))
-        self._flush()
-        for number, body in self._requests.items():
-            self._say(WorkerRequest(id=number, body=body))
-        self._say_last_word()
-        if is_first:
-            self._work_soon()
-
-    def _rejected(self, rejected: WorkerRejected) -> None:
-        if rejected.failure.code != "hello_required":
-            self.world.note("%s is not wanted: %s", self.process.name, rejected.failure.code)
-            self._leave_without_a_word()
-        elif self._is_welcome or self.world.now_s - self._hello_said_s > HELLO_PATIENCE_S:
-            self._is_welcome = False
-            self._say_hello()
-
-    def _obey(self, command: Command) -> None:
+    def obey(self, command: Command) -> None:
         failure = None
         match command.body:
             case DeliverInput() as said:
@@ -342,6 +178,16 @@ class Worker:
                 self._work_soon()
         if not self.temper.is_mute:
             self._say(CommandReply(id=command.id, failure=failure))
+
+    def answered(self, asked: WorkerRequestBody, reply: RequestReply) -> None:
+        if reply.failure is None and isinstance(asked, SpawnChild):
+            assert self.birth is not None
+            self.machine.oracle.child_given(self.birth.session, reply.child, asked.task)
+            if reply.child not in self._ended_children:
+                self.children[reply.child] = None
+
+    def farewell_heard(self) -> None:
+        self._exit(status=0)
 
     def _terminated(self) -> None:
         if self.birth is None:
@@ -412,6 +258,11 @@ class Worker:
             self._requests[self._asked] = body
             self._say(WorkerRequest(id=self._asked, body=body))
 
+    def _enter(self, state: ev.SessionState) -> None:
+        if state != self._state:
+            previous, self._state = self._state, state
+            self.emit(ev.SessionStateChanged(state=state, previous=previous))
+
     def _start_tool(self) -> None:
         assert self.birth is not None
         if len(self._tools) >= 4:
@@ -464,11 +315,3 @@ class Worker:
         self._last_word = Exiting(cause=cause, last_seq=self._outbox.next_seq - 1, result=result)
         self.world.after(LAST_WORD_S, self._exit_cleanly)
         self._say_last_word()
-
-    def _say_last_word(self) -> None:
-        if self._last_word is None or not self._is_welcome or not self.process.is_alive:
-            return
-        assert self._outbox is not None
-        word = replace(self._last_word, last_seq=self._outbox.next_seq - 1)
-        if self.process.is_stopped or self._outbox.has_unsent or not self._say(word):
-            self.world.after(RETRY_S, self._say_last_word)

@@ -140,11 +140,14 @@ life() { # life LABEL MANAGER ROOT-UNIT SESSIONS-UNIT: a service's life, from st
     check "its history has every event once, through three roots" is_whole "$streamer"
 
     title "$label: stop"
+    group=$(property $sessions ControlGroup)
+    check "there are groups of sessions" test -d "/sys/fs/cgroup$group/sessions/$streamer"
     check "systemctl stop" $manager stop $root
     check "the sessions' unit stops because nothing needs it" within 180 is_inactive $sessions
     check "no process is left" within 120 is_swept
     leftovers
-    check "no group of a session is left" not test -e "/sys/fs/cgroup$(property $sessions ControlGroup)/sessions"
+    check "no group of a session is left" not test -e "/sys/fs/cgroup$group"
+    echo "the sessions' unit ended with result $(property $sessions Result): timeout if one had to be killed"
 
     title "$label: ottoctl daemon stop"
     check "the unit starts again" $manager start $root
