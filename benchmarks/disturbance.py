@@ -23,17 +23,20 @@ Deed = Callable[[PrivateDaemon, SyncOtto], str]
 
 
 def measure_faults(sessions: int = 50, *, rate_hz: float = 100.0, only: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """One row for each fault and upheaval of the catalogues, or for those named in `only`, all beside the same siblings.
+    """One row for each fault and upheaval, or for those named in `only`, all beside the same siblings.
 
     `ratio` is the siblings' p99 during the fault over their p99 in the calm before it.
     """
     rows: list[dict[str, Any]] = []
-    with PrivateDaemon(SETTINGS) as daemon, daemon.client(timeout_s=120) as otto:
-        with Siblings(daemon, otto, count=sessions, rate_hz=rate_hz) as siblings:
-            for name, what, deed in deeds():
-                if not only or name in only:
-                    rows.append({"benchmark": "fault", "fault": name, "what": what, "sessions": sessions})
-                    rows[-1] |= _measure(daemon, otto, siblings, deed)
+    with (
+        PrivateDaemon(SETTINGS) as daemon,
+        daemon.client(timeout_s=120) as otto,
+        Siblings(daemon, otto, count=sessions, rate_hz=rate_hz) as siblings,
+    ):
+        for name, what, deed in deeds():
+            if not only or name in only:
+                row = {"benchmark": "fault", "fault": name, "what": what, "sessions": sessions}
+                rows.append(row | _measure(daemon, otto, siblings, deed))
     return rows
 
 

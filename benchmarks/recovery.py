@@ -88,20 +88,23 @@ def measure_rebirth(sessions: int = 50, *, rate_hz: float = 100.0, roots: int = 
     and until the outside subscriber has an event of every session that was emitted after the death.
     """
     answers, adoptions, deliveries = [], [], []
-    with PrivateDaemon(SETTINGS) as daemon, daemon.client(timeout_s=60) as otto:
-        with Siblings(daemon, otto, count=sessions, rate_hz=rate_hz) as siblings:
-            undisturbed = siblings.window(*calm(2))
-            for _ in range(roots):
-                died_ns = _kill_root(daemon)
-                daemon.start()
-                with daemon.client(timeout_s=60) as again:
-                    infos = _ours(again, siblings)
-                    answers.append(time.monotonic_ns() - died_ns)
-                    adoptions.append(_all_heard(again, siblings, infos, died_ns) - died_ns)
-                found = siblings.window(died_ns, calm(2)[1])
-                deliveries.append(found.first_of_last_ns - died_ns)
-            disturbed = siblings.disturbed()
-            load = _load()
+    with (
+        PrivateDaemon(SETTINGS) as daemon,
+        daemon.client(timeout_s=60) as otto,
+        Siblings(daemon, otto, count=sessions, rate_hz=rate_hz) as siblings,
+    ):
+        undisturbed = siblings.window(*calm(2))
+        for _ in range(roots):
+            died_ns = _kill_root(daemon)
+            daemon.start()
+            with daemon.client(timeout_s=60) as again:
+                infos = _ours(again, siblings)
+                answers.append(time.monotonic_ns() - died_ns)
+                adoptions.append(_all_heard(again, siblings, infos, died_ns) - died_ns)
+            found = siblings.window(died_ns, calm(2)[1])
+            deliveries.append(found.first_of_last_ns - died_ns)
+        disturbed = siblings.disturbed()
+        load = _load()
     return {
         "benchmark": "rebirth",
         "sessions": sessions,
@@ -165,9 +168,9 @@ def measure_crowd(sessions: int, *, settle_s: float = LAG_WINDOW_S) -> dict[str,
         load = _load()
         begun_s = time.monotonic()
         otto.stop_daemon()
-        stop_s = time.monotonic() - begun_s
         assert daemon.process is not None
         daemon.process.wait(START_S)
+        stop_s = time.monotonic() - begun_s
     return {
         "benchmark": "crowd",
         "sessions": sessions,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from itertools import pairwise
 
 from ottoctl.sync import SyncOtto, SyncSession
 from ottod.isolation.processes import identify, is_alive, send_signal
@@ -205,7 +206,7 @@ def test_states_follow_the_table(daemon: RealDaemon) -> None:
         wait_for("the next one runs", lambda: session.info().incarnation == 2 and session.info().state == "running")
         session.kill()
         changes = [e for e in events_of(otto, session) if isinstance(e, SessionStateChanged)]
-    assert all(a.state == b.previous for a, b in zip(changes, changes[1:], strict=False)), changes
+    assert all(a.state == b.previous for a, b in pairwise(changes)), changes
     states = [c.state for c in changes]
     at = states.index("restarting")
     assert states[at : at + 2] == ["restarting", "starting"] and "running" in states[at:]
