@@ -43,12 +43,13 @@ def measure_faults(sessions: int = 50, *, rate_hz: float = 100.0, only: tuple[st
 def deeds() -> Iterator[tuple[str, str, Deed]]:
     """All faults and upheavals: name, description, and how to do it."""
     for fault in CATALOGUE:
-        yield fault.name, fault.what, partial(_commit, fault)
+        yield fault.name, fault.what, partial(ending, fault)
     for upheaval in UPHEAVALS:
         yield upheaval.name, upheaval.what, partial(_happen, upheaval.happen)
 
 
-def _commit(fault: Fault, daemon: PrivateDaemon, otto: SyncOtto) -> str:
+def ending(fault: Fault, daemon: PrivateDaemon, otto: SyncOtto) -> str:
+    """Commits the fault: its cause, and what is wrong with it."""
     info = commit(fault, daemon, otto)
     cause = str(info.cause)
     left = f", left {info.remaining_pids}" if info.remaining_pids else ""

@@ -25,6 +25,8 @@ from ottod.errors import OttoError
 
 TEXT_BYTES = 64
 START_S = 120.0
+PREAMBLE_EVENTS = 10
+"""More than a session says before its model's first word."""
 STREAM_S = 3000.0
 """How long siblings would stream if nobody ended them; the daemon's settings must let a model call take so long."""
 SILENCE_S = 60.0
@@ -121,7 +123,7 @@ class Siblings:
     def wait_streaming(self) -> None:
         """Waits until every sibling has emitted something new. Raises SiblingsError."""
         deadline_s = time.monotonic() + START_S
-        marks = {info.session: max(info.last_seq, 3) for info in self._infos()}
+        marks = {info.session: max(info.last_seq, PREAMBLE_EVENTS) for info in self._infos()}
         while still := [info.session for info in self._infos() if info.last_seq <= marks[info.session]]:
             if time.monotonic() > deadline_s:
                 raise SiblingsError(f"{len(still)} of {self.count} siblings do not stream after {START_S:g} s")

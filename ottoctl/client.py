@@ -15,15 +15,18 @@ from ottoctl.endpoint import resolve_endpoint
 from ottoctl.feed import DEFAULT_CREDIT_BYTES, Feed, SessionEvent, gap_event
 from ottoctl.policy import DEFAULT_RECONNECT_S, DEFAULT_TIMEOUT_S, STOP_ANSWER_S
 from ottoctl.replacement import UPGRADE_LOOK_S, UPGRADE_S, not_upgraded, upgraded
-from ottoctl.results import Mode, RunResult, expect, start_request
+from ottoctl.results import Mode, RunResult, approve_request, deny_request, expect, start_request
 from ottoctl.session import Session
 from ottoctl.sync import SyncOtto
 from ottod.errors import UnreachableError
 from ottod.protocol.control import (
+    ApprovalList,
+    ApprovalResult,
     DaemonStatus,
     GetMetrics,
     GetSession,
     GetStatus,
+    ListApprovals,
     ListSessions,
     MetricFamily,
     MetricsReport,
@@ -35,6 +38,7 @@ from ottod.protocol.control import (
     StartSession,
     StopDaemon,
     UpgradeDaemon,
+    WaitingApproval,
     Welcome,
 )
 from ottod.protocol.events import Gap, SessionState
@@ -213,6 +217,29 @@ class Otto:
         """
         body = ListSessions(all=all, states=tuple(states), tree=tree, limit=limit)
         return expect(SessionList, await self.connection.call(body)).sessions
+
+    async def approvals(self, *, session: str = "") -> tuple[WaitingApproval, ...]:
+        """The tool calls that wait for somebody's leave, oldest first.
+
+        With `session`, an id or the beginning of one: only those of it and of the sessions below it.
+        """
+        return expect(ApprovalList, await self.connection.call(ListApprovals(session=session))).approvals
+
+    async def approve(self, approval: str, *, session: str = "", for_session: bool = False) -> ApprovalResult:
+        """Lets a tool call go on; with `for_session` every later one of its tool in that session as well.
+
+        `approval` is an id or the beginning of one. Raises RefusedError: `already_resolved` if it has been answered,
+        with by whom; `no_such_approval`.
+        """
+        body = approve_request(approval, session=session, for_session=for_session)
+        return expect(ApprovalResult, await self.connection.call(body))
+
+    async def deny(
+        self, approval: str, *, session: str = "", reason: str = "", for_session: bool = False
+    ) -> ApprovalResult:
+        """Refuses a tool call: it fails with `reason`, which the model hears, and the turn goes on. As `approve`."""
+        body = deny_request(approval, session=session, reason=reason, for_session=for_session)
+        return expect(ApprovalResult, await self.connection.call(body))
 
     async def events(
         self,

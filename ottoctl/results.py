@@ -14,6 +14,7 @@ from ottod.errors import OttoError, RemoteProtocolError
 from ottod.protocol.cause import Cause
 from ottod.protocol.control import (
     MAX_TASK_BYTES,
+    ResolveApproval,
     Result,
     SessionInfo,
     StartSession,
@@ -130,6 +131,24 @@ def start_request(
         mode=mode,
         run_mode="headless" if headless else "interactive",
         key=key or os.urandom(16).hex(),
+    )
+
+
+def approve_request(approval: str, *, session: str = "", for_session: bool = False) -> ResolveApproval:
+    """The answer that lets a call go on, once or for as long as its session lives."""
+    return ResolveApproval(
+        session=session, approval=approval, decision="approved", scope="session" if for_session else "once"
+    )
+
+
+def deny_request(approval: str, *, session: str = "", reason: str = "", for_session: bool = False) -> ResolveApproval:
+    """The answer that refuses a call; the model is told `reason`."""
+    return ResolveApproval(
+        session=session,
+        approval=approval,
+        decision="denied",
+        scope="session" if for_session else "once",
+        reason=check_text("the reason", reason),
     )
 
 

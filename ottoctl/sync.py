@@ -17,14 +17,26 @@ from ottoctl.endpoint import resolve_endpoint
 from ottoctl.feed import DEFAULT_CREDIT_BYTES, Batch, Feed, SessionEvent, ends_session, gap_event
 from ottoctl.policy import DEFAULT_RECONNECT_S, DEFAULT_TIMEOUT_S, STOP_ANSWER_S
 from ottoctl.replacement import UPGRADE_LOOK_S, UPGRADE_S, not_upgraded, upgraded
-from ottoctl.results import Mode, RunResult, check_text, expect, run_result, start_request
+from ottoctl.results import (
+    Mode,
+    RunResult,
+    approve_request,
+    check_text,
+    deny_request,
+    expect,
+    run_result,
+    start_request,
+)
 from ottod.errors import UnreachableError
 from ottod.protocol.control import (
+    ApprovalList,
+    ApprovalResult,
     DaemonStatus,
     GetMetrics,
     GetSession,
     GetStatus,
     KillSession,
+    ListApprovals,
     ListSessions,
     MetricFamily,
     MetricsReport,
@@ -41,6 +53,7 @@ from ottod.protocol.control import (
     StopSession,
     UnparkSession,
     UpgradeDaemon,
+    WaitingApproval,
     WaitSession,
     Welcome,
 )
@@ -274,6 +287,22 @@ class SyncOtto:
     def list_with(self, request: ListSessions) -> SessionList:
         """The same from a request, with the word whether the limit cut the list."""
         return expect(SessionList, self.connection.call(request))
+
+    def approvals(self, *, session: str = "") -> tuple[WaitingApproval, ...]:
+        """The tool calls that wait for somebody's leave, oldest first; see `Otto.approvals`."""
+        return expect(ApprovalList, self.connection.call(ListApprovals(session=session))).approvals
+
+    def approve(self, approval: str, *, session: str = "", for_session: bool = False) -> ApprovalResult:
+        """Lets a tool call go on; see `Otto.approve`."""
+        body = approve_request(approval, session=session, for_session=for_session)
+        return expect(ApprovalResult, self.connection.call(body))
+
+    def deny(
+        self, approval: str, *, session: str = "", reason: str = "", for_session: bool = False
+    ) -> ApprovalResult:
+        """Refuses a tool call; see `Otto.deny`."""
+        body = deny_request(approval, session=session, reason=reason, for_session=for_session)
+        return expect(ApprovalResult, self.connection.call(body))
 
     def events(
         self,

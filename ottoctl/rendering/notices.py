@@ -77,10 +77,12 @@ def notice_of(event: Event | Unknown) -> Notice | None:
 def _about_others(event: Event | Unknown) -> Notice | None:
     match event:
         case ApprovalRequested():
-            what = f"{event.tool} {argument_summary(event.arguments)}".strip()
-            return Notice(f"? {what} needs approval {event.approval}", "yellow")
+            return _about_question(event)
         case ApprovalResolved():
-            return Notice(f"? {event.approval} {event.decision}{f' by {event.by}' if event.by else ''}", "dim")
+            by = f" by {one_line(event.by)}" if event.by else ""
+            scope = ", for this session" if event.scope == "session" else ""
+            why = f": {one_line(event.reason)}" if event.reason else ""
+            return Notice(f"? {one_line(event.approval)} {event.decision}{by}{scope}{why}", "dim")
         case InputRequested():
             choices = f" [{' / '.join(map(one_line, event.choices))}]" if event.choices else ""
             return Notice(f"? {one_line(event.prompt)}{choices}", "yellow")
@@ -105,7 +107,7 @@ def _about_others(event: Event | Unknown) -> Notice | None:
 
 
 def cause_words(cause: Cause) -> str:
-    """`crashed (SIGKILL)`, `memory (peak 1.2 GiB, cap 1.0 GiB)`, `failed`: what happened, and the fact that counts."""
+    """`crashed (SIGKILL)`, `memory (peak 1.2 GiB, cap 1.0 GiB)`, `failed`: the kind, and the fact that counts."""
     if cause.kind == "crashed":
         fact = cause.signal or (f"status {cause.status}" if cause.status is not None else "")
     elif cause.kind == "memory" and cause.cap_bytes:
@@ -130,6 +132,17 @@ def _about_incarnation(event: IncarnationExited) -> Notice:
         left = f"; these processes remain: {', '.join(map(str, event.remaining_pids))}"
     style = "red" if event.restart == "parked" or left else "yellow"
     return Notice(f"✗ {cause_words(event.cause)}: {then}{left}", style)
+
+
+def _about_question(event: ApprovalRequested) -> Notice:
+    """What waits, why somebody is asked, and how to answer."""
+    what = f"{one_line(event.tool)} {argument_summary(event.arguments)}".strip()
+    why = f" ({one_line(event.reason)})" if event.reason else ""
+    approval = one_line(event.approval)
+    return Notice(
+        f"? {what} needs approval {approval}{why}: `ottoctl approve {approval}` or `ottoctl deny {approval}`",
+        "yellow",
+    )
 
 
 def _about_child(event: ChildExited) -> Notice:

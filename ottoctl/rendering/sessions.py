@@ -109,6 +109,7 @@ def inspect_page(info: SessionInfo, *, now_ns: int, color: bool) -> str:
         ("restarts", f"{info.restarts} ({info.restart})" if info.restarts else ""),
         ("uses", _usage(info)),
         ("tool", one_line(info.current_tool)),
+        ("approvals", _questions(info)),
         ("turns", str(info.turn)),
         ("tokens", usage_line(info.usage)),
         ("cost", usd(info.usage.usd_micros)),
@@ -128,6 +129,15 @@ def _state_line(info: SessionInfo, *, now_ns: int, color: bool) -> str:
     why = f": {one_line(info.reason)}" if info.reason else ""
     mend = f" (`ottoctl session unpark {info.session}`)" if info.state == "parked" else ""
     return paint(state, STATE_STYLES.get(info.state, ""), color=color) + why + mend
+
+
+def _questions(info: SessionInfo) -> str:
+    """What waits for somebody's leave, and what was answered while there was no process to hear it."""
+    told = (
+        f"{p.approval} {one_line(p.tool)}" + (f" ({p.answer.decision}, not yet heard)" if p.answer is not None else "")
+        for p in info.approvals
+    )
+    return ", ".join(told)
 
 
 def _usage(info: SessionInfo) -> str:

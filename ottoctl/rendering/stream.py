@@ -24,6 +24,7 @@ from ottoctl.rendering.sessions import cause_style
 from ottoctl.rendering.tools import argument_summary, result_summary
 from ottod.protocol.cause import Cause
 from ottod.protocol.events import (
+    ApprovalRequested,
     ContentDelta,
     Event,
     IncarnationExited,
@@ -157,6 +158,10 @@ class StreamRenderer:
                 self._line(f"· turn {event.turn}: {self._bill(event.usage)} · {took}", "dim")
             case SessionExited():
                 self._exited(event, place)
+            case ApprovalRequested():
+                # It is not the model that is waited for.
+                self._waiting_since_ns = None
+                self._notice(event)
             case IncarnationExited() | SessionStarted():
                 self._process_changed()
                 self._notice(event)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from ottod.protocol import events as ev
-from ottod.protocol.control import SessionInfo
+from ottod.protocol.control import PendingApproval, SessionInfo
+
+MAX_PENDING = 128
+"""Approvals of one session that root remembers; no answer of a model makes more calls."""
+MAX_NAME_CHARS = 256
+"""Of an approval's id, and of what it names."""
+SHOWN_ARGUMENTS_CHARS = 2000
+"""Of a pending call's arguments; the event has more, the journal has all."""
+SHOWN_REASON_CHARS = 500
 
 
 def fold(info: SessionInfo, event: ev.Event | ev.Unknown, at_ns: int) -> SessionInfo:
@@ -22,9 +30,14 @@ def fold(info: SessionInfo, event: ev.Event | ev.Unknown, at_ns: int) -> Session
             started_at_ns = info.started_at_ns or at_ns
             return replace(info, pid=event.pid, incarnation=event.incarnation, started_at_ns=started_at_ns)
         case ev.TurnStarted():
-            return replace(info, turn=event.turn)
+            # Events may be folded in again, from the ring: only what an earlier turn asked for is over.
+            return replace(info, turn=event.turn, approvals=_asked_since(info, event.turn))
         case ev.TurnCompleted() | ev.TurnFailed() | ev.TurnCancelled():
-            return replace(info, current_tool="")
+            return replace(info, current_tool="", approvals=_asked_since(info, event.turn + 1))
+        case ev.ApprovalRequested():
+            return replace(info, approvals=_with(info.approvals, event, at_ns))
+        case ev.ApprovalResolved():
+            return replace(info, approvals=tuple(a for a in info.approvals if a.approval != event.approval))
         case ev.ToolStarted():
             return replace(info, current_tool=event.tool, last_tool=event.tool)
         case ev.ToolCompleted() | ev.ToolFailed():
@@ -39,6 +52,7 @@ def fold(info: SessionInfo, event: ev.Event | ev.Unknown, at_ns: int) -> Session
                 state="ended",
                 pid=0,
                 current_tool="",
+                approvals=(),
                 cause=event.cause,
                 result=event.result,
                 ended_at_ns=at_ns,
@@ -46,3 +60,28 @@ def fold(info: SessionInfo, event: ev.Event | ev.Unknown, at_ns: int) -> Session
             )
         case _:
             return info
+
+
+def _asked_since(info: SessionInfo, turn: int) -> tuple[PendingApproval, ...]:
+    return tuple(a for a in info.approvals if a.turn >= turn) if info.approvals else ()
+
+
+def _with(
+    pending: tuple[PendingApproval, ...], asked: ev.ApprovalRequested, at_ns: int
+) -> tuple[PendingApproval, ...]:
+    """The same question, asked again by a later incarnation, keeps its place, its age and its answer."""
+    is_known = any(a.approval == asked.approval for a in pending)
+    if is_known or len(pending) >= MAX_PENDING or len(asked.approval) > MAX_NAME_CHARS:
+        return pending
+    new = PendingApproval(
+        approval=asked.approval,
+        call=asked.call[:MAX_NAME_CHARS],
+        tool=asked.tool[:MAX_NAME_CHARS],
+        arguments=asked.arguments[:SHOWN_ARGUMENTS_CHARS],
+        reason=asked.reason[:SHOWN_REASON_CHARS],
+        turn=asked.turn,
+        step=asked.step,
+        asked_at_ns=at_ns,
+        expires_at_ns=asked.expires_at_ns,
+    )
+    return (*pending, new)

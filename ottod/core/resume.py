@@ -5,7 +5,8 @@ the conversation until it is certain what followed them, so that the conversatio
 open when the entries end is resolved by three rules. A model call with a response, and a tool call with a result,
 are never made again. A model call without one is made again. A tool call with an intent and no result begins again
 if its tool said that this is harmless, and is otherwise *unknown*: the model hears that it may or may not have had
-its effect. A call without an intent has not begun, and begins.
+its effect. A call without an intent has not begun, and begins; one that waited for leave is of that kind, and finds
+its question, or the answer to it, where it was.
 
 The incarnations of a session append to the same journal, so what is restored includes what was restored before.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import assert_never
 
+from ottod.core.approval import MAX_SETTLED, Question, Resolution
 from ottod.core.turn import EndTurn, TurnResumed, Value, calls_of, not_started, text_of, what_is_wrong
 from ottod.protocol import journal as j
 from ottod.protocol.cause import Cause
@@ -62,7 +64,8 @@ class Restored(Value, frozen=True, kw_only=True):
 
     `messages` is the conversation before what is open. `ended` is the last turn, if it is over. `usages` has the
     consumption of every model response, unpriced. `children` are those that tools started and that have not ended.
-    `closed` is the session's last word, if it had one.
+    `closed` is the session's last word, if it had one. `questions` are the approvals that the open turn waits for,
+    `resolutions` what became of those before.
     """
 
     has_begun: bool = False
@@ -77,6 +80,8 @@ class Restored(Value, frozen=True, kw_only=True):
     ended_children: tuple[j.ChildEnded, ...] = ()
     closed: Cause | None = None
     text: str = ""
+    questions: tuple[Question, ...] = ()
+    resolutions: tuple[Resolution, ...] = ()
 
 
 def restore(entries: Iterable[j.JournalEntry]) -> Restored:
@@ -124,6 +129,9 @@ class _Past:
         self.response: ModelResponse | None = None
         self.intents: dict[str, bool] = {}
         self.results: dict[str, ToolResult] = {}
+        # Leave that was asked for: what is open belongs to the newest turn, what was answered may hold for longer.
+        self.questions: dict[str, Question] = {}
+        self.resolutions: list[Resolution] = []
 
     def take(self, entry: j.JournalEntry) -> None:
         match entry:
@@ -142,6 +150,10 @@ class _Past:
                 self._respond(entry)
             case j.ToolIntended():
                 self.intents[entry.call] = entry.idempotent
+            case j.ApprovalAsked():
+                self._ask(entry)
+            case j.ApprovalResolved():
+                self._answer(entry)
             case j.ToolResolved():
                 self.results[entry.call] = entry.result
             case j.TurnEnded():
@@ -165,6 +177,7 @@ class _Past:
 
     def _begin_turn(self, entry: j.UserSaid) -> None:
         self._settle()
+        self.questions.clear()
         taken = next((m for m in self.inbox if m.number == entry.number), None)
         if taken is not None:
             self.inbox.remove(taken)
@@ -184,6 +197,7 @@ class _Past:
     def _end_turn(self, entry: j.TurnEnded) -> None:
         self._settle()
         self.is_open = False
+        self.questions.clear()
         self.text = self.turn_text or self.text
         self.ended = EndTurn(
             turn=entry.turn,
@@ -192,6 +206,33 @@ class _Past:
             text=self.turn_text,
             failure=entry.failure,
         )
+
+    def _ask(self, entry: j.ApprovalAsked) -> None:
+        self.questions[entry.approval] = Question(
+            approval=entry.approval,
+            turn=entry.turn,
+            step=entry.step,
+            call=entry.call,
+            tool=entry.tool,
+            reason=entry.reason,
+            expires_at_ns=entry.expires_at_ns,
+        )
+
+    def _answer(self, entry: j.ApprovalResolved) -> None:
+        self.questions.pop(entry.approval, None)
+        resolution = Resolution(
+            approval=entry.approval,
+            tool=entry.tool,
+            decision=entry.decision,
+            scope=entry.scope,
+            by=entry.by,
+            reason=entry.reason,
+        )
+        self.resolutions.append(resolution)
+        if len(self.resolutions) > 2 * MAX_SETTLED:
+            # What holds for the session holds, however long ago it was said.
+            old, new = self.resolutions[:-MAX_SETTLED], self.resolutions[-MAX_SETTLED:]
+            self.resolutions = [*({r.tool: r for r in old if r.scope == "session"}).values(), *new]
 
     def _end_child(self, entry: j.ChildEnded) -> None:
         self.ended_children[entry.child] = entry
@@ -231,6 +272,8 @@ class _Past:
             ended_children=tuple(self.ended_children.values()),
             closed=self.closed,
             text=self.text,
+            questions=tuple(self.questions.values()),
+            resolutions=tuple(self.resolutions),
         )
 
     def _open_turn(self) -> OpenTurn:

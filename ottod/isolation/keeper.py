@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import select
 import sys
+import time
 
 TYPE_CHECKING = False  # As in `typing`, which would triple the start-up time.
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ else:
 REAP_PERIOD_MS = 500
 GRACE_POLL_MS = 5
 KILL_DEADLINE_S = 3.0
+REAP_PAUSE_S = 0.002
+SIGKILL = 9
 REPORT_BYTES = 4096
+ORDER_BYTES = 16
 
 
 class Keeper:
@@ -70,10 +74,19 @@ class Keeper:
             if self.report in ready and not self.read_report():
                 poll.unregister(self.report)
             self.reap()
-            self.is_ordered = self.control in ready
+            if self.control in ready:
+                self.is_ordered = True
+                self.hear()
         if not self.is_ordered and not self.is_enclosed:
             self.wait_for_stragglers()
         self.end_all()
+
+    def hear(self) -> None:
+        """Takes the order off the socket: closing one with something unread loses what was said on it."""
+        try:
+            os.read(self.control, ORDER_BYTES)
+        except OSError:
+            pass  # The worker is dead, which is the same order.
 
     def read_report(self) -> bool:
         """Passes on what the child's side says; False at its end."""
@@ -124,12 +137,17 @@ class Keeper:
         poll = select.poll()
         poll.register(self.control, select.POLLIN)
         for _ in range(0, self.grace_ms, GRACE_POLL_MS):
-            if self.reap() or poll.poll(GRACE_POLL_MS):
+            if self.reap():
+                return
+            if poll.poll(GRACE_POLL_MS):
+                self.hear()
                 return
 
     def end_all(self) -> None:
         """Kills every descendant, puts right what must not have changed, and reports."""
         count, left = 0, []
+        if self.is_enclosed:
+            self.end_namespace()
         if not self.reap():
             processes = load_processes()
             own = os.getpid()
@@ -148,6 +166,14 @@ class Keeper:
             self.say(b"gone %d" % count)
         else:
             self.say(f"left {count} {' '.join(str(each.pid) for each in left)}".encode())
+
+    def end_namespace(self) -> None:
+        """All of it at one stroke: the sandbox dies with its monitor, and its processes with their first."""
+        if self.is_running:
+            os.kill(self.pid, SIGKILL)  # Our own child, which only we can reap: nobody else has its number.
+        give_up_at = time.monotonic() + KILL_DEADLINE_S
+        while not self.reap() and time.monotonic() < give_up_at:
+            time.sleep(REAP_PAUSE_S)
 
     def say(self, message: bytes) -> None:
         """One packet to the worker."""

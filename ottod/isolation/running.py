@@ -107,16 +107,21 @@ class RunningProgram:
             future.cancel()
 
     def _on_control(self) -> None:
-        try:
-            packet = self._control.recv(MAX_PACKET_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return
-        except ConnectionResetError:
-            # The keeper left without reading the order to end. The system says so once, ahead of what the keeper
-            # has still said, and then gives us that.
-            return
-        except OSError:
-            packet = b""
+        """Takes all that has been said: after an error the loop may never call again."""
+        while not self.ended.done():
+            try:
+                packet = self._control.recv(MAX_PACKET_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionResetError:
+                # The keeper left without reading an order to end. The system says so once, ahead of what the keeper
+                # has still said, and then gives us that.
+                continue
+            except OSError:
+                packet = b""
+            self._hear(packet)
+
+    def _hear(self, packet: bytes) -> None:
         word, *rest = packet.decode().split() or [""]
         match word:
             case "started":

@@ -45,4 +45,6 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def __str__(self) -> str:
         if self.kind != "crashed":
             return self.kind
-        return f"crashed({self.signal})" if self.signal else f"crashed({self.status})"
+        # Whose parent root was not, ends in a way that nobody saw: an earlier root's worker, for one.
+        how = self.signal or self.status
+        return "crashed" if how is None else f"crashed({how})"

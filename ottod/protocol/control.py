@@ -115,6 +115,26 @@ class RemoveSession(Wire, frozen=True, kw_only=True, tag="session.remove"):
     session: str
 
 
+class ListApprovals(Wire, frozen=True, kw_only=True, tag="approval.list"):
+    """Approvals that wait for an answer, oldest first; with `session` only those of it and of the sessions below."""
+
+    session: str = ""
+
+
+class ResolveApproval(Wire, frozen=True, kw_only=True, tag="approval.resolve"):
+    """Answer an approval, by its id or a unique prefix; without `session` it is looked for in all of them.
+
+    Answered once the answer cannot be lost any more. Scope `session` answers for the tool, for as long as the session
+    lives; what it asks for already is answered with it.
+    """
+
+    session: str = ""
+    approval: str
+    decision: Literal["approved", "denied"]
+    scope: Literal["once", "session"] = "once"
+    reason: str = ""
+
+
 class Subscribe(Wire, frozen=True, kw_only=True, tag="events.subscribe"):
     """Events from `from_offset` on (None: only new ones; 0: all there are), of one session or of all.
 
@@ -170,6 +190,8 @@ RequestBody = (
     | KillSession
     | UnparkSession
     | RemoveSession
+    | ListApprovals
+    | ResolveApproval
     | Subscribe
     | Unsubscribe
     | GetStatus
@@ -214,6 +236,31 @@ class Grant(Wire, frozen=True, kw_only=True, tag="grant"):
 ClientMessage = Hello | Request | Grant
 
 # ---------------------------------------------------------------- results
+
+
+class ApprovalAnswer(Wire, frozen=True, kw_only=True):
+    """An answer that root keeps while the session has no process that could hear it."""
+
+    decision: Literal["approved", "denied"]
+    scope: Literal["once", "session"] = "once"
+    by: str = ""
+    reason: str = ""
+
+
+class PendingApproval(Wire, frozen=True, kw_only=True):
+    """A tool call that waits for somebody's leave. `arguments` is JSON text, perhaps cut; times are wall clock."""
+
+    approval: str
+    call: str
+    tool: str
+    arguments: str = "{}"
+    reason: str = ""
+    turn: int = 0
+    step: int = 0
+    asked_at_ns: int = 0
+    expires_at_ns: int | None = None
+    answer: ApprovalAnswer | None = None
+    """It has been answered, and the session's next process is to hear it."""
 
 
 class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
@@ -261,6 +308,8 @@ class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
     memory_cap_bytes: int = 0
     processes: int = 0
     cpu_ms: int = 0
+    approvals: tuple[PendingApproval, ...] = ()
+    """That wait for an answer, in the order in which they were asked."""
 
 
 class SessionStartedResult(Wire, frozen=True, kw_only=True, tag="started"):
@@ -276,6 +325,30 @@ class SessionList(Wire, frozen=True, kw_only=True, tag="sessions"):
 
     sessions: tuple[SessionInfo, ...]
     truncated: bool = False
+
+
+class WaitingApproval(Wire, frozen=True, kw_only=True):
+    """A pending approval, and the session that asks for it."""
+
+    session: str
+    agent: str
+    title: str = ""
+    approval: PendingApproval
+
+
+class ApprovalList(Wire, frozen=True, kw_only=True, tag="approvals"):
+    """Approvals that wait, oldest first."""
+
+    approvals: tuple[WaitingApproval, ...]
+
+
+class ApprovalResult(Wire, frozen=True, kw_only=True, tag="approval_resolved"):
+    """The answer was taken. `is_kept`: the session has no process now, and its next one will hear it."""
+
+    session: str
+    approval: str
+    decision: Literal["approved", "denied"]
+    is_kept: bool = False
 
 
 class StopResult(Wire, frozen=True, kw_only=True, tag="stopped"):
@@ -371,6 +444,8 @@ Result = (
     SessionInfo
     | SessionStartedResult
     | SessionList
+    | ApprovalList
+    | ApprovalResult
     | StopResult
     | Subscribed
     | DaemonStatus

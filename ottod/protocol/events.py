@@ -215,7 +215,10 @@ class ToolFailed(EventBase, frozen=True, kw_only=True, tag="tool.failed"):
 
 
 class ApprovalRequested(EventBase, frozen=True, kw_only=True, tag="approval.requested"):
-    """A tool call waits for somebody's leave."""
+    """A tool call waits for somebody's leave. The same id again is the same question, asked by a later incarnation.
+
+    `reason` is the rule's, `expires_at_ns` the wall clock's when the question lapses.
+    """
 
     approval: str
     call: str
@@ -223,10 +226,15 @@ class ApprovalRequested(EventBase, frozen=True, kw_only=True, tag="approval.requ
     arguments: str = "{}"
     reason: str = ""
     expires_at_ns: int | None = None
+    turn: int = 0
+    step: int = 0
 
 
 class ApprovalResolved(EventBase, frozen=True, kw_only=True, tag="approval.resolved"):
-    """The answer, and whose it was. A time-out is `expired`, never `denied`."""
+    """The answer, and whose it was. A time-out is `expired`, never `denied`; a stop makes it `withdrawn`.
+
+    With scope `session` it holds for the tool from now on, for as long as the session lives.
+    """
 
     approval: str
     decision: Literal["approved", "denied", "expired", "withdrawn"]

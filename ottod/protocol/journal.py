@@ -79,6 +79,29 @@ class ToolIntended(Entry, frozen=True, kw_only=True, tag="tool.intended"):
     idempotency_key: str
 
 
+class ApprovalAsked(Entry, frozen=True, kw_only=True, tag="approval.asked"):
+    """A tool call waits for somebody's leave; it has no intent before it has that. `expires_at_ns` is wall clock."""
+
+    approval: str
+    turn: int
+    step: int
+    call: str
+    tool: str
+    reason: str = ""
+    expires_at_ns: int | None = None
+
+
+class ApprovalResolved(Entry, frozen=True, kw_only=True, tag="approval.resolved"):
+    """What became of it, noted before anybody acts on it. Scope `session`: it holds for the tool from now on."""
+
+    approval: str
+    tool: str
+    decision: Literal["approved", "denied", "expired", "withdrawn"]
+    scope: Literal["once", "session"] = "once"
+    by: str = ""
+    reason: str = ""
+
+
 class ToolResolved(Entry, frozen=True, kw_only=True, tag="tool.resolved"):
     """A tool call's result."""
 
@@ -140,6 +163,8 @@ JournalEntry = (
     | ModelCalled
     | ModelResponded
     | ToolIntended
+    | ApprovalAsked
+    | ApprovalResolved
     | ToolResolved
     | TurnEnded
     | ChildStarted

@@ -102,7 +102,10 @@ class Isolation(Spec, frozen=True, kw_only=True):
 
 
 class PermissionRule(Spec, frozen=True, kw_only=True):
-    """One rule. Patterns are globs; an absent field matches everything."""
+    """One rule. Patterns are globs; an absent field matches everything.
+
+    `expires_s`: how long an approval that it asks for waits for an answer; for ever, unless it is given.
+    """
 
     effect: Literal["allow", "ask", "deny"]
     tool: str = "*"
@@ -112,6 +115,7 @@ class PermissionRule(Spec, frozen=True, kw_only=True):
     agent: str = "*"
     run_mode: Literal["interactive", "headless", ""] = ""
     reason: str = ""
+    expires_s: PositiveSeconds | None = None
 
 
 class Permissions(Spec, frozen=True, kw_only=True):

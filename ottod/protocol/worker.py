@@ -188,7 +188,17 @@ class StopTurn(Wire, frozen=True, kw_only=True, tag="stop"):
     for_restart: bool = False
 
 
-CommandBody = DeliverInput | StopTurn | ChildNotice
+class ResolveApproval(Wire, frozen=True, kw_only=True, tag="resolve_approval"):
+    """Somebody's answer to an approval that the session has asked for. Done means that it is in the journal."""
+
+    approval: str
+    decision: Literal["approved", "denied"]
+    scope: Literal["once", "session"] = "once"
+    by: str = ""
+    reason: str = ""
+
+
+CommandBody = DeliverInput | StopTurn | ChildNotice | ResolveApproval
 
 
 class Command(Wire, frozen=True, kw_only=True, tag="command"):

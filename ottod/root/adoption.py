@@ -92,12 +92,15 @@ class Adoption:
             return Inheritance()
         plans = await self._c.database.live_plans()
         rows = {row.session: row for row in await self._c.database.live_incarnations()}
+        noted = {info.session: info.last_seq for info in infos}
         infos = await self._c.in_thread(self._fold_ring, infos)
         for info in infos:
             if info.state == "ended":
                 # Its end is in the ring, and root died before it was in its books.
-                self._c.database.put_session_nowait(info)
+                self._c.table.add_ended(Session(info, None))
         sessions = [self._restore(info, plans.get(info.session)) for info in infos if info.state != "ended"]
+        for session in sessions:
+            session.noted_seq = noted[session.id]
         self._link(sessions)
         self._groups.restore(await self._c.database.supervision())
         alive = []
@@ -159,8 +162,11 @@ class Adoption:
             except msgspec.DecodeError as error:
                 self._c.log(f"its plan cannot be read, so it cannot go on: {error}", session=info.session)
         session = Session(info, plan)
-        session.announced.set()
         self._c.table.add(session)
+        if not info.last_seq:
+            # Root died between its row and its first event.
+            self._births.announce(session)
+        session.announced.set()
         return session
 
     def _link(self, sessions: list[Session]) -> None:

@@ -104,10 +104,14 @@ class Births:
                 session.incarnation.send_signal(signal.SIGKILL)
             raise
         finally:
-            first_offset = self._c.record(session, self._created_event(session))
-            self._c.table.update(session, replace(session.info, first_offset=first_offset))
+            self.announce(session)
             session.announced.set()
         return session
+
+    def announce(self, session: Session) -> None:
+        """The session's first event."""
+        first_offset = self._c.record(session, self._created_event(session))
+        self._c.table.update(session, replace(session.info, first_offset=first_offset))
 
     def _check_open(self) -> None:
         if self.is_closed:

@@ -140,6 +140,8 @@ class Burials:
                 await self._c.in_thread(enclosure.close)
             except OttoError as error:
                 self._c.log(str(error), session=session.id)
+        # Its journal is kept until it is forgotten; what its tools left in their temporary directory is nobody's.
+        await self._c.in_thread(shutil.rmtree, self._c.sessions_dir / session.id / "tmp", True)
         try:
             await self._c.database.put_session(session.info)
             self._ended += 1

@@ -41,6 +41,8 @@ CLIENT_SILENCE_S = 60.0
 MAX_PENDING = 256
 """Requests of one client that may be in work at once."""
 SWEEP_S = 5.0
+MAX_NAME_CHARS = 100
+"""Of a client's name for itself, where it goes on record."""
 
 Serve = Callable[[bytes, RequestBody], Coroutine[object, object, Result]]
 
@@ -92,6 +94,14 @@ class ControlGate:
     @property
     def client_count(self) -> int:
         return len(self._clients)
+
+    def name_of(self, identity: bytes) -> str:
+        """What a client calls itself, for the record: `ottoctl (pid 4711)`. Nobody has checked it."""
+        client = self._clients.get(identity)
+        if client is None:
+            return ""
+        hello = client.hello
+        return (hello.client[:MAX_NAME_CHARS] or "a client") + (f" (pid {hello.pid})" if hello.pid else "")
 
     # ------------------------------------------------------------ incoming
 

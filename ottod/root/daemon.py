@@ -188,6 +188,7 @@ class Daemon:
             max_clients=settings.clients.max_clients,
             log=self._log.warning,
         )
+        service.name_of = self._control.name_of
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._context.set(zmq.MAX_SOCKETS, 64)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -115,8 +116,10 @@ def measure_lag(subscriptions: Iterable[Subscription], *, head: int) -> Subscrib
 def _read_sessions(report: Report, table: SessionTable) -> None:
     states: Counter[str] = Counter()
     total_bytes = largest_bytes = processes = 0
+    asked_at_ns: list[int] = []
     for session in table.live:
         states[session.info.state] += 1
+        asked_at_ns += [pending.asked_at_ns for pending in session.info.approvals if pending.answer is None]
         if (reading := session.reading) is not None:
             total_bytes += reading.memory_bytes
             largest_bytes = max(largest_bytes, reading.memory_bytes)
@@ -125,6 +128,8 @@ def _read_sessions(report: Report, table: SessionTable) -> None:
     report.put("otto_sessions_memory_bytes", total_bytes)
     report.put("otto_session_memory_bytes_max", largest_bytes)
     report.put("otto_sessions_processes", processes)
+    report.put("otto_approvals_pending", len(asked_at_ns))
+    report.put("otto_approval_oldest_age_seconds", _age_s(asked_at_ns))
 
 
 def _read_workers(report: Report, zygote: ZygoteClient, reaper: Reaper, workers: WorkerGate) -> None:
@@ -176,6 +181,11 @@ def _read_root(report: Report, lag: LoopLag, database: DatabaseStats, process: P
     report.put("otto_process_open_fds", process.open_fds)
     report.put("otto_process_max_fds", process.max_fds)
     report.put("otto_process_threads", process.threads)
+
+
+def _age_s(asked_at_ns: list[int]) -> float:
+    """Of the oldest, by the wall clock: an approval may be older than root. 0 without any."""
+    return max(0.0, (time.time_ns() - min(asked_at_ns)) / 1e9) if asked_at_ns else 0.0
 
 
 def _bytes_of(events: int, hub: Hub) -> float:

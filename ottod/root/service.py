@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol, assert_never
 
 from msgspec.structs import replace
@@ -21,6 +21,7 @@ from ottod.protocol.control import (
     GetSession,
     GetStatus,
     KillSession,
+    ListApprovals,
     ListSessions,
     MetricsReport,
     Ping,
@@ -28,6 +29,7 @@ from ottod.protocol.control import (
     ReloadResult,
     RemoveSession,
     RequestBody,
+    ResolveApproval,
     Result,
     SendInput,
     SessionInfo,
@@ -92,6 +94,8 @@ class Service:
         self._hub = hub
         self._database = database
         self._daemon = daemon
+        self.name_of: Callable[[bytes], str] = lambda client: ""
+        """What a client calls itself, for the record."""
 
     async def serve(self, client: bytes, body: RequestBody) -> Result:
         """The result of a request. Raises OttoError for a failure that the client is told."""
@@ -121,6 +125,11 @@ class Service:
             case RemoveSession():
                 await self._supervisor.remove(await self._find(body.session))
                 return Done()
+            case ListApprovals():
+                return self._supervisor.approvals.waiting(await self._below(body.session))
+            case ResolveApproval():
+                asking = await self._find(body.session) if body.session else None
+                return await self._supervisor.approvals.resolve(asking, body, self.name_of(client))
             case Subscribe():
                 return await self._subscribe(client, body)
             case Unsubscribe():
@@ -166,6 +175,8 @@ class Service:
                 raise AmbiguousPrefix(
                     f"{len(found)} sessions start with {prefix}", mend="type more of the id"
                 ) from None
+            if found[0].state != "ended":
+                raise NoSuchSession(f"{found[0].session} has ended, and its end is not in the books yet") from None
             return Session(found[0], None)
 
     def _current(self, session: Session) -> SessionInfo:
@@ -207,6 +218,12 @@ class Service:
         chosen.sort(key=lambda i: i.created_at_ns, reverse=True)
         shown = [replace(i, task=i.task[:LISTED_CHARS], result=i.result[:LISTED_CHARS]) for i in chosen[: body.limit]]
         return SessionList(sessions=tuple(shown), truncated=len(chosen) > body.limit)
+
+    async def _below(self, prefix: str) -> list[Session]:
+        """The live sessions; with a prefix the one that is meant and those below it."""
+        if not prefix:
+            return self._table.live
+        return (await self._find(prefix)).line_up()
 
     async def _subscribe(self, client: bytes, body: Subscribe) -> Subscribed:
         key = (await self._find(body.session)).key if body.session else None

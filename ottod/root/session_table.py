@@ -81,6 +81,8 @@ class Session:
         self.plan = plan
         self.key = session_key(info.session)
         self.next_seq = info.last_seq + 1
+        self.noted_seq = 0
+        """The newest seq that an earlier root had noted in the database: it was used, whatever the ring still has."""
         self.incarnation: Incarnation | None = None
         self.enclosure: Enclosure | None = None
         self.reading: Reading | None = None
@@ -215,6 +217,11 @@ class SessionTable:
 
     def add(self, session: Session) -> None:
         self._live[session.id] = session
+        self._on_change(session.info)
+
+    def add_ended(self, session: Session) -> None:
+        """A session whose end this root did not see; its row may say otherwise, and is written anew."""
+        self._ended[session.id] = session
         self._on_change(session.info)
 
     def get(self, session_id: str) -> Session | None:

@@ -1,9 +1,9 @@
 """What can be done to sessions: start, speak to, wait for, stop, unpark, remove.
 
 The parts behind it: `births` (how a worker comes into the world), `burials` (how it leaves), `groups` (what becomes
-of its session: the supervision engine), `stops`, `children` (what workers ask for), `adoption` (what an earlier root
-left behind) and `watch`. Everything that may block (files, the database, walks through /proc) happens on threads; the
-loop only routes.
+of its session: the supervision engine), `stops`, `children` (what workers ask for), `approvals` (what they wait for
+leave to do), `adoption` (what an earlier root left behind) and `watch`. Everything that may block (files, the
+database, walks through /proc) happens on threads; the loop only routes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ottod.protocol.cause import CauseKind
 from ottod.protocol.control import SessionStartedResult, StartSession, StopResult
 from ottod.protocol.worker import DeliverInput
 from ottod.root.adoption import Adoption, Inheritance
+from ottod.root.approvals import Approvals
 from ottod.root.births import Births
 from ottod.root.burials import Burials
 from ottod.root.children import Children
@@ -65,6 +66,7 @@ class Supervisor:
             reaper=reaper,
         )
         self._watch = Watch(context)
+        self.approvals = Approvals(context)
         self._keys: OrderedDict[str, asyncio.Future[SessionStartedResult]] = OrderedDict()
         context.gate.on_lost = self._worker_unfit
         context.gate.on_ready = self._worker_ready
@@ -115,6 +117,9 @@ class Supervisor:
                 f"{request.parent} has ended", code="session_ended", mend="name a live session as parent"
             )
         if parent is not None:
+            if parent.info.run_mode == "headless":
+                # Nobody is asked below a session where nobody is asked.
+                request = replace(request, run_mode="headless")
             session = await self._children.start(request, parent)
         else:
             session = await self._births.create(request)
@@ -122,12 +127,14 @@ class Supervisor:
         return SessionStartedResult(session=session.id, from_offset=session.info.first_offset)
 
     def _worker_ready(self, session: Session, is_adopted: bool) -> None:
-        if not session.is_stopping:
+        if not session.is_stopping and session.stop_ladder is None:
             session.cancel_timers()
         self._groups.ready(session)
         if is_adopted:
             self._stops.adopted(session)
             self._c.spawn(self._children.remind(session))
+        if any(pending.answer is not None for pending in session.info.approvals):
+            self._c.spawn(self.approvals.deliver_kept(session))
 
     # ------------------------------------------------------------ input
 

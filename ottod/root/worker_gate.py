@@ -251,11 +251,11 @@ class WorkerGate:
     def _takes_on(self, identity: bytes, session: Session, incarnation: Incarnation, hello: WorkerHello) -> bool:
         """Whether the worker and root agree on the next seq; where the ring cannot say, an adopted worker knows best.
 
-        What root had noted and the ring no longer has, the worker had acknowledged: its first unacknowledged seq is
-        the one that is due, or lies before it.
+        The acknowledgement of what the ring no longer has need not have reached the worker: it may have been frozen,
+        or root have died before it was sent. What is noted in the database was used, and is not due again.
         """
         if incarnation.adopt_by_s and self._hub.ring.last_seq(session.key) == 0 and hello.unacked_seq > 0:
-            session.next_seq = hello.unacked_seq
+            session.next_seq = max(hello.unacked_seq, session.noted_seq + 1)
         if hello.unacked_seq <= session.next_seq:
             return True
         # Events that root had acknowledged are gone: a power failure of the ring alone. They must not be named anew.

@@ -103,6 +103,8 @@ METRICS: tuple[Metric, ...] = (
     _gauge("otto_sessions_memory_bytes", "Memory of all live sessions' processes together, at the last look."),
     _gauge("otto_session_memory_bytes_max", "Memory of the largest live session, at the last look."),
     _gauge("otto_sessions_processes", "Processes of all live sessions together, at the last look."),
+    _gauge("otto_approvals_pending", "Tool calls that wait for somebody's leave."),
+    _gauge("otto_approval_oldest_age_seconds", "How long the oldest of them has waited; 0 without any."),
     # Workers
     _gauge("otto_zygote_up", "1 if a zygote runs, from which workers are forked."),
     _gauge("otto_zygote_generation", "The zygote's generation; it grows with each replacement."),

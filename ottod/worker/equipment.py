@@ -12,6 +12,7 @@ from ottod.isolation.programs import ConfinedPrograms
 from ottod.protocol.events import LogWarning
 from ottod.protocol.worker import Birth
 from ottod.tools.registry import tools_by_name
+from ottod.worker.approvals import Approvals
 from ottod.worker.children import Children
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
@@ -38,6 +39,7 @@ class Equipment:
         *,
         journal: JournalWriter,
         children: Children,
+        approvals: Approvals,
         restored: Restored,
         on_step: Callable[[], None],
     ) -> Equipment:
@@ -68,6 +70,7 @@ class Equipment:
             machine=machine,
             models=models,
             tools=ToolRunner(spec=spec, tools=tools, files=files, programs=programs, sessions=children, link=link),
+            approvals=approvals,
             journal=journal,
             link=link,
             on_step=on_step,

@@ -190,6 +190,9 @@ class Link:
         lag_ms = max(0.0, now_s - self._beat_due_s) * 1000
         if self._is_welcome:
             self._send_heartbeat(lag_ms)
+        elif now_s - self._hello_said_s > HELLO_PATIENCE_S:
+            # The root that had heard the last one may have died before it could answer.
+            self._say_hello()
         self._set_beat(self._beat_s)
 
     def _send_heartbeat(self, lag_ms: float = 0.0) -> None:

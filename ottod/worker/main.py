@@ -156,6 +156,9 @@ class RootWatch:
         while await _receive(self._loop, channel, 1) is not None:
             pass
         self._link.orphaned()
+        if self._pidfd is None:
+            # Nobody has said yet who root is: the channel is all there is to know it by.
+            self._set(present=False)
 
     def _gone(self) -> None:
         self.close()

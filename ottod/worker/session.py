@@ -16,13 +16,30 @@ import os
 import time
 from typing import Literal, assert_never
 
+from ottod.core.lifecycle import Happening
 from ottod.core.resume import OpenTurn, Restored
 from ottod.core.turn import EndTurn
 from ottod.errors import Failure, OttoError, StorageError
 from ottod.protocol import journal as j
 from ottod.protocol.cause import Cause, CauseKind
-from ottod.protocol.events import CheckpointWritten, ItemCompleted, LogError, LogWarning, SessionStarted
-from ottod.protocol.worker import Birth, ChildNotice, CommandBody, DeliverInput, Exiting, StopTurn
+from ottod.protocol.events import (
+    CheckpointWritten,
+    ItemCompleted,
+    LogError,
+    LogWarning,
+    SessionStarted,
+    SessionState,
+)
+from ottod.protocol.worker import (
+    Birth,
+    ChildNotice,
+    CommandBody,
+    DeliverInput,
+    Exiting,
+    ResolveApproval,
+    StopTurn,
+)
+from ottod.worker.approvals import Approvals
 from ottod.worker.children import Children
 from ottod.worker.equipment import Equipment
 from ottod.worker.inbox import Inbox
@@ -49,6 +66,7 @@ class SessionRunner:
         self._wake = asyncio.Event()
         self._inbox = Inbox(link, on_arrival=self._wake.set)
         self._children = Children(link, self._inbox, on_end=self._wake.set, on_wait=self._calls_changed)
+        self._approvals = Approvals(birth, link, on_wait=self._calls_changed)
         self._state = AnnouncedState(link)
         self._stop: Cause | None = None
         self._is_suspended = False
@@ -132,6 +150,7 @@ class SessionRunner:
             at_ns=time.time_ns(),
         )
         journal.note(opened)
+        self._approvals.begin(restored, journal)
         self._inbox.restore(restored.inbox, newest_number=restored.newest_number)
         if task:
             self._inbox.add_task(task)
@@ -169,6 +188,7 @@ class SessionRunner:
                 self._link,
                 journal=self._journal,
                 children=self._children,
+                approvals=self._approvals,
                 restored=restored,
                 on_step=self._calls_changed,
             )
@@ -224,12 +244,19 @@ class SessionRunner:
             self._state.happened("turn_ended", is_passing=self._is_busy or self._awaits_children)
 
     def _calls_changed(self) -> None:
-        """Shows a turn that does nothing but wait for children as what it is."""
-        is_waiting = 0 < self._equip().running_calls == self._children.waiting_calls
-        if is_waiting and self._state.current == "running":
-            self._state.happened("children_awaited")
-        elif not is_waiting and self._state.current == "waiting_children":
-            self._state.happened("children_done")
+        """Shows a turn that does nothing but wait, for leave or for children, as what it is."""
+        asking, waiting = self._approvals.waiting_calls, self._children.waiting_calls
+        wanted: SessionState = "running"
+        if 0 < self._equip().running_calls == asking + waiting:
+            wanted = "waiting_approval" if asking else "waiting_children"
+        current = self._state.current
+        if current == wanted or current not in ("running", "waiting_approval", "waiting_children"):
+            return
+        if current != "running":
+            done: Happening = "children_done" if current == "waiting_children" else "approval_resolved"
+            self._state.happened(done, is_passing=wanted != "running")
+        if wanted != "running":
+            self._state.happened("approval_asked" if wanted == "waiting_approval" else "children_awaited")
 
     def _final_cause(self) -> Cause:
         ended = self._ended
@@ -281,6 +308,8 @@ class SessionRunner:
                     if not self._is_over:
                         await self._children.heard(body)
                     return None
+                case ResolveApproval():
+                    return await self._answer_approval(body)
                 case _:
                     assert_never(body)
         except StorageError as error:
@@ -294,6 +323,12 @@ class SessionRunner:
             return Failure(code="session_ended", message="the session is ending and hears nothing more")
         assert self._journal is not None
         return await self._inbox.accept(message.text, message.sender, self._journal)
+
+    async def _answer_approval(self, order: ResolveApproval) -> Failure | None:
+        await self._is_open.wait()
+        if self._stop is not None or self._is_over:
+            return Failure(code="session_ended", message="the session is ending and hears nothing more")
+        return await self._approvals.answer(order)
 
     def _obey_stop(self, order: StopTurn) -> None:
         is_for_good = order.cause != "daemon_stop" and not order.for_restart

@@ -58,6 +58,14 @@ class ToolRunner:
         tool = self._tools.get(call.tool)
         return tool is not None and tool.idempotent
 
+    def is_runnable(self, call: ToolCall) -> bool:
+        """Whether there is such a tool, and the arguments are such as it takes."""
+        tool = self._tools.get(call.tool)
+        try:
+            return tool is not None and decode_arguments(tool, call.arguments) is not None
+        except ToolError:
+            return False
+
     async def run(self, call: ToolCall, *, turn: int, step: int, key: str) -> Outcome:
         """The call's outcome; a cancellation ends in one that says so."""
         started_ns = time.monotonic_ns()

@@ -2,6 +2,9 @@
 
 What happened is appended to the journal, then told to the watchers, then forced to disk, and then acted upon. The
 first two are one step of the loop, so that a killed worker leaves a journal and a stream of events that agree.
+
+A call that needs somebody's leave waits for it as a running call, and has no intent before: until then it has not
+begun, and another incarnation begins it anew.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from ottod.protocol.events import (
     TurnStarted,
 )
 from ottod.protocol.model import ModelResponse, Text, Thinking, ToolCall
+from ottod.worker.approvals import Approvals
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
 from ottod.worker.model_call import ModelCaller
@@ -61,6 +65,7 @@ class TurnDriver:
         machine: TurnMachine,
         models: ModelCaller,
         tools: ToolRunner,
+        approvals: Approvals,
         journal: JournalWriter,
         link: Link,
         on_step: Callable[[], None],
@@ -69,6 +74,7 @@ class TurnDriver:
         self._machine = machine
         self._models = models
         self._tools = tools
+        self._approvals = approvals
         self._journal = journal
         self._link = link
         self._on_step = on_step
@@ -153,7 +159,7 @@ class TurnDriver:
     # ------------------------------------------------------------ actions
 
     async def _execute(self, actions: Sequence[TurnAction]) -> EndTurn | None:
-        intents = [a for a in actions if isinstance(a, RunTool) and not a.is_repeat]
+        intents = [a for a in actions if isinstance(a, RunTool) and not a.is_repeat and not self._is_guarded(a.call)]
         if intents:
             # All intents of a step share one sync; only then does any of the effects start.
             await self._journal.put([self._intent(a) for a in intents])
@@ -176,6 +182,10 @@ class TurnDriver:
                 case EndTurn():
                     ended = action
         return ended
+
+    def _is_guarded(self, call: ToolCall) -> bool:
+        """Whether a rule stands before the call. One that cannot be run fails by itself, and nobody is asked."""
+        return self._approvals.is_guarded(call.tool) and self._tools.is_runnable(call)
 
     def _idempotency_key(self, action: RunTool) -> str:
         return f"{self._session}/{action.turn}/{action.step}/{action.call.call}"
@@ -234,13 +244,12 @@ class TurnDriver:
     async def _run_tool(self, action: RunTool, cancelled: asyncio.Event) -> None:
         """Runs a call to its result, whatever comes in between: the machine waits for exactly one."""
         call = action.call
-        running = asyncio.ensure_future(
-            self._tools.run(call, turn=action.turn, step=action.step, key=self._idempotency_key(action))
-        )
+        running = asyncio.ensure_future(self._run_with_leave(action))
         stopping = asyncio.ensure_future(cancelled.wait())
         try:
             await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
+                self._approvals.withdraw(call, turn=action.turn, step=action.step)
                 running.cancel()
             outcome = await self._outcome_of(running, call)
             self._journal.note(
@@ -259,6 +268,17 @@ class TurnDriver:
                 running.cancel()
                 await asyncio.wait({running})
 
+    async def _run_with_leave(self, action: RunTool) -> Outcome:
+        """The call, once it may begin. Raises StorageError."""
+        call = action.call
+        if self._is_guarded(call):
+            refusal = await self._approvals.leave(call, turn=action.turn, step=action.step)
+            if refusal is not None:
+                return failed(call, refusal)
+            if not action.is_repeat:
+                await self._journal.put([self._intent(action)])
+        return await self._tools.run(call, turn=action.turn, step=action.step, key=self._idempotency_key(action))
+
     @staticmethod
     async def _outcome_of(running: asyncio.Future[Outcome], call: ToolCall) -> Outcome:
         await asyncio.wait({running})
@@ -267,6 +287,8 @@ class TurnDriver:
         error = running.exception()
         if error is None:
             return running.result()
+        if isinstance(error, StorageError):
+            raise error
         # A defect in running a tool is still that tool's result.
         text = f"{call.tool} could not be run: {type(error).__name__}: {error}"[:2000]
         return failed(call, Failure(code="tool_crashed", message=text))

@@ -62,7 +62,10 @@ def main() -> None:
         except RemoteProtocolError:
             request = None
         if request is not None and fds:
-            orders.send(_fork(request.ticket, fds[0], orders, entry, endpoint))
+            try:
+                orders.send(_fork(request.ticket, fds[0], orders, entry, endpoint))
+            except (BrokenPipeError, ConnectionResetError):
+                return  # Root died meanwhile; the worker takes its closed channel for the order to go.
         for received in fds:
             os.close(received)
 

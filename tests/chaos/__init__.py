@@ -10,6 +10,6 @@ cursor of its own that outlives every root, and keeps a `story` of each session;
 table who is alive of which session. What these see is checked against DESIGN §3 at every event and every look, and
 counted in `findings`: a run that injects nothing, or checks nothing, has failed.
 
-The seed decides what is tried and in which order. Processes are real, so the same seed is the same storm over slightly
-different weather.
+The seed decides what is tried and in which order. Processes are real, so the same seed is the same storm over
+slightly different weather.
 """

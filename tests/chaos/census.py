@@ -1,13 +1,14 @@
 """Who is alive of which session, from the process table alone.
 
 To a session belong its workers (by pid and start time), everything that was ever seen below one of them, and
-everything that carries its marker in its environment. What once belonged to a session belongs to it for good, wherever
-it has gone since.
+everything that carries its marker in its environment. What once belonged to a session belongs to it for good,
+wherever it has gone since.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from pathlib import Path
 
 from ottod.isolation.processes import ProcessId, Table, closure, identify, is_alive, read_table
@@ -24,7 +25,7 @@ class Census:
         self.workers: dict[str, dict[int, ProcessId]] = {}
         """Session → incarnation → its worker."""
         self.owners: dict[ProcessId, str] = {}
-        """Every process that ever belonged to a session."""
+        """Every process that ever belonged to a session; of another daemon's sessions too, if it has marked them."""
         self.others: set[ProcessId] = set()
         """Root's, zygotes and workers that are nobody's yet: every other process of this daemon."""
         self.looks = 0
@@ -83,10 +84,10 @@ class Census:
             if row.parent_pid == root_pid and row.is_live and row.id not in self.owners and row.id.pid != zygote_pid
         ]
 
-    def leftovers(self) -> list[str]:
+    def leftovers(self, sessions: Container[str]) -> list[str]:
         """Whatever is alive of the daemon and all of its sessions, by every way of telling."""
         self.look()
-        left = {p: f"a process of {owner}" for p, owner in self.owners.items() if is_alive(p)}
+        left = {p: f"a process of {o}" for p, o in self.owners.items() if o in sessions and is_alive(p)}
         left |= {p: "root, a zygote or an unborn worker" for p in self.others if is_alive(p)}
         for row in self.table.values():
             if row.is_live and row.id.pid != os.getpid() and self._home in read_environ(row.id.pid).split(b"\0"):

@@ -6,10 +6,11 @@ session must not die of something that nobody did to it.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from ottod.isolation.processes import ProcessId
 from ottod.protocol.cause import Cause
 from tests.chaos.population import KINDS
 
@@ -36,7 +37,8 @@ class Deeds:
         """Root was killed or frozen."""
         self.birth_troubles_ns: list[int] = []
         """The zygote, or a worker that nobody's session it was yet, was killed or frozen."""
-        self.tools: defaultdict[str, int] = defaultdict(int)
+        self.processes: set[ProcessId] = set()
+        """Workers that got SIGKILL before anybody knew whose they were."""
 
     def stopped(self, session: str, now_ns: int) -> None:
         """A stop was asked for."""
@@ -89,6 +91,8 @@ class Deeds:
         for above in line:
             if above.session in self.stops_ns or above.exited is not None or above.losses:
                 return ""
+            if (above.session, above.incarnation) in self.killed | self.frozen:
+                return ""  # Its children are stopped before its own end is announced.
         if any(each.losses or each.exited is not None for each in kin):
             return ""
         return "nobody stopped it, nor anything above or beside it"

@@ -29,7 +29,7 @@ class Ask:
 
 
 class Desk:
-    """`up_s` counts only the time in which root could have answered."""
+    """Its clock is `findings.up_s`, which counts only the time in which root could have answered."""
 
     def __init__(self, line: Line, findings: Findings) -> None:
         self._line = line
@@ -37,7 +37,6 @@ class Desk:
         self._next_id = 1
         self._generation = -1
         self.pending: dict[int, Ask] = {}
-        self.up_s = 0.0
         self.counts: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
 
@@ -51,7 +50,7 @@ class Desk:
         if not self.is_open:
             return False
         number, self._next_id = self._next_id, self._next_id + 1
-        self.pending[number] = Ask(body, on_answer, limit_s, self.up_s)
+        self.pending[number] = Ask(body, on_answer, limit_s, self._findings.up_s)
         self.counts["asked"] += 1
         self._line.send(Request(id=number, body=body))
         return True
@@ -89,6 +88,6 @@ class Desk:
                 if ended is None:
                     continue
                 since_s = max(since_s, ended)
-            if self.up_s - since_s > ask.limit_s:
+            if self._findings.up_s - since_s > ask.limit_s:
                 del self.pending[number]
                 self._findings.check("answers", False, f"no answer within {ask.limit_s:.0f} s: {ask.body}")

@@ -46,6 +46,8 @@ class Findings:
         self.violations: list[Violation] = []
         self.trace: deque[str] = deque(maxlen=MAX_TRACE_LINES)
         self.now_s = 0.0
+        self.up_s = 0.0
+        """Like `now_s`, but stands still while root is dead or frozen."""
         self.dropped = 0
 
     def check(self, invariant: str, holds: bool, text: str = "", session: str = "") -> bool:

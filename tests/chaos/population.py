@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
@@ -29,17 +29,20 @@ def _call(name: str, **arguments: object) -> dict[str, object]:
     return {"name": name, "arguments": arguments}
 
 
+Policy = Literal["permanent", "transient", "temporary"]
+
+
 class Kind(NamedTuple):
     """A kind of session. `share` is its weight when one is chosen."""
 
     script: dict[str, Any]
     share: int
     tools: tuple[str, ...] = ()
-    mode: str = "oneshot"
+    mode: Literal["oneshot", "conversation"] = "oneshot"
     may_complete: bool = False
     crash_signal: str = ""
     children: int = 0
-    policies: tuple[str, ...] = ("permanent", "transient", "temporary")
+    policies: tuple[Policy, ...] = ("permanent", "transient", "temporary")
 
 
 KINDS: dict[str, Kind] = {
@@ -95,9 +98,7 @@ KINDS: dict[str, Kind] = {
         tools=("spawn_agent", "shell"),
         may_complete=True,
     ),
-    "leaf": Kind(
-        {"turns": [{"stream": {"events": 60, "rate_hz": RATE_HZ, "text_bytes": 60}}]}, 0, may_complete=True
-    ),
+    "leaf": Kind({"turns": [{"stream": {"events": 60, "rate_hz": RATE_HZ, "text_bytes": 60}}]}, 0, may_complete=True),
 }
 """By the name of its agent. Loops end when their turn has had all the steps that it may have."""
 
@@ -141,17 +142,17 @@ class Population:
         kind, choose = KINDS[name], self._random
         self._number += 1
         restart = Restart(
-            policy=choose.choice(kind.policies),  # type: ignore[arg-type]
+            policy=choose.choice(kind.policies),
             backoff=BACKOFF,
             shutdown=Shutdown(grace_s=GRACE_S),
-            on_parent_exit=choose.choice(("stop", "stop", "keep")) if parent else "stop",  # type: ignore[arg-type]
+            on_parent_exit=choose.choice(("stop", "stop", "keep")) if parent else "stop",
             significant=bool(parent) and choose.random() < 0.2,
         )
         group = Group(
-            strategy=choose.choice(("one_for_one", "one_for_all", "rest_for_one")),  # type: ignore[arg-type]
+            strategy=choose.choice(("one_for_one", "one_for_all", "rest_for_one")),
             max_restarts=GROUP_RESTARTS,
             period_s=PERIOD_S,
-            auto_shutdown=choose.choice(("never", "never", "any_significant")),  # type: ignore[arg-type]
+            auto_shutdown=choose.choice(("never", "never", "any_significant")),
         )
         spec = AgentSpec(
             name=name,
@@ -170,7 +171,7 @@ class Population:
             title=key,
             key=key,
             parent=parent,
-            mode=kind.mode,  # type: ignore[arg-type]
+            mode=kind.mode,
         )
         return Guest(request, choose.randint(1, kind.children) if kind.children else 0)
 

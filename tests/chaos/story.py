@@ -27,7 +27,7 @@ class Loss:
 
 
 class Story:
-    """One session. `heard_s` is the run's time of its newest event."""
+    """One session. `heard_s`, and the times of open calls, are of the clock that runs only while root is up."""
 
     def __init__(self, session: str, findings: Findings) -> None:
         self.session = session
@@ -52,7 +52,7 @@ class Story:
         self.exited_ns = 0
         self.heard_s = 0.0
         self.open_calls: dict[str, float] = {}
-        """Tool calls that run, and since when."""
+        """Tool calls that run, and since when. Those that wait for other sessions are not among them."""
         self.events = 0
         self.offsets = array("Q")
         self.seqs = array("Q")
@@ -66,17 +66,17 @@ class Story:
         """One record, in its place."""
         check = self._findings.check
         if header.first_seq != self.next_seq:
-            check(
-                "seq", self.is_partial, f"seq {header.first_seq} came where {self.next_seq} was due", self.session
-            )
+            check("seq", self.is_partial, f"seq {header.first_seq} came where {self.next_seq} was due", self.session)
             self._next_number = None
         check("one_end", self.exited is None, f"seq {header.first_seq} after its end", self.session)
-        check("seq", header.event_count == len(entries), "the header counts other events than there are", self.session)
+        check(
+            "seq", header.event_count == len(entries), "the header counts other events than there are", self.session
+        )
         self._findings.checks["seq"] += header.event_count
         self.is_partial = False
         self.next_seq = header.last_seq + 1
         self.events += header.event_count
-        self.heard_s = self._findings.now_s
+        self.heard_s = self._findings.up_s
         self.offsets.append(header.first_offset)
         self.seqs.append(header.first_seq)
         self.counts.append(header.event_count)
@@ -112,7 +112,8 @@ class Story:
                 self.exited, self.exited_ns = event, at_ns
                 self.open_calls.clear()
             case ev.ToolStarted():
-                self.open_calls[event.call] = self._findings.now_s
+                if event.tool != "spawn_agent":
+                    self.open_calls[event.call] = self._findings.up_s
             case ev.ToolCompleted() | ev.ToolFailed():
                 self.open_calls.pop(event.call, None)
             case ev.TurnStarted() | ev.ItemStarted() | ev.ModelRetried():
@@ -157,9 +158,8 @@ class Story:
         self.state = event.state
 
     def _lost(self, event: ev.IncarnationExited, at_ns: int) -> None:
-        self._findings.note(
-            f"{self.session} {self.agent} lost {event.incarnation}: {event.cause} {event.restart} in {event.delay_ms} ms"
-        )
+        how = f"{event.cause} {event.restart} in {event.delay_ms} ms"
+        self._findings.note(f"{self.session} {self.agent} lost {event.incarnation}: {how}")
         found = f"a restart is announced ({event.restart}) after a stop"
         self._findings.check("stop_wins", not self.stopping_since_seq, found, self.session)
         self.incarnation = max(self.incarnation, event.incarnation)

@@ -149,5 +149,7 @@ class Witness:
                 is_told = any(first <= offset and last <= end for first, end in own_gaps)
                 found = f"{reader}: offsets {offset} to {last} were neither given nor said to be missing"
                 if is_seen and is_told and any(g.session == session for g in gaps if g.first <= offset <= g.last):
-                    self._findings.violated("late_reader", f"{reader}: {offset} was given and said to be missing", session)
+                    self._findings.violated(
+                        "late_reader", f"{reader}: {offset} was given and said to be missing", session
+                    )
                 self._findings.check("late_reader", is_seen or is_told, found, session)

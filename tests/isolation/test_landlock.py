@@ -51,8 +51,9 @@ def test_a_ruleset_confines_under_every_abi(version: int, tmp_path: Path) -> Non
     assert done.stdout == "101100", done.stderr
 
 
-def test_the_launcher_imports_nothing_of_the_package(tmp_path: Path) -> None:
-    """It runs without site-packages, from any directory, with few modules."""
+@pytest.mark.parametrize("name", ["launcher.py", "confined_exec.py"])
+def test_the_launcher_imports_nothing_of_the_package(tmp_path: Path, name: str) -> None:
+    """It and the sandbox's first process run without site-packages, from any directory, with few modules."""
     script = (
         "import runpy, sys; sys.argv = ['x']\n"
         "try: runpy.run_path(sys.orig_argv[-1], run_name='launcher')\n"
@@ -61,7 +62,7 @@ def test_the_launcher_imports_nothing_of_the_package(tmp_path: Path) -> None:
     )
     # runpy itself imports a few modules, so only the package and what is slow are looked for.
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", script, confined_exec.__file__],
+        [sys.executable, "-I", "-S", "-c", script, str(Path(confined_exec.__file__).with_name(name))],
         cwd=tmp_path,
         capture_output=True,
         timeout=30,

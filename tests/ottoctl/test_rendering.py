@@ -224,7 +224,7 @@ NOTICES: list[tuple[Event | Unknown, str]] = [
     (SessionStateChanged(state="parked", previous="running", reason="flapping"), "■ parked: flapping"),
     (
         ApprovalRequested(approval="ap1", call="c", tool="shell", arguments='{"command":"rm x"}'),
-        "? shell rm x needs approval ap1",
+        "? shell rm x needs approval ap1: `ottoctl approve ap1` or `ottoctl deny ap1`",
     ),
     (Unknown(type="future.event", fields={"a": 1}), ""),
     (SessionStateChanged(state="running", previous="idle"), ""),

@@ -19,6 +19,10 @@ LATENCY_S = (0.000_020, 0.004)
 RECONNECT_S = (0.020, 0.500)
 DRAIN_MESSAGES = 256
 
+HELLO = b"\xa4type\xa5hello"
+"""How a hello begins, a worker's behind its byte of kind. The moment before root hears it is one to die in."""
+HELLO_WITHIN = 16
+
 Frames = list[bytes]
 
 
@@ -212,7 +216,7 @@ class Router:
             if frames is None:
                 self.peers.pop(line.identity, None)
                 continue
-            self._guard("receive")
+            self._guard("hello" if HELLO in frames[0][:HELLO_WITHIN] else "receive")
             try:
                 self._on_message([line.identity, *frames])
             except Exception as error:  # noqa: BLE001 - as the real socket does

@@ -9,19 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from tests.simulation.world import NS, World
 
 STEP_S = (0.000_005, 0.000_200)
 """What one round of root's loop costs."""
 THREAD_S = (0.000_100, 0.060)
-
-
-class Channel(Protocol):
-    """Root's end of a worker's private channel, as the loop writes to it."""
-
-    def receive(self, data: bytes) -> None: ...
 
 
 class Blocked(BaseException):

@@ -178,7 +178,8 @@ class SimRoot:
             raise RootKilled(where)
         if self.die_at is not None and where == self.die_at:
             self.world.note("root is killed in %s", where)
-            self.die_at = None
+            # From here on nothing that is still run while the exception passes can reach the machine.
+            self.loop.is_dead = True
             raise RootKilled(where)
 
     def _listen(self, endpoint: Any, on_message: Any, on_drained: Any = lambda: None) -> Router:
@@ -195,7 +196,6 @@ class SimRoot:
             except OttoError as error:
                 # The daemon ends here, and its service manager starts it again.
                 self._log(f"boot: {error}")
-                self._guard("boot failed")
                 raise RootKilled("boot failed") from error
         self.gate.attach(self._listen(self.machine.worker_endpoint, self.gate.handle, self.gate.drained))  # type: ignore[arg-type]
         sync = RingSync(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,17 +17,20 @@ from ottod.errors import Failure
 from ottod.protocol import control as c
 from ottod.protocol.specs import AgentSpec, Backoff, Group, Restart, Shutdown
 from tests.simulation.client import Client
+from tests.simulation.faults import FAULTS, Faults
 from tests.simulation.machine import Machine
 from tests.simulation.oracle import STOP_REASON
 from tests.simulation.root import Parts
 from tests.simulation.stage import Stage
-from tests.simulation.world import NS, Violation, World
+from tests.simulation.world import Violation, World
 
 SETTLE_S = 35.0
 """Longer than any ladder of stops, adoption, delay or start that is under way when the faults cease."""
 REST_S = 45.0
 """From the order to stop everything to the last look."""
 STOP_EVERY_S = 3.0
+DEFECTS = ("internal", "local_protocol_error")
+"""Refusals that no client can have deserved."""
 
 
 class Outcome(NamedTuple):
@@ -58,6 +60,7 @@ class Scenario:
         self._max_sessions = pick((3, 8, 16))
         self._tree_share = pick((0.0, 0.3, 0.8))
         self._kinds = [name for name in FAULTS if self._random.random() < 0.6]
+        self._faults = Faults(machine, self._random)
         self._is_storm = True
         self._sessions: list[str] = []
         self._starts = 0
@@ -99,7 +102,7 @@ class Scenario:
         elif dice < 0.92 and len(client.views) < 6:
             client.subscribe(self._random.choice(self._sessions), 1)
         else:
-            self._stall(client)
+            self._faults.stall(client)
         self._world.after(self._random.expovariate(1 / self._act_every_s), self._act)
 
     def _spec(self) -> AgentSpec:
@@ -137,8 +140,7 @@ class Scenario:
         def started(result: c.Result | None, failure: Failure | None) -> None:
             if isinstance(result, c.SessionStartedResult):
                 self._sessions.append(result.session)
-            elif failure is not None:
-                self._world.count(f"refused: {failure.code}")
+            self._note_refusal(failure)
 
         client.ask(body, started)
         if body.key and self._random.random() < 0.2:
@@ -149,27 +151,18 @@ class Scenario:
             if isinstance(result, c.StopResult):
                 self._world.count("stops answered")
                 self._machine.oracle.told_of_stop(result)
+            self._note_refusal(failure)
 
         client.ask(c.StopSession(session=session, grace_s=grace_s, reason=STOP_REASON), stopped)
 
     def _ask(self, client: Client, body: c.RequestBody) -> None:
-        def replied(result: c.Result | None, failure: Failure | None) -> None:
-            if failure is not None:
-                self._world.count(f"refused: {failure.code}")
-                if failure.code == "internal":
-                    self._machine.oracle.fail(f"a defect in root: {failure.message}")
+        client.ask(body, lambda result, failure: self._note_refusal(failure))
 
-        client.ask(body, replied)
-
-    def _stall(self, client: Client) -> None:
-        for view in client.views:
-            view.is_paused = True
-        self._world.after(self._random.uniform(0.1, 5.0), self._resume, client)
-
-    def _resume(self, client: Client) -> None:
-        for view in client.views:
-            view.is_paused = False
-            client.grant(view)
+    def _note_refusal(self, failure: Failure | None) -> None:
+        if failure is not None:
+            self._world.count(f"refused: {failure.code}")
+            if failure.code in DEFECTS:
+                self._machine.oracle.fail(f"a defect in root: {failure.code}: {failure.message}")
 
     # ------------------------------------------------------------ faults
 
@@ -180,75 +173,8 @@ class Scenario:
             kind = self._random.choice(self._kinds)
             self._world.note("fault: %s", kind)
             self._world.count(f"fault: {kind}")
-            FAULTS[kind](self)
+            FAULTS[kind](self._faults)
         self._world.after(self._random.expovariate(1 / self._fault_every_s), self._strike)
-
-    def _kill_root(self) -> None:
-        root = self._machine.root
-        if root is None:
-            return
-        if self._random.random() < 0.4:
-            self._machine.kill_root()
-        root.die_at = self._random.choice(
-            ("append", "appended", "send", "receive", "database", "database answered", "lease", "forked")
-        )
-
-    def _restart_root(self) -> None:
-        root = self._machine.root
-        if root is not None and root.is_ready:
-            root.depart("leave" if self._random.random() < 0.7 else "stop", self._random.choice((0.0, 1.0)))
-
-    def _kill_zygote(self) -> None:
-        if self._machine.root is not None:
-            self._machine.root.zygote.kill()
-
-    def _refuse_forks(self) -> None:
-        root = self._machine.root
-        if root is not None:
-            root.zygote.refuses_forks = True
-            self._world.after(self._random.uniform(0.1, 3.0), self._allow_forks)
-
-    def _allow_forks(self) -> None:
-        if self._machine.root is not None:
-            self._machine.root.zygote.refuses_forks = False
-
-    def _kill_worker(self) -> None:
-        workers = self._machine.born_workers()
-        if workers:
-            self._machine.kill_worker(self._random.choice(workers))
-
-    def _kill_many(self) -> None:
-        for worker in self._machine.born_workers():
-            if self._random.random() < 0.5:
-                self._machine.kill_worker(worker)
-
-    def _freeze_worker(self) -> None:
-        workers = self._machine.born_workers()
-        if workers:
-            worker = self._random.choice(workers)
-            self._machine.freeze(worker)
-            self._world.after(self._random.uniform(0.1, 8.0), self._machine.thaw, worker)
-
-    def _freeze_client(self) -> None:
-        client = self._random.choice(self._machine.clients)
-        client.set_frozen(frozen=True)
-        self._world.after(self._random.uniform(0.1, 8.0), self._thaw_client, client)
-
-    def _thaw_client(self, client: Client) -> None:
-        client.set_frozen(frozen=False)
-        self._resume(client)
-
-    def _fill_disk(self) -> None:
-        disk = self._machine.disk
-        disk.is_full = disk.was_full = True
-        self._world.after(self._random.uniform(0.1, 5.0), self._free_disk)
-
-    def _free_disk(self) -> None:
-        self._machine.disk.is_full = False
-
-    def _jump_clock(self) -> None:
-        self._machine.has_jumped = True
-        self._world.wall_offset_ns += int(self._random.uniform(-1e4, 1e4) * NS)
 
     # ------------------------------------------------------------ calm and rest
 
@@ -257,12 +183,7 @@ class Scenario:
         self._is_storm = False
         self._machine.is_faulty = False
         self._machine.tempers.is_calm = True
-        self._free_disk()
-        self._allow_forks()
-        if self._machine.root is not None:
-            self._machine.root.die_at = None
-        for client in self._machine.clients:
-            self._resume(client)
+        self._faults.cease()
         self._world.after(SETTLE_S, self._settle)
 
     def _settle(self) -> None:
@@ -276,8 +197,6 @@ class Scenario:
         if self._world.is_over:
             return
         client = self._machine.clients[0]
-        for client_ in self._machine.clients:
-            self._resume(client_)
         for session, story in list(self._machine.oracle.stories.items()):
             asked = self._stops_asked.get(session, 0)
             if story.exited is None and asked < 3:
@@ -294,20 +213,6 @@ class Scenario:
             if waiting:
                 machine.oracle.fail(f"{client.name} still waits for an answer to {waiting[0]}")
         self._world.is_over = True
-
-
-FAULTS: dict[str, Callable[[Scenario], None]] = {
-    "kill root": Scenario._kill_root,
-    "restart root": Scenario._restart_root,
-    "kill zygote": Scenario._kill_zygote,
-    "refuse forks": Scenario._refuse_forks,
-    "kill a worker": Scenario._kill_worker,
-    "kill half of the workers": Scenario._kill_many,
-    "freeze a worker": Scenario._freeze_worker,
-    "freeze a client": Scenario._freeze_client,
-    "full disk": Scenario._fill_disk,
-    "wall clock jumps": Scenario._jump_clock,
-}
 
 
 def run_seed(

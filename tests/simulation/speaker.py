@@ -6,6 +6,7 @@ hello, and everything that the ring lacks is said again. What a worker is and do
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -48,7 +49,7 @@ ADOPTED_BEAT_S = 0.5
 HELLO_PATIENCE_S = 0.25
 
 
-class Speaker:
+class Speaker(ABC):
     """What a worker says and hears."""
 
     def __init__(self, machine: Machine, process: Process) -> None:
@@ -216,17 +217,22 @@ class Speaker:
 
     # ------------------------------------------------------------ what the worker makes of it
 
+    @abstractmethod
     def obey(self, command: Command) -> None:
-        raise NotImplementedError
+        """An order of root."""
 
+    @abstractmethod
     def answered(self, asked: WorkerRequestBody, reply: RequestReply) -> None:
-        raise NotImplementedError
+        """Root's answer to a request that still waited for one."""
 
+    @abstractmethod
     def welcomed(self, *, is_first: bool) -> None:
-        raise NotImplementedError
+        """A root has taken this worker on; `is_first`: for the first time."""
 
+    @abstractmethod
     def unwanted(self) -> None:
-        raise NotImplementedError
+        """Root does not know this worker, and never will."""
 
+    @abstractmethod
     def farewell_heard(self) -> None:
-        raise NotImplementedError
+        """Root has heard the last word."""

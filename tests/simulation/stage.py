@@ -8,19 +8,16 @@ of `ottod.root` only; a name that could reach the real kernel and has no counter
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
 import random
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FunctionType, ModuleType
 from typing import Any
 
-import ottod.isolation
-import ottod.root
 from ottod.isolation import processes
 from ottod.root import vitals
 from tests.simulation.processes import ProcessTable
@@ -120,10 +117,8 @@ def set_stage() -> Iterator[Stage]:
     stage = Stage()
     modules, functions = _modules(stage), _functions(stage)
     changed: list[tuple[ModuleType, str, Any]] = []
-    for info in pkgutil.iter_modules(ottod.root.__path__, "ottod.root."):
-        if info.name in NOT_ON_STAGE:
-            continue
-        module = importlib.import_module(info.name)
+    cast = [name for name in sys.modules if name.startswith("ottod.root.") and name not in NOT_ON_STAGE]
+    for module in [sys.modules[name] for name in sorted(cast)]:
         for name, value in list(vars(module).items()):
             stand_in = modules.get(id(value))
             if stand_in is None and callable(value) and not isinstance(value, type):

@@ -56,7 +56,7 @@ mkdir -p $home/work $home/.config/otto/agents
 chown -R $account: $home
 check "ottoctl runs" as ottoctl version
 check "the completion for bash is there" grep -q ottoctl /usr/share/bash-completion/completions/ottoctl
-check "systemd finds nothing wrong with the units" systemd-analyze verify /lib/systemd/system/ottod@.service /lib/systemd/system/otto-sessions@.service
+check "systemd finds nothing wrong with the units" systemd-analyze verify --man=no /lib/systemd/system/ottod@.service /lib/systemd/system/otto-sessions@.service
 
 # Two agents: one streams and streams, the other takes more memory than it may have.
 cat > $home/.config/otto/agents/streamer.yml <<YML

@@ -1,0 +1,125 @@
+"""`ottoctl approvals`, `ottoctl approve` and `ottoctl deny`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ottoctl.commands.arguments import COMPLETION_TIMEOUT_S, complete_sessions
+from ottoctl.commands.frame import command
+from ottoctl.console import Console
+from ottoctl.exits import worst
+from ottod.errors import OttoError
+
+if TYPE_CHECKING:
+    from ottoctl.sync import SyncOtto
+    from ottod.protocol.control import ApprovalResult
+
+
+def complete_approvals(incomplete: str) -> list[tuple[str, str]]:
+    """Ids of approvals that wait; nothing when no daemon answers quickly."""
+    from ottoctl.rendering.tools import argument_summary
+    from ottoctl.sync import SyncOtto
+
+    try:
+        with SyncOtto.connect(timeout_s=COMPLETION_TIMEOUT_S, client="completion") as otto:
+            waiting = [(w.agent, w.approval) for w in otto.approvals()]
+    except OttoError:
+        return []
+    wanted = incomplete if incomplete.startswith("a-"[: len(incomplete)]) else f"a-{incomplete}"
+    return [
+        (pending.approval, f"{agent}: {pending.tool} {argument_summary(pending.arguments)}"[:60])
+        for agent, pending in waiting
+        if pending.approval.startswith(wanted)
+    ]
+
+
+ApprovalIds = Annotated[
+    list[str], typer.Argument(metavar="ID...", help="Ids or beginnings of ids", autocompletion=complete_approvals)
+]
+ForSession = Annotated[
+    bool, typer.Option("--session", help="Answer for the tool, for as long as the session lives, and not only once")
+]
+
+
+@command
+def approvals(
+    console: Console,
+    session: Annotated[
+        str,
+        typer.Option(
+            "--session",
+            metavar="ID",
+            help="Only of this session and those below it",
+            autocompletion=complete_sessions,
+        ),
+    ] = "",
+    full: Annotated[bool, typer.Option("--full", help="Whole ids")] = False,
+) -> int | None:
+    """List the tool calls that wait for somebody's leave, oldest first
+
+    Example: `ottoctl approvals -o json`
+    """
+    with console.connect() as otto:
+        waiting = otto.approvals(session=session)
+    if console.output != "text":
+        console.records(list(waiting))
+    elif waiting:
+        import time
+
+        from ottoctl.rendering.approvals import approvals_table
+
+        console.write(
+            approvals_table(waiting, now_ns=time.time_ns(), width=console.width, color=console.color, full_ids=full)
+        )
+    else:
+        console.message("nothing waits for approval")
+    return None
+
+
+@command
+def approve(console: Console, ids: ApprovalIds, for_session: ForSession = False) -> int | None:
+    """Let tool calls go on that wait for leave
+
+    Example: `ottoctl approve 7f3k`
+    """
+    return _answer_each(console, ids, lambda otto, approval: otto.approve(approval, for_session=for_session))
+
+
+@command
+def deny(
+    console: Console,
+    ids: ApprovalIds,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; the model is told")] = "",
+    for_session: ForSession = False,
+) -> int | None:
+    """Refuse tool calls that wait for leave; the session goes on without them
+
+    Example: `ottoctl deny 7f3k --reason "not on a Friday"`
+    """
+
+    def refuse(otto: SyncOtto, approval: str) -> ApprovalResult:
+        return otto.deny(approval, reason=reason, for_session=for_session)
+
+    return _answer_each(console, ids, refuse)
+
+
+def _answer_each(console: Console, ids: list[str], answer: Callable[[SyncOtto, str], ApprovalResult]) -> int:
+    statuses, results = [], []
+    with console.connect() as otto:
+        for approval in ids:
+            try:
+                result = answer(otto, approval)
+            except OttoError as error:
+                statuses.append(console.error(error))
+                continue
+            results.append(result)
+            if console.output == "text":
+                console.write(f"{result.approval}\n")
+            if result.is_kept:
+                console.message(f"{result.session} has no process now; its next one hears the answer")
+    if console.output != "text":
+        console.records(list(results))
+    return worst(statuses)

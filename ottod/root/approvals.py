@@ -1,0 +1,174 @@
+"""Approvals as clients see them: what waits for an answer, and how an answer gets to the worker that asked.
+
+Theory of operation. What waits stands in the session's row, folded from its events, so every root knows it. An answer
+counts once it is safe: in the journal of the worker that asked, or, while the session has no worker, in the session's
+row, from where it is delivered as soon as one listens. A worker that has died in the midst may or may not have noted
+it; then it is kept as well, and the next worker says if it knows it already.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from ottod.core.approval import normalise_approval
+from ottod.errors import Failure, RefusedError, StorageError
+from ottod.protocol.control import (
+    ApprovalAnswer,
+    ApprovalList,
+    ApprovalResult,
+    PendingApproval,
+    ResolveApproval,
+    SessionInfo,
+    WaitingApproval,
+)
+from ottod.protocol.worker import ResolveApproval as Order
+from ottod.root.context import RootContext
+from ottod.root.session_table import Session
+
+COMMAND_TIMEOUT_S = 10.0
+MAX_REASON_CHARS = 2000
+MAX_BY_CHARS = 200
+MAX_ID_CHARS = 100
+MAX_REMEMBERED = 1000
+"""Answers that are remembered for whoever gives another one without naming the session."""
+
+
+class Approvals:
+    """Of all sessions of this root."""
+
+    def __init__(self, context: RootContext) -> None:
+        self._c = context
+        self._answered: OrderedDict[str, str] = OrderedDict()
+        """Approval → what became of it."""
+
+    def waiting(self, sessions: Iterable[Session]) -> ApprovalList:
+        """What waits for an answer in these sessions, oldest first. What has been answered is not listed."""
+        found = [
+            WaitingApproval(session=info.session, agent=info.agent, title=info.title, approval=pending)
+            for info in (session.info for session in sessions)
+            for pending in info.approvals
+            if pending.answer is None
+        ]
+        return ApprovalList(approvals=tuple(sorted(found, key=lambda w: w.approval.asked_at_ns)))
+
+    # ------------------------------------------------------------ answering
+
+    async def resolve(self, session: Session | None, request: ResolveApproval, by: str) -> ApprovalResult:
+        """Takes an answer; returns when it cannot be lost any more.
+
+        Raises: RefusedError: `already_resolved` with what had become of it, `no_such_approval`,
+            `ambiguous_approval`, or what keeps the worker from hearing it; StorageError.
+        """
+        wanted = normalise_approval(request.approval[:MAX_ID_CHARS])
+        session, pending = self._find(session, wanted)
+        answer = ApprovalAnswer(
+            decision=request.decision,
+            scope=request.scope,
+            by=by[:MAX_BY_CHARS],
+            reason=request.reason[:MAX_REASON_CHARS],
+        )
+        approval = pending.approval if pending is not None else wanted
+        self._check_open(session, pending)
+        is_kept = False
+        failure = await self._deliver(session, approval, answer)
+        if failure is not None:
+            if pending is None or not _has_no_worker(session, failure):
+                raise _refused(failure)
+            await self._keep(session, approval, answer)
+            is_kept = True
+        self._remember(approval, answer)
+        return ApprovalResult(session=session.id, approval=approval, decision=answer.decision, is_kept=is_kept)
+
+    def _find(self, session: Session | None, wanted: str) -> tuple[Session, PendingApproval | None]:
+        """The approval that is meant. In a session that is named one may be meant that no longer waits."""
+        sessions = [session] if session is not None else self._c.table.live
+        pairs = [(s, p) for s in sessions for p in s.info.approvals]
+        found = [pair for pair in pairs if pair[1].approval == wanted]
+        found = found or [pair for pair in pairs if pair[1].approval.startswith(wanted)]
+        if len(found) > 1:
+            raise RefusedError(
+                f"{len(found)} approvals start with {wanted}", code="ambiguous_approval", mend="type more of the id"
+            )
+        if found:
+            return found[0]
+        if session is not None and not session.has_ended and wanted not in self._answered:
+            return session, None  # The worker knows what has become of it, if it ever asked.
+        known = [approval for approval in self._answered if approval.startswith(wanted)]
+        if len(known) == 1:
+            raise RefusedError(f"{known[0]} was {self._answered[known[0]]}", code="already_resolved")
+        raise RefusedError(
+            f"no approval {wanted} is pending", code="no_such_approval", mend="see `ottoctl approvals`"
+        )
+
+    @staticmethod
+    def _check_open(session: Session, pending: PendingApproval | None) -> None:
+        if session.has_ended or session.is_stopping:
+            raise RefusedError(
+                f"{session.id} has ended or is stopping: its approvals are withdrawn", code="session_ended"
+            )
+        if pending is not None and pending.answer is not None:
+            raise RefusedError(f"{pending.approval} was {_told(pending.answer)}", code="already_resolved")
+
+    async def _deliver(self, session: Session, approval: str, answer: ApprovalAnswer) -> Failure | None:
+        order = Order(
+            approval=approval,
+            decision=answer.decision,
+            scope=answer.scope,
+            by=answer.by,
+            reason=answer.reason,
+        )
+        return await self._c.gate.command(session, order, timeout_s=COMMAND_TIMEOUT_S)
+
+    async def _keep(self, session: Session, approval: str, answer: ApprovalAnswer) -> None:
+        """Puts the answer into the session's row. Raises RefusedError if it was settled meanwhile; StorageError."""
+        pending = next((p for p in session.info.approvals if p.approval == approval), None)
+        if pending is None:
+            raise RefusedError(f"{approval} was resolved or withdrawn meanwhile", code="already_resolved")
+        self._check_open(session, pending)
+        self._c.table.update(session, _with_answer(session.info, approval, answer))
+        try:
+            await self._c.database.put_session(session.info)
+        except StorageError:
+            self._c.table.update(session, _with_answer(session.info, approval, None))
+            raise
+
+    def _remember(self, approval: str, answer: ApprovalAnswer) -> None:
+        self._answered[approval] = _told(answer)
+        while len(self._answered) > MAX_REMEMBERED:
+            self._answered.popitem(last=False)
+
+    # ------------------------------------------------------------ what was kept
+
+    async def deliver_kept(self, session: Session) -> None:
+        """A worker listens: it hears what was answered while there was none."""
+        for pending in session.info.approvals:
+            if pending.answer is None:
+                continue
+            failure = await self._deliver(session, pending.approval, pending.answer)
+            if failure is not None and failure.code == "no_such_approval":
+                # Its journal was lost, and with it the question. It will ask again, and somebody has to answer again.
+                self._c.log(f"the answer to {pending.approval} came to nothing", session=session.id)
+                self._c.table.update(session, _with_answer(session.info, pending.approval, None))
+
+
+def _has_no_worker(session: Session, failure: Failure) -> bool:
+    """Whether the answer failed because nobody listens: there is no worker yet, or it died before it could reply."""
+    incarnation = session.incarnation
+    return failure.code == "session_ended" or incarnation is None or incarnation.identity is None
+
+
+def _with_answer(info: SessionInfo, approval: str, answer: ApprovalAnswer | None) -> SessionInfo:
+    approvals = (replace(p, answer=answer) if p.approval == approval else p for p in info.approvals)
+    return replace(info, approvals=tuple(approvals))
+
+
+def _told(answer: ApprovalAnswer) -> str:
+    """`denied by ottoctl: too wide`."""
+    return answer.decision + (f" by {answer.by}" if answer.by else "") + (f": {answer.reason}" * bool(answer.reason))
+
+
+def _refused(failure: Failure) -> RefusedError:
+    return RefusedError(failure.message, code=failure.code, mend=failure.mend)

@@ -1,0 +1,218 @@
+"""Leave for tool calls, as the turn sees it: a call that a rule says `ask` about waits here until somebody answers.
+
+A question is in the journal with its event, and its answer before the call goes on or whoever gave it is told that it
+was taken. So the wait outlives this process: the next incarnation asks the same question, and finds an answer that
+came in between. Root may be away for as long as it likes. In a headless session nobody is asked: the call fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from ottod.core.approval import (
+    AnswerGiven,
+    ApprovalAction,
+    ApprovalBook,
+    Ask,
+    CallAbandoned,
+    CallHeld,
+    ClockLooked,
+    Question,
+    Refuse,
+    Resolution,
+    Settle,
+    approval_id,
+    rule_for,
+)
+from ottod.core.resume import Restored
+from ottod.errors import Failure
+from ottod.protocol import journal as j
+from ottod.protocol.events import ApprovalRequested, ApprovalResolved
+from ottod.protocol.model import ToolCall
+from ottod.protocol.specs import PermissionRule
+from ottod.protocol.worker import Birth, ResolveApproval
+from ottod.worker.journal_writer import JournalWriter
+from ottod.worker.link import Link
+from ottod.worker.text import MAX_ARGUMENTS_BYTES, cut
+
+MAX_REASON_BYTES = 2000
+"""Of a rule's reason, and of an answer's."""
+MAX_LOOK_S = 3600.0
+"""Between two looks at the clock while an approval waits that expires: the wall clock may be set meanwhile."""
+
+
+class Approvals:
+    """One session's. `on_wait` is called when a call begins or ceases to wait."""
+
+    def __init__(
+        self,
+        birth: Birth,
+        link: Link,
+        *,
+        on_wait: Callable[[], None],
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._session = birth.session
+        self._agent = birth.spec.name
+        self._rules = birth.spec.permissions.rules
+        self._run_mode = birth.run_mode
+        self._link = link
+        self._on_wait = on_wait
+        self._now_ns = now_ns
+        self._book = ApprovalBook()
+        self._journal: JournalWriter | None = None
+        self._waiters: dict[str, asyncio.Future[None]] = {}
+        self.waiting_calls = 0
+        """Tool calls that wait for an answer now."""
+
+    def begin(self, restored: Restored, journal: JournalWriter) -> None:
+        """Takes over what earlier incarnations asked, and what they were told."""
+        self._book = ApprovalBook(restored.questions, restored.resolutions)
+        self._journal = journal
+
+    def is_guarded(self, tool: str) -> bool:
+        """Whether calls of this tool need leave, or are forbidden."""
+        rule = self._rule(tool)
+        return rule is not None and rule.effect != "allow"
+
+    def _rule(self, tool: str) -> PermissionRule | None:
+        if not self._rules:
+            return None
+        return rule_for(self._rules, tool=tool, agent=self._agent, run_mode=self._run_mode)
+
+    # ------------------------------------------------------------ for the turn
+
+    async def leave(self, call: ToolCall, *, turn: int, step: int) -> Failure | None:
+        """Waits until the call may begin; or says why it may not. A cancellation leaves the question open.
+
+        Raises: StorageError if the question cannot be noted.
+        """
+        rule = self._rule(call.tool)
+        if rule is None or rule.effect == "allow":
+            return None
+        why = f": {cut(rule.reason, MAX_REASON_BYTES)[0]}" if rule.reason else ""
+        if rule.effect == "deny":
+            return Failure(code="denied", message=f"a rule forbids {call.tool}{why}", mend="do it without this tool")
+        approval = approval_id(self._session, turn=turn, step=step, call=call.call)
+        known = self._book.known(approval, call.tool)
+        if known is None:
+            if self._run_mode == "headless":
+                return Failure(
+                    code="approval_unavailable",
+                    message=f"{call.tool} needs approval{why}, and in a headless session nobody can give it",
+                    mend="do it without this tool; a rule with run_mode: headless can allow it",
+                )
+            known = await self._ask(approval, call, turn, step, rule)
+        return _refusal(known)
+
+    async def _ask(self, approval: str, call: ToolCall, turn: int, step: int, rule: PermissionRule) -> Resolution:
+        question = Question(
+            approval=approval,
+            turn=turn,
+            step=step,
+            call=call.call,
+            tool=call.tool,
+            reason=cut(rule.reason, MAX_REASON_BYTES)[0],
+            expires_at_ns=None if rule.expires_s is None else self._now_ns() + int(rule.expires_s * 1e9),
+        )
+        waiter = self._waiters[approval] = asyncio.get_running_loop().create_future()
+        self.waiting_calls += 1
+        try:
+            actions = self._book.step(CallHeld(question=question), now_ns=self._now_ns())
+            self._perform(actions, arguments=call.arguments)
+            self._on_wait()
+            await self._let_go(actions)
+            await self._answered(waiter, approval)
+        finally:
+            self.waiting_calls -= 1
+            del self._waiters[approval]
+            self._on_wait()
+        known = self._book.known(approval, call.tool)
+        assert known is not None
+        return known
+
+    async def _answered(self, waiter: asyncio.Future[None], approval: str) -> None:
+        """Returns when the question is settled, by an answer or by the clock, and that is durable."""
+        while not waiter.done():
+            due_ns = next((q.expires_at_ns for q in self._book.open if q.approval == approval), None)
+            left_s = None if due_ns is None else min(MAX_LOOK_S, max(0.0, (due_ns - self._now_ns()) / 1e9))
+            await asyncio.wait({waiter}, timeout=left_s)
+            if not waiter.done():
+                await self._settle(self._book.step(ClockLooked(), now_ns=self._now_ns()))
+
+    def withdraw(self, call: ToolCall, *, turn: int, step: int) -> None:
+        """The call is cancelled for good: if it waits, nobody need answer. The call's own result is noted next."""
+        approval = approval_id(self._session, turn=turn, step=step, call=call.call)
+        if approval in self._waiters:
+            event = CallAbandoned(approval=approval, reason="the call was cancelled")
+            self._perform(self._book.step(event, now_ns=self._now_ns()))
+
+    # ------------------------------------------------------------ for root
+
+    async def answer(self, order: ResolveApproval) -> Failure | None:
+        """Takes somebody's answer, durably, or says why not. Raises StorageError."""
+        event = AnswerGiven(
+            approval=order.approval,
+            decision=order.decision,
+            scope=order.scope,
+            by=order.by,
+            reason=cut(order.reason, MAX_REASON_BYTES)[0],
+        )
+        actions = self._book.step(event, now_ns=self._now_ns())
+        await self._settle(actions)
+        return next((action.failure for action in actions if isinstance(action, Refuse)), None)
+
+    # ------------------------------------------------------------ what the book orders
+
+    async def _settle(self, actions: Sequence[ApprovalAction]) -> None:
+        """Notes and tells what was settled, and lets the calls go on. Raises StorageError."""
+        self._perform(actions)
+        await self._let_go(actions)
+
+    async def _let_go(self, actions: Sequence[ApprovalAction]) -> None:
+        """Lets the calls go on whose questions were settled, once that is durable. Raises StorageError."""
+        assert self._journal is not None
+        await self._journal.put(())
+        for action in actions:
+            waiter = self._waiters.get(action.resolution.approval) if isinstance(action, Settle) else None
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+
+    def _perform(self, actions: Sequence[ApprovalAction], *, arguments: str = "{}") -> None:
+        assert self._journal is not None
+        for action in actions:
+            match action:
+                case Ask():
+                    self._tell_question(action, arguments)
+                case Settle():
+                    resolution = action.resolution
+                    fields = {name: getattr(resolution, name) for name in resolution.__struct_fields__}
+                    self._journal.note(j.ApprovalResolved(**fields))
+                    del fields["tool"]
+                    self._link.emit(ApprovalResolved(**fields))
+                case Refuse():
+                    pass  # For whoever answered; `answer` tells it.
+
+    def _tell_question(self, ask: Ask, arguments: str) -> None:
+        question = ask.question
+        fields = {name: getattr(question, name) for name in question.__struct_fields__}
+        if not ask.is_again:
+            assert self._journal is not None
+            self._journal.note(j.ApprovalAsked(**fields))
+        self._link.emit(ApprovalRequested(arguments=cut(arguments, MAX_ARGUMENTS_BYTES)[0], **fields))
+
+
+def _refusal(known: Resolution) -> Failure | None:
+    """What the model hears of a call that did not get its leave."""
+    match known.decision:
+        case "approved":
+            return None
+        case "denied":
+            return Failure(code="denied", message=f"{known.tool} was {known}", mend="do it without this tool")
+        case "expired":
+            text = f"{known.tool} needed approval, and nobody answered in time"
+            return Failure(code="expired", message=text, mend="go on without it, or ask again")
+        case "withdrawn":
+            return Failure(code="cancelled", message=f"cancelled while it waited for approval {known.approval}")
