@@ -76,6 +76,10 @@ _DEAF = (
 )
 
 
+class FaultError(Exception):
+    """A fault could not be committed, or did not go as it must; the message says what was seen."""
+
+
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """One way to go wrong. `turns` is the script, played again and again with `loop`."""
 
@@ -107,14 +111,17 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def commit(fault: Fault, daemon: PrivateDaemon, otto: SyncOtto) -> SessionInfo:
-    """Starts the faulty session, does to it what must be done from outside, and waits for its end."""
+    """Starts the faulty session, does to it what must be done from outside, and waits for its end.
+
+    Raises: FaultError, OttoError.
+    """
     session = otto.start(spec=fault.agent(daemon.workdir), task="go", cwd=daemon.workdir)
     if fault.signal:
-        _until("its model streams", lambda: session.info().last_seq > 10)
+        wait_until("its model streams", lambda: session.info().last_seq > 10)
         _strike(session, signal.Signals[fault.signal])
     if fault.sign:
         sign = daemon.workdir / fault.sign
-        _until("its tool is ready", sign.exists)
+        wait_until("its tool is ready", sign.exists)
         sign.unlink()
         session.stop(grace_s=0.5)
     return session.wait(timeout_s=END_S).info
@@ -123,14 +130,15 @@ def commit(fault: Fault, daemon: PrivateDaemon, otto: SyncOtto) -> SessionInfo:
 def _strike(session: SyncSession, number: int) -> None:
     worker = identify(session.info().pid)
     if worker is None or not send_signal(worker, number):
-        raise RuntimeError(f"{session.id} was gone before it could be struck")
+        raise FaultError(f"{session.id} was gone before it could be struck")
 
 
-def _until(what: str, probe: Callable[[], bool]) -> None:
+def wait_until(what: str, probe: Callable[[], bool]) -> None:
+    """Polls. Raises FaultError."""
     deadline_s = time.monotonic() + BEGIN_S
     while not probe():
         if time.monotonic() > deadline_s:
-            raise RuntimeError(f"{what}: not within {BEGIN_S:g} s")
+            raise FaultError(f"{what}: not within {BEGIN_S:g} s")
         time.sleep(0.01)
 
 
@@ -221,7 +229,7 @@ CATALOGUE = (
         name="tool-raises",
         what="an unhandled exception in a tool",
         ends=_COMPLETED,
-        turns=_tool(_python("raise RuntimeError('unforeseen')")),
+        turns=_tool(_python("raise FaultError('unforeseen')")),
         says="RuntimeError: unforeseen",
     ),
     Fault(

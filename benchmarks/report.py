@@ -49,16 +49,19 @@ def replay(row: Row) -> Cells:
 
 def fault(row: Row) -> Cells:
     """What the siblings of a fault felt."""
+    what = f"{row['what']}, beside {row['sessions']} × {row['rate_hz']:g}/s"
+    target = "≤ 8 ms, ≤ 1.2 × undisturbed; 0 lost"
+    if "during" not in row:
+        return what, row["ended"], target
     before, during = row["before"], row["during"]
     wrong = [f"{name} {row[name]}" for name in ("lost", "doubled", "gaps", "silent") if row[name]]
     wrong += [f"{len(row['disturbed'])} siblings disturbed"] if row["disturbed"] else []
     value = (
         f"siblings' p99 {during['p99_ms']:.1f} ms, before it {before['p99_ms']:.1f} ms (× {row['ratio']}), "
-        f"max {during['max_ms']:.1f} ms; {row['ended']} after {row['took_s']:.1f} s; "
+        f"max {during['max_ms']:.1f} ms; {row['ended']} in {row['took_s']:.1f} s; "
         f"{', '.join(wrong) or 'none lost'}"
     )
-    what = f"{row['what']}, beside {row['sessions']} × {row['rate_hz']:g}/s"
-    return what, value, "≤ 8 ms, ≤ 1.2 × undisturbed; 0 lost"
+    return what, value, target
 
 
 def resume(row: Row) -> Cells:

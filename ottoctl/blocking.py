@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import zmq
@@ -104,6 +104,21 @@ class BlockingConnection:
             raise call.error
         assert call.result is not None
         return call.result
+
+    def call_each(self, bodies: Sequence[RequestBody], *, timeout_s: float | None = None) -> list[Result | OttoError]:
+        """Asks several things at once and waits for all answers, at most `timeout_s` (None: however long it takes).
+
+        An answer that is a failure, or that did not come, is an error in its place.
+        """
+        self._ensure_open()
+        calls = [self._dialogue.ask(body) for body in bodies]
+        try:
+            self._pump(lambda: all(call.is_done for call in calls), timeout_s)
+        finally:
+            for call in calls:
+                if not call.is_done:
+                    self._dialogue.abandon(call)
+        return [call.error or call.result or no_answer(self.endpoint, timeout_s or 0.0) for call in calls]
 
     def open_feed(self, feed: Feed) -> None:
         """Subscribes. Raises what the daemon has against it."""

@@ -5,48 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import subprocess
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
-
-import msgspec
 
 import ottod
-from ottoctl.daemon import daemon_command
+from ottoctl.findings import Check, Finding, Level, Patient
+from ottoctl.host_checks import check_cgroups, check_isolation, check_limits, check_service
 from ottod.errors import OttoError
-from ottod.settings.paths import Paths
-
-Level = Literal["ok", "warn", "fail"]
 
 MIN_PYTHON = (3, 11)
 MIN_FREE_BYTES = 64 * 1024 * 1024
 """Beside the ring: journals and the database need room."""
 LOW_FREE_BYTES = 1024 * 1024 * 1024
-PROBE_TIMEOUT_S = 30.0
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the report. A `fail` means that something does not work; a `warn`, that something is missed."""
-
-    check: str
-    level: Level
-    detail: str
-    mend: str = ""
-
-
-class Patient(msgspec.Struct, frozen=True, kw_only=True):
-    """What the checks look at."""
-
-    env: Mapping[str, str]
-    paths: Paths
-    endpoint: str
-    timeout_s: float
-    cwd: Path
-
-
-Check = Callable[[Patient], list[Finding]]
 
 
 def check_python(_: Patient) -> list[Finding]:
@@ -189,32 +159,6 @@ def check_daemon(patient: Patient) -> list[Finding]:
     return found
 
 
-def check_isolation(_: Patient) -> list[Finding]:
-    """What the host offers to keep sessions apart, as the daemon's own probe finds it."""
-    mend = "run `python -m ottod probe` to see why"
-    try:
-        done = subprocess.run(
-            daemon_command("probe"),
-            capture_output=True,
-            timeout=PROBE_TIMEOUT_S,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        layers: Any = msgspec.json.decode(done.stdout)
-    except (OSError, subprocess.TimeoutExpired, msgspec.DecodeError):
-        return [Finding(check="isolation", level="warn", detail="the probe gave no answer", mend=mend)]
-    if not isinstance(layers, dict):
-        return [Finding(check="isolation", level="warn", detail="the probe's answer is not a table", mend=mend)]
-    return [_layer(str(name), str(value)) for name, value in layers.items()]
-
-
-def _layer(name: str, answer: str) -> Finding:
-    """The probe's answers begin with yes, partly or no, and go on with the reason and the mend."""
-    level: Level = "ok" if answer.split(":")[0].split(" ")[0] == "yes" else "warn"
-    detail, _, mend = answer.partition("; ")
-    return Finding(check=f"isolation {name}", level=level, detail=detail, mend=mend if level == "warn" else "")
-
-
 CHECKS: tuple[Check, ...] = (
     check_python,
     check_directories,
@@ -223,6 +167,9 @@ CHECKS: tuple[Check, ...] = (
     check_agents,
     check_keys,
     check_daemon,
+    check_limits,
+    check_service,
+    check_cgroups,
     check_isolation,
 )
 

@@ -19,6 +19,8 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     # name, module
     ("run", "run"),
     ("ps", "ps"),
+    ("tree", "tree"),
+    ("top", "top"),
     ("inspect", "inspect"),
     ("logs", "logs"),
     ("events", "events"),
@@ -31,6 +33,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("stop", "stop"),
     ("kill", "stop"),
     ("rm", "rm"),
+    ("session", "session"),
     ("agent", "agent"),
     ("daemon", "daemon"),
     ("service", "service"),

@@ -4,6 +4,7 @@ ottod run       in the foreground, until SIGTERM or SIGINT
 ottod start     in the background; returns when it is ready, or says why it is not
 ottod check     whether this program and its configuration are in order
 ottod probe     what isolation this machine offers, as JSON
+ottod prove     the same by trying to break each layer; takes some seconds
 ottod version
 """
 
@@ -17,12 +18,14 @@ from ottod import __version__
 from ottod.errors import OttoError
 
 READY = b"ready\n"
+NEVER_ABSENT = frozenset({"process", "environment"})
+"""Layers of isolation without which no session runs, whatever the configuration says."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """The console script. Exit status 0, 1 for an expected failure, 2 for wrong usage."""
     arguments = sys.argv[1:] if argv is None else argv
-    commands = {"run": _run, "start": _start, "check": _check, "probe": _probe, "version": _version}
+    commands = {"run": _run, "start": _start, "check": _check, "probe": _probe, "prove": _prove, "version": _version}
     if len(arguments) != 1 or arguments[0] not in commands:
         asked_for_help = arguments[:1] in (["--help"], ["-h"], ["help"])
         print((__doc__ or "").strip(), file=sys.stdout if asked_for_help else sys.stderr)
@@ -60,6 +63,36 @@ def _probe() -> int:
     from ottod.isolation.probe import probe
 
     print(json.dumps(probe(), indent=2))
+    return 0
+
+
+def _prove() -> int:
+    """A list of layers; `unmet` are those without which the configuration, or Otto itself, starts no session."""
+    import json
+
+    import msgspec
+
+    from ottod.isolation.probe import prove
+    from ottod.isolation.requirements import missing_layers
+    from ottod.protocol.specs import Isolation
+    from ottod.settings.daemon import load
+    from ottod.settings.paths import Paths
+
+    paths = Paths.from_env(os.environ, uid=os.getuid())
+    wanted = msgspec.to_builtins(load(paths.config_file, must_exist=paths.config_explicit).isolation)
+    reports = prove()
+    told = {report.name: str(report) for report in reports}
+    missing = {layer.name for layer in missing_layers(msgspec.convert(wanted, Isolation), platform_report=told)}
+    missing |= {report.name for report in reports if report.name in NEVER_ABSENT and report.status == "missing"}
+    layers = [
+        {
+            **msgspec.to_builtins(report),
+            "required": report.name in NEVER_ABSENT or wanted.get(report.name) == "required",
+            "unmet": report.name in missing,
+        }
+        for report in reports
+    ]
+    print(json.dumps(layers, indent=2))
     return 0
 
 

@@ -50,7 +50,8 @@ async def _attach(console: Console, prefix: str, start: int, *, takes_input: boo
         loop = asyncio.get_running_loop()
         detached = asyncio.Event()
         loop.add_signal_handler(signal.SIGINT, detached.set)
-        watching = asyncio.create_task(watch(view, session.events(start)))
+        known = (await session.info()).last_offset
+        watching = asyncio.create_task(watch(view, session.events(start), parked_from=known))
         leaving = asyncio.create_task(detached.wait())
         typist = Typist(view, session, detached) if takes_input else None
         try:

@@ -27,7 +27,7 @@ Timeout = Annotated[
 ]
 
 
-def _one_of(choices: tuple[str, ...]) -> Callable[[str | None], str | None]:
+def one_of(choices: tuple[str, ...]) -> Callable[[str | None], str | None]:
     """Checks a choice. Not typer's own, which costs a tenth of a second: these options are in every script."""
 
     def check(value: str | None) -> str | None:
@@ -38,7 +38,7 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[str | None], str | None]:
     return check
 
 
-def _completed(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
+def completed(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
     def complete(incomplete: str) -> list[str]:
         return [choice for choice in choices if choice.startswith(incomplete)]
 
@@ -55,8 +55,8 @@ Output = Annotated[
         "--output",
         metavar="|".join(FORMATS),
         help="How to print data",
-        callback=_one_of(FORMATS),
-        autocompletion=_completed(FORMATS),
+        callback=one_of(FORMATS),
+        autocompletion=completed(FORMATS),
     ),
 ]
 Color = Annotated[
@@ -65,8 +65,8 @@ Color = Annotated[
         "--color",
         metavar="|".join(COLOR_CHOICES),
         help="When to use colour (auto; see NO_COLOR)",
-        callback=_one_of(COLOR_CHOICES),
-        autocompletion=_completed(COLOR_CHOICES),
+        callback=one_of(COLOR_CHOICES),
+        autocompletion=completed(COLOR_CHOICES),
     ),
 ]
 

@@ -39,5 +39,5 @@ async def _logs(console: Console, prefix: str, follow: bool, start: int) -> int 
                 console.records([event_record(event) async for event in events])
             return None
         view = View(console, live=follow, all_to_stdout=True, show_input=True, show_turns=True)
-        await watch(view, events)
+        await watch(view, events, parked_from=None)
     return None

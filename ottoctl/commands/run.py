@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ottoctl.commands.arguments import AgentName
+from ottoctl.commands.arguments import AgentName, complete_sessions
 from ottoctl.commands.frame import command
 from ottoctl.console import Console
 from ottoctl.exits import CRASHED, INTERRUPTED, OK, status_of_cause
@@ -42,6 +42,10 @@ def run(
     ] = "oneshot",
     headless: Annotated[bool, typer.Option("--headless", help="Nobody can answer questions: refuse at once")] = False,
     title: Annotated[str, typer.Option("--title", help="A name for lists")] = "",
+    parent: Annotated[
+        str,
+        typer.Option("--parent", metavar="ID", help="Run below this live session", autocompletion=complete_sessions),
+    ] = "",
 ) -> int | None:
     """Run an agent on a task and watch it; starts the daemon if none is running
 
@@ -57,7 +61,9 @@ def run(
         raise OttoError("no task given", mend='ottoctl run AGENT "what to do", or --input FILE', code="usage")
     if cwd is not None and not os.path.isdir(cwd):
         raise OttoError(f"no such directory: {cwd}", mend="create it, or name another with --cwd", code="bad_cwd")
-    request = start_request(agent, whole, cwd=cwd, model=model, mode=mode, title=title, headless=headless)
+    request = start_request(
+        agent, whole, cwd=cwd, model=model, mode=mode, title=title, parent=parent, headless=headless
+    )
     return asyncio.run(_run(console, request, detach=detach))
 
 
@@ -73,9 +79,10 @@ def _read_input(name: str) -> str:
 
 
 async def _run(console: Console, request: StartSession, *, detach: bool) -> int:
-    otto = await connect_or_start(console)
+    # A parent is live, so its daemon is: a new one could not know it.
+    otto = await (console.connect_async() if request.parent else connect_or_start(console))
     try:
-        session = await otto.start_with(request)
+        session = await _start(console, otto, request)
         if detach:
             if console.output == "text":
                 console.write(f"{session.id}\n")
@@ -87,8 +94,21 @@ async def _run(console: Console, request: StartSession, *, detach: bool) -> int:
         await otto.close()
 
 
+async def _start(console: Console, otto: Otto, request: StartSession) -> Session:
+    """Starts the session. A daemon that was started only for it goes away again if it is refused."""
+    try:
+        session = await otto.start_with(request)
+    except OttoError:
+        if otto.started_daemon and not await otto.list():
+            await otto.stop_daemon(0.0)
+        raise
+    if otto.started_daemon:
+        console.message(f"started ottod (pid {otto.daemon.pid})")
+    return session
+
+
 async def connect_or_start(console: Console) -> Otto:
-    """The daemon that runs, or a new one; says so if it is new."""
+    """The daemon that runs, or a new one (`started_daemon`)."""
     otto = console.connect_async()
     try:
         return await otto
@@ -100,7 +120,7 @@ async def connect_or_start(console: Console) -> Otto:
             raise
     await asyncio.to_thread(start_daemon)
     await otto
-    console.message(f"started ottod (pid {otto.daemon.pid})")
+    otto.started_daemon = True
     return otto
 
 
@@ -143,6 +163,8 @@ class Interrupts:
 
 async def _interrupted(view: View, session: Session, interrupts: Interrupts, watching: asyncio.Task[str]) -> int:
     """The first Ctrl-C stops the session and waits for the proof; the second leaves."""
+    from ottoctl.rendering.stops import stop_line
+
     await interrupts.next()
     view.say(f"stopping {session.id} (Ctrl-C again to leave at once)")
     stopping = asyncio.create_task(session.stop(reason="Ctrl-C"))
@@ -156,10 +178,7 @@ async def _interrupted(view: View, session: Session, interrupts: Interrupts, wat
     # The last events are on their way, the summary among them.
     await asyncio.wait({watching}, timeout=LAST_EVENTS_S)
     result = stopping.result()
-    if result.remaining_pids:
-        view.say(f"these processes remain: {', '.join(map(str, result.remaining_pids))}")
-    else:
-        view.say(f"stopped {session.id}; nothing of it is left")
+    view.say(stop_line(result))
     return INTERRUPTED
 
 

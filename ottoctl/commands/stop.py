@@ -11,11 +11,11 @@ from ottoctl.commands.arguments import SessionIds
 from ottoctl.commands.frame import command
 from ottoctl.console import Console
 from ottoctl.exits import FAILED, worst
-from ottod.errors import OttoError
+from ottod.errors import OttoError, UnreachableError
 
 if TYPE_CHECKING:
-    from ottoctl.sync import SyncSession
-    from ottod.protocol.control import StopResult
+    from ottoctl.sync import SyncOtto
+    from ottod.protocol.control import RequestBody, StopResult
 
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the record")]
 
@@ -30,44 +30,74 @@ def stop(
     ] = None,
     reason: Reason = "",
 ) -> int | None:
-    """Stop sessions, with grace, and prove that nothing of them is left
+    """Stop sessions and all below them, with grace, and prove that nothing of them is left
+
+    Several are stopped at the same time. The exit status is 1 if a process remains.
 
     Example: `ottoctl stop 7f3k --grace 30`
     """
-    return _stop_each(console, ids, lambda session: session.stop(grace, reason=reason))
+    from ottoctl.policy import STOP_ANSWER_S
+    from ottod.protocol.control import StopSession
+
+    def order(session: str) -> RequestBody:
+        return StopSession(session=session, grace_s=grace, reason=reason)
+
+    return _stop_all(console, ids, order, limit_s=None if grace is None else grace + STOP_ANSWER_S)
 
 
 @command
 def kill(console: Console, ids: SessionIds, reason: Reason = "") -> int | None:
-    """Stop sessions without grace
+    """Stop sessions and all below them without grace
 
     Example: `ottoctl kill 7f3k`
     """
-    return _stop_each(console, ids, lambda session: session.kill(reason=reason))
+    from ottoctl.policy import STOP_ANSWER_S
+    from ottod.protocol.control import KillSession
+
+    def order(session: str) -> RequestBody:
+        return KillSession(session=session, reason=reason)
+
+    return _stop_all(console, ids, order, limit_s=STOP_ANSWER_S)
 
 
-def _stop_each(console: Console, ids: list[str], stop_one: Callable[[SyncSession], StopResult]) -> int:
-    statuses, results = [], []
+def _stop_all(console: Console, ids: list[str], order: Callable[[str], RequestBody], *, limit_s: float | None) -> int:
+    """Orders all stops at once and reports them in the order of the ids."""
+    from ottod.protocol.control import StopResult
+
+    results: list[StopResult] = []
+    statuses = []
     with console.connect() as otto:
-        for prefix in ids:
-            try:
-                result = stop_one(otto.session(prefix))
-            except OttoError as error:
-                statuses.append(console.error(error))
-                continue
-            results.append(result)
-            statuses.append(FAILED if result.remaining_pids else 0)
-            _tell(console, result)
+        found = [_find(otto, prefix) for prefix in ids]
+        known = list(dict.fromkeys(session for session in found if isinstance(session, str)))
+        answers = dict(
+            zip(known, otto.connection.call_each([order(s) for s in known], timeout_s=limit_s), strict=True)
+        )
+    for session in dict.fromkeys(found):
+        answer = answers[session] if isinstance(session, str) else session
+        if isinstance(answer, StopResult):
+            results.append(answer)
+            statuses.append(FAILED if answer.remaining_pids else 0)
+            _tell(console, answer)
+        elif isinstance(answer, OttoError):
+            statuses.append(console.error(answer))
     if console.output != "text":
         console.records(list(results))
     return worst(statuses)
 
 
+def _find(otto: SyncOtto, prefix: str) -> str | OttoError:
+    """The whole id, or what is wrong with this one."""
+    try:
+        return otto.session(prefix).id
+    except UnreachableError:
+        raise
+    except OttoError as error:
+        return error
+
+
 def _tell(console: Console, result: StopResult) -> None:
-    if result.remaining_pids:
-        pids = ", ".join(map(str, result.remaining_pids))
-        console.message(f"{result.session} has ended ({result.cause}), but these processes remain: {pids}")
-    elif console.output == "text":
-        if result.already_ended:
-            console.message(f"{result.session} had ended already ({result.cause})")
+    from ottoctl.rendering.stops import stop_line
+
+    console.message(stop_line(result))
+    if console.output == "text" and not result.remaining_pids:
         console.write(f"{result.session}\n")

@@ -70,9 +70,19 @@ class View:
             stream.flush()
 
 
-async def watch(view: View, events: AsyncGenerator[SessionEvent, None], *, until_idle: bool = False) -> str:
+async def watch(
+    view: View,
+    events: AsyncGenerator[SessionEvent, None],
+    *,
+    until_idle: bool = False,
+    parked_from: int | None = 0,
+) -> str:
     """Shows events until the session has ended, is parked or (`until_idle`) waits for input; returns which:
-    `ended`, `parked`, `idle`, or `cut` when the stream ended before."""
+    `ended`, `parked`, `idle`, or `cut` when the stream ended before.
+
+    What lies before the offset `parked_from` is history: a session that was parked then may have gone on since.
+    With None parked sessions are waited for.
+    """
     spinner = asyncio.create_task(view.spin())
     try:
         async with aclosing(events):
@@ -81,8 +91,9 @@ async def watch(view: View, events: AsyncGenerator[SessionEvent, None], *, until
                 match event.event:
                     case SessionExited():
                         return "ended"
-                    case SessionStateChanged(state="parked"):
-                        return "parked"
+                    case SessionStateChanged(state="parked") if parked_from is not None:
+                        if event.offset >= parked_from:
+                            return "parked"
                     case SessionStateChanged(state="idle") if until_idle:
                         return "idle"
         return "cut"

@@ -102,7 +102,8 @@ def _about_others(event: Event | Unknown) -> Notice | None:
             return _about_incarnation(event)
         case SessionStateChanged() if event.state in ("parked", "paused"):
             why = f": {one_line(event.reason)}" if event.reason else ""
-            return Notice(f"■ {event.state}{why}", "red" if event.state == "parked" else "yellow")
+            mend = "; `ottoctl session unpark` gives it another try" if event.state == "parked" else ""
+            return Notice(f"■ {event.state}{why}{mend}", "red" if event.state == "parked" else "yellow")
     return None
 
 

@@ -134,7 +134,8 @@ def _state_line(info: SessionInfo, *, now_ns: int, color: bool) -> str:
 def _questions(info: SessionInfo) -> str:
     """What waits for somebody's leave, and what was answered while there was no process to hear it."""
     told = (
-        f"{p.approval} {one_line(p.tool)}" + (f" ({p.answer.decision}, not yet heard)" if p.answer is not None else "")
+        f"{p.approval} {one_line(p.tool)}"
+        + (f" ({p.answer.decision}, not yet heard)" if p.answer is not None else "")
         for p in info.approvals
     )
     return ", ".join(told)

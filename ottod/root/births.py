@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -53,6 +54,7 @@ class Births:
         self.is_closed = False
         self.started = 0
         self.on_joined: Callable[[Session], None] = lambda session: None
+        self.on_refused: Callable[[Session], None] = lambda session: None
         self.on_failed: OnFailure = lambda session, cause: None
         self.on_worker_exit: Callable[..., None] = lambda session, incarnation, exit_: None
 
@@ -98,15 +100,28 @@ class Births:
         try:
             await self._c.database.put_plan(session.id, msgspec.msgpack.encode(plan), start_key=request.key)
             await self._c.database.put_session(session.info, durable=False)
-        except OttoError as error:
-            session.stop_cause, session.stop_reason = "start_failed", error.message
-            if session.incarnation is not None:
-                session.incarnation.send_signal(signal.SIGKILL)
+        except OttoError:
+            # Nobody has heard of it, and nobody will.
+            self._take_back(session, parent)
             raise
-        finally:
-            self.announce(session)
-            session.announced.set()
+        self.announce(session)
+        session.announced.set()
         return session
+
+    def _take_back(self, session: Session, parent: Session | None) -> None:
+        session.is_refused = True
+        session.announced.set()
+        if parent is not None:
+            parent.children.pop(session.id, None)
+        self._c.table.discard(session)
+        self.on_refused(session)
+        self._c.threads.submit(shutil.rmtree, self._c.sessions_dir / session.id, True)
+        self._c.spawn(self._unwrite(session))
+
+    async def _unwrite(self, session: Session) -> None:
+        """Half of its rows may be there, or wait for space."""
+        with contextlib.suppress(OttoError):
+            await self._c.database.delete_session(session.id)
 
     def announce(self, session: Session) -> None:
         """The session's first event."""
@@ -200,6 +215,9 @@ class Births:
             await self._enclose(session, plan)
             lease = await self._c.zygote.lease()
             await session.announced.wait()
+            if session.is_refused:
+                self._abandon(session, lease)
+                return
             incarnation = self._begin(session, lease)
             await self._bear(session, incarnation, plan, api_keys, lease)
         except Exception as error:
@@ -212,11 +230,21 @@ class Births:
                     lease.close()
                 await session.announced.wait()
                 session.is_being_born = False
+                if session.is_refused:
+                    self._abandon(session, None)
+                    return
                 self.on_failed(session, _birth_failure(error))
             if not isinstance(error, OttoError):
                 raise
         else:
             self._c.instruments.spawn_seconds(self._c.loop.time() - started_s)
+
+    def _abandon(self, session: Session, lease: Lease | None) -> None:
+        """The session never came to be; its worker, unborn, goes when its channel closes."""
+        if lease is not None:
+            lease.close()
+        if session.enclosure is not None:
+            self._c.threads.submit(session.enclosure.close)
 
     async def _enclose(self, session: Session, plan: SessionPlan) -> None:
         if session.enclosure is None:

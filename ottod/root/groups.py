@@ -68,6 +68,7 @@ class Groups:
         burials.on_lost = self.lost
         births.on_failed = self.birth_failed
         births.on_joined = self.join
+        births.on_refused = self.left
 
     def _tell(self, key: str, event: SupervisionEvent) -> None:
         self._perform(key, self._nodes.step(key, event))
@@ -77,6 +78,14 @@ class Groups:
     def join(self, session: Session) -> None:
         """A session was created; its worker is on the way."""
         self._tell(key_of(session), ChildAdded(child=child_spec(session)))
+
+    def left(self, session: Session) -> None:
+        """It never came to be."""
+        key = key_of(session)
+        self._tell(key, ChildExited(child=session.id, reason="withdrawn"))
+        self._tell(key, ChildDeleted(child=session.id))
+        if session.is_top:
+            self._nodes.forget(key)
 
     def ready(self, session: Session) -> None:
         """Its worker is ready."""

@@ -87,6 +87,8 @@ class Session:
         self.enclosure: Enclosure | None = None
         self.reading: Reading | None = None
         """Of its enclosure, at the last look."""
+        self.is_refused = False
+        """Its rows could not be written: it never came to be."""
         self.is_being_born = False
         self.announced = asyncio.Event()
         """Its rows are written and `session.created` is out."""
@@ -218,6 +220,10 @@ class SessionTable:
     def add(self, session: Session) -> None:
         self._live[session.id] = session
         self._on_change(session.info)
+
+    def discard(self, session: Session) -> None:
+        """Drops a session that never came to be."""
+        self._live.pop(session.id, None)
 
     def add_ended(self, session: Session) -> None:
         """A session whose end this root did not see; its row may say otherwise, and is written anew."""

@@ -54,7 +54,10 @@ def main() -> None:
     except BrokenPipeError:
         return  # Root stopped while this process was still importing.
     while True:
-        data, fds, _flags, _address = socket.recv_fds(orders, MAX_REQUEST_BYTES, 1)
+        try:
+            data, fds, _flags, _address = socket.recv_fds(orders, MAX_REQUEST_BYTES, 1)
+        except ConnectionResetError:
+            return  # Root died, and had not yet read all that it was told.
         if not data:
             return
         try:

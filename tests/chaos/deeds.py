@@ -66,7 +66,7 @@ class Deeds:
                 is_known = bool(self._recent(troubles, at_ns)) or incarnation in self.killed | self.frozen
                 return "" if is_known else "nobody disturbed its birth"
             case "cancelled":
-                return self._cancel_objection(story, line, kin)
+                return self._cancel_objection(story, at_ns, line, kin)
             case "daemon_stop":
                 return "" if self.root_deaths_since(story.created_ns) else "root did not die in its life"
             case "failed":
@@ -85,7 +85,7 @@ class Deeds:
             return ""  # It crashed itself as the child of a root that is no more: how, nobody could see.
         return "nobody killed this incarnation"
 
-    def _cancel_objection(self, story: Story, line: Iterable[Story], kin: Iterable[Story]) -> str:
+    def _cancel_objection(self, story: Story, at_ns: int, line: Iterable[Story], kin: Iterable[Story]) -> str:
         if story.session in self.stops_ns:
             return ""
         for above in line:
@@ -93,6 +93,8 @@ class Deeds:
                 return ""
             if (above.session, above.incarnation) in self.killed | self.frozen:
                 return ""  # Its children are stopped before its own end is announced.
+            if self._recent(self.root_deaths_ns, at_ns):
+                return ""  # So they are if it could not be adopted.
         if any(each.losses or each.exited is not None for each in kin):
             return ""
         return "nobody stopped it, nor anything above or beside it"

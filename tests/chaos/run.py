@@ -218,10 +218,10 @@ class Run:
     # ------------------------------------------------------------ judgement
 
     def _judge_cause(self, story: Story, cause: Cause, at_ns: int) -> None:
-        if self.deeds.processes and (row := self.books.incarnation(story.session, story.incarnation)) is not None:
+        row = self.books.incarnation(story.session, story.incarnation) if self.deeds.processes else None
+        if row is not None and row.process in self.deeds.processes:
             # It was killed between being given to a session and saying its first word.
-            if row.process in self.deeds.processes:
-                self.deeds.killed.add((story.session, story.incarnation))
+            self.deeds.killed.add((story.session, story.incarnation))
         objection = self.deeds.objection(story, cause, at_ns, self.witness.line_of(story), self.witness.kin_of(story))
         text = f"incarnation {story.incarnation} of a {story.agent}: {cause}: {objection} ({cause.message})"
         self.findings.check("cause", not objection, text, story.session)

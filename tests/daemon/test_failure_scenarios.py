@@ -11,7 +11,7 @@ with -s) and never judged: a test's machine is busy with other tests. `python -m
     4  an unhandled exception     tool-raises, provider-raises, and every crash of a process
     5  50 sessions and more       test_fifty_sessions_live_through_faults
     6  churn                      sessions-churn
-    7  trees of subagents         child-flaps
+    7  trees of subagents         child-flaps, spawned-crash
     8  a client is lost           clients-vanish
 
 The ninth and tenth compare how two runtimes are developed and shipped; there is nothing to fail in them.
@@ -164,8 +164,10 @@ def test_a_full_file_is_as_large_as_it_may_be(stage: Stage) -> None:
 @pytest.mark.parametrize("upheaval", UPHEAVALS, ids=lambda upheaval: upheaval.name)
 def test_an_upheaval_is_not_noticed(stage: Stage, upheaval: Upheaval, record_property: Report) -> None:
     """Clients that vanish, sessions that come and go, a tree with a child that flaps: each asserts its own end."""
+    acts = upheaval.acts(stage.daemon, stage.otto)
+    next(acts)
     begun_ns = time.monotonic_ns()
-    upheaval.happen(stage.daemon, stage.otto)
+    assert next(acts, "over") == "over"
     assert_unnoticed(stage, upheaval.name, begun_ns, record_property)
     wait_for("only the siblings are left", lambda: len(stage.otto.list()) == SIBLINGS)
 

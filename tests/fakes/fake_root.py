@@ -93,6 +93,7 @@ class FakeRoot:
         after: CauseKind | None = None,
         children: tuple[ChildNotice, ...] = (),
         orphan_grace_s: float = 1.0,
+        run_mode: str = "interactive",
         **spec: Any,
     ) -> None:
         """Starts the next incarnation. `after` is what the one before ended of."""
@@ -124,6 +125,7 @@ class FakeRoot:
             ),
             task=task,
             mode=mode,  # type: ignore[arg-type]
+            run_mode=run_mode,  # type: ignore[arg-type]
             cwd=str(self.workdir),
             env={"PATH": os.environ["PATH"]},
             session_dir=str(self.session_dir),

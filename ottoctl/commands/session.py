@@ -1,0 +1,46 @@
+"""`ottoctl session …`: what is asked of a session less than every day."""
+
+from __future__ import annotations
+
+import typer
+
+from ottoctl.commands.arguments import SessionIds
+from ottoctl.commands.frame import command
+from ottoctl.commands.quick import QuickCommand, QuickGroup
+from ottoctl.console import Console
+from ottoctl.exits import worst
+from ottod.errors import OttoError
+
+app = typer.Typer(cls=QuickGroup, help="What sessions need now and then", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def session() -> None:
+    """What sessions need now and then"""
+
+
+@app.command("unpark", cls=QuickCommand)
+@command
+def unpark(console: Console, ids: SessionIds) -> int | None:
+    """Give parked sessions a fresh allowance of restarts, and another try
+
+    Example: `ottoctl session unpark 7f3k`
+    """
+    statuses, infos = [], []
+    with console.connect() as otto:
+        for prefix in ids:
+            try:
+                found = otto.session(prefix)
+                found.unpark()
+                info = found.info()
+            except OttoError as error:
+                statuses.append(console.error(error))
+                continue
+            statuses.append(0)
+            infos.append(info)
+            if console.output == "text":
+                console.message(f"unparked {found.id}: it is {info.state}")
+                console.write(f"{found.id}\n")
+    if console.output != "text":
+        console.records(list(infos))
+    return worst(statuses)
