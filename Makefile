@@ -41,7 +41,7 @@ format: $(STAMP) ## Format and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## Measure latency, throughput, spawn, memory and replay (BENCH_ARGS for the choice, JSON in bench.json)
+bench: $(STAMP) ## Measure latency, throughput, spawn, memory, replay, faults, recovery and crowds (BENCH_ARGS=faults for one of them)
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 bench-peers: $(STAMP) ## The same job by peers in the same run, as one table of ratios (BENCH_ARGS=--quick for a short one)

@@ -229,7 +229,7 @@ CATALOGUE = (
         name="tool-raises",
         what="an unhandled exception in a tool",
         ends=_COMPLETED,
-        turns=_tool(_python("raise FaultError('unforeseen')")),
+        turns=_tool(_python("raise RuntimeError('unforeseen')")),
         says="RuntimeError: unforeseen",
     ),
     Fault(

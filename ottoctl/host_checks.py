@@ -81,15 +81,14 @@ def _reports_of_daemon(patient: Patient) -> dict[str, str]:
 
 def check_limits(_: Patient) -> list[Finding]:
     """The daemon may open enough files for many sessions."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = resource.RLIM_INFINITY
-    shown = f"{'unlimited' if soft == unlimited else soft} open files"
-    if soft == unlimited or soft >= ENOUGH_FILES:
-        return [Finding(check="limits", level="ok", detail=shown)]
-    may_raise = hard == unlimited or hard >= ENOUGH_FILES
-    where = f"`ulimit -n {ENOUGH_FILES}` before the daemon starts" if may_raise else "raise `nofile` in limits.conf"
-    detail = f"{shown}: enough for about {soft // 10} sessions"
-    return [Finding(check="limits", level="warn", detail=detail, mend=where)]
+    # The daemon raises its soft limit to the hard one by itself.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard >= ENOUGH_FILES:
+        shown = "any number of" if hard == resource.RLIM_INFINITY else str(hard)
+        return [Finding(check="limits", level="ok", detail=f"{shown} open files")]
+    detail = f"{hard} open files: enough for about {hard // 10} sessions"
+    mend = "raise the hard limit `nofile`, in /etc/security/limits.conf or LimitNOFILE= of the unit"
+    return [Finding(check="limits", level="warn", detail=detail, mend=mend)]
 
 
 def check_service(patient: Patient) -> list[Finding]:
@@ -103,10 +102,8 @@ def check_service(patient: Patient) -> list[Finding]:
     except OttoError as error:
         return [Finding(check="service", level="ok", detail=f"not a service: {error.message}")]
     if not found.installed:
-        detail = "not installed: the daemon ends with the machine or with you"
-        return [
-            Finding(check="service", level="ok", detail=f"{detail}; `ottoctl service install --now` changes that")
-        ]
+        detail = "not installed; `ottoctl service install --now` lets systemd start and restart the daemon"
+        return [Finding(check="service", level="ok", detail=detail)]
     detail = f"{found.unit}: {found.active} ({found.substate}), {found.enabled}"
     if found.active == "failed":
         mend = f"`journalctl --user -u {found.unit} --lines=50` says why; `ottoctl service status`"

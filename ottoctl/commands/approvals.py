@@ -15,7 +15,7 @@ from ottod.errors import OttoError
 
 if TYPE_CHECKING:
     from ottoctl.sync import SyncOtto
-    from ottod.protocol.control import ApprovalResult
+    from ottod.protocol.control import ApprovalResult, WaitingApproval
 
 
 def complete_approvals(incomplete: str) -> list[tuple[str, str]]:
@@ -56,6 +56,8 @@ def approvals(
             autocompletion=complete_sessions,
         ),
     ] = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until there is one")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only ids")] = False,
     full: Annotated[bool, typer.Option("--full", help="Whole ids")] = False,
 ) -> int | None:
     """List the tool calls that wait for somebody's leave, oldest first
@@ -63,9 +65,11 @@ def approvals(
     Example: `ottoctl approvals -o json`
     """
     with console.connect() as otto:
-        waiting = otto.approvals(session=session)
+        waiting = _until_some(otto, session) if wait else otto.approvals(session=session)
     if console.output != "text":
         console.records(list(waiting))
+    elif quiet:
+        console.write("".join(f"{w.approval.approval}\n" for w in waiting))
     elif waiting:
         import time
 
@@ -77,6 +81,19 @@ def approvals(
     else:
         console.message("nothing waits for approval")
     return None
+
+
+def _until_some(otto: SyncOtto, session: str) -> tuple[WaitingApproval, ...]:
+    """What waits, once something does. What is asked after the first look is heard of."""
+    from ottod.protocol.events import ApprovalRequested, Gap
+
+    head = otto.status().ring_head
+    waiting = otto.approvals(session=session)
+    if not waiting:
+        for event in otto.events(head):
+            if isinstance(event.event, ApprovalRequested | Gap) and (waiting := otto.approvals(session=session)):
+                break
+    return waiting
 
 
 @command

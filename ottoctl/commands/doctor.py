@@ -16,12 +16,15 @@ MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")
 def doctor(console: Console) -> int | None:
     """Check that everything sessions need is there, and say what would mend what is not
 
-    Fails if something does not work; what is merely missed is a warning.
+    Each layer of isolation is proved by trying to break it: past a memory cap and a limit on processes, out of the
+    sandbox, onto the network. Fails if something does not work, or if a layer that the configuration requires is
+    absent; what is merely missed is a warning. It takes some seconds.
 
     Example: `ottoctl doctor -o json`
     """
-    from ottoctl.checks import Patient, examine
+    from ottoctl.checks import examine
     from ottoctl.endpoint import resolve_endpoint
+    from ottoctl.findings import Patient
     from ottoctl.rendering.ansi import one_line, paint
     from ottod.settings.paths import Paths
 

@@ -39,9 +39,14 @@ def fold(info: SessionInfo, event: ev.Event | ev.Unknown, at_ns: int) -> Session
         case ev.ApprovalResolved():
             return replace(info, approvals=tuple(a for a in info.approvals if a.approval != event.approval))
         case ev.ToolStarted():
-            return replace(info, current_tool=event.tool, last_tool=event.tool)
+            approvals = _without_call(info, event.call, at_ns)
+            return replace(info, current_tool=event.tool, last_tool=event.tool, approvals=approvals)
         case ev.ToolCompleted() | ev.ToolFailed():
-            return replace(info, current_tool="") if info.current_tool == event.tool else info
+            current_tool = "" if info.current_tool == event.tool else info.current_tool
+            approvals = _without_call(info, event.call, at_ns)
+            if current_tool == info.current_tool and approvals is info.approvals:
+                return info
+            return replace(info, current_tool=current_tool, approvals=approvals)
         case ev.UsageUpdated():
             return replace(info, usage=event.total)
         case ev.ModelRerouted():
@@ -64,6 +69,13 @@ def fold(info: SessionInfo, event: ev.Event | ev.Unknown, at_ns: int) -> Session
 
 def _asked_since(info: SessionInfo, turn: int) -> tuple[PendingApproval, ...]:
     return tuple(a for a in info.approvals if a.turn >= turn) if info.approvals else ()
+
+
+def _without_call(info: SessionInfo, call: str, at_ns: int) -> tuple[PendingApproval, ...]:
+    """A call that has begun or ended waits no more, also if the process that knew why died before it could tell."""
+    if not any(a.call == call and a.asked_at_ns <= at_ns for a in info.approvals):
+        return info.approvals
+    return tuple(a for a in info.approvals if a.call != call or a.asked_at_ns > at_ns)
 
 
 def _with(

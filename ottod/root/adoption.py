@@ -93,7 +93,7 @@ class Adoption:
         plans = await self._c.database.live_plans()
         rows = {row.session: row for row in await self._c.database.live_incarnations()}
         noted = {info.session: info.last_seq for info in infos}
-        infos = await self._c.in_thread(self._fold_ring, infos)
+        infos = await self._c.in_thread(self._fold_ring, infos, await self._c.database.noted_offset())
         for info in infos:
             if info.state == "ended":
                 # Its end is in the ring, and root died before it was in its books.
@@ -121,10 +121,13 @@ class Adoption:
 
     # ------------------------------------------------------------ what was known
 
-    def _fold_ring(self, infos: list[SessionInfo]) -> list[SessionInfo]:
+    def _fold_ring(self, infos: list[SessionInfo], noted_offset: int) -> list[SessionInfo]:
         """On a thread, before anybody else uses the ring: the sessions as their newest events have them."""
+        ring = self._c.hub.ring
+        # Whatever the ring has forgotten wholly was noted before: then the rows of such sessions are exact.
+        is_noted = ring.forgotten_offset <= noted_offset and ring.recovery.lost is None
         return [
-            self._with_seq(key, self._fold_newest(key, info))
+            self._with_seq(key, self._fold_newest(key, info), is_noted=is_noted)
             for info in infos
             for key in (session_key(info.session),)
         ]
@@ -143,10 +146,11 @@ class Adoption:
                 return info
             cursor = chunk.next_cursor
 
-    def _with_seq(self, key: int, info: SessionInfo) -> SessionInfo:
+    def _with_seq(self, key: int, info: SessionInfo, *, is_noted: bool) -> SessionInfo:
         """The database knows where a session was a second ago at most; the ring, if it still has it, exactly."""
         in_ring = self._c.hub.ring.last_seq(key)
-        last_seq = in_ring if in_ring >= info.last_seq else info.last_seq + SEQ_MARGIN
+        is_exact = in_ring >= info.last_seq or (in_ring == 0 and is_noted)
+        last_seq = max(in_ring, info.last_seq) if is_exact else info.last_seq + SEQ_MARGIN
         return replace(info, last_seq=last_seq + self._lost_events())
 
     def _lost_events(self) -> int:

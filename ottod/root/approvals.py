@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from ottod.core.approval import normalise_approval
+from ottod.core.approval import PREFIX, normalise_approval
 from ottod.errors import Failure, RefusedError, StorageError
 from ottod.protocol.control import (
     ApprovalAnswer,
@@ -75,6 +75,8 @@ class Approvals:
         is_kept = False
         failure = await self._deliver(session, approval, answer)
         if failure is not None:
+            if failure.code == "already_resolved":
+                self._drop(session, approval)
             if pending is None or not _has_no_worker(session, failure):
                 raise _refused(failure)
             await self._keep(session, approval, answer)
@@ -84,6 +86,10 @@ class Approvals:
 
     def _find(self, session: Session | None, wanted: str) -> tuple[Session, PendingApproval | None]:
         """The approval that is meant. In a session that is named one may be meant that no longer waits."""
+        if wanted == PREFIX:
+            raise RefusedError(
+                "the answer names no approval", code="no_such_approval", mend="see `ottoctl approvals`"
+            )
         sessions = [session] if session is not None else self._c.table.live
         pairs = [(s, p) for s in sessions for p in s.info.approvals]
         found = [pair for pair in pairs if pair[1].approval == wanted]
@@ -135,6 +141,12 @@ class Approvals:
             self._c.table.update(session, _with_answer(session.info, approval, None))
             raise
 
+    def _drop(self, session: Session, approval: str) -> None:
+        """The worker has settled it; if its event has not come yet, that is no reason to show it as pending."""
+        left = tuple(p for p in session.info.approvals if p.approval != approval)
+        if len(left) < len(session.info.approvals):
+            self._c.table.update(session, replace(session.info, approvals=left))
+
     def _remember(self, approval: str, answer: ApprovalAnswer) -> None:
         self._answered[approval] = _told(answer)
         while len(self._answered) > MAX_REMEMBERED:
@@ -148,7 +160,9 @@ class Approvals:
             if pending.answer is None:
                 continue
             failure = await self._deliver(session, pending.approval, pending.answer)
-            if failure is not None and failure.code == "no_such_approval":
+            if failure is not None and failure.code == "already_resolved":
+                self._drop(session, pending.approval)
+            elif failure is not None and failure.code == "no_such_approval":
                 # Its journal was lost, and with it the question. It will ask again, and somebody has to answer again.
                 self._c.log(f"the answer to {pending.approval} came to nothing", session=session.id)
                 self._c.table.update(session, _with_answer(session.info, pending.approval, None))

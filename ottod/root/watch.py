@@ -64,6 +64,7 @@ class Watch:
             last_seq = session.next_seq - 1
             if last_seq != session.info.last_seq:
                 self._c.table.update(session, replace(session.info, last_seq=last_seq, last_offset=last_offset))
+        self._c.database.note_offset_nowait(last_offset)
 
     async def _examine(self, session: Session, incarnation: Incarnation) -> None:
         """Kills a worker that hangs; waits on one that the machine gives no processor."""

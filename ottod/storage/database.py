@@ -80,6 +80,8 @@ class Database:
         """Guards the jobs, the dirty rows and `_closing`; nobody holds it for more than a few instructions."""
         self._jobs: deque[_Job] = deque()
         self._dirty: dict[str, SessionInfo] = {}
+        self._noted_offset = 0
+        """Waits to be written with the next rows; 0 for nothing."""
         self._closing = False
         self._rejected: dict[str, tuple[SessionInfo, str]] = {}
         """The newest rows that no database could hold, for whoever waits for them."""
@@ -120,6 +122,15 @@ class Database:
             self._dirty[info.session] = info
             if is_first:
                 self._wake.notify()
+
+    def note_offset_nowait(self, offset: int) -> None:
+        """From what was put before, every session's seq is known as of `offset`: written behind it, or with it."""
+        with self._wake:
+            self._noted_offset = offset
+
+    async def noted_offset(self) -> int:
+        """Up to which offset all rows of live sessions know their seqs; 0 if nobody said. Raises StorageError."""
+        return await self._call(lambda: rows.select_noted_offset(self._connection))
 
     async def sessions(
         self, states: Sequence[SessionState] = (), *, limit: int = 1000, include_ended: bool = False
@@ -312,17 +323,18 @@ class Database:
         """Writes all dirty rows in one transaction, and syncs older ones too if `durable`. Raises StorageError."""
         with self._wake:
             batch, self._dirty = self._dirty, {}
+            noted = self._noted_offset
         if not batch and not (durable and self._has_unsynced):
             return
         try:
-            written = self._commit(lambda: self._upsert(batch), durable=durable)
+            written = self._commit(lambda: self._upsert(batch, noted), durable=durable)
         except StorageError:
             with self._wake:
                 self._dirty = {**batch, **self._dirty}
             raise
         self._rows_written += written
 
-    def _upsert(self, batch: dict[str, SessionInfo]) -> int:
+    def _upsert(self, batch: dict[str, SessionInfo], noted: int) -> int:
         written = 0
         for session, info in batch.items():
             try:
@@ -335,6 +347,8 @@ class Database:
                 self._rejected[session] = (info, str(error))
                 if len(self._rejected) > MAX_REJECTED:
                     del self._rejected[next(iter(self._rejected))]
+        if noted and not self._rows_rejected:
+            rows.upsert_noted_offset(self._connection, noted)
         if not written:
             # SQLite syncs its log only for a transaction that changes something.
             rows.touch(self._connection)

@@ -268,6 +268,17 @@ def max_last_offset(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT coalesce(max(last_offset), 0) FROM sessions").fetchone()[0])
 
 
+def upsert_noted_offset(connection: sqlite3.Connection, offset: int) -> None:
+    """Notes up to which offset the rows of live sessions know their seqs."""
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('noted_offset', ?)", (str(offset),))
+
+
+def select_noted_offset(connection: sqlite3.Connection) -> int:
+    """The offset of the last note; 0 if there is none."""
+    row = connection.execute("SELECT value FROM meta WHERE key = 'noted_offset'").fetchone()
+    return int(row[0]) if row is not None and row[0].isdigit() else 0
+
+
 def touch(connection: sqlite3.Connection) -> None:
     """Changes something that means nothing."""
     connection.execute("INSERT OR REPLACE INTO meta VALUES ('touched', hex(randomblob(8)))")

@@ -292,6 +292,11 @@ class Ring:
         return min((t.segments[0].first_offset for t in self._tracks.values()), default=self._next)
 
     @property
+    def forgotten_offset(self) -> int:
+        """The newest event of any session that has wholly left the ring; 0 if none has."""
+        return self._durability.superblock.forgotten_offset
+
+    @property
     def used_bytes(self) -> int:
         """Bytes of records in the ring."""
         return self._used_bytes

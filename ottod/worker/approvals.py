@@ -24,6 +24,7 @@ from ottod.core.approval import (
     Resolution,
     Settle,
     approval_id,
+    is_enforced,
     rule_for,
 )
 from ottod.core.resume import Restored
@@ -71,6 +72,11 @@ class Approvals:
         """Takes over what earlier incarnations asked, and what they were told."""
         self._book = ApprovalBook(restored.questions, restored.resolutions)
         self._journal = journal
+
+    @property
+    def ignored_rules(self) -> int:
+        """How many of the agent's rules have no effect yet."""
+        return sum(not is_enforced(rule) for rule in self._rules)
 
     def is_guarded(self, tool: str) -> bool:
         """Whether calls of this tool need leave, or are forbidden."""

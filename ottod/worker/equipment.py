@@ -51,6 +51,11 @@ class Equipment:
         weakness = confine_worker(birth)
         if weakness:
             link.emit(LogWarning(message=weakness, code="unconfined"))
+        if approvals.ignored_rules:
+            text = (
+                f"permission rules with path, command or host have no effect yet: {approvals.ignored_rules} of them"
+            )
+            link.emit(LogWarning(message=text, code="rules_without_effect"))
         models = ModelCaller(
             spec=spec,
             target=birth.models[0],

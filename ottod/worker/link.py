@@ -337,6 +337,8 @@ class Link:
     async def _obey(self, command: Command) -> None:
         assert self.on_command is not None
         failure = await self.on_command(command.body)
+        # What the order brought about is told before it is acknowledged: this process may die right after.
+        self._flush()
         self._send(CommandReply(id=command.id, failure=failure))
 
     def close(self) -> None:

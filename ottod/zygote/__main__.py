@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 
 from setproctitle import setproctitle
 
@@ -94,6 +95,10 @@ def _fork(ticket: int, channel_fd: int, orders: socket.socket, entry: Entry, end
     return zygote_replies.encode(Forked(ticket=ticket, pid=struct.unpack("=i", answer)[0]))
 
 
+def _stay(_number: int, _frame: FrameType | None) -> None:
+    """Nothing."""
+
+
 def _be_middle(
     read_fd: int, write_fd: int, channel_fd: int, orders: socket.socket, entry: Entry, endpoint: str
 ) -> None:
@@ -113,6 +118,9 @@ def _be_middle(
         os.setpgid(0, 0)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # When root dies, the kernel hangs up on its children's process groups if one of them is stopped. A worker
+        # outlives root, stopped or not. A handler, unlike SIG_IGN, does not pass to the programs that it starts.
+        signal.signal(signal.SIGHUP, _stay)
         entry(channel_fd, endpoint)
         status = 0
     except BaseException:  # noqa: BLE001 - nothing of the zygote's stack may run in a worker

@@ -3,7 +3,7 @@
     python -m tests.chaos.churn --sessions 2000
 
 Half of the sessions complete by themselves, the others are stopped, killed through the daemon, or lose their worker
-to SIGKILL; every tenth runs a tool. A tenth of all is the warm-up. What root and zygote hold is read behind the warm-up
+to SIGKILL; every tenth runs a tool. A tenth of all is the warm-up. What root and zygote hold is read behind it
 and at the end, each time when no session lives and ended ones are pruned; `gauges.BOUNDS` says what may have grown.
 The exit status is 1 if anything grew beyond its bound, or ended otherwise than it should.
 """

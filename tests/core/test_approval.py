@@ -324,6 +324,16 @@ def test_what_waits_is_folded_from_the_events() -> None:
         assert fold(info, over, 50).approvals == ()
 
 
+def test_a_call_that_has_begun_or_ended_waits_no_more() -> None:
+    """Also without word of its answer; but what is folded in again, from before the question, takes it not away."""
+    info = fold(INFO, requested("a-1"), 10)
+    begun = ev.ToolStarted(call="c", tool="shell")
+    for event in (begun, ev.ToolCompleted(call="c", tool="shell")):
+        assert fold(info, event, 20).approvals == ()
+        assert fold(info, event, 5).approvals == info.approvals
+    assert fold(info, ev.ToolStarted(call="d", tool="shell"), 20).approvals == info.approvals
+
+
 def test_a_worker_cannot_fill_roots_memory_with_questions() -> None:
     """What it asks beyond the bound is not remembered, nor are ids of any length."""
     info = fold(INFO, requested("a-" + "x" * 100_000), 1)

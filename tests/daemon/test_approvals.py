@@ -103,6 +103,9 @@ def test_one_child_waits_and_its_siblings_finish(daemon: RealDaemon) -> None:
         assert [w.approval.approval for w in otto.approvals()] == [approval.approval, other.approval]
         assert [w.session for w in otto.approvals(session=top.id)] == [waiting.id]
         assert otto.status().sessions["waiting_approval"] == 2
+        for nothing in ("", "a-", "a-0000000000"):
+            assert refused(lambda n=nothing: otto.approve(n)).startswith("no_such_approval")  # type: ignore[misc]
+        assert len(otto.approvals()) == 2
         otto.approve(approval.approval)
         assert "ran" in waiting.wait(timeout_s=60).result and top.wait(timeout_s=60).ok
         elsewhere.kill()

@@ -85,6 +85,7 @@ def assert_unnoticed(stage: Stage, name: str, begun_ns: int, report: Report) -> 
     assert stage.siblings.disturbed() == []
     quick = stage.daemon.agent(stage.daemon.script("quick", {"text": "hello"}))
     assert stage.otto.run(spec=quick, task="go", cwd=stage.daemon.workdir).ok
+    assert "Traceback" not in stage.daemon.log, stage.daemon.log[-4000:]
     status = stage.otto.status()
     assert status.counters["zygote_deaths"] == 0 and status.pid == stage.daemon.pid
 

@@ -19,6 +19,7 @@ from ottod.protocol.control import (
     Grant,
     Hello,
     KillSession,
+    ListApprovals,
     ListSessions,
     Ping,
     Rejected,
@@ -26,6 +27,7 @@ from ottod.protocol.control import (
     Reply,
     Request,
     RequestBody,
+    ResolveApproval,
     SendInput,
     StartSession,
     StopDaemon,
@@ -57,6 +59,8 @@ FRAMES = 10_000
 BURST = 250
 ABSENT = "s-zzzzzzzzzz"
 
+FUZZ_ID = 7_000_000_007
+"""None that the test's own requests have: their answers come when they come."""
 BODIES: tuple[RequestBody, ...] = (
     StartSession(agent="nobody", cwd="/nonexistent/otto", task="x", env={"PATH": "/bin"}, key="k"),
     StartSession(spec=AgentSpec(name="a", model="scripted:x", budgets=Budgets(usd=1.0)), cwd="/nonexistent/otto"),
@@ -67,6 +71,9 @@ BODIES: tuple[RequestBody, ...] = (
     StopSession(session=ABSENT, grace_s=1.0, reason="r"),
     KillSession(session=ABSENT, reason="r"),
     RemoveSession(session=ABSENT),
+    ListApprovals(),
+    ResolveApproval(session=ABSENT, approval="a-zzzzzzzzzz", decision="approved"),
+    ResolveApproval(approval="a-", decision="denied", scope="session", reason="r"),
     Subscribe(from_offset=1, session=ABSENT, follow=False, credit_bytes=1000),
     Subscribe(from_offset=0),
     Unsubscribe(subscription=1),
@@ -76,9 +83,9 @@ BODIES: tuple[RequestBody, ...] = (
 CLIENT_SEEDS = [
     client_messages.encode(Hello(protocol=PROTOCOL_VERSION, client="fuzz", version="0", pid=1)),
     client_messages.encode(Grant(subscription=1, bytes=100)),
-    *(client_messages.encode(Request(id=7, body=body)) for body in BODIES),
+    *(client_messages.encode(Request(id=FUZZ_ID, body=body)) for body in BODIES),
 ]
-STOP = client_messages.encode(Request(id=7, body=StopDaemon(grace_s=0.0)))
+STOP = client_messages.encode(Request(id=FUZZ_ID, body=StopDaemon(grace_s=0.0)))
 
 
 @pytest.fixture(scope="module")

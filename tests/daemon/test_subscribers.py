@@ -220,9 +220,14 @@ def test_a_new_daemon_goes_on_where_the_old_one_was_killed() -> None:
         with daemon.client() as otto:
             second = streaming(daemon, otto, 50, 0)
             second.wait()
+            # The first one outlived its root, and goes on until it is stopped.
+            otto.session(first.id).kill()
+            ended = set[str]()
             for event in events:
                 seen.append(event)
-                if event.session == second.id and isinstance(event.event, SessionExited):
+                if isinstance(event.event, SessionExited):
+                    ended.add(event.session)
+                if ended == {first.id, second.id}:
                     break
             assert [e.offset for e in seen] == sorted({e.offset for e in seen})
             for session in (first, second):

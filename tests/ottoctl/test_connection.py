@@ -16,12 +16,15 @@ import uvloop
 from ottoctl import Otto
 from ottoctl.blocking import BlockingConnection
 from ottoctl.connection import Connection
+from ottoctl.dialogue import MAX_REQUEST_BYTES
 from ottoctl.feed import MIN_CREDIT_BYTES, SessionEvent
 from ottod.errors import Failure, OttoError, RefusedError, RemoteProtocolError, UnreachableError
 from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol.cause import Cause
 from ottod.protocol.control import (
+    DaemonStatus,
     Done,
+    GetSession,
     GetStatus,
     Ping,
     Reply,
@@ -30,11 +33,13 @@ from ottod.protocol.control import (
     StartSession,
     Subscribe,
     Unsubscribe,
+    UpgradeDaemon,
     WaitSession,
     server_messages,
 )
 from ottod.protocol.events import ContentDelta, Gap
 from ottod.protocol.specs import AgentSpec
+from ottod.root.daemon import MAX_CLIENT_MESSAGE_BYTES
 from tests.fakes.fake_daemon import NO_ANSWER, FakeDaemon
 
 T = TypeVar("T")
@@ -520,6 +525,86 @@ def test_an_unanswered_ping_means_a_new_connection(tmp_path: Path, kind: str) ->
             blocking.close()
         assert isinstance(info, SessionInfo) and info.state == "ended"
         assert len(fake.hellos) == 2
+
+
+def test_an_answer_that_nobody_has_read_is_no_silence(tmp_path: Path) -> None:
+    """A blocking client that does other things between two calls keeps its connection, and its next message arrives."""
+    with FakeDaemon(tmp_path) as fake:
+        sid = fake.add_session(3)
+        answered: list[float] = []
+
+        def slowly(body: Ping) -> Done:
+            time.sleep(0.2)
+            answered.append(time.monotonic())
+            return Done()
+
+        fake.answers[Ping] = slowly
+        blocking = BlockingConnection.open(fake.endpoint, ping_interval_s=0.1)
+        with pytest.raises(UnreachableError):
+            blocking.call(WaitSession(session=sid), timeout_s=0.15)
+        deadline_s = time.monotonic() + DEADLINE_S
+        while not answered or time.monotonic() < answered[0] + 0.2:
+            assert time.monotonic() < deadline_s, "no ping came"
+            time.sleep(0.01)
+        del fake.answers[Ping]
+        blocking.call(SendInput(session=sid, text="hello"))
+        blocking.close()
+        assert len(fake.hellos) == 1 and len(fake.bodies(SendInput)) == 1
+
+
+def test_several_requests_are_answered_together(tmp_path: Path) -> None:
+    """Each answer stands in its request's place, failures and silence among them."""
+    with FakeDaemon(tmp_path) as fake:
+        sid = fake.add_session(3)
+        fake.answers[SendInput] = lambda body: NO_ANSWER if body.text == "?" else Done(detail=body.text)
+        blocking = BlockingConnection.open(fake.endpoint)
+        bodies = [SendInput(session=sid, text="a"), GetSession(session="s-9"), SendInput(session=sid, text="?")]
+        first, second, third = blocking.call_each(bodies, timeout_s=0.3)
+        blocking.close()
+        assert first == Done(detail="a")
+        assert isinstance(second, OttoError) and second.code == "no_such_session"
+        assert isinstance(third, UnreachableError)
+
+
+def test_a_request_beyond_the_daemons_bound_is_not_sent(tmp_path: Path) -> None:
+    """The daemon hangs up on it; the client knows the bound, says so, and the connection lives on."""
+    assert MAX_REQUEST_BYTES == MAX_CLIENT_MESSAGE_BYTES
+    with FakeDaemon(tmp_path) as fake:
+        spec = AgentSpec(name="mine", system_prompt="é" * MAX_REQUEST_BYTES)
+        with Otto.connect_sync(fake.endpoint) as otto:
+            with pytest.raises(OttoError, match="bytes") as refused:
+                otto.start(spec=spec, task="t", cwd=tmp_path)
+            assert refused.value.code == "too_large"
+            assert otto.status().instance == "i-1"
+        assert len(fake.hellos) == 1 and not fake.bodies(StartSession)
+
+
+@pytest.mark.parametrize("kind", ["async", "blocking"])
+def test_an_upgrade_that_fails_is_told(tmp_path: Path, kind: str) -> None:
+    """Nobody new in time, or another process in the daemon's place: an error, and never a hang."""
+    with FakeDaemon(tmp_path) as fake:
+        fake.answers[UpgradeDaemon] = lambda body: Done()
+
+        async def upgraded() -> None:
+            async with Otto.connect(fake.endpoint) as otto:
+                await otto.upgrade_daemon(timeout_s=0.2)
+
+        def ask() -> None:
+            if kind == "async":
+                asyncio.run(upgraded())
+            else:
+                with Otto.connect_sync(fake.endpoint) as otto:
+                    otto.upgrade_daemon(timeout_s=0.2)
+
+        with pytest.raises(OttoError) as late:
+            ask()
+        assert late.value.code == "upgrade_failed" and "no new daemon" in late.value.message
+        status = DaemonStatus(
+            version="2", protocol=1, pid=1, instance="i-2", started_at_ns=0, uptime_s=0.0, sessions={}
+        )
+        fake.answers[GetStatus] = lambda body: status
+        with pytest.raises(OttoError, match="in its place"):
+            ask()
 
 
 def test_a_spec_travels_whole(tmp_path: Path) -> None:

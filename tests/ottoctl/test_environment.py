@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ottoctl.environment import looks_secret, shared_environment
+from ottoctl.environment import given_environment, looks_secret, shared_environment
+from ottod.errors import OttoError
 from ottod.protocol.control import MAX_ENV_BYTES, Request, StartSession, client_messages
 
 
@@ -55,6 +56,14 @@ def test_it_fits_the_protocol() -> None:
     assert "PATH" in shared and "HUGE" not in shared
     assert sum(len(n) + len(v) for n, v in shared.items()) <= MAX_ENV_BYTES
     client_messages.encode(Request(id=1, body=StartSession(cwd="/", env=shared)))
+
+
+def test_an_environment_that_was_put_together_is_never_cut() -> None:
+    """A program's own environment is whole or refused; what looks like a secret stays here all the same."""
+    assert given_environment({"A": "1", "API_KEY": "x"}) == {"A": "1"}
+    with pytest.raises(OttoError) as refused:
+        given_environment({"A": "1", "BIG": "é" * MAX_ENV_BYTES})
+    assert refused.value.code == "too_large"
 
 
 def test_bytes_that_are_no_text_stay() -> None:

@@ -41,9 +41,7 @@ def test_every_code_that_root_raises_is_known() -> None:
     """A code in the daemon's control path that this table forgets would silently mean 1."""
     root = Path(__file__).parents[2] / "ottod/root"
     raised = {
-        code
-        for file in root.glob("*.py")
-        for code in re.findall(r'\bcode(?: =|=)\s?"([a-z_]+)"', file.read_text())
+        code for file in root.glob("*.py") for code in re.findall(r'\bcode(?: =|=)\s?"([a-z_]+)"', file.read_text())
     }
     means_failed = {"internal", "storage", "no_answer", "hello_required", "start_failed", "auth", "unknown_worker"}
     of_causes = {"restart_intensity", "auto_shutdown"}

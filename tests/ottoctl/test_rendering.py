@@ -221,7 +221,10 @@ NOTICES: list[tuple[Event | Unknown, str]] = [
     (Gap(first=5, last=9, reason="evicted", session=SID), f"… up to 5 events of {SID} are missing (evicted)"),
     (LogWarning(message="low\ndisk"), "! low disk"),
     (SessionStarted(pid=1, incarnation=2), "↻ restarted, incarnation 2"),
-    (SessionStateChanged(state="parked", previous="running", reason="flapping"), "■ parked: flapping; `ottoctl session unpark` gives it another try"),
+    (
+        SessionStateChanged(state="parked", previous="running", reason="flapping"),
+        "■ parked: flapping; `ottoctl session unpark` gives it another try",
+    ),
     (
         ApprovalRequested(approval="ap1", call="c", tool="shell", arguments='{"command":"rm x"}'),
         "? shell rm x needs approval ap1: `ottoctl approve ap1` or `ottoctl deny ap1`",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
@@ -117,6 +118,17 @@ def test_one_that_never_lives_is_given_up(tmp_path: Path) -> None:
     supervised(tmp_path / "missing", body)
 
 
+async def until_executed(place: Path) -> bytes:
+    """The program's environment and command line, once it has both."""
+    deadline_s = time.monotonic() + 60
+    while time.monotonic() < deadline_s:
+        environ, line = (place / "environ").read_bytes(), (place / "cmdline").read_bytes()
+        if environ and line:
+            return environ + line
+        await asyncio.sleep(0)
+    raise AssertionError("it was not executed")
+
+
 def test_it_gets_little_of_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process group of its own; no key in its environment or on its command line; no file of root's but stderr."""
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-very-secret")
@@ -126,7 +138,7 @@ def test_it_gets_little_of_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     async def body(client: GatewayClient, _log: list[str]) -> None:
         place = Path(f"/proc/{client.pid}")
         # At once: the program is executed, and has not yet given itself a title, which takes the place of both.
-        given = (place / "environ").read_bytes() + (place / "cmdline").read_bytes()
+        given = await until_executed(place)
         assert b"PATH=" in given
         assert b"ottod.gateway" in given
         assert b"secret" not in given

@@ -121,7 +121,7 @@ WRONG = [
         "a.yml",
         "tools: [teleport]\n",
         "1:9: unknown tool 'teleport'",
-        "use one of: data, fs_edit, fs_list, fs_read, fs_write, grep, shell, test_runner",
+        "use one of: data, fs_edit, fs_list, fs_read, fs_write, grep, shell, spawn_agent, test_runner",
     ),
     ("a.yml", "tools: [grep, grep]\n", "1:15: tool 'grep' is listed twice", "remove one of the two"),
     (

@@ -16,9 +16,12 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
+from tests.simulation.faults import FAULTS
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.root import Parts
 from tests.simulation.scenario import Outcome, run_seed
@@ -36,23 +39,29 @@ def main() -> int:
         # The order of sets of strings is part of a run.
         environment = {**os.environ, "PYTHONHASHSEED": "0"}
         os.execve(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], environment)
+    kinds = tuple(arguments.fault)
+    given = [
+        *(f"--fault {kind!r}" for kind in kinds),
+        *([f"--mutant {arguments.mutant}"] if arguments.mutant else []),
+    ]
+    options = f" (run as `python -m tests.simulation --seed N {' '.join(given)}`)" if given else ""
     if arguments.seed is not None:
-        outcome = _run([arguments.seed], arguments.mutant, keep_trace=True)[0]
+        outcome = _run([arguments.seed], arguments.mutant, kinds, keep_trace=True)[0]
         print("\n".join(outcome.lines))
         print(f"seed {outcome.seed}: {outcome.steps} steps, {outcome.events} events, digest {outcome.digest:x}")
-        return _report([outcome], 0.0)
+        return _report([outcome], 0.0, options)
     started_s = time.monotonic()
     seeds = list(range(arguments.first, arguments.first + arguments.seeds))
     outcomes: list[Outcome] = []
     jobs = arguments.jobs or (1 if arguments.seeds <= FEW_SEEDS or arguments.stop else os.cpu_count() or 1)
     if jobs == 1:
-        outcomes = _run(seeds, arguments.mutant, stop_at_failure=arguments.stop)
+        outcomes = _run(seeds, arguments.mutant, kinds, stop_at_failure=arguments.stop)
     else:
         chunks = [seeds[at : at + 50] for at in range(0, len(seeds), 50)]
         with ProcessPoolExecutor(jobs) as pool:
-            for part in pool.map(_run, chunks, [arguments.mutant] * len(chunks)):
+            for part in pool.map(partial(_run, mutant=arguments.mutant, kinds=kinds), chunks):
                 outcomes += part
-    return _report(outcomes, time.monotonic() - started_s)
+    return _report(outcomes, time.monotonic() - started_s, options)
 
 
 def _arguments() -> argparse.Namespace:
@@ -62,12 +71,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
     parser.add_argument("-j", "--jobs", type=int, default=0, help="processes (default: one for few seeds, else all)")
     parser.add_argument("--stop", action="store_true", help="stop at the first failure")
+    parser.add_argument("--fault", choices=sorted(FAULTS), action="append", default=[], help="only this fault, often")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), default="", help="run root with a defect built in")
     return parser.parse_args()
 
 
 def _run(
-    seeds: list[int], mutant: str = "", keep_trace: bool = False, stop_at_failure: bool = False
+    seeds: list[int],
+    mutant: str = "",
+    kinds: Sequence[str] = (),
+    keep_trace: bool = False,
+    stop_at_failure: bool = False,
 ) -> list[Outcome]:
     """Runs seeds in this process."""
     outcomes = []
@@ -78,7 +92,9 @@ def _run(
         gc.disable()
         try:
             for number, seed in enumerate(seeds):
-                outcomes.append(run_seed(seed, stage, Path(directory), parts=parts, keep_trace=keep_trace))
+                outcomes.append(
+                    run_seed(seed, stage, Path(directory), parts=parts, kinds=kinds, keep_trace=keep_trace)
+                )
                 if outcomes[-1].failure and stop_at_failure:
                     break
                 if number % COLLECT_EVERY == 0:
@@ -92,7 +108,7 @@ def _run(
     return outcomes
 
 
-def _report(outcomes: list[Outcome], elapsed_s: float) -> int:
+def _report(outcomes: list[Outcome], elapsed_s: float, options: str = "") -> int:
     counts: Counter[str] = Counter()
     for outcome in outcomes:
         counts.update(outcome.counts)
@@ -101,7 +117,7 @@ def _report(outcomes: list[Outcome], elapsed_s: float) -> int:
         print(f"--- seed {outcome.seed}: the last {SHOWN_LINES} lines of its trace")
         print("\n".join(outcome.lines[-SHOWN_LINES:]))
     for outcome in failed[:20]:
-        print(f"seed {outcome.seed} failed: {outcome.failure}\n  again with: make sim SEED={outcome.seed}")
+        print(f"seed {outcome.seed} failed: {outcome.failure}\n  again with: make sim SEED={outcome.seed}{options}")
     for what, count in sorted(counts.items()):
         print(f"{count:9} {what}")
     events, simulated_s = sum(o.events for o in outcomes), sum(o.simulated_s for o in outcomes)

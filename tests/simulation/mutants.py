@@ -116,7 +116,7 @@ class AmnesicGroups(Groups):
 class TrustsTheRow(Adoption):
     """Goes on with the seq that the database knows, not with the ring's."""
 
-    def _with_seq(self, key: int, info: SessionInfo) -> SessionInfo:
+    def _with_seq(self, key: int, info: SessionInfo, *, is_noted: bool) -> SessionInfo:
         return info
 
 

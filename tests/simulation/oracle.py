@@ -71,6 +71,8 @@ class Story:
         self.restarts_ns: list[int] = []
         """When restarts of it were announced, since it was last given a fresh allowance."""
         self.is_parked = False
+        self.was_ending = False
+        """Its end had begun, for a reason of the tree, before anybody asked for a stop."""
         self.is_down = False
         """Its worker was lost, and the next one is not ordered yet."""
         self.workers: list[Process] = []
@@ -223,7 +225,7 @@ class Oracle:
             return
         if story.is_down:
             is_asked = session.stop_reason == STOP_REASON or session.stop_cause == "daemon_stop"
-            if is_asked and cause.kind != session.stop_cause:
+            if is_asked and not story.was_ending and cause.kind != session.stop_cause:
                 self.fail(
                     f"{story.session} was stopped ({session.stop_cause}) between two lives; root says {cause.kind}"
                 )
@@ -307,6 +309,7 @@ class Oracle:
             story = self.story(session.id)
             if story.exited is not None:
                 self.fail(f"{session.id} has ended and is in the table as {session.info.state}")
+            story.was_ending = story.was_ending or (session.is_ending and session.stop_cause is None)
             if session.stop_cause is not None and story.stop_seen_ns is None:
                 story.stop_seen_ns = self._world.now_ns
         self._checks += 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,8 @@ SETTLE_S = 35.0
 REST_S = 45.0
 """From the order to stop everything to the last look."""
 STOP_EVERY_S = 3.0
+OFTEN_S = 2.0
+"""Between two faults, when somebody wants to see these very faults."""
 DEFECTS = ("internal", "local_protocol_error")
 """Refusals that no client can have deserved."""
 
@@ -49,7 +52,7 @@ class Outcome(NamedTuple):
 class Scenario:
     """Acts on one machine."""
 
-    def __init__(self, machine: Machine, seed: int) -> None:
+    def __init__(self, machine: Machine, seed: int, *, kinds: Sequence[str] = ()) -> None:
         self._machine = machine
         self._world = machine.world
         self._random = random.Random(f"scenario {seed}")
@@ -60,6 +63,8 @@ class Scenario:
         self._max_sessions = pick((3, 8, 16))
         self._tree_share = pick((0.0, 0.3, 0.8))
         self._kinds = [name for name in FAULTS if self._random.random() < 0.6]
+        if kinds:
+            self._kinds, self._fault_every_s = list(kinds), min(self._fault_every_s, OFTEN_S)
         self._faults = Faults(machine, self._random)
         self._is_storm = True
         self._sessions: list[str] = []
@@ -216,16 +221,25 @@ class Scenario:
 
 
 def run_seed(
-    seed: int, stage: Stage, directory: Path, *, parts: type[Parts] = Parts, keep_trace: bool = False
+    seed: int,
+    stage: Stage,
+    directory: Path,
+    *,
+    parts: type[Parts] = Parts,
+    kinds: Sequence[str] = (),
+    keep_trace: bool = False,
 ) -> Outcome:
-    """Runs one seed on a stage that has been set. Everything it makes is in `directory` and gone afterwards."""
+    """Runs one seed on a stage that has been set. Everything it makes is in `directory` and gone afterwards.
+
+    With `kinds` only these faults strike, and they do so often.
+    """
     world = World(seed, keep_trace=keep_trace)
     stage.world = world
     machine = Machine(world, directory, parts=parts)
     stage.processes = machine.processes
     failure, error = "", None
     try:
-        Scenario(machine, seed).begin()
+        Scenario(machine, seed, kinds=kinds).begin()
         machine.run()
     except Violation as violation:
         failure, error = str(violation), violation.__cause__

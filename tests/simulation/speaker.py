@@ -157,6 +157,9 @@ class Speaker(ABC):
     def _heartbeat(self, period_s: float) -> None:
         if self._runs and self._is_welcome and self._outbox is not None:
             self._say(Heartbeat(unacked_bytes=self._outbox.held_bytes))
+        elif not self._is_welcome and self.world.now_s - self._hello_said_s > HELLO_PATIENCE_S:
+            # The root that had heard the last one may have died before it could answer.
+            self._say_hello()
         self._set_beat(period_s)
 
     def _say_last_word(self) -> None:

@@ -11,8 +11,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = 100
-MUTANT_SEEDS = 60
-"""Within so many seeds each mutant must be found."""
+MUTANT_SEEDS = 100
+"""Within so many seeds each mutant must be found; most are within three."""
+PATIENCE_S = 580
+"""For a machine that has much else to do."""
+FAULTS_FOR = {"loses-timers": ("--fault", "restart root"), "drops-when-full": ("--fault", "freeze a client")}
+"""Where a mistake shows only in the company of one fault."""
+
+pytestmark = pytest.mark.timeout(600)
 MUTANT_NAMES = (
     "acknowledges-ahead",
     "answers-twice",
@@ -37,7 +43,7 @@ def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONHASHSEED": "0"},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=PATIENCE_S,
         check=False,
     )
 
@@ -52,7 +58,7 @@ def test_invariants_hold() -> None:
 @pytest.mark.parametrize("mutant", MUTANT_NAMES)
 def test_mutants_are_found(mutant: str) -> None:
     """A root with a defect fails, and the failure names the seed."""
-    run = simulate("--seeds", str(MUTANT_SEEDS), "--stop", "--mutant", mutant)
+    run = simulate("--seeds", str(MUTANT_SEEDS), "--stop", "--mutant", mutant, *FAULTS_FOR.get(mutant, ()))
     assert run.returncode == 1, run.stdout[-3000:] + run.stderr[-3000:]
     assert "again with: make sim SEED=" in run.stdout, run.stderr[-3000:]
 

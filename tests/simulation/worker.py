@@ -131,8 +131,7 @@ class Worker(Speaker):
         if self.birth is None or not self.process.is_alive:
             return
         self._set_beat(ORPHAN_BEAT_S)
-        # Before its first welcome it does not know which process root is.
-        if self._abandoned is None and self._was_welcome:
+        if self._abandoned is None:
             self._abandoned = self.world.after(self.birth.orphan_grace_s, self._give_up)
 
     def welcomed(self, *, is_first: bool) -> None:
