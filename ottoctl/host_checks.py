@@ -82,7 +82,7 @@ def _reports_of_daemon(patient: Patient) -> dict[str, str]:
 def check_limits(_: Patient) -> list[Finding]:
     """The daemon may open enough files for many sessions."""
     # The daemon raises its soft limit to the hard one by itself.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY or hard >= ENOUGH_FILES:
         shown = "any number of" if hard == resource.RLIM_INFINITY else str(hard)
         return [Finding(check="limits", level="ok", detail=f"{shown} open files")]

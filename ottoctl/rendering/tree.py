@@ -74,7 +74,7 @@ def _row(branch: str, info: SessionInfo, shown: dict[str, str], now_ns: int) -> 
 def _calls(infos: Sequence[SessionInfo]) -> list[str]:
     """What somebody has to do before these sessions go on."""
     needs = (
-        ("waiting_approval", "waits for approval", "wait for approval"),
+        ("waiting_approval", "waits for approval (`ottoctl approvals`)", "wait for approval (`ottoctl approvals`)"),
         ("waiting_input", "waits for input", "wait for input"),
         ("parked", "is parked (`ottoctl session unpark ID`)", "are parked (`ottoctl session unpark ID...`)"),
     )

@@ -133,6 +133,11 @@ class Adoption:
         ]
 
     def _fold_newest(self, key: int, info: SessionInfo) -> SessionInfo:
+        """The session as its row and its newest events have it. A stop that has begun is not undone by either."""
+        newest = self._fold_ring_onto(key, info)
+        return replace(newest, state="stopping") if "stopping" == info.state != newest.state != "ended" else newest
+
+    def _fold_ring_onto(self, key: int, info: SessionInfo) -> SessionInfo:
         """What the ring has of one session beyond its row: at most what came in a second or so."""
         ring, cursor, known_seq = self._c.hub.ring, info.last_offset, info.last_seq
         if ring.last_seq(key) <= known_seq or cursor >= ring.head_offset:
@@ -180,6 +185,7 @@ class Adoption:
             if parent is not None and not parent.has_ended:
                 session.is_top = False
                 parent.children[session.id] = session
+                parent.has_had_children = True
 
     # ------------------------------------------------------------ workers
 

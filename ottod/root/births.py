@@ -136,6 +136,7 @@ class Births:
         if parent is not None:
             session.is_top = False
             parent.children[session.id] = session
+            parent.has_had_children = True
         self._c.table.add(session)
         self.on_joined(session)
 

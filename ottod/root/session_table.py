@@ -117,6 +117,7 @@ class Session:
         self._abandonment: asyncio.TimerHandle | None = None
         self.is_top = True
         """Nobody above it supervises it: it has no parent, or the parent has ended."""
+        self.has_had_children = False
         self.children: dict[str, Session] = {}
         """Live child sessions, in the order of their starts."""
         self.timers: list[asyncio.TimerHandle] = []

@@ -107,7 +107,7 @@ class Stops:
         if session.incarnation is not None or session.is_being_born:
             # Its worker says so itself; the table need not wait for that.
             self._c.table.update(session, replace(session.info, state="stopping"))
-        elif not session.has_ended:
+        elif not session.has_ended and session.announced.is_set():
             event = SessionStateChanged(state="stopping", previous=session.info.state, reason=reason[:500])
             self._c.record(session, event)
 
@@ -116,7 +116,8 @@ class Stops:
             # The turn ends now; the worker itself waits for its children, and so for its own turn in the order.
             self._c.spawn(self._order_stop(session))
         await self._groups.stop_children(session)
-        if session.has_ended or session.is_being_born:
+        await session.announced.wait()
+        if session.is_refused or session.has_ended or session.is_being_born:
             return  # A worker that is just being born is killed as soon as it can be.
         if session.incarnation is None:
             cause = Cause(kind=session.stop_cause or "cancelled", message=session.stop_reason)

@@ -13,6 +13,8 @@ import os
 import time
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from ottod.core.projection import fold
 from ottod.errors import Failure, RemoteProtocolError
 from ottod.isolation.processes import ProcessId, identify
@@ -151,6 +153,9 @@ class WorkerGate:
         info = session.info
         for at_ns, event in entries:  # type: ignore[attr-defined]
             info = fold(info, event, at_ns)
+        if session.is_stopping and info.state != "stopping":
+            # What it still does is on the way to its end.
+            info = replace(info, state="stopping")
         self._table.update(session, info)
         if info.state in ("idle", "ended"):
             session.release_waiters()

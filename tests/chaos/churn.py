@@ -114,7 +114,8 @@ class Churn:
         elif way == "crash":
             worker = identify(session.info().pid)
             assert worker is not None and send_signal(worker, signal.SIGKILL)
-        cause = session.wait(timeout_s=ANSWER_S).cause.kind
+        end = session.wait(timeout_s=ANSWER_S).cause
+        cause = end.kind if end is not None else "none"
         with self._lock:
             self.seen.add(session.id)
             self.ends[f"{way}: {cause}"] += 1

@@ -39,7 +39,7 @@ def test_every_invariant_holds_in_a_storm() -> None:
 
 @pytest.mark.timeout(TIMEOUT_S)
 def test_nothing_grows_in_a_churn() -> None:
-    """Sessions that come and go leave no descriptor, process, control group or file behind, and each its own cause."""
+    """Sessions that come and go leave no descriptor, process, control group or file, and each its own cause."""
     with running_daemon(CHURN_SETTINGS) as daemon:
         report = churn(daemon, sessions=CHURNED, seed=random.randrange(1_000_000))
     assert not report["problems"], report

@@ -528,7 +528,7 @@ def test_an_unanswered_ping_means_a_new_connection(tmp_path: Path, kind: str) ->
 
 
 def test_an_answer_that_nobody_has_read_is_no_silence(tmp_path: Path) -> None:
-    """A blocking client that does other things between two calls keeps its connection, and its next message arrives."""
+    """A blocking client that does other things between two calls keeps its connection, and its next message."""
     with FakeDaemon(tmp_path) as fake:
         sid = fake.add_session(3)
         answered: list[float] = []

@@ -58,7 +58,7 @@ def test_a_tree_is_drawn() -> None:
         "├─ s-bbbbb     coder  waiting_children   1m       0     -\n"
         "│  └─ s-ccccc  coder  waiting_approval   1m       0     -  shell\n"
         "└─ s-ddddd     coder  parked             1m       0     -  3 restarts in 60 s · docs\n"
-        "? s-ccccc00000 waits for approval\n"
+        "? s-ccccc00000 waits for approval (`ottoctl approvals`)\n"
         "? s-ddddd00000 is parked (`ottoctl session unpark ID`)\n"
     )
 
