@@ -115,7 +115,8 @@ class SiblingReader:
     def _wait_past(self, end_ns: int, sessions: list[str]) -> list[str]:
         """Those of the sessions that have not come past the window's end in time."""
         waiting, deadline_s = set(sessions), time.monotonic() + self._silence_s
-        while waiting and time.monotonic() < deadline_s:
+        # A reader that has died, as the client library does when it finds a hole, hears of nobody any more.
+        while waiting and self._thread.is_alive() and time.monotonic() < deadline_s:
             waiting = {s for s in waiting if (found := self._arrivals.get(s)) is None or _last(found) < end_ns}
             if waiting:
                 time.sleep(0.02)

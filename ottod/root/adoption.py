@@ -125,7 +125,7 @@ class Adoption:
         """On a thread, before anybody else uses the ring: the sessions as their newest events have them."""
         ring = self._c.hub.ring
         # Whatever the ring has forgotten wholly was noted before: then the rows of such sessions are exact.
-        is_noted = ring.forgotten_offset <= noted_offset and ring.recovery.lost is None
+        is_noted = ring.is_same_boot and ring.recovery.is_intact and ring.forgotten_offset <= noted_offset
         return [
             self._with_seq(key, self._fold_newest(key, info), is_noted=is_noted)
             for info in infos

@@ -283,8 +283,9 @@ class Births:
         children = session.notices()
         if incarnation.number > 1:
             # What ended while there was no worker to hear of it is news as well.
-            ended = await self._c.database.children(session.id)
-            children += tuple(child_notice(info) for info in ended if info.state == "ended")
+            rows = await self._c.database.children(session.id)
+            newest = [known.info if (known := self._c.table.get(row.session)) else row for row in rows]
+            children += tuple(child_notice(info) for info in newest if info.state == "ended")
         await self._send_birth(lease, births.encode(self._birth(session, plan, incarnation, api_keys, children)))
 
     @staticmethod

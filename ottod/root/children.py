@@ -14,6 +14,9 @@ from ottod.root.groups import Groups
 from ottod.root.session_table import Incarnation, NoSuchSession, Session, child_notice
 
 COMMAND_TIMEOUT_S = 10.0
+TELL_ATTEMPTS = 30
+TELL_AGAIN_S = 0.5
+"""Between two attempts to tell a worker that is not ready yet, or takes no messages."""
 MAX_REASON_CHARS = 2000
 
 
@@ -152,8 +155,9 @@ class Children:
 
     async def remind(self, parent: Session) -> None:
         """Tells an adopted parent of all its children again: what an earlier root had to tell may not have come."""
-        ended = [Session(info, None) for info in await self._c.database.children(parent.id)]
-        for child in (*ended, *parent.children.values()):
+        for info in await self._c.database.children(parent.id):
+            # The table knows better: a row may be a moment behind.
+            child = self._c.table.get(info.session) or Session(info, None)
             if child.has_ended or child.id in parent.children:
                 self._notify(parent, child)
 
@@ -161,5 +165,10 @@ class Children:
         self._c.spawn(self._tell(parent, child_notice(child.info)))
 
     async def _tell(self, parent: Session, notice: ChildNotice) -> None:
-        """A parent that has no worker now learns of it from its next birth, or when it asks for the child again."""
-        await self._c.gate.command(parent, notice, timeout_s=COMMAND_TIMEOUT_S)
+        """Tells the present worker until it says that it has heard. A later one learns of it from its birth."""
+        incarnation = parent.incarnation
+        for _ in range(TELL_ATTEMPTS):
+            failure = await self._c.gate.command(parent, notice, timeout_s=COMMAND_TIMEOUT_S)
+            if failure is None or parent.has_ended or parent.incarnation is not incarnation:
+                return
+            await asyncio.sleep(TELL_AGAIN_S)

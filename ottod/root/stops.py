@@ -193,7 +193,7 @@ class Stops:
     async def _order_stop(self, session: Session) -> None:
         is_daemon = session.stop_cause == "daemon_stop"
         order = StopTurn(
-            reason=session.stop_reason or "its group restarts",
+            reason=session.stop_reason or ("its group restarts" if session.stop_cause is None else ""),
             cause="daemon_stop" if is_daemon else "cancelled",
             for_restart=session.stop_cause is None,
         )

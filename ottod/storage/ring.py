@@ -29,15 +29,18 @@ from ottod.storage.ring_format import (
     SEGMENT_HEADER_BYTES,
     SUPERBLOCK_BYTES,
     U64,
+    Departure,
     SegmentHeader,
     clear_segment,
+    read_departures,
+    write_departure,
     write_segment_header,
 )
 from ottod.storage.ring_recovery import Image, RingRecovery
 from ottod.storage.ring_report import Chunk, RingStats, SessionSpan
 
 MAX_DEPARTED = 16_384
-"""For how many sessions that have left the ring the last seq is still known (until root restarts)."""
+"""For how many sessions that have left the ring the last seq is still known; the newest of them outlive root."""
 
 
 class Ring:
@@ -54,6 +57,9 @@ class Ring:
         self._next = image.next_offset
         self._generation = image.next_generation
         self._departed: dict[int, tuple[int, int]] = {}
+        self._departures = 0
+        self.is_same_boot = False
+        """The machine has not been started anew since the ring was used last: what the file says was never undone."""
         self._missing_events = self._next - 1 - image.recovery.events
         """How many of the offsets given so far are not in the ring."""
         self._used_bytes = sum(_used(s) for t in image.tracks for s in t.segments)
@@ -85,12 +91,21 @@ class Ring:
             min_next_offset=min_next_offset,
         )
         ring = cls(file, image)
+        ring._remember_departures(is_same_boot=bool(boot_id) and image.superblock.boot_id == boot_id)
         try:
             ring._durability.begin(boot_id=boot_id, next_offset=ring._next, missing_events=ring._missing_events)
         except OSError as error:
             file.close()
             raise StorageError(f"{path}: {error.strerror}") from error
         return ring
+
+    def _remember_departures(self, *, is_same_boot: bool) -> None:
+        """Takes over what an earlier root knew of sessions that had left, if nothing can be missing of it."""
+        self.is_same_boot = is_same_boot
+        for departure in read_departures(self._map):
+            self._departures = departure.number + 1
+            if is_same_boot and self.recovery.is_intact and departure.session_key not in self._tracks:
+                self._departed[departure.session_key] = (departure.last_seq, departure.reach)
 
     # ------------------------------------------------------------ writing
 
@@ -197,7 +212,11 @@ class Ring:
         del self._tracks[track.session_key]
         if self._newest is track:
             self._newest = None
-        self._departed[track.session_key] = (track.segments[-1].last_seq, track.reach)
+        last_seq = track.segments[-1].last_seq
+        self._departed[track.session_key] = (last_seq, track.reach)
+        departure = Departure(self._departures & 0xFFFFFFFF, track.session_key, last_seq, track.reach)
+        write_departure(self._map, departure)
+        self._departures += 1
         if len(self._departed) > MAX_DEPARTED:
             del self._departed[next(iter(self._departed))]
 

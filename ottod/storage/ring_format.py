@@ -36,6 +36,15 @@ not the machine::
     |     u64     |     u64      |       u64       |
     +-------------+--------------+-----------------+
 
+At byte 2048 are the newest *departures*: 64 slots, used in turn, each a session that has wholly left the ring. They
+outlive the process but not the machine. `number` counts departures; `reach` is the offset of the session's last event::
+
+    0      4        8             16         24      32
+    +------+--------+-------------+----------+-------+
+    | crc  | number | session key | last seq | reach |
+    | u32  |  u32   |     u64     |   u64    |  u64  |
+    +------+--------+-------------+----------+-------+
+
 A segment begins with 256 bytes of header: the same fields twice, at 0 and 64, a seal at 128, then zeros; from 256 on
 sealed records back to back (see `ottod.protocol.records`), then zeros to the end::
 
@@ -84,6 +93,10 @@ assert _COPY_BYTES <= 512
 
 HEAD_NOTE_AT = 1024
 HEAD_NOTE = struct.Struct("<QQQ")
+DEPARTURES_AT = 2048
+DEPARTURE_SLOTS = 64
+_DEPARTURE = struct.Struct("<IIQQQ")
+assert DEPARTURES_AT + DEPARTURE_SLOTS * _DEPARTURE.size <= SUPERBLOCK_BYTES
 APPEND_POSITION_AT = HEAD_NOTE_AT + 16
 APPEND_POSITION = struct.Struct("<Q")
 U64 = (1 << 64) - 1
@@ -136,6 +149,15 @@ class SegmentHeader(NamedTuple):
     first_offset: int
     first_seq: int
     prev_last_offset: int
+
+
+class Departure(NamedTuple):
+    """A session that has wholly left the ring."""
+
+    number: int
+    session_key: int
+    last_seq: int
+    reach: int
 
 
 class UnknownVersion(Exception):
@@ -222,6 +244,26 @@ def read_head_note(buffer: Buffer) -> HeadNote | None:
         return None
     next_offset, complement, position = HEAD_NOTE.unpack_from(buffer, HEAD_NOTE_AT)
     return HeadNote(next_offset, position) if next_offset ^ U64 == complement else None
+
+
+def write_departure(buffer: mmap, departure: Departure) -> None:
+    """Writes the slot whose turn it is."""
+    body = _DEPARTURE.pack(0, *departure)
+    body = zlib.crc32(body[4:]).to_bytes(4, "little") + body[4:]
+    at = DEPARTURES_AT + departure.number % DEPARTURE_SLOTS * _DEPARTURE.size
+    buffer[at : at + len(body)] = body
+
+
+def read_departures(buffer: Buffer) -> list[Departure]:
+    """Those whose slots are whole, the newest last."""
+    found = []
+    for slot in range(DEPARTURE_SLOTS):
+        at = DEPARTURES_AT + slot * _DEPARTURE.size
+        body = bytes(buffer[at : at + _DEPARTURE.size])
+        crc, *fields = _DEPARTURE.unpack(body)
+        if any(fields) and crc == zlib.crc32(body[4:]):
+            found.append(Departure._make(fields))
+    return sorted(found)
 
 
 def write_segment_header(buffer: mmap, base: int, header: SegmentHeader) -> None:

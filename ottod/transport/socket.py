@@ -159,7 +159,7 @@ def connect_dealer(
     socket.setsockopt(zmq.SNDHWM, queue_messages)
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, 20)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 100)
     socket.setsockopt(zmq.LINGER, 0)
     socket.connect(endpoint)
     return socket

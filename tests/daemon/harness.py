@@ -17,7 +17,7 @@ from ottod.isolation.processes import ProcessId, descendants, identify, is_alive
 from ottod.protocol.specs import AgentSpec
 
 T = TypeVar("T")
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 SMALL: dict[str, dict[str, object]] = {
     "ring": {"size_bytes": 4 * 1024 * 1024, "segment_bytes": 128 * 1024},
     "sessions": {"orphan_grace_s": 15},

@@ -47,7 +47,7 @@ from ottod.protocol.worker import (
 )
 from ottod.storage.journal import read_journal
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 E = TypeVar("E")
 
 
