@@ -275,17 +275,17 @@ class Births:
         await self._admit(session, lease.pid)
         # Before the worker can do anything, a later root must be able to find it.
         await self._note_incarnation(session, incarnation, lease.pid)
+        rows = await self._c.database.children(session.id) if incarnation.number > 1 else []
+        # There is no await between this look and the birth: a stop that comes later goes to a worker that hears it.
         if self._is_unwanted(session, incarnation):
             return
+        # What ended while there was no worker to hear of it is news as well.
+        newest = [known.info if (known := self._c.table.get(row.session)) else row for row in rows]
+        ended = tuple(child_notice(info) for info in newest if info.state == "ended")
+        children = (*session.notices(), *ended)
         session.timers.append(
             self._c.loop.call_later(self._c.settings.sessions.start_timeout_s, self._timed_out, incarnation)
         )
-        children = session.notices()
-        if incarnation.number > 1:
-            # What ended while there was no worker to hear of it is news as well.
-            rows = await self._c.database.children(session.id)
-            newest = [known.info if (known := self._c.table.get(row.session)) else row for row in rows]
-            children += tuple(child_notice(info) for info in newest if info.state == "ended")
         await self._send_birth(lease, births.encode(self._birth(session, plan, incarnation, api_keys, children)))
 
     @staticmethod

@@ -67,6 +67,11 @@ class Incarnation:
         self.adopt_by_s = 0.0
         """An earlier root's worker must say hello to this one until then; 0 for root's own."""
 
+    @property
+    def is_dead(self) -> bool:
+        """Its process has ended; what it left may still be on the way out."""
+        return self.lease is not None and self.lease.exited is not None
+
     def send_signal(self, signum: signal.Signals) -> None:
         """Signals the worker, if there is one; it cannot reach another process."""
         if self.lease is not None and self.lease.child is not None:

@@ -47,7 +47,7 @@ class Watch:
         overdue_s = now_s - self._c.settings.sessions.hung_after_s
         for session in self._c.table.live:
             incarnation = session.incarnation
-            if incarnation is None or incarnation.end_intent is not None:
+            if incarnation is None or incarnation.is_dead or incarnation.end_intent is not None:
                 continue
             if incarnation.identity is None:
                 if incarnation.adopt_by_s and now_s > incarnation.adopt_by_s:
@@ -74,7 +74,7 @@ class Watch:
         await asyncio.sleep(EXAMINATION_S)
         after = await self._look(pid)
         incarnation.is_examined = False
-        if session.incarnation is not incarnation or incarnation.last_heard_s > heard_s:
+        if session.incarnation is not incarnation or incarnation.is_dead or incarnation.last_heard_s > heard_s:
             return
         silence_s = self._c.loop.time() - heard_s
         starved = before is not None and after is not None and is_starved(before, after)
@@ -136,7 +136,7 @@ class Watch:
     def _judge(self, session: Session, reading: Reading) -> None:
         session.reading = reading
         incarnation = session.incarnation
-        if incarnation is None or incarnation.end_intent is not None:
+        if incarnation is None or incarnation.is_dead or incarnation.end_intent is not None:
             return
         if reading.is_over_memory:
             incarnation.end_intent = "memory"
@@ -150,7 +150,9 @@ class Watch:
     def _escaped(self, session: Session, pids: list[int]) -> None:
         """A process outside of its control group has no cap."""
         incarnation = session.incarnation
-        if incarnation is not None and incarnation.is_ready and incarnation.end_intent is None:
+        if incarnation is None or incarnation.is_dead:
+            return
+        if incarnation.is_ready and incarnation.end_intent is None:
             incarnation.end_intent = "crashed"
             session.stop_reason = session.stop_reason or f"process {pids[0]} left the session's control group"
             incarnation.send_signal(signal.SIGKILL)

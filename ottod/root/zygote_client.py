@@ -302,3 +302,6 @@ class ZygoteClient:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
             self._socket = None
+        if self._child is not None and not self._ready.done():
+            # It is still importing, for seconds perhaps, and sees nothing of its socket before that is done.
+            self._child.send_signal(signal.SIGKILL)

@@ -84,9 +84,11 @@ def select_sessions(
 
 
 def select_surplus(connection: sqlite3.Connection, retain: int, limit: int) -> list[str]:
-    """Ids of ended sessions beyond the `retain` that ended last."""
+    """Ids of ended sessions beyond the `retain` that ended last; children of live parents are kept."""
     found = connection.execute(
-        "SELECT session FROM sessions WHERE state = 'ended' ORDER BY ended_at_ns DESC, session LIMIT -1 OFFSET ?",
+        "SELECT session FROM sessions WHERE state = 'ended'"
+        " AND parent NOT IN (SELECT session FROM sessions WHERE state <> 'ended')"
+        " ORDER BY ended_at_ns DESC, session LIMIT -1 OFFSET ?",
         (retain,),
     )
     return [row[0] for row in found][::-1][:limit]

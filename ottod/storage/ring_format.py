@@ -36,8 +36,9 @@ not the machine::
     |     u64     |     u64      |       u64       |
     +-------------+--------------+-----------------+
 
-At byte 2048 are the newest *departures*: 64 slots, used in turn, each a session that has wholly left the ring. They
-outlive the process but not the machine. `number` counts departures; `reach` is the offset of the session's last event::
+At byte 2048 are the newest *departures*: 64 slots, used in turn, each a session that has wholly left the ring.
+They outlive the process but not the machine. `number` counts departures; `reach` is the offset of the session's last
+event::
 
     0      4        8             16         24      32
     +------+--------+-------------+----------+-------+

@@ -198,6 +198,8 @@ async def _be_session(birth: Birth, link: Link, root: RootWatch) -> None:
     def told_to_end() -> None:
         # With root, it is root's stop ladder that speaks; without, whoever runs this machine's services.
         runner.stop("SIGTERM", "cancelled" if root.is_present else "daemon_stop")
+        if not root.is_present:
+            unwanted.set()  # Nobody will come to hear a last word.
 
     loop.add_signal_handler(signal.SIGTERM, told_to_end)
     link.on_rejected = unwanted.set

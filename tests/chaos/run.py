@@ -29,6 +29,8 @@ JUDGE_EVERY_S = 2.0
 PATIENCE_S = 90.0
 """Of the time that root is up: no session stays that long in a passing state, or is silent while it streams."""
 CLOSING_S = 240.0
+OVERTIME_S = 120.0
+CHECKED_AT_THE_END = {"late_reader", "nothing_left", "database"}
 SLACK_NS = 2 * S
 """Between the clock of a supervisor's window and the wall clock of its events."""
 STREAMING = ("stream", "parent", "child")
@@ -95,7 +97,7 @@ class Run:
         try:
             self._fill()
             self._began_s = time.monotonic()
-            while self.findings.now_s < self.duration_s:
+            while self.findings.now_s < self.duration_s or self._is_owing():
                 self._tick()
                 self.operator.tick(self.findings.now_s)
                 self.storm.tick(self.findings.now_s)
@@ -103,6 +105,13 @@ class Run:
         finally:
             self.storm.end()
             self.host.close()
+
+    def _is_owing(self) -> bool:
+        """A short run goes on until it has done and seen everything once, within reason."""
+        if self.findings.now_s > self.duration_s + OVERTIME_S:
+            return False
+        unchecked = set(self.findings.unchecked()) - CHECKED_AT_THE_END
+        return self.storm.is_owing or bool(unchecked) or not self.adoptions
 
     def _fill(self) -> None:
         """All sessions are there before the storm begins."""
@@ -159,9 +168,12 @@ class Run:
 
     def _record(self, story: Story) -> None:
         if story.session in self._unheard:
-            self._heard_again(story.session)
+            self.await_no_more(story.session)
 
-    def _heard_again(self, session: str) -> None:
+    def await_no_more(self, session: str) -> None:
+        """The session was heard of again after root's death, or cannot be expected to be."""
+        if session not in self._unheard:
+            return
         self._unheard.discard(session)
         if not self._unheard and self._died_s:
             now_s = time.monotonic()
@@ -181,7 +193,7 @@ class Run:
             case ev.SessionExited():
                 self._exited(story, event, at_ns)
             case ev.SessionStateChanged() if event.state == "stopping":
-                self._unheard.discard(story.session)
+                self.await_no_more(story.session)
 
     def _started(self, story: Story, event: ev.SessionStarted) -> None:
         row = self.books.incarnation(story.session, event.incarnation)
@@ -196,7 +208,7 @@ class Run:
                 self.deeds.killed.add((story.session, event.incarnation))
 
     def _lost(self, story: Story, event: ev.IncarnationExited, at_ns: int) -> None:
-        self._unheard.discard(story.session)
+        self.await_no_more(story.session)
         self.causes[f"{event.cause} (goes on: {event.restart})"] += 1
         worker = self.census.worker(story.session, event.incarnation)
         found = f"incarnation {event.incarnation} is said to be lost, and {worker} lives"
@@ -206,7 +218,7 @@ class Run:
             self._judge_allowance(story, event, at_ns)
 
     def _exited(self, story: Story, event: ev.SessionExited, at_ns: int) -> None:
-        self._heard_again(story.session)
+        self.await_no_more(story.session)
         self._ended_up_s[story.session] = self.findings.up_s
         self.causes[f"{event.cause}" + (f" {event.cause.code}" if event.cause.code else "")] += 1
         alive = [p for p in self.census.alive(story.session) if p.pid not in event.remaining_pids]

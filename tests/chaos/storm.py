@@ -105,6 +105,11 @@ class Storm:
         self._visitors.clear()
 
     @property
+    def is_owing(self) -> bool:
+        """Whether some kind of fault was not done yet."""
+        return bool(self._owed)
+
+    @property
     def is_reading(self) -> bool:
         """Whether a late reader is at work."""
         return any(isinstance(visitor, LateReader) for visitor in self._visitors)
@@ -160,6 +165,7 @@ class Storm:
     def _stop_worker(self, found: tuple[str, int, ProcessId]) -> bool:
         session, incarnation, process = found
         self._run.deeds.frozen.add((session, incarnation))
+        self._run.await_no_more(session)
         return self._signal(process, signal.SIGSTOP, f"worker {session}.{incarnation}")
 
     def _kill_unborn(self) -> bool:
