@@ -95,6 +95,7 @@ class ConfinedPrograms:
         Path(confinement.tmp_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._env = {"PATH": DEFAULT_PATH, **env}
         self._launcher: LauncherClient | None = None
+        self._watch: tuple[asyncio.AbstractEventLoop, int] | None = None
         if not has_launcher:
             return
         markers = {processes.SESSION_MARKER: session}
@@ -108,6 +109,26 @@ class ConfinedPrograms:
     def launcher_pid(self) -> int:
         """The session's launcher, which lives until `close`; 0 if there is none."""
         return self._launcher.pid if self._launcher is not None else 0
+
+    def watch_launcher(self, on_lost: Callable[[], None]) -> None:
+        """Calls `on_lost`, once, on the running loop if the launcher dies: no program can be started after that."""
+        if self._launcher is None:
+            return
+        loop, pidfd = asyncio.get_running_loop(), os.pidfd_open(self._launcher.pid)
+
+        def lost() -> None:
+            self.unwatch_launcher()
+            on_lost()
+
+        loop.add_reader(pidfd, lost)
+        self._watch = loop, pidfd
+
+    def unwatch_launcher(self) -> None:
+        """Its end is of no interest any more. Twice is harmless."""
+        if self._watch is not None:
+            (loop, pidfd), self._watch = self._watch, None
+            loop.remove_reader(pidfd)
+            os.close(pidfd)
 
     def close(self) -> None:
         """Ends the launcher and what it still runs, and closes the root; no program can be started after that."""

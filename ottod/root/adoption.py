@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import time
+from math import inf
 
 import msgspec
 from msgspec.structs import replace
@@ -205,11 +206,18 @@ class Adoption:
         incarnation.started_at_ns = row.started_at_ns
         incarnation.started_s = incarnation.last_heard_s = self._c.loop.time()
         incarnation.is_ready = session.info.state != "starting"
-        incarnation.adopt_by_s = self._c.loop.time() + ADOPTION_S
+        incarnation.adopt_by_s = inf
         session.incarnation = incarnation
         await self._reopen(session, row.pid)
         lease.adopt(lambda exit_: self._burials.worker_exited(session, incarnation, exit_))
         return True
+
+    def listening(self) -> None:
+        """Workers can reach root from now on; their time to come begins."""
+        for session in self._c.table.live:
+            if session.incarnation is not None and session.incarnation.adopt_by_s:
+                session.incarnation.adopt_by_s = session.incarnation.last_heard_s = self._c.loop.time()
+                session.incarnation.adopt_by_s += ADOPTION_S
 
     async def _reopen(self, session: Session, pid: int) -> None:
         assert session.plan is not None

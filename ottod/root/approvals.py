@@ -8,6 +8,7 @@ it; then it is kept as well, and the next worker says if it knows it already.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable
 
@@ -29,6 +30,9 @@ from ottod.root.context import RootContext
 from ottod.root.session_table import Session
 
 COMMAND_TIMEOUT_S = 10.0
+DELIVER_ATTEMPTS = 30
+DELIVER_AGAIN_S = 0.5
+"""Between two attempts to tell a worker that takes no messages for the moment."""
 MAX_REASON_CHARS = 2000
 MAX_BY_CHARS = 200
 MAX_ID_CHARS = 100
@@ -156,16 +160,28 @@ class Approvals:
 
     async def deliver_kept(self, session: Session) -> None:
         """A worker listens: it hears what was answered while there was none."""
+        incarnation = session.incarnation
         for pending in session.info.approvals:
-            if pending.answer is None:
-                continue
-            failure = await self._deliver(session, pending.approval, pending.answer)
-            if failure is not None and failure.code == "already_resolved":
-                self._drop(session, pending.approval)
-            elif failure is not None and failure.code == "no_such_approval":
-                # Its journal was lost, and with it the question. It will ask again, and somebody has to answer again.
-                self._c.log(f"the answer to {pending.approval} came to nothing", session=session.id)
-                self._c.table.update(session, _with_answer(session.info, pending.approval, None))
+            for _ in range(DELIVER_ATTEMPTS):
+                if pending.answer is None or session.incarnation is not incarnation or session.is_stopping:
+                    break  # Another worker, if there is one, is told when it listens.
+                if self._is_heard(session, pending, await self._deliver(session, pending.approval, pending.answer)):
+                    break
+                await asyncio.sleep(DELIVER_AGAIN_S)
+
+    def _is_heard(self, session: Session, pending: PendingApproval, failure: Failure | None) -> bool:
+        """Whether the worker has said what becomes of a kept answer."""
+        if failure is None:
+            return True
+        if failure.code == "already_resolved":
+            self._drop(session, pending.approval)
+            return True
+        if failure.code == "no_such_approval":
+            # Its journal was lost, and with it the question. It will ask again, and somebody has to answer again.
+            self._c.log(f"the answer to {pending.approval} came to nothing", session=session.id)
+            self._c.table.update(session, _with_answer(session.info, pending.approval, None))
+            return True
+        return False
 
 
 def _has_no_worker(session: Session, failure: Failure) -> bool:

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -32,6 +32,9 @@ from ottod.root.zygote_client import Lease
 TITLE_CHARS = 80
 MAX_NAMES_BYTES = 48 * 1024
 """Of everything that a session is called: its agent, model, directory, title."""
+
+MAX_NOTICES_BYTES = 256 * 1024
+"""Of the news of ended children in one birth."""
 
 OnFailure = Callable[[Session, Cause], None]
 
@@ -86,10 +89,15 @@ class Births:
             )
             session = Session(self._new_info(key, request, plan, directory), plan)
             check_encodable(session.info)
-            if self.is_closed or (parent is not None and (parent.has_ended or parent.is_stopping)):
+            if self.is_closed or (
+                parent is not None and (parent.has_ended or parent.is_stopping or parent.is_ending)
+            ):
                 self._c.threads.submit(shutil.rmtree, directory, True)
                 self._check_open()
                 raise RefusedError(f"{request.parent} is ending", code="session_ended")
+            if parent is not None and parent.plan is not None:
+                # Looked at again: others may have been started while this one was resolved.
+                check_room(parent, parent.plan.spec.limits.max_children)
             self._join(session, parent)
         finally:
             self._starting -= 1
@@ -281,7 +289,7 @@ class Births:
             return
         # What ended while there was no worker to hear of it is news as well.
         newest = [known.info if (known := self._c.table.get(row.session)) else row for row in rows]
-        ended = tuple(child_notice(info) for info in newest if info.state == "ended")
+        ended = bounded_notices(info for info in newest if info.state == "ended")
         children = (*session.notices(), *ended)
         session.timers.append(
             self._c.loop.call_later(self._c.settings.sessions.start_timeout_s, self._timed_out, incarnation)
@@ -375,6 +383,29 @@ def _birth_failure(error: Exception) -> Cause:
     if not isinstance(error, OttoError):
         return Cause(kind="start_failed", message=f"the birth failed: {error!r}"[:500])
     return Cause(kind="auth" if error.code == "auth" else "start_failed", message=error.message, code=error.code)
+
+
+def check_room(parent: Session, max_children: int) -> None:
+    """Raises RefusedError if the parent has as many live children as it may."""
+    if len(parent.children) >= max_children:
+        raise RefusedError(
+            f"{parent.id} has {max_children} live children already",
+            code="too_many_children",
+            mend="wait for one to end, or raise limits.max_children of its agent",
+        )
+
+
+def bounded_notices(infos: Iterable[SessionInfo]) -> tuple[ChildNotice, ...]:
+    """News of ended children for a birth, as many as fit; the worker is told of the others once it is ready."""
+    notices: list[ChildNotice] = []
+    size = 0
+    for info in infos:
+        notice = child_notice(info)
+        size += len(notice.result) + len(notice.title) + 512
+        if size > MAX_NOTICES_BYTES:
+            break
+        notices.append(notice)
+    return tuple(notices)
 
 
 def check_encodable(info: SessionInfo) -> None:

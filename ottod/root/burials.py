@@ -30,6 +30,9 @@ DRAIN_TIMEOUT_S = 2.0
 DRAIN_POLL_S = 0.005
 PROOF_TIMEOUT_S = 5.0
 """The longest that killing a session's leftovers may take before they are reported as remaining."""
+CLOSE_UP_ATTEMPTS = 5
+CLOSE_UP_AGAIN_S = 1.0
+"""Between two attempts to end and measure a session, when the machine is out of descriptors, say."""
 PRUNE_EVERY = 20
 """Sessions that end between two looks for surplus ones."""
 PRUNE_BATCH = 200
@@ -59,7 +62,7 @@ class Burials:
         if incarnation.lease is not None:
             incarnation.lease.close()
             known.append(ProcessId(incarnation.lease.pid, incarnation.start_ticks))
-        reading, remaining = await self._c.in_thread(_close_up, session.enclosure, session.id, known)
+        reading, remaining = await self._end_all(session, known)
         session.reading = reading or session.reading
         said = incarnation.exiting
         cause = self._cause(session, incarnation, exit_)
@@ -81,6 +84,16 @@ class Burials:
             await self._c.database.put_incarnation(replace(row, ended_at_ns=time.time_ns(), cause=cause))
         except OttoError as error:
             self._c.log(str(error), session=session.id)
+
+    async def _end_all(self, session: Session, known: list[ProcessId]) -> tuple[Reading | None, Sequence[ProcessId]]:
+        """What the session used, and what remains of it; if nobody can tell, pid 0 remains."""
+        for _ in range(CLOSE_UP_ATTEMPTS):
+            try:
+                return await self._c.in_thread(_close_up, session.enclosure, session.id, known)
+            except (OSError, OttoError) as error:
+                self._c.log(f"its end cannot be looked at: {error}", session=session.id)
+            await asyncio.sleep(CLOSE_UP_AGAIN_S)
+        return None, [ProcessId(0, 0)]
 
     def _cause(self, session: Session, incarnation: Incarnation, exit_: Exit) -> Cause:
         said, verdict = incarnation.exiting, incarnation.verdict

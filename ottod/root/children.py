@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ottod.errors import Failure, OttoError, RefusedError
 from ottod.protocol.control import StartSession
 from ottod.protocol.worker import ChildNotice, RequestReply, SpawnChild, StopChild, WorkerRequest
-from ottod.root.births import Births
+from ottod.root.births import Births, check_room
 from ottod.root.context import RootContext
 from ottod.root.groups import Groups
 from ottod.root.session_table import Incarnation, NoSuchSession, Session, child_notice
@@ -42,12 +42,7 @@ class Children:
         limits = parent.plan.spec.limits if parent.plan is not None else None
         if limits is None:
             raise RefusedError(f"{parent.id} cannot have children", code="refused")
-        if len(parent.children) >= limits.max_children:
-            raise RefusedError(
-                f"{parent.id} has {limits.max_children} live children already",
-                code="too_many_children",
-                mend="wait for one to end, or raise limits.max_children of its agent",
-            )
+        check_room(parent, limits.max_children)
         depth = self.depth(parent)
         if depth >= limits.max_depth:
             raise RefusedError(
@@ -168,7 +163,8 @@ class Children:
         """Tells the present worker until it says that it has heard. A later one learns of it from its birth."""
         incarnation = parent.incarnation
         for _ in range(TELL_ATTEMPTS):
-            failure = await self._c.gate.command(parent, notice, timeout_s=COMMAND_TIMEOUT_S)
-            if failure is None or parent.has_ended or parent.incarnation is not incarnation:
+            if parent.has_ended or parent.incarnation is not incarnation or incarnation is None:
+                return
+            if await self._c.gate.command(parent, notice, timeout_s=COMMAND_TIMEOUT_S) is None:
                 return
             await asyncio.sleep(TELL_AGAIN_S)

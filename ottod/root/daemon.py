@@ -199,6 +199,7 @@ class Daemon:
         self._workers.attach(
             Socket(workers, loop=loop, on_message=self._workers.handle, on_drained=self._workers.drained)
         )
+        self._supervisor.listening()
         if inherited.total:
             self._log.info(f"sessions of an earlier daemon: {inherited.describe()}")
         sync = RingSync(

@@ -224,6 +224,10 @@ class Supervisor:
         """Adopts, ends or begins again what an earlier root left behind."""
         return await self._adoption.take_over()
 
+    def listening(self) -> None:
+        """The worker socket is there: adopted workers are expected."""
+        self._adoption.listening()
+
     async def prune(self) -> int:
         """Forgets ended sessions beyond those that are to be retained; gives their number."""
         return await self._burials.prune()

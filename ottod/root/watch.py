@@ -112,7 +112,7 @@ class Watch:
                 self._left_due_s = self._c.loop.time() + LEFT_CHECK_S
             try:
                 readings, escaped = await self._c.in_thread(self._read, enclosures, workers, is_search_due)
-            except OttoError as error:
+            except (OttoError, OSError) as error:
                 self._c.log(f"enclosures: {error}")
                 continue
             for session_id, reading in readings.items():

@@ -73,7 +73,8 @@ class WorkerGate:
         self._dirty: set[bytes] = set()
         self._urgent: set[bytes] = set()
         self._commands: dict[int, tuple[Session, asyncio.Future[Failure | None]]] = {}
-        self._next_command = 1
+        # Not from 1: an adopted worker may yet answer what an earlier root ordered.
+        self._next_command = int.from_bytes(os.urandom(5), "big") + 1
         self._is_held = False
         self._busy_ns = 0
         self._window_us = 0
@@ -192,7 +193,8 @@ class WorkerGate:
         if len(incarnation.open_requests) >= MAX_REQUESTS:
             text = f"{MAX_REQUESTS} requests are open already"
             failure = Failure(code="too_many_requests", message=text, retryable=True)
-            self.answer(incarnation, RequestReply(id=request.id, failure=failure))
+            if incarnation.identity is not None:
+                self._send(incarnation.identity, RequestReply(id=request.id, failure=failure))
         elif request.id not in incarnation.open_requests:
             incarnation.open_requests.add(request.id)
             self.on_request(session, incarnation, request)

@@ -82,9 +82,14 @@ class Equipment:
         )
         return cls(driver, models, programs)
 
+    def watch_launcher(self, on_lost: Callable[[], None]) -> None:
+        """Calls `on_lost` if the session's launcher dies before `aclose`."""
+        self._programs.watch_launcher(on_lost)
+
     async def aclose(self) -> None:
         """Gives everything back. A second call changes nothing."""
         if not self._is_closed:
             self._is_closed = True
+            self._programs.unwatch_launcher()
             await self._models.aclose()
             await asyncio.to_thread(self._programs.close)

@@ -192,7 +192,13 @@ class SessionRunner:
                 restored=restored,
                 on_step=self._calls_changed,
             )
+            self._equipment.watch_launcher(self._launcher_lost)
         return self._equipment.driver
+
+    def _launcher_lost(self) -> None:
+        """This process is confined and cannot make another launcher; another incarnation can, and goes on."""
+        message = "the launcher of its programs died"
+        self._end(Cause(kind="crashed", message=message, code="launcher_lost"), is_for_good=False)
 
     async def _serve(self) -> Cause:
         """Turn after turn, until there is a reason to end."""

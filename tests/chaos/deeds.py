@@ -75,6 +75,8 @@ class Deeds:
                 return "nothing here can cause that"
 
     def _crash_objection(self, story: Story, cause: Cause) -> str:
+        if cause.code == "launcher_lost":
+            return "" if self.counts["SIGKILL of a tool"] else "nobody killed its launcher"
         if cause.signal and cause.signal == KINDS[story.agent].crash_signal:
             return ""
         if (story.session, story.incarnation) in self.killed and cause.signal in ("SIGKILL", ""):

@@ -80,6 +80,8 @@ class Operator:
         self._waits = 0
         self._next_s = 0.0
         self._look_due_s = 0.0
+        self._is_looking = False
+        """One reading at a time: two that root makes side by side need not be answered in their order."""
         self._counters: dict[tuple[str, ...], float] = {}
         self._counters_of = ""
         self.is_closing = False
@@ -93,11 +95,13 @@ class Operator:
         if not self._desk.is_open:
             return
         self._ask_again()
-        if now_s >= self._look_due_s:
+        if now_s >= self._look_due_s and not self._is_looking:
+            self._is_looking = True
             self._look_due_s = now_s + LOOK_EVERY_S
             self._desk.ask(GetStatus(), self._heard_status)
             instance = self._host.instance
-            self._desk.ask(GetMetrics(), lambda result, failure: self._heard_metrics(instance, result))
+            if not self._desk.ask(GetMetrics(), lambda result, failure: self._heard_metrics(instance, result)):
+                self._is_looking = False
         if self.is_closing:
             return
         missing = self._wanted - len(self.live()) - len(self._starting) - len(self._unasked)
@@ -266,6 +270,7 @@ class Operator:
             self._host.zygote_pid = result.zygote_pid
 
     def _heard_metrics(self, instance: str, result: Result | None) -> None:
+        self._is_looking = False
         if not isinstance(result, MetricsReport):
             return
         now = counters(result.families)

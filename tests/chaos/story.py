@@ -13,6 +13,8 @@ from tests.chaos.findings import Findings
 SEQ_MARGIN = 1_000_000
 """How far a new root may jump ahead where the ring has forgotten a session and the database is a second behind."""
 MAX_LOSSES = 10_000
+USERS = "by chaos"
+"""How the reasons of users' stops end."""
 
 SegmentList = list[tuple[int, int, int]]
 """First offset, first seq, number of events."""
@@ -46,6 +48,7 @@ class Story:
         """Incarnation → pid."""
         self.state = "starting"
         self.stopping_since_seq = 0
+        self.stop_reason = ""
         self.losses: deque[Loss] = deque(maxlen=MAX_LOSSES)
         self.unparked_ns = 0
         self.exited: ev.SessionExited | None = None
@@ -152,7 +155,7 @@ class Story:
             is_stop = event.state in ("stopping", "ended")
             self._findings.check("stop_wins", is_stop, f"{event.state} after a stop", self.session)
         if event.state == "stopping" and not self.stopping_since_seq:
-            self.stopping_since_seq = seq
+            self.stopping_since_seq, self.stop_reason = seq, event.reason
         if event.previous == "parked":
             self.unparked_ns = at_ns
         self.state = event.state
@@ -160,6 +163,9 @@ class Story:
     def _lost(self, event: ev.IncarnationExited, at_ns: int) -> None:
         how = f"{event.cause} {event.restart} in {event.delay_ms} ms"
         self._findings.note(f"{self.session} {self.agent} lost {event.incarnation}: {how}")
+        is_passing = event.restart == "group" or event.cause.code == "launcher_lost"
+        if is_passing and not self.stop_reason.endswith(USERS):
+            self.stopping_since_seq = 0  # Only this incarnation was stopped, so that another one takes its place.
         found = f"a restart is announced ({event.restart}) after a stop"
         self._findings.check("stop_wins", not self.stopping_since_seq, found, self.session)
         self.incarnation = max(self.incarnation, event.incarnation)

@@ -198,6 +198,7 @@ class SimRoot:
                 self._log(f"boot: {error}")
                 raise RootKilled("boot failed") from error
         self.gate.attach(self._listen(self.machine.worker_endpoint, self.gate.handle, self.gate.drained))  # type: ignore[arg-type]
+        self.supervisor.listening()
         sync = RingSync(
             self.ring,
             settings=self.machine.settings,
