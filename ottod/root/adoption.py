@@ -247,14 +247,19 @@ class Adoption:
         if stopped or remaining or session.plan is None:
             self._groups.end(session, loss)
             return "ended"
-        if session.info.state == "parked" or self._groups.is_waiting(session):
+        if session.info.state == "parked":
+            return "waiting"
+        session.lost_to, session.last_loss = "daemon_stop", loss
+        if self._groups.has_given_up(session):
+            # It had been unparked, and root died before its node was told.
+            self._groups.unpark(session)
+            return "resumed"
+        if self._groups.is_waiting(session):
             return "waiting"
         policy = session.info.restart
         if not (policy == "permanent" or policy == "transient"):
             self._groups.end(session, loss)
             return "ended"
-        session.lost_to = "daemon_stop"
-        session.last_loss = loss
         self._groups.next_incarnation(session)
         return "resumed"
 

@@ -369,6 +369,10 @@ class Groups:
         for key, node in self._nodes:
             self._perform(key, node.outstanding())
 
+    def has_given_up(self, session: Session) -> bool:
+        """Whether the node above a top-level session has used up its allowance."""
+        return session.is_top and self._nodes.get(key_of(session)).is_closed
+
     def is_waiting(self, session: Session) -> bool:
         """Whether its node has a timer for its restart, or holds it back until its siblings are ready."""
         member = self._nodes.get(key_of(session)).member(session.id)
