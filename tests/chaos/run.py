@@ -9,15 +9,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ottod.protocol import events as ev
-from ottod.protocol.cause import Cause
 from tests.chaos.books import Books
 from tests.chaos.census import Census
-from tests.chaos.deeds import Deeds, S
+from tests.chaos.deeds import Deeds
 from tests.chaos.desk import Desk
 from tests.chaos.findings import Findings
 from tests.chaos.host import SETTINGS, Host
+from tests.chaos.judge import STREAMING, Judge
 from tests.chaos.operator import Operator
-from tests.chaos.population import GROUP_RESTARTS, MAX_RESTARTS, PERIOD_S, TOOL_TIMEOUT_S, Population, write_scripts
+from tests.chaos.population import Population, write_scripts
 from tests.chaos.storm import Storm
 from tests.chaos.story import Story
 from tests.chaos.witness import Witness
@@ -26,14 +26,9 @@ from tests.daemon.harness import RealDaemon
 TICK_S = 0.01
 LOOK_EVERY_S = 0.7
 JUDGE_EVERY_S = 2.0
-PATIENCE_S = 90.0
-"""Of the time that root is up: no session stays that long in a passing state, or is silent while it streams."""
 CLOSING_S = 240.0
 OVERTIME_S = 120.0
 CHECKED_AT_THE_END = {"late_reader", "nothing_left", "database"}
-SLACK_NS = 2 * S
-"""Between the clock of a supervisor's window and the wall clock of its events."""
-STREAMING = ("stream", "parent", "child")
 
 
 class Adoption(NamedTuple):
@@ -69,6 +64,13 @@ class Run:
             findings=self.findings,
             population=population,
             wanted=sessions,
+        )
+        self.judge = Judge(
+            host=self.host,
+            witness=self.witness,
+            deeds=self.deeds,
+            books=self.books,
+            findings=self.findings,
         )
         self.storm = Storm(random.Random(chance.random()), self, duration_s)
         self.adoptions: list[Adoption] = []
@@ -145,7 +147,7 @@ class Run:
             self._judge_due_s = now_s + JUDGE_EVERY_S
             self.desk.check_hanging(self._ended_up_s.get)
             for story in self.operator.live():
-                self._judge_progress(story)
+                self.judge.progress(story)
 
     # ------------------------------------------------------------ root
 
@@ -214,8 +216,8 @@ class Run:
         found = f"incarnation {event.incarnation} is said to be lost, and {worker} lives"
         self.findings.check("no_process", worker is None, found, story.session)
         if event.restart != "group":
-            self._judge_cause(story, event.cause, at_ns)
-            self._judge_allowance(story, event, at_ns)
+            self.judge.cause(story, event.cause, at_ns)
+            self.judge.allowance(story, event, at_ns)
 
     def _exited(self, story: Story, event: ev.SessionExited, at_ns: int) -> None:
         self.await_no_more(story.session)
@@ -225,62 +227,7 @@ class Run:
         self.findings.check("no_process", not alive, f"it has ended, and {alive} live", story.session)
         if event.remaining_pids:
             self.findings.violated("no_process", f"its end is not proved: {event.remaining_pids}", story.session)
-        self._judge_cause(story, event.cause, at_ns)
-
-    # ------------------------------------------------------------ judgement
-
-    def _judge_cause(self, story: Story, cause: Cause, at_ns: int) -> None:
-        row = self.books.incarnation(story.session, story.incarnation) if self.deeds.processes else None
-        if row is not None and row.process in self.deeds.processes:
-            # It was killed between being given to a session and saying its first word.
-            self.deeds.killed.add((story.session, story.incarnation))
-        objection = self.deeds.objection(story, cause, at_ns, self.witness.line_of(story), self.witness.kin_of(story))
-        text = f"incarnation {story.incarnation} of a {story.agent}: {cause}: {objection} ({cause.message})"
-        self.findings.check("cause", not objection, text, story.session)
-
-    def _judge_allowance(self, story: Story, event: ev.IncarnationExited, at_ns: int) -> None:
-        """A session without a parent has the daemon's allowance to itself; children share their group's."""
-        since_ns = at_ns - int(PERIOD_S * S)
-        # What was booked in the last moment before root's death need not have reached the disk.
-        slack = self.deeds.root_deaths_since(since_ns - SLACK_NS)
-        if not story.parent:
-            booked = story.booked_ns()
-            if event.restart == "scheduled":
-                recent = sum(at > since_ns for at in booked)
-                found = f"restarted {recent} times within {PERIOD_S:.0f} s, {MAX_RESTARTS} are allowed"
-                self.findings.check("allowance", recent <= MAX_RESTARTS + slack, found, story.session)
-            elif not slack:
-                recent = sum(at > since_ns - SLACK_NS for at in booked)
-                found = f"parked after {recent} restarts, {MAX_RESTARTS} are allowed"
-                self.findings.check("allowance", recent >= MAX_RESTARTS, found, story.session)
-        elif event.restart == "scheduled" and (parent := self.witness.stories.get(story.parent)) is not None:
-            group = [each for each in self.witness.kin_of(story) if each.agent == story.agent] + [story]
-            given_up_ns = max((loss.at_ns for loss in parent.losses), default=0)
-            recent = sum(at > max(since_ns, given_up_ns) for each in group for at in each.booked_ns())
-            allowed = GROUP_RESTARTS + slack
-            is_kept = parent.exited is not None  # Then each of them is a session of its own.
-            found = f"its group was restarted {recent} times within {PERIOD_S:.0f} s, {GROUP_RESTARTS} are allowed"
-            if story.agent == "child" and not is_kept:
-                self.findings.check("allowance", recent <= allowed, found, story.session)
-
-    def _judge_progress(self, story: Story) -> None:
-        if not self.host.is_up:
-            return
-        silence_s = self.findings.up_s - story.heard_s
-        is_passing = story.state in ("starting", "stopping", "restarting")
-        is_streaming = story.has_worker and story.agent in STREAMING
-        if is_passing or is_streaming:
-            found = f"{story.state}, and silent for {silence_s:.0f} s"
-            if not self.findings.check("progress", silence_s < PATIENCE_S, found, story.session):
-                story.heard_s = self.findings.up_s
-        is_frozen = (story.session, story.incarnation) in self.deeds.frozen
-        for call, since_s in list(story.open_calls.items()):
-            age_s = self.findings.up_s - since_s
-            found = f"tool call {call} runs for {age_s:.0f} s, {TOOL_TIMEOUT_S:.0f} are allowed"
-            if not self.findings.check(
-                "progress", is_frozen or age_s < TOOL_TIMEOUT_S + PATIENCE_S, found, story.session
-            ):
-                del story.open_calls[call]
+        self.judge.cause(story, event.cause, at_ns)
 
     # ------------------------------------------------------------ the end
 
@@ -304,7 +251,7 @@ class Run:
         self.findings.check("nothing_left", not left, f"processes are left: {left}")
         sockets = [path.name for path in (self.daemon.base / "run").glob("*.sock")]
         self.findings.check("nothing_left", not sockets, f"sockets are left: {sockets}")
-        self._compare_database()
+        self.judge.database(self.operator.removed)
 
     def _stop_all(self) -> bool:
         """Asks for the stop of all that live, top first; True when all have ended."""
@@ -318,23 +265,6 @@ class Run:
 
     def _only_looks(self) -> bool:
         return all(type(ask.body).__name__.startswith("Get") for ask in self.desk.pending.values())
-
-    def _compare_database(self) -> None:
-        check, rows = self.findings.check, self.books.sessions()
-        for session, story in self.witness.stories.items():
-            row = rows.pop(session, None)
-            if session in self.operator.removed and row is None:
-                place = self.daemon.base / "state" / "sessions" / session
-                check("database", not place.exists(), "it was forgotten, and its files are there", session)
-                continue
-            if not check("database", row is not None, "the database does not know it", session) or row is None:
-                continue
-            said = (row.state, row.cause, row.last_seq, row.remaining_pids)
-            exited = story.exited
-            seen = ("ended", story.last_cause(), story.next_seq - 1, exited.remaining_pids if exited else ())
-            check("database", said == seen, f"the database says {said}, the stream {seen}", session)
-        check("database", not rows, f"the database knows sessions that the stream does not: {sorted(rows)}")
-        check("database", not self.books.open_incarnations(), f"never ended: {self.books.open_incarnations()}")
 
 
 def new_daemon() -> RealDaemon:
