@@ -20,13 +20,17 @@ def daemon_command(verb: str) -> list[str]:
     return [sys.executable, "-m", "ottod", verb]
 
 
+RETRY_S = 0.5
+"""Between attempts to start a daemon where another one is going."""
+
+
 def can_start(endpoint: str) -> bool:
     """Whether a daemon started now would listen there: only at the place that the environment names."""
     unaddressed = {name: value for name, value in os.environ.items() if name != "OTTO_ENDPOINT"}
     return endpoint == resolve_endpoint(None, unaddressed)
 
 
-def start_daemon(env: Mapping[str, str] | None = None) -> str:
+def start_daemon(env: Mapping[str, str] | None = None, *, attempts: int = 20) -> str:
     """Starts a daemon in the background and returns what it said once it is ready.
 
     Raises UnreachableError with the daemon's own reason when it does not start.
@@ -47,6 +51,10 @@ def start_daemon(env: Mapping[str, str] | None = None) -> str:
         raise UnreachableError(f"ottod was not ready within {START_TIMEOUT_S:g} s", mend=log_mend) from error
     except OSError as error:
         raise UnreachableError(f"cannot start ottod: {error.strerror}", mend=log_mend) from error
+    if done.returncode != 0 and "already runs" in done.stderr and attempts > 1:
+        # One that has no socket any more is on its way out, or has none yet.
+        time.sleep(RETRY_S)
+        return start_daemon(env, attempts=attempts - 1)
     if done.returncode != 0:
         said = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         reason, mend = _reason(said)

@@ -18,7 +18,7 @@ import msgspec
 from ottod.errors import OttoError, RemoteProtocolError
 from ottod.ids import session_id, session_key
 from ottod.protocol.control import MAX_CREDIT_BYTES, Subscribe, Subscribed
-from ottod.protocol.events import Event, Gap, SessionExited, Unknown
+from ottod.protocol.events import ContentDelta, Event, Gap, SessionExited, Unknown, tag_of
 from ottod.protocol.records import (
     LANE_DELTA,
     LANE_STATE,
@@ -68,11 +68,19 @@ class Batch(NamedTuple):
         header, payload, skip = self
         entries: list[tuple[int, Any]]
         try:
-            entries = _known_entries.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            entries = decode_payload(payload)
-        if len(entries) != header.event_count:
-            raise RemoteProtocolError(f"a record says {header.event_count} events and carries {len(entries)}")
+            try:
+                entries = _known_entries.decode(payload)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                entries = decode_payload(payload)
+            if len(entries) != header.event_count:
+                raise RemoteProtocolError(f"a record says {header.event_count} events and carries {len(entries)}")
+        except RemoteProtocolError:
+            if header.lane != LANE_DELTA:
+                raise
+            # Root does not look into this lane, so what is in it is a worker's word only: it must not end a reader.
+            entries = [(0, Unknown(type="undecodable"))] * header.event_count
+        if header.lane == LANE_DELTA:
+            entries = [e if type(e[1]) is ContentDelta else (e[0], misplaced(e[1])) for e in entries]
         if skip:
             del entries[:skip]
         session = session_id(header.session_key)
@@ -83,6 +91,11 @@ class Batch(NamedTuple):
             SessionEvent(offset, offset + shift, session, at_ns, lane, event)
             for offset, (at_ns, event) in enumerate(entries, header.first_offset + skip)
         ]
+
+
+def misplaced(event: Event | Unknown) -> Unknown:
+    """An event in the lane of deltas that is none: a worker may not say it there, and nobody may believe it."""
+    return event if isinstance(event, Unknown) else Unknown(type=f"misplaced {tag_of(event)}")
 
 
 def gap_event(gap: Gap) -> SessionEvent:

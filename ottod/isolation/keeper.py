@@ -11,6 +11,7 @@ the control socket dies, the keeper ends the family and itself.
                        failed STAGE ERRNO      the program was not started
                        exited STATUS           the program ended; minus the signal number if killed
                        mended PATH             a path that programs may not make was made, and is as it was again
+                                               (what could not be undone is said in the program's output instead)
                        gone COUNT              nothing is left; COUNT descendants had to be killed
                        left COUNT PID…         these could not be ended in time
 
@@ -28,7 +29,7 @@ TYPE_CHECKING = False  # As in `typing`, which would triple the start-up time.
 if TYPE_CHECKING:
     from typing import Any
 
-    from ottod.isolation.protected import Watch
+    from ottod.isolation.protected import Protection
 else:
     sys.path.append(os.path.dirname(os.path.abspath(__file__)))
 
@@ -39,6 +40,7 @@ REAP_PAUSE_S = 0.002
 SIGKILL = 9
 REPORT_BYTES = 4096
 ORDER_BYTES = 16
+MEND = b"could not be undone: look at it before you use git or start a session there"
 
 
 class Keeper:
@@ -46,17 +48,27 @@ class Keeper:
 
     `pid` is the child; `report` is the read end of its report. `is_enclosed`: the child is a sandbox, whose first
     process reports about the program; otherwise it is the program, and silence until its exec means that it started.
+    `protection`: whose names are mended at the end. `output`: the program's, for what could not be.
     """
 
     def __init__(
-        self, control: int, report: int, pid: int, *, grace_ms: int, is_enclosed: bool, watch: Watch | None
+        self,
+        control: int,
+        report: int,
+        pid: int,
+        *,
+        output: int,
+        grace_ms: int,
+        is_enclosed: bool,
+        protection: Protection | None,
     ) -> None:
         self.control = control
         self.report = report
         self.pid = pid
         self.grace_ms = grace_ms
         self.is_enclosed = is_enclosed
-        self.watch = watch
+        self.output = output
+        self.protection = protection
         self.is_running = True
         self.is_started = False
         self.is_settled = False
@@ -158,14 +170,28 @@ class Keeper:
                 return {each.pid for each in processes.descendants(own, table)}
 
             left = processes.end_all(find, deadline_s=KILL_DEADLINE_S, on_pass=self.reap)
-        if self.watch is not None:
-            for path in self.watch.mend():
-                self.say(b"mended " + os.fsencode(path))
+        if self.protection is not None:
+            self.mend(self.protection)
         count += self.stragglers
         if self.reap() or not left:
             self.say(b"gone %d" % count)
         else:
             self.say(f"left {count} {' '.join(str(each.pid) for each in left)}".encode())
+
+    def mend(self, protection: Protection) -> None:
+        """Undoes what programs may not do, and says so; what cannot be undone is said as well."""
+        for path, is_undone in protection.watch.mend(protection.root):
+            if is_undone:
+                self.say(b"mended " + os.fsencode(path))
+                continue
+            try:
+                # The program is dead, so that nobody else minds; a pipe that nobody empties must not hold the keeper.
+                os.set_blocking(self.output, False)
+                os.write(
+                    self.output, b"\n[%s was changed, which programs may not, and %s]\n" % (os.fsencode(path), MEND)
+                )
+            except OSError:
+                pass
 
     def end_namespace(self) -> None:
         """All of it at one stroke: the sandbox dies with its monitor, and its processes with their first."""

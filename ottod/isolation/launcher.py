@@ -22,6 +22,7 @@ import _socket as socket  # The C module alone: `socket` brings enum, selectors 
 import ctypes
 import marshal
 import os
+import resource
 import select
 import sys
 import time
@@ -49,6 +50,11 @@ FAREWELL_DEADLINE_S = 5.0
 REFRESH_S = 30.0
 """How long what was found in the working directory holds."""
 TRIAL_ERROR_BYTES = 4096
+RLIMIT_NOFILE = resource.RLIMIT_NOFILE
+MAX_FDS_HELD = 16_384
+"""Descriptors of directories in the working tree: two for each repository, and one for each mount of a call."""
+SPARE_FDS = 64
+"""What a sandbox needs besides those of its mounts."""
 IGNORED = (1, 2, 3, 15)
 """SIGHUP, SIGINT, SIGQUIT, SIGTERM: launcher and keepers must outlive whoever tells the whole session to end."""
 PR_SET_CHILD_SUBREAPER = 36
@@ -91,6 +97,7 @@ class Launcher:
         self.filter = self._filter()
         self.protection = protected.Protection(config["root"], granted=config["granted"])
         self.refreshed_at = -REFRESH_S
+        self.limits = _raise_limit()
 
     def serve(self) -> None:
         """Takes orders until the socket closes; collects keepers as they end."""
@@ -124,9 +131,10 @@ class Launcher:
     # ------------------------------------------------------------ how programs are held
 
     def _can_enclose(self) -> bool:
-        """Tries bubblewrap. Sets `refusal` if a sandbox is required and cannot be had."""
+        """Tries bubblewrap. Sets `has_fd_mounts`, and `refusal` if a sandbox is required and cannot be had."""
         trial: list[str] = self.config["trial"]
-        failure = _try(trial) if trial else b"bubblewrap is not installed"
+        self.has_fd_mounts = bool(trial) and not _try(trial, mount="/usr")
+        failure = b"bubblewrap is not installed" if not trial else b"" if self.has_fd_mounts else _try(trial)
         if failure and self.config["network"] == "required":
             self.refusal = b"network " + failure
         return not failure
@@ -166,8 +174,15 @@ class Launcher:
         if self.refusal:
             keeper.say(control, b"failed " + self.refusal.split()[0] + b" 0")
             return
-        if self.is_enclosing and self.config["files"] != "off":
-            self._refresh()
+        if self.is_protecting():
+            try:
+                self._refresh()
+            except OSError as error:
+                os.write(
+                    output, b"what programs must not change cannot be held: " + os.strerror(error.errno or 0).encode()
+                )
+                keeper.say(control, f"failed sandbox {error.errno}".encode())
+                return
         try:
             pid = os.fork()
         except OSError as error:
@@ -187,9 +202,14 @@ class Launcher:
         finally:
             os._exit(1)
 
+    def is_protecting(self) -> bool:
+        """Whether calls have mounts of their own over what is protected."""
+        return self.is_enclosing and self.config["files"] != "off"
+
     def _refresh(self) -> None:
         """Looks again for what must be protected: now and then, and at once if some of it is gone."""
         if time.monotonic() - self.refreshed_at > REFRESH_S or not self.protection.is_current():
+            self.refreshed_at = -REFRESH_S  # What is found only in part must not hold.
             self.protection.refresh()
             self.refreshed_at = time.monotonic()
 
@@ -205,38 +225,71 @@ class Launcher:
         if pid == 0:
             for target, fd in enumerate((stdin, output, output)):
                 os.dup2(fd, target)
+            if self.is_enclosing:
+                self._enter(order, plan, report_end)
             # A descriptor of a directory outside would be a way out of any mount namespace.
             close_all_but(report_end, cwd)
-            if self.is_enclosing:
-                os.close(cwd)
-                self._enter(order, plan, report_end)
             os.fchdir(cwd)
+            _set_limits(self.limits)
             confined_exec.become(plan, report_end)
         os.close(report_end)
-        for fd in (stdin, output, cwd):
+        for fd in (stdin, cwd):
             os.close(fd)
         keeper.Keeper(
             control,
             report,
             pid,
+            output=output,
             grace_ms=self.config["grace_ms"],
             is_enclosed=self.is_enclosing,
-            watch=self.protection.watch if self.is_enclosing else None,
+            protection=self.protection if self.is_protecting() else None,
         ).keep()
         os._exit(0)
 
     def _enter(self, order: dict[str, Any], plan: dict[str, Any], report: int) -> None:
         """Becomes bubblewrap, which becomes the first process of the sandbox. Never returns."""
-        config = confined_exec.in_memory("otto-program", marshal.dumps(plan))
-        for fd in (config, report):
+        try:
+            mounts, fds = self._mounts()
+            if len(fds) + SPARE_FDS > self.limits[0]:
+                plan["rlimits"] = [(RLIMIT_NOFILE, self.limits[0]), *plan["rlimits"]]
+            else:
+                _set_limits(self.limits)
+            config = confined_exec.in_memory("otto-program", marshal.dumps(plan))
+        except OSError as error:
+            # Another call has changed the tree at this very moment.
+            os.write(1, b"what programs must not change cannot be held: " + os.strerror(error.errno or 0).encode())
+            os.write(report, f"failed sandbox {error.errno}\n".encode())
+            os._exit(127)
+        # A descriptor of a directory outside would be a way out of any mount namespace. Bubblewrap closes those that
+        # it is given for mounts.
+        close_all_but(report, config, *fds)
+        for fd in (config, report, *fds):
             os.set_inheritable(fd, True)
         stage = [self.config["python"], "-I", "-S", "-c", self.config["bootstrap"], str(config), str(report)]
-        argv = [*self.config["sandbox"], *self.protection.arguments(), "--chdir", order["cwd"], "--", *stage]
+        argv = [*mounts, "--chdir", order["cwd"], "--", *stage]
         try:
             os.execve(argv[0], argv, self.config["markers"])
         except OSError as error:
             os.write(report, f"failed sandbox {error.errno}\n".encode())
         os._exit(127)
+
+    def _mounts(self) -> tuple[list[str], list[int]]:
+        """Bubblewrap's arguments about places, and the descriptors in them, so that no rename gives it others.
+
+        A bubblewrap without this option gets paths. Raises OSError.
+        """
+        words: list[str] = list(self.config["sandbox"])
+        if not self.is_protecting():
+            return words, []
+        if not self.has_fd_mounts:
+            return words + self.protection.arguments(), []
+        more, fds = self.protection.fd_arguments()
+        root = self.protection.root
+        for i in range(len(words) - 2):
+            if words[i : i + 3] == ["--bind", root.path, root.path]:
+                fds.append(os.dup(root.fd))
+                words[i : i + 2] = ["--bind-fd", str(fds[-1])]
+        return words + more, fds
 
     def _sweep(self, call: str, control: int) -> None:
         """Ends what a killed keeper has left behind: by descent from the launcher, and by the call's marker."""
@@ -321,8 +374,21 @@ def _reap_all() -> None:
         pass
 
 
-def _try(argv: list[str]) -> bytes:
-    """Runs a trial; empty if it succeeded, else its last words."""
+def _raise_limit() -> tuple[int, int]:
+    """Lets the launcher hold what it protects, in a tree of many repositories; the limits that programs must have."""
+    limits = resource.getrlimit(RLIMIT_NOFILE)
+    most = MAX_FDS_HELD if limits[1] == resource.RLIM_INFINITY else min(MAX_FDS_HELD, limits[1])
+    if most > limits[0] >= 0:
+        _set_limits((most, limits[1]))
+    return limits
+
+
+def _set_limits(limits: tuple[int, int]) -> None:
+    resource.setrlimit(RLIMIT_NOFILE, limits)
+
+
+def _try(argv: list[str], *, mount: str = "") -> bytes:
+    """Runs a trial, `mount` mounted over itself by descriptor; empty if it succeeded, else its last words."""
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -330,6 +396,10 @@ def _try(argv: list[str]) -> bytes:
             null = os.open("/dev/null", os.O_RDWR)
             for target, fd in enumerate((null, null, write_end)):
                 os.dup2(fd, target)
+            if mount:
+                fd = os.open(mount, os.O_PATH | os.O_DIRECTORY)
+                os.set_inheritable(fd, True)
+                argv = [*argv[:-1], "--ro-bind-fd", str(fd), mount, argv[-1]]
             os.execve(argv[0], argv, {})
         finally:
             os._exit(127)

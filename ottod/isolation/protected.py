@@ -13,22 +13,37 @@ What exists is mounted over itself, read-only. What does not exist has no place 
 that made one would leave it behind, so it is held open by a *placeholder*: an empty directory, made by the launcher,
 locked (shared) as long as a launcher needs it, and removed by the last. A placeholder whose launcher was killed bears
 a mark (an extended attribute), by which the next launcher in that directory knows that it may be removed. What cannot
-be held like that without disturbing the user's own git is looked at when a call is over, and put right (`Watch`).
+be held like that without disturbing the user's own git is looked at when a call is over, and put right (`mending`).
 
-Nothing here follows a symlink. Loaded by path by the launcher, without the rest of the package.
+Programs change the tree while this works in it from outside of their sandbox, so nothing here goes by a path: every
+directory was reached from the root without following a symlink and is held open (`directory`). A repository that was
+found once is protected as long as it lies anywhere in the tree, wherever a program moves it. What cannot be looked
+into is mounted read-only as a whole, because a program may have closed it, and could open it again.
+
+Loaded by path by the launcher, without the rest of the package.
 
 Source: ADR 0010; gitrepository-layout(5).
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
+import sys
 
 TYPE_CHECKING = False  # As in `typing`, which would triple the launcher's start-up time.
+if TYPE_CHECKING or __package__:
+    from ottod.isolation import directory, mending
+else:
+    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+    import directory
+    import mending
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from ottod.isolation.directory import Directory, Identity
 
 NAMES = (".otto", ".git")
 """Within any directory, whatever the case: file systems that ignore it exist."""
@@ -36,6 +51,8 @@ MARK = "user.otto.placeholder"
 MAX_DIRECTORIES = 3000
 """Directories that are looked into for repositories, nearest first."""
 MAX_MODULES = 200
+MAX_MODULE_DIRECTORIES = 3000
+"""The same for one repository's submodules."""
 SKIPPED = frozenset({"node_modules", ".venv", "venv", "__pycache__", ".tox", ".mypy_cache", ".cache"})
 """Too large to search, and nobody keeps a repository of their own there."""
 ATTEMPTS = 8
@@ -46,143 +63,251 @@ def is_protected(relative: str) -> bool:
     return any(part.casefold() in NAMES for part in relative.split("/"))
 
 
-class Watch:
-    """Paths that must be as they were: absent, or a symlink with the same target."""
+class Mount:
+    """Something to be mounted over itself: a name in a directory, and which file that was."""
 
-    def __init__(self) -> None:
-        self.expected: dict[str, str | None] = {}
+    def __init__(self, parent: Directory, name: str, found: os.stat_result, *, option: str) -> None:
+        self.parent = parent
+        self.name = name
+        self.path = os.path.join(parent.path, name)
+        self.identity = directory.identity(found)
+        self.option = option
 
-    def add(self, path: str) -> None:
-        """Takes the path as it is now: a symlink, or absent. Anything else is not watched."""
-        try:
-            self.expected[path] = os.readlink(path)
-        except FileNotFoundError:
-            self.expected[path] = None
-        except OSError:
-            pass
+    def is_there(self) -> bool:
+        """True if the name in that directory is still the same file."""
+        found = self.parent.status(self.name)
+        return found is not None and directory.identity(found) == self.identity
 
-    def mend(self) -> list[str]:
-        """Makes every path what it was; returns those that had changed."""
-        changed = []
-        for path, target in self.expected.items():
-            try:
-                found = os.readlink(path) if stat.S_ISLNK(os.lstat(path).st_mode) else ""
-            except OSError:
-                found = None
-            if found == target:
-                continue
-            changed.append(path)
-            try:
-                if found is not None:
-                    _put_aside(path)
-                if target is not None:
-                    os.symlink(target, path)
-            except OSError:
-                continue
-        return changed
+    def open(self) -> int:
+        """A descriptor of exactly that file. Raises OSError."""
+        fd = os.open(self.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.parent.fd)
+        if directory.identity(os.fstat(fd)) != self.identity:
+            os.close(fd)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), self.path)
+        return fd
 
 
 class Protection:
-    """The protected paths of one working directory. `granted` paths are left alone, whatever they are called."""
+    """The protected paths of one working directory. `granted` paths are left alone, whatever they are called.
 
-    def __init__(self, root: str, *, granted: Iterable[str] = ()) -> None:
-        self.root = root
+    `makes_placeholders` False only looks for those that were left. Raises: OSError if `root` cannot be opened.
+    """
+
+    def __init__(self, root: str, *, granted: Iterable[str] = (), makes_placeholders: bool = True) -> None:
+        self.root = directory.Directory.open(root)
         self.granted = tuple(granted)
-        self.placeholders: dict[str, int] = {}
-        self.read_only: list[str] = []
-        self.fixed: list[str] = []
-        self.watch = Watch()
+        self.makes_placeholders = makes_placeholders
+        self.placeholders: dict[Identity, tuple[Directory, str, int]] = {}
+        self.mounts: list[Mount] = []
+        self.known: dict[Identity, Directory] = {}
+        self.known_repositories: dict[Identity, Directory] = {}
+        self.watch = mending.Watch()
 
     def refresh(self) -> None:
-        """Looks at the tree as it is now. Bounded; a symlink is never followed."""
-        self.read_only, self.fixed, self.watch = [], [], Watch()
-        self._hold(f"{self.root}/.otto")
-        self._repository(f"{self.root}/.git", is_expected=True)
-        for directory in _directories(self.root):
-            if directory != self.root:
-                if os.path.lexists(f"{directory}/.git"):
-                    self._repository(f"{directory}/.git", is_expected=False)
-                if os.path.lexists(f"{directory}/.otto"):
-                    self._hold(f"{directory}/.otto")
+        """Looks at the tree as it is now. Bounded. Raises OSError if it cannot be held, for want of descriptors."""
+        known, self.known = self.known, {}
+        known_repositories, self.known_repositories = self.known_repositories, {}
+        self.mounts, self.watch = [], mending.Watch()
+        self._hold(self.root, ".otto")
+        self._repository(self.root, is_expected=True)
+        for each in self._directories():
+            self._look_into(each)
+        # Moved to where nobody searches, or behind more directories than are searched.
+        for each in self._again(known, self.known):
+            self._look_into(each)
+        for each in self._again(known_repositories, self.known_repositories):
+            self._inside(each)
+        self.mounts.sort(key=lambda mount: mount.path)
 
     def is_current(self) -> bool:
-        """False if something that was to be mounted over itself exists no more."""
-        return all(os.path.lexists(path) for path in (*self.fixed, *self.read_only))
+        """False if something that was to be mounted over itself is not what its path names any more."""
+        seen: dict[int, bool] = {}
+        for mount in self.mounts:
+            parent = mount.parent
+            if id(parent) not in seen:
+                seen[id(parent)] = self._is_in_place(parent)
+            if not seen[id(parent)] or not mount.is_there():
+                return False
+        return True
 
     def arguments(self) -> list[str]:
-        """The mounts for bubblewrap, outer ones first. `fixed` directories stay writable and cannot be moved."""
-        order = sorted([(path, "--bind") for path in self.fixed] + [(path, "--ro-bind") for path in self.read_only])
-        return [word for path, option in order for word in (option, path, path)]
+        """The mounts for bubblewrap by path, outer ones first: for one that knows no descriptors."""
+        return [word for mount in self.mounts for word in (mount.option, mount.path, mount.path)]
+
+    def fd_arguments(self) -> tuple[list[str], list[int]]:
+        """The same with descriptors, which are given as well. Raises OSError."""
+        fds = [mount.open() for mount in self.mounts]
+        words = [
+            word
+            for mount, fd in zip(self.mounts, fds, strict=True)
+            for word in (f"{mount.option}-fd", str(fd), mount.path)
+        ]
+        return words, fds
 
     def release(self) -> None:
         """Removes the placeholders that nobody else holds."""
-        for path, fd in self.placeholders.items():
+        for key, (parent, name, fd) in self.placeholders.items():
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.rmdir(path)
+                found = parent.status(name)
+                if found is not None and directory.identity(found) == key:
+                    os.rmdir(name, dir_fd=parent.fd)
             except OSError:
                 pass  # Held by another session, or the user has put something into it: then it is theirs.
             os.close(fd)
         self.placeholders.clear()
 
-    def _repository(self, git: str, *, is_expected: bool) -> None:
-        if git in self.granted:
-            return
+    def _again(self, known: dict[Identity, Directory], found: dict[Identity, Directory]) -> Iterator[Directory]:
+        """Those of `known` that were not found this time and still are in the tree, at their present places."""
+        for key, each in known.items():
+            place = each.relative_to(self.root) if key not in found else None
+            if place:
+                try:
+                    yield self.root.below(place)
+                except OSError as error:
+                    directory.raise_if_exhausted(error)
+
+    def _is_in_place(self, parent: Directory) -> bool:
         try:
-            mode = os.lstat(git).st_mode
-        except OSError:
-            if is_expected:
-                self._hold(git)
-            return
-        if stat.S_ISLNK(mode):
-            self.watch.add(git)
-        elif not stat.S_ISDIR(mode):
-            self.read_only.append(git)
-        elif self._is_placeholder(git):
-            self._hold(git)
-        else:
-            self.fixed.append(git)
-            for directory in (git, *_modules(git)):
-                self._inside(directory)
-
-    def _inside(self, git: str) -> None:
-        """What matters in one repository's own directory."""
-        self._hold(f"{git}/hooks")
-        for name in ("config", "config.worktree", "commondir", "worktrees"):
-            path = f"{git}/{name}"
-            if os.path.lexists(path) and not os.path.islink(path):
-                self.read_only.append(path)
-            elif name != "worktrees":
-                self.watch.add(path)
-
-    def _hold(self, path: str) -> None:
-        """Makes `path` read-only, with a placeholder if there is nothing."""
-        if path in self.granted:
-            return
-        for _ in range(ATTEMPTS):
-            try:
-                os.mkdir(path, 0o755)
-                is_ours = True
-            except FileExistsError:
-                is_ours = self._is_placeholder(path)
-            except OSError:
-                return  # A directory that we may not write, a program may not either.
-            if os.path.islink(path):
-                self.watch.add(path)
-                return
-            if not is_ours or path in self.placeholders or self._lock(path):
-                self.read_only.append(path)
-                return
-
-    def _lock(self, path: str) -> bool:
-        """Takes part in holding a placeholder; False if it was just removed by another."""
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            relative = parent.path[len(self.root.path) :].lstrip("/")
+            return self.root.below(relative).identity == parent.identity
         except OSError:
             return False
+
+    def _is_granted(self, parent: Directory, name: str) -> bool:
+        return os.path.join(parent.path, name) in self.granted
+
+    def _directories(self) -> Iterator[Directory]:
+        """The tree below the root, level by level, at most MAX_DIRECTORIES of it."""
+        level, seen = [""], 0
+        while level:
+            below: list[str] = []
+            for relative in level:
+                seen += 1
+                if seen > MAX_DIRECTORIES:
+                    return
+                try:
+                    found = self.root.below(relative)
+                except OSError as error:
+                    directory.raise_if_exhausted(error)
+                    continue
+                if relative:
+                    yield found
+                below += [
+                    os.path.join(relative, name)
+                    for name, is_directory in found.entries()
+                    if is_directory and name not in SKIPPED and name.casefold() not in NAMES
+                ]
+            level = below
+
+    def _look_into(self, found: Directory) -> None:
+        """Protects what a directory below the root has of its own."""
+        if not found.is_open():
+            self._mount_whole(found)
+            self.known[found.identity] = found
+            return
+        for name in NAMES:
+            if found.status(name) is not None:
+                self.known[found.identity] = found
+        if found.status(".git") is not None:
+            self._repository(found, is_expected=False)
+        if found.status(".otto") is not None:
+            self._hold(found, ".otto")
+
+    def _mount_whole(self, found: Directory) -> None:
+        """What is closed even to its owner was perhaps closed to hide something."""
+        head, _, name = found.path.rpartition("/")
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH)
-            if os.fstat(fd).st_ino != os.lstat(path).st_ino:
+            parent = self.root.below(head[len(self.root.path) :].lstrip("/"))
+        except OSError as error:
+            directory.raise_if_exhausted(error)
+            return
+        status = parent.status(name)
+        if status is not None and directory.identity(status) == found.identity:
+            self.mounts.append(Mount(parent, name, status, option="--ro-bind"))
+
+    def _repository(self, parent: Directory, *, is_expected: bool) -> None:
+        """Protects the repository that `parent` is the work tree of."""
+        if self._is_granted(parent, ".git"):
+            return
+        status = parent.status(".git")
+        if status is None:
+            if is_expected:
+                self._hold(parent, ".git")
+            return
+        if stat.S_ISLNK(status.st_mode):
+            self.watch.add(parent, ".git")
+            return
+        if not stat.S_ISDIR(status.st_mode):
+            self.mounts.append(Mount(parent, ".git", status, option="--ro-bind"))
+            return
+        try:
+            git = parent.below(".git")
+        except OSError as error:
+            directory.raise_if_exhausted(error)
+            return
+        if self._is_placeholder(parent, ".git"):
+            self._hold(parent, ".git")
+            return
+        option = "--bind" if git.is_open() else "--ro-bind"
+        self.mounts.append(Mount(parent, ".git", os.fstat(git.fd), option=option))
+        if git.is_open():
+            for each in (git, *_modules(git)):
+                self._inside(each)
+
+    def _inside(self, git: Directory) -> None:
+        """What matters in one repository's own directory."""
+        self.known_repositories[git.identity] = git
+        if not git.is_open():
+            self._mount_whole(git)
+            return
+        self._hold(git, "hooks")
+        for name in ("config", "config.worktree", "commondir", "worktrees"):
+            status = git.status(name)
+            if status is not None and not stat.S_ISLNK(status.st_mode):
+                self.mounts.append(Mount(git, name, status, option="--ro-bind"))
+            elif name != "worktrees":
+                self.watch.add(git, name)
+
+    def _hold(self, parent: Directory, name: str) -> None:
+        """Makes a name read-only, with a placeholder if there is nothing."""
+        if self._is_granted(parent, name):
+            return
+        for _ in range(ATTEMPTS):
+            is_ours = False
+            if self.makes_placeholders:
+                try:
+                    os.mkdir(name, 0o755, dir_fd=parent.fd)
+                    is_ours = True
+                except FileExistsError:
+                    pass
+                except OSError:
+                    break  # Not writable now, or no space: what a program makes there in spite of that is undone.
+            status = parent.status(name)
+            if status is None or stat.S_ISLNK(status.st_mode):
+                if status is None and self.makes_placeholders:
+                    continue
+                break
+            if is_ours or self._is_placeholder(parent, name):
+                is_held = directory.identity(status) in self.placeholders or self._lock(parent, name)
+                if not is_held and parent.status(name) is None:
+                    continue  # Just removed by another.
+            self.mounts.append(Mount(parent, name, status, option="--ro-bind"))
+            return
+        self.watch.add(parent, name)
+
+    def _lock(self, parent: Directory, name: str) -> bool:
+        """Takes part in holding a placeholder; False if another is removing it, or a program claims to."""
+        try:
+            fd = _open_directory(parent, name)
+        except OSError as error:
+            directory.raise_if_exhausted(error)
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            key = directory.identity(os.fstat(fd))
+            found = parent.status(name)
+            if found is None or directory.identity(found) != key:
                 raise FileNotFoundError
         except OSError:
             os.close(fd)
@@ -191,64 +316,62 @@ class Protection:
             os.setxattr(fd, MARK, b"1")
         except OSError:
             pass  # Not every file system has attributes; then it is only not removed after a kill -9.
-        self.placeholders[path] = fd
+        self.placeholders[key] = parent, name, fd
         return True
 
-    def _is_placeholder(self, path: str) -> bool:
+    def _is_placeholder(self, parent: Directory, name: str) -> bool:
         """True for an empty directory that this launcher made, or one that bears a mark: its maker may be dead."""
         try:
-            if not stat.S_ISDIR(os.lstat(path).st_mode) or os.listdir(path):
+            fd = _open_directory(parent, name)
+        except OSError as error:
+            directory.raise_if_exhausted(error)
+            return False
+        try:
+            if os.listdir(fd):
                 return False
-            return path in self.placeholders or os.getxattr(path, MARK, follow_symlinks=False) == b"1"
+            return directory.identity(os.fstat(fd)) in self.placeholders or os.getxattr(fd, MARK) == b"1"
         except OSError:
             return False
+        finally:
+            os.close(fd)
 
 
-def _put_aside(path: str) -> None:
-    """One step, on this name only: a tree that is removed piece by piece could be swapped for a symlink meanwhile."""
-    if stat.S_ISDIR(os.lstat(path).st_mode):
-        os.rename(path, f"{path}.refused-{os.urandom(4).hex()}")
-    else:
-        os.unlink(path)
+def release_stale(work_dir: str) -> None:
+    """Removes the placeholders that a killed launcher has left, unless others hold them. Never raises OSError.
+
+    Blocks: searches as much of the tree as `Protection.refresh` does: for a thread.
+    """
+    try:
+        protection = Protection(work_dir, makes_placeholders=False)
+    except OSError:
+        return  # The directory is gone, and they with it.
+    try:
+        protection.refresh()
+    except OSError:
+        pass  # Out of descriptors: the next launcher there removes what is left.
+    finally:
+        protection.release()
 
 
-def _directories(root: str) -> Iterator[str]:
-    """The tree from the top, level by level, at most MAX_DIRECTORIES of it."""
-    level, seen = [root], 0
-    while level:
-        below: list[str] = []
-        for directory in level:
-            seen += 1
-            if seen > MAX_DIRECTORIES:
-                return
-            yield directory
-            try:
-                with os.scandir(directory) as entries:
-                    below += [
-                        entry.path
-                        for entry in entries
-                        if entry.name not in SKIPPED
-                        and entry.name.casefold() not in NAMES
-                        and entry.is_dir(follow_symlinks=False)
-                    ]
-            except OSError:
-                continue
-        level = below
+def _open_directory(parent: Directory, name: str) -> int:
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.fd)
 
 
-def _modules(git: str) -> Iterator[str]:
-    """The repositories of submodules, which nest."""
-    found = 0
-    pending = [f"{git}/modules"]
-    while pending and found < MAX_MODULES:
-        directory = pending.pop()
+def _modules(git: Directory) -> Iterator[Directory]:
+    """The repositories of submodules, which nest, and what may be one but is closed."""
+    found = seen = 0
+    pending = ["modules"]
+    while pending and found < MAX_MODULES and seen < MAX_MODULE_DIRECTORIES:
+        relative = pending.pop()
+        seen += 1
         try:
-            with os.scandir(directory) as entries:
-                names = {entry.name: entry.path for entry in entries if entry.is_dir(follow_symlinks=False)}
-        except OSError:
+            each = git.below(relative)
+        except OSError as error:
+            directory.raise_if_exhausted(error)
             continue
-        if os.path.lexists(f"{directory}/HEAD"):
+        names = [name for name, is_directory in each.entries() if is_directory]
+        if not each.is_open() or each.status("HEAD") is not None:
             found += 1
-            yield directory
-            names = {"modules": names["modules"]} if "modules" in names else {}
-        pending.extend(names.values())
+            yield each
+            names = ["modules"] if "modules" in names else []
+        pending.extend(os.path.join(relative, name) for name in names)

@@ -82,7 +82,7 @@ class SendInput(Wire, frozen=True, kw_only=True, tag="session.send"):
 
 
 class WaitSession(Wire, frozen=True, kw_only=True, tag="session.wait"):
-    """Answered when the session has ended (or, with `idle`, waits for input)."""
+    """Answered when the session has ended or is parked (or, with `idle`, waits for input)."""
 
     session: str
     idle: bool = False

@@ -22,7 +22,7 @@ from ottod.core.projection import fold
 from ottod.errors import OttoError, RemoteProtocolError
 from ottod.ids import session_key
 from ottod.isolation.processes import ProcessId, is_alive
-from ottod.protocol.cause import Cause
+from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.control import SessionInfo
 from ottod.protocol.records import LANE_STATE, decode_payload, split_run
 from ottod.root.births import Births
@@ -84,15 +84,20 @@ class Adoption:
         self._groups = groups
         self._stops = stops
         self._reaper = reaper
+        self._rows: dict[str, IncarnationRow] = {}
+        self._adopted: list[Session] = []
+        self._bereft: list[Session] = []
 
-    async def take_over(self) -> Inheritance:
-        """Returns when every session of the database that has not ended is in the table, and somebody's business."""
+    async def take_over(self) -> int:
+        """Puts every session of the database that has not ended into the table, and takes on the workers that live.
+
+        Gives their number. Before the worker socket is there: who comes too early would be sent away.
+        """
         infos = await self._c.database.sessions(limit=MAX_SESSIONS)
         if not infos:
-            await self._sweep()
-            return Inheritance()
+            return 0
         plans = await self._c.database.live_plans()
-        rows = {row.session: row for row in await self._c.database.live_incarnations()}
+        self._rows = {row.session: row for row in await self._c.database.live_incarnations()}
         noted = {info.session: info.last_seq for info in infos}
         infos = await self._c.in_thread(self._fold_ring, infos, await self._c.database.noted_offset())
         for info in infos:
@@ -104,20 +109,26 @@ class Adoption:
             session.noted_seq = noted[session.id]
         self._link(sessions)
         self._groups.restore(await self._c.database.supervision())
-        alive = []
         for session in sessions:
-            if await self._adopt(session, rows.get(session.id)):
-                alive.append(session)
+            if await self._adopt(session, self._rows.get(session.id)):
+                self._adopted.append(session)
+            else:
+                self._bereft.append(session)
+        self._c.instruments.adopted(len(self._adopted))
+        return len(self._adopted)
+
+    async def settle(self) -> Inheritance:
+        """Ends or begins again the sessions whose workers are gone. The others are at work meanwhile."""
         await self._sweep()
-        counts = {"adopted": len(alive), "resumed": 0, "ended": 0, "waiting": 0}
-        for session in sessions:
-            if session not in alive and not session.has_ended:
-                counts[await self._without_worker(session, rows.get(session.id))] += 1
+        counts = {"adopted": len(self._adopted), "resumed": 0, "ended": 0, "waiting": 0}
+        for session in self._bereft:
+            if not session.has_ended:
+                counts[await self._without_worker(session, self._rows.get(session.id))] += 1
         self._groups.resume_orders()
-        for session in sessions:
-            if session.info.state == "stopping" and not session.has_ended:
+        for session in (*self._adopted, *self._bereft):
+            if session.info.state == "stopping" and not session.has_ended and not session.is_stopping:
                 self._stops.begin_for(session, "the stop that the last daemon began", "cancelled")
-        self._c.instruments.adopted(len(alive))
+        self._rows, self._adopted, self._bereft = {}, [], []
         return Inheritance(**counts)
 
     # ------------------------------------------------------------ what was known
@@ -249,7 +260,7 @@ class Adoption:
             return "ended"
         if session.info.state == "parked":
             return "waiting"
-        session.lost_to, session.last_loss = "daemon_stop", loss
+        session.lost_to, session.last_loss = await self._lost_to(session), loss
         if self._groups.has_given_up(session):
             # It had been unparked, and root died before its node was told.
             self._groups.unpark(session)
@@ -263,11 +274,19 @@ class Adoption:
         self._groups.next_incarnation(session)
         return "resumed"
 
+    async def _lost_to(self, session: Session) -> CauseKind:
+        """What its last worker was lost to: to root's death, unless that one had been buried before."""
+        if session.id in self._rows:
+            return "daemon_stop"
+        past = await self._c.database.incarnations(session.id)
+        cause = past[-1].cause if past else None
+        return cause.kind if cause is not None else "daemon_stop"
+
     async def _book_end(self, row: IncarnationRow | None) -> None:
         if row is None:
             return
         try:
-            await self._c.database.put_incarnation(replace(row, ended_at_ns=time.time_ns()))
+            await self._c.database.put_incarnation(replace(row, ended_at_ns=time.time_ns()), durable=False)
         except OttoError as error:
             self._c.log(f"incarnation {row.incarnation}: {error}", session=row.session)
 

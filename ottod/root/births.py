@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -25,6 +24,7 @@ from ottod.protocol.worker import Birth, ChildNotice, births
 from ottod.root.burials import incarnation_row
 from ottod.root.context import RootContext
 from ottod.root.plan import SessionPlan
+from ottod.root.process import remove_tree
 from ottod.root.resolve import Resolver
 from ottod.root.session_table import Incarnation, Session, child_notice
 from ottod.root.zygote_client import Lease
@@ -88,16 +88,20 @@ class Births:
                 start_key=request.key,
             )
             session = Session(self._new_info(key, request, plan, directory), plan)
-            check_encodable(session.info)
             if self.is_closed or (
                 parent is not None and (parent.has_ended or parent.is_stopping or parent.is_ending)
             ):
-                self._c.threads.submit(shutil.rmtree, directory, True)
+                self._c.threads.submit(remove_tree, directory)
                 self._check_open()
                 raise RefusedError(f"{request.parent} is ending", code="session_ended")
-            if parent is not None and parent.plan is not None:
-                # Looked at again: others may have been started while this one was resolved.
-                check_room(parent, parent.plan.spec.limits.max_children)
+            try:
+                check_encodable(session.info)
+                if parent is not None and parent.plan is not None:
+                    # Looked at again: others may have been started while this one was resolved.
+                    check_room(parent, parent.plan.spec.limits.max_children)
+            except OttoError:
+                self._c.threads.submit(remove_tree, directory)
+                raise
             self._join(session, parent)
         finally:
             self._starting -= 1
@@ -123,7 +127,7 @@ class Births:
             parent.children.pop(session.id, None)
         self._c.table.discard(session)
         self.on_refused(session)
-        self._c.threads.submit(shutil.rmtree, self._c.sessions_dir / session.id, True)
+        self._c.threads.submit(remove_tree, self._c.sessions_dir / session.id)
         self._c.spawn(self._unwrite(session))
 
     async def _unwrite(self, session: Session) -> None:

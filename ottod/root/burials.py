@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import shutil
 import time
 from collections.abc import Callable, Sequence
 
@@ -21,6 +20,7 @@ from ottod.protocol.cause import Cause
 from ottod.protocol.events import SessionExited
 from ottod.root.context import RootContext
 from ottod.root.loss import Loss
+from ottod.root.process import remove_tree
 from ottod.root.reaper import Exit
 from ottod.root.session_table import Incarnation, Session
 from ottod.storage.database_rows import Incarnation as IncarnationRow
@@ -154,7 +154,7 @@ class Burials:
             except OttoError as error:
                 self._c.log(str(error), session=session.id)
         # Its journal is kept until it is forgotten; what its tools left in their temporary directory is nobody's.
-        await self._c.in_thread(shutil.rmtree, self._c.sessions_dir / session.id / "tmp", True)
+        await self._c.in_thread(remove_tree, self._c.sessions_dir / session.id / "tmp")
         try:
             await self._c.database.put_session(session.info)
             self._ended += 1
@@ -176,7 +176,7 @@ class Burials:
         """Deletes an ended session: its row, its place in memory, its files."""
         await self._c.database.delete_session(session_id)
         self._c.table.forget(session_id)
-        await self._c.in_thread(shutil.rmtree, self._c.sessions_dir / session_id, True)
+        await self._c.in_thread(remove_tree, self._c.sessions_dir / session_id)
 
 
 def _close_up(

@@ -18,6 +18,8 @@ TELL_ATTEMPTS = 30
 TELL_AGAIN_S = 0.5
 """Between two attempts to tell a worker that is not ready yet, or takes no messages."""
 MAX_REASON_CHARS = 2000
+SPAWN_TOOL = "spawn_agent"
+"""What an agent must have been given for its worker to start others."""
 
 
 class Children:
@@ -85,6 +87,8 @@ class Children:
     async def _spawn_new(self, parent: Session, body: SpawnChild, key: str) -> Session:
         plan, info = parent.plan, parent.info
         assert plan is not None
+        if SPAWN_TOOL not in plan.spec.tools:
+            raise RefusedError(f"{plan.spec.name} may not start agents", mend=f"add {SPAWN_TOOL} to its tools")
         request = StartSession(
             agent=body.agent,
             task=body.task,
@@ -150,7 +154,7 @@ class Children:
 
     async def remind(self, parent: Session) -> None:
         """Tells an adopted parent of all its children again: what an earlier root had to tell may not have come."""
-        for info in await self._c.database.children(parent.id):
+        for info in reversed(await self._c.database.children(parent.id)):
             # The table knows better: a row may be a moment behind.
             child = self._c.table.get(info.session) or Session(info, None)
             if child.has_ended or child.id in parent.children:

@@ -65,7 +65,7 @@ MAX_WORKER_MESSAGE_BYTES = MAX_PAYLOAD_BYTES + HEADER_BYTES + 4096
 CLIENT_QUEUE_MESSAGES = 1000
 """To one client; what they may weigh together is bounded by its credit."""
 WORKER_QUEUE_MESSAGES = 256
-THREADS = 4
+THREADS = 8
 STOP_MARGIN_S = 30.0
 """Beyond the sessions' grace, before the service manager may lose patience."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -90,7 +90,8 @@ class Daemon:
         self._started_at_ns = time.time_ns()
         self._started_s = time.monotonic()
         self._stop_grace_s = settings.sessions.stop_grace_s
-        self._departure: Departure = "stop"
+        self._departure: Departure = "leave"
+        """Until somebody says otherwise: a root that cannot start, or breaks, takes nobody with it."""
         self._stopping: asyncio.Event | None = None
         self._instruments = Instruments()
 
@@ -111,6 +112,8 @@ class Daemon:
         inherited = os.environ.pop(LOCK_VARIABLE, "")
         self._lock = InstanceLock.acquire(self._paths.runtime_dir / "ottod.lock", inherited=inherited)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="otto-io")
+        # Apart from the others: burials that take seconds must not hold up acknowledgements.
+        self._sync_thread = ThreadPoolExecutor(1, thread_name_prefix="otto-sync")
         self._database = Database.open(self._paths.state_dir / "otto.db")
         self._log.info(f"database: {self._database.recovery.describe()}")
         self._ring = Ring.open(
@@ -193,13 +196,15 @@ class Daemon:
         self._context.set(zmq.MAX_SOCKETS, 64)
 
     async def _boot(self, loop: asyncio.AbstractEventLoop, ready: Callable[[], None]) -> None:
+        # Signs of life from the start: taking over many sessions may take longer than a watchdog waits.
+        self._pulse = Pulse(loop, self._notifier, self._status_line)
         # A worker that comes before its session is known would be sent away.
-        inherited = await self._supervisor.take_over()
+        await self._supervisor.take_over()
         workers = self._bind(self._paths.worker_endpoint, MAX_WORKER_MESSAGE_BYTES, WORKER_QUEUE_MESSAGES)
         self._workers.attach(
             Socket(workers, loop=loop, on_message=self._workers.handle, on_drained=self._workers.drained)
         )
-        self._supervisor.listening()
+        inherited = await self._supervisor.listening()
         if inherited.total:
             self._log.info(f"sessions of an earlier daemon: {inherited.describe()}")
         sync = RingSync(
@@ -207,10 +212,10 @@ class Daemon:
             settings=self._settings,
             hub=self._hub,
             workers=self._workers,
-            threads=self._threads,
+            threads=self._sync_thread,
             instruments=self._instruments,
             log=self._log,
-            on_broken=lambda: self.shut_down(0.0),
+            on_broken=lambda: self.shut_down(0.0, keep_sessions=True),
         )
         self._sync_task = loop.create_task(sync.run())
         write_private(self._paths.token_file, self._token)
@@ -220,7 +225,6 @@ class Daemon:
         self._log.info(f"ready: version {__version__}, {self._paths.control_endpoint}")
         ready()
         self._notifier.ready(self._status_line())
-        self._pulse = Pulse(loop, self._notifier, self._status_line)
         self._gateway.start()
         await loop.run_in_executor(self._threads, self._platform.report)
         try:
@@ -309,7 +313,13 @@ class Daemon:
 
     async def upgrade(self) -> None:
         """Begins to become the program that is installed now. Raises RefusedError if that cannot run."""
-        await self._root.in_thread(load_settings, self._paths)
+        new = await self._root.in_thread(load_settings, self._paths)
+        if (waiting := compare(self._settings, new).needs_restart) and any(n.startswith("ring.") for n in waiting):
+            raise RefusedError(
+                f"{', '.join(waiting)} changed, and the ring on disk cannot follow",
+                code="bad_upgrade",
+                mend="write the old values again, or stop the daemon and put ring.wal aside",
+            )
         check = await self._root.in_thread(try_program)
         if check:
             raise RefusedError(
@@ -375,10 +385,12 @@ class Daemon:
         except OttoError as error:
             self._log.error(f"database: {error}")
         self._threads.shutdown(wait=True)
+        self._sync_thread.shutdown(wait=True)
         self._context.destroy(linger=500)
         for path in (self._paths.control_socket, self._paths.worker_socket, self._paths.token_file):
             # The lock is still held, so these cannot be a successor's.
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
         self._enclosures.close()
         try:
             self._ring.close(clean=True)

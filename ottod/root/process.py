@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
+import subprocess
 from pathlib import Path
 
 from ottod.errors import StorageError
@@ -31,3 +33,12 @@ def raise_file_limit() -> None:
     resource.setrlimit(
         resource.RLIMIT_NOFILE, (min(hard, MAX_FILES) if hard != resource.RLIM_INFINITY else MAX_FILES, hard)
     )
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a directory with everything in it, whatever a session has put there. Blocks; never raises."""
+    try:
+        shutil.rmtree(path, ignore_errors=True)
+    except RecursionError:
+        # Directories nested deeper than the interpreter can follow; the system's own tool has no such bound.
+        subprocess.run(["rm", "-rf", "--", str(path)], check=False, stderr=subprocess.DEVNULL)

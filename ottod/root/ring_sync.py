@@ -80,7 +80,7 @@ class RingSync:
                 newest = await self._sync()
             except StorageError as error:
                 # Without a disk there is nothing that this mode may deliver; the daemon must not pretend.
-                self._log.error(f"ring: {error}; stopping, because ring.sync is `always`")
+                self._log.error(f"ring: {error}; leaving, because ring.sync is `always`")
                 self._on_broken()
                 return
             self._hub.release(newest + 1)

@@ -173,11 +173,15 @@ class Session:
             out += child.line_up()
         return [*out, self]
 
-    async def until_ended(self, loop: asyncio.AbstractEventLoop, *, or_idle: bool = False) -> None:
-        """Returns when the session has ended, or, with `or_idle`, when it waits for input."""
-        while not self.has_ended and not (or_idle and self.info.state == "idle"):
+    async def until_ended(
+        self, loop: asyncio.AbstractEventLoop, *, or_idle: bool = False, or_parked: bool = False
+    ) -> None:
+        """Returns when the session has ended, or, if that is asked for, when it waits for input or is parked."""
+        others = {"idle"} if or_idle else set[str]()
+        others |= {"parked"} if or_parked else set()
+        while not self.has_ended and self.info.state not in others:
             future: asyncio.Future[None] = loop.create_future()
-            waiters = self.idle_waiters if or_idle else self.end_waiters
+            waiters = self.idle_waiters if others else self.end_waiters
             waiters.append(future)
             try:
                 await future

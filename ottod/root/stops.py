@@ -192,8 +192,12 @@ class Stops:
 
     async def _order_stop(self, session: Session) -> None:
         is_daemon = session.stop_cause == "daemon_stop"
+        verdict = session.incarnation.verdict if session.incarnation is not None else None
+        reason = session.stop_reason or ("its group restarts" if session.stop_cause is None else "")
+        if verdict is not None:
+            reason = verdict.message
         order = StopTurn(
-            reason=session.stop_reason or ("its group restarts" if session.stop_cause is None else ""),
+            reason=reason,
             cause="daemon_stop" if is_daemon else "cancelled",
             for_restart=session.stop_cause is None,
         )

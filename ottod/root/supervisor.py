@@ -170,8 +170,8 @@ class Supervisor:
             await asyncio.sleep(0.01)
 
     async def wait(self, session: Session, *, idle: bool) -> None:
-        """Returns when the session has ended, or, with `idle`, when it waits for input."""
-        await session.until_ended(self._c.loop, or_idle=idle)
+        """Returns when the session has ended or is parked, or, with `idle`, when it waits for input."""
+        await session.until_ended(self._c.loop, or_idle=idle, or_parked=True)
 
     # ------------------------------------------------------------ stopping
 
@@ -195,7 +195,7 @@ class Supervisor:
         await asyncio.gather(
             *(self.stop(s, grace_s=grace_s, reason="the daemon stops", cause="daemon_stop") for s in tops)
         )
-        await self._c.wait_for_tasks()
+        await self._c.wait_for_tasks(timeout_s=SETTLE_TIMEOUT_S)
 
     async def leave_alone(self) -> int:
         """Root goes and its sessions stay: completes what is half done; gives how many are left to the next root."""
@@ -220,13 +220,14 @@ class Supervisor:
 
     # ------------------------------------------------------------ the past
 
-    async def take_over(self) -> Inheritance:
+    async def take_over(self) -> int:
         """Adopts, ends or begins again what an earlier root left behind."""
         return await self._adoption.take_over()
 
-    def listening(self) -> None:
-        """The worker socket is there: adopted workers are expected."""
+    async def listening(self) -> Inheritance:
+        """The worker socket is there: adopted workers are expected, and the rest of the past is put in order."""
         self._adoption.listening()
+        return await self._adoption.settle()
 
     async def prune(self) -> int:
         """Forgets ended sessions beyond those that are to be retained; gives their number."""

@@ -52,6 +52,8 @@ WINDOW_BUSY_SHARE = 0.6
 WINDOW_MAX_US = 5_000
 MAX_LOGGED = 100
 """Strangers' messages that are worth a line in the log."""
+MAX_LEAP = 1_000_000
+"""More events than a worker can have had acknowledged that root knows nothing of."""
 MAX_REQUESTS = 256
 """Of one worker that may be open at once."""
 
@@ -190,12 +192,14 @@ class WorkerGate:
                 self._send(identity, ExitAck())
 
     def _requested(self, session: Session, incarnation: Incarnation, request: WorkerRequest) -> None:
+        if request.id in incarnation.open_requests:
+            return  # Asked again after another hello; the answer is on its way.
         if len(incarnation.open_requests) >= MAX_REQUESTS:
             text = f"{MAX_REQUESTS} requests are open already"
             failure = Failure(code="too_many_requests", message=text, retryable=True)
             if incarnation.identity is not None:
                 self._send(incarnation.identity, RequestReply(id=request.id, failure=failure))
-        elif request.id not in incarnation.open_requests:
+        else:
             incarnation.open_requests.add(request.id)
             self.on_request(session, incarnation, request)
 
@@ -266,7 +270,7 @@ class WorkerGate:
         if hello.unacked_seq <= session.next_seq:
             return True
         # Events that root had acknowledged are gone: a power failure of the ring alone. They must not be named anew.
-        if incarnation.adopt_by_s:
+        if incarnation.adopt_by_s and hello.unacked_seq < session.next_seq + MAX_LEAP:
             session.next_seq = hello.unacked_seq
             return True
         self._reject(

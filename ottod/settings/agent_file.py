@@ -241,6 +241,19 @@ def _check_tools(source: Source, known_tools: Collection[str], errors: list[Conf
             hint = f" — {mend}" if mend.startswith("did") else ""
             errors.append(source.error(f"unknown tool {tool!r}{hint}", ("tools", i), mend=mend or "remove it"))
         seen.add(tool)
+    _check_rule_tools(source, known_tools, errors)
+
+
+def _check_rule_tools(source: Source, known_tools: Collection[str], errors: list[ConfigError]) -> None:
+    """A rule whose tool nobody has would never hold, in silence. Patterns may match tools that are yet to come."""
+    permissions = source.data.get("permissions")
+    rules = permissions.get("rules") if isinstance(permissions, dict) else None
+    for i, rule in enumerate(rules if isinstance(rules, list) else []):
+        tool = rule.get("tool") if isinstance(rule, dict) else None
+        if isinstance(tool, str) and tool not in known_tools and not set(tool) & set("*?["):
+            mend = suggestion(tool, known_tools)
+            place = ("permissions", "rules", i, "tool")
+            errors.append(source.error(f"a rule for the unknown tool {tool!r}", place, mend=mend or "remove it"))
 
 
 def _check_servers(spec: AgentSpec, wrong: Complain) -> None:

@@ -31,7 +31,7 @@ def load(config_file: Path | str, *, must_exist: bool = False) -> DaemonSettings
 
 def check(config_file: Path | str, *, must_exist: bool = False) -> DaemonSettings | list[ConfigError]:
     """The settings, or every mistake in the file."""
-    if not must_exist and _is_absent(config_file):
+    if (not must_exist and _is_absent(config_file)) or _says_nothing(config_file):
         return DaemonSettings()
     # YAML costs 20 ms to import: a client that needs only the defaults does not pay.
     from ottod.settings.decode import decode_all
@@ -45,6 +45,15 @@ def check(config_file: Path | str, *, must_exist: bool = False) -> DaemonSetting
     if settings is None:
         return errors
     return check_aliases(settings, source) or settings
+
+
+def _says_nothing(file: Path | str) -> bool:
+    """Whether there is nothing in it but comments: all that it could say is as it is anyway."""
+    try:
+        with open(file, encoding="utf-8") as text:
+            return all(not line.strip() or line.lstrip().startswith("#") for line in text)
+    except (OSError, ValueError):
+        return False
 
 
 def _is_absent(file: Path | str) -> bool:

@@ -115,7 +115,7 @@ class CapSettings(Section, frozen=True, kw_only=True):
 
 
 class SupervisionSettings(Section, frozen=True, kw_only=True):
-    """How often a top-level session may be restarted before it is parked. For its children, its agent's group says."""
+    """How often a top-level session may be restarted before it is parked. For children, the parent's group says."""
 
     max_restarts: Count = 5
     """Restarts within `period_s`; one more parks the session until `ottoctl session unpark`."""
@@ -228,8 +228,8 @@ class GatewaySettings(Section, frozen=True, kw_only=True):
     """The gateway serves `/metrics` for Prometheus, `/healthz` and `/readyz` over HTTP, in a process of its own.
 
     Whoever reaches its address can read the metrics: there is no login. They hold numbers only, nothing of what
-    sessions say or do, and no request to the gateway changes anything. Requests that call this machine by a name which
-    is not listed below are refused, so that no web page can make its own name mean this machine.
+    sessions say or do, and no request to the gateway changes anything. Requests that call this machine by a name
+    which is not listed below are refused, so that no web page can make its own name mean this machine.
     """
 
     enabled: bool = False

@@ -147,7 +147,7 @@ class Database:
         return await self._call(lambda: self._unpack(rows.select_sessions_by_prefix(self._connection, prefix, limit)))
 
     async def children(self, parent: str) -> list[SessionInfo]:
-        """Sessions that were started below `parent`, oldest first, as far as they are kept. Raises StorageError."""
+        """The newest sessions that were started below `parent`, newest first. Raises StorageError."""
         return await self._call(lambda: self._unpack(rows.select_children(self._connection, parent)))
 
     async def surplus_sessions(self, retain: int, *, limit: int) -> list[str]:

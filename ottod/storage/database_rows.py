@@ -18,6 +18,10 @@ _unpack_info: msgspec.msgpack.Decoder[SessionInfo] = msgspec.msgpack.Decoder(Ses
 _unpack_cause: msgspec.msgpack.Decoder[Cause] = msgspec.msgpack.Decoder(Cause)
 
 
+KEPT_CHILDREN = 256
+"""Of each live parent: it may yet have to hear how they ended."""
+
+
 class Incarnation(msgspec.Struct, frozen=True, kw_only=True):
     """One process of a session. It is known by pid and start time (clock ticks since boot, from /proc).
 
@@ -84,12 +88,14 @@ def select_sessions(
 
 
 def select_surplus(connection: sqlite3.Connection, retain: int, limit: int) -> list[str]:
-    """Ids of ended sessions beyond the `retain` that ended last; children of live parents are kept."""
+    """Ids of ended sessions beyond the `retain` that ended last; the newest children of live parents are kept."""
     found = connection.execute(
-        "SELECT session FROM sessions WHERE state = 'ended'"
-        " AND parent NOT IN (SELECT session FROM sessions WHERE state <> 'ended')"
+        "SELECT session FROM sessions WHERE state = 'ended' AND session NOT IN ("
+        " SELECT session FROM (SELECT session,"
+        " row_number() OVER (PARTITION BY parent ORDER BY created_at_ns DESC) AS n"
+        " FROM sessions WHERE parent IN (SELECT session FROM sessions WHERE state <> 'ended')) WHERE n <= ?)"
         " ORDER BY ended_at_ns DESC, session LIMIT -1 OFFSET ?",
-        (retain,),
+        (KEPT_CHILDREN, retain),
     )
     return [row[0] for row in found][::-1][:limit]
 
@@ -104,8 +110,10 @@ def select_sessions_by_prefix(connection: sqlite3.Connection, prefix: str, limit
 
 
 def select_children(connection: sqlite3.Connection, parent: str) -> list[bytes]:
-    """Packed infos of a session's children, oldest first."""
-    rows = connection.execute("SELECT info FROM sessions WHERE parent = ? ORDER BY created_at_ns", (parent,))
+    """Packed infos of a session's newest children, newest first."""
+    rows = connection.execute(
+        "SELECT info FROM sessions WHERE parent = ? ORDER BY created_at_ns DESC LIMIT ?", (parent, KEPT_CHILDREN)
+    )
     return [row[0] for row in rows]
 
 

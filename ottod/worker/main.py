@@ -212,7 +212,9 @@ async def _be_session(birth: Birth, link: Link, root: RootWatch) -> None:
             runner.stop("the daemon is gone", "daemon_stop")
             await asyncio.wait({session}, timeout=LAST_WORD_TIMEOUT_S)
             return
-        farewell = loop.create_task(link.say_farewell(_last_word(session, link), timeout_s=LAST_WORD_TIMEOUT_S))
+        # While root is away it is the orphan grace that bounds the wait.
+        timeout_s = LAST_WORD_TIMEOUT_S + birth.orphan_grace_s
+        farewell = loop.create_task(link.say_farewell(_last_word(session, link), timeout_s=timeout_s))
         await asyncio.wait({farewell, *alone}, return_when=asyncio.FIRST_COMPLETED)
         farewell.cancel()
     finally:

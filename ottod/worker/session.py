@@ -358,7 +358,8 @@ class SessionRunner:
         self._stop = cause
         self._is_suspended = not is_for_good
         self._children.is_closing = True
-        if self._state.current != "starting":
+        if is_for_good and self._state.current != "starting":
+            # One that is only suspended is not stopping: a later root must not take it for stopped.
             self._state.happened("stop_requested", cause.message)
         if self._equipment is not None:
             if self._is_suspended:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ from ottod.errors import ToolError
 from ottod.isolation import bubblewrap, landlock, processes, protected
 from ottod.isolation.beneath import BeneathFiles
 from ottod.protocol.toolio import ProgramResult
+from tests.daemon.harness import wait_for
 from tests.fakes.session_place import SessionPlace, run
 
 NO_SANDBOX = bubblewrap.trial()
@@ -196,6 +198,225 @@ def test_a_symlink_left_by_one_call_is_no_way_out_for_the_next(place: SessionPla
     with pytest.raises(ToolError):
         files.write("way/new", b"x")
     files.close()
+
+
+def links_too(directory: Path) -> dict[str, str]:
+    """Every path below, with where it points or what it contains; symlinks are not followed."""
+    return {
+        str(path.relative_to(directory)): f"-> {os.readlink(path)}"
+        if path.is_symlink()
+        else (path.read_text() if path.is_file() else "directory")
+        for path in sorted(directory.rglob("*"))
+    }
+
+
+def foreign_repository(place: SessionPlace) -> Path:
+    """A repository of the user's that the session has nothing to do with, with every file a keeper may mend."""
+    victim = place.outside / "victim"
+    (victim / ".git" / "hooks").mkdir(parents=True)
+    for name in ("HEAD", "config", "commondir", "config.worktree"):
+        (victim / ".git" / name).write_text("the user's own\n")
+    return victim
+
+
+WATCHED = [".git", ".git/config", ".git/commondir", ".git/config.worktree"]
+
+
+def watched(work_tree: Path, name: str, *, target: str) -> None:
+    """A work tree in which a keeper watches `name`: a symlink to `target`, or absent without one."""
+    (work_tree / ".git/hooks" if name != ".git" else work_tree).mkdir(parents=True)
+    if target:
+        (work_tree / name).symlink_to(target)
+
+
+@pytest.mark.parametrize("where", ["sub", "packages/deep/sub"])
+@pytest.mark.parametrize(
+    ("name", "is_link"), [(".git", True), *((name, is_link) for name in WATCHED[1:] for is_link in (True, False))]
+)
+def test_a_swapped_parent_leads_the_keeper_nowhere(place: SessionPlace, name: str, is_link: bool, where: str) -> None:
+    """Where a directory became a symlink to a foreign repository, nothing in that one is removed, moved or made."""
+    (place.project / "evil").mkdir()
+    watched(place.project / where, name, target=str(place.project / "evil") if is_link else "")
+    victim = foreign_repository(place)
+    if is_link and name != ".git":
+        (victim / name).unlink()
+    before = links_too(victim)
+    result = sh(place, f"mv {where} gone && ln -s {victim} {where}")
+    assert result.exit_status == 0, result.output
+    assert links_too(victim) == before
+    sh(place, "true")
+    assert links_too(victim) == before
+    place.close()
+    assert links_too(victim) == before
+
+
+@pytest.mark.parametrize("name", WATCHED[1:])
+def test_what_was_made_in_a_moved_repository_is_undone_there(place: SessionPlace, name: str) -> None:
+    """A repository that was moved away in the same call, and closed by its mode, is mended where it is now."""
+    watched(place.project / "sub", name, target="")
+    result = sh(place, f"mv sub gone && echo evil > gone/{name} && chmod 0 gone/.git && mkdir sub")
+    assert result.exit_status == 0, result.output
+    assert f"{place.project}/gone/{name} was made or changed" in result.output
+    (place.project / "gone/.git").chmod(0o755)
+    assert not (place.project / "gone" / name).exists()
+
+
+_SWAP = """
+import os, sys, time
+os.mkdir("ready")
+give_up_at = time.monotonic() + 50
+while not os.path.lexists("stop") and time.monotonic() < give_up_at:
+    os.rename("sub", "gone")
+    os.symlink(sys.argv[1], "sub")
+    time.sleep(0.002)
+    os.unlink("sub")
+    os.rename("gone", "sub")
+    time.sleep(0.002)
+"""
+SWAPPED_CALLS = 40
+
+
+def test_a_parent_that_is_swapped_all_the_time_is_no_way_out(place: SessionPlace) -> None:
+    """While one call swaps a directory for a symlink without end, other calls begin and end, and change nothing."""
+    import asyncio
+
+    (place.project / "evil").mkdir()
+    watched(place.project / "sub", ".git", target=str(place.project / "evil"))
+    victim = foreign_repository(place)
+    before = links_too(victim)
+    refused = []
+
+    async def work() -> None:
+        argv = [os.path.realpath(sys.executable), "-I", "-S", "-c", _SWAP, str(victim)]
+        swap = asyncio.create_task(place.programs.run(argv, timeout_s=60, max_output_bytes=2000))
+        while not (place.project / "ready").exists() and not swap.done():
+            await asyncio.sleep(0.01)
+        for _ in range(SWAPPED_CALLS):
+            try:
+                await place.programs.run(["/bin/true"], timeout_s=60, max_output_bytes=100)
+            except ToolError as error:
+                refused.append(error.code)  # The tree changed while its sandbox was made.
+        (place.project / "stop").touch()
+        result = await swap
+        assert result.exit_status == 0, result.output
+
+    run(work())
+    assert set(refused) <= {"not_started"} and len(refused) < SWAPPED_CALLS
+    assert links_too(victim) == before
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        "cp -r sub decoy; mkdir real; mv sub real/sub; mv decoy sub",
+        "mkdir -p real node_modules; mv sub node_modules/sub; ln -s ../node_modules/sub real/sub",
+        "mkdir -p real; mv sub real/sub; mkdir $(seq -f many-%g 3100)",
+        "mkdir -p real; mv sub real/sub; mkdir real/sub/.git/x; mv real/sub/.git/modules/lib real/sub/.git/x/lib",
+    ],
+)
+def test_a_repository_that_was_moved_stays_protected(place: SessionPlace, hide: str) -> None:
+    """Neither a decoy in its place, nor a directory that is not searched, nor too many of them hide a repository."""
+    repository(place.project / "sub")
+    assert sh(place, hide).exit_status == 0
+    lib = "real/sub/.git/x/lib" if "x/lib" in hide else "real/sub/.git/modules/lib"
+    before = guarded(place.project / "real/sub/.git")
+    assert (place.project / lib / "config").exists()
+    sh(place, f"for d in real/sub/.git {lib}; do echo x > $d/hooks/pre-commit; echo x >> $d/config; done")
+    assert guarded(place.project / "real/sub/.git") == before
+    assert not (place.project / lib / "hooks/pre-commit").exists()
+    assert (place.project / lib / "config").read_text() == "as it was\n"
+
+
+@pytest.mark.parametrize("where", ["sub", "sub/.git", "sub/.git/modules", "sub/.git/modules/lib"])
+def test_what_is_closed_cannot_be_opened_by_the_next_call(place: SessionPlace, where: str) -> None:
+    """A repository that nobody can look into when a call begins is read-only in it, mode and all."""
+    if os.geteuid() == 0:
+        pytest.skip("root looks into everything")
+    repository(place.project / "sub")
+    closed = place.project / where
+    closed.chmod(0)
+    sh(place, f"chmod 755 {where}; echo x > sub/.git/hooks/pre-commit; echo x > sub/.git/modules/lib/hooks/pre-push")
+    closed.chmod(0o755)
+    assert not (place.project / "sub/.git/hooks/pre-commit").exists()
+    assert not (place.project / "sub/.git/modules/lib/hooks/pre-push").exists()
+
+
+def test_a_working_directory_that_was_swapped_is_not_followed(place: SessionPlace) -> None:
+    """A symlink in place of the working directory itself, left by somebody else's tool, gives programs nothing."""
+    sh(place, "true")
+    moved = place.project.with_name("moved")
+    place.project.rename(moved)
+    place.project.symlink_to(place.outside)
+    with pytest.raises(ToolError):
+        sh(place, "echo x > new")
+    assert [each.name for each in place.outside.iterdir()] == ["secret.txt"]
+    place.project.unlink()
+    moved.rename(place.project)
+    assert sh(place, "echo fine").output == "fine\n"
+
+
+def test_a_bubblewrap_without_descriptors_protects_as_well(tmp_path: Path, make_place: Make) -> None:
+    """Older ones mount by path only: what is protected is, though a rename at that moment may fail the call."""
+    old = tmp_path / "old-bwrap"
+    old.write_text(
+        '#!/bin/sh\nfor a in "$@"; do case $a in --*bind-fd) echo "Unknown option $a" >&2; exit 1;; esac; done\n'
+        f'exec {bubblewrap.find()} "$@"\n'
+    )
+    old.chmod(0o755)
+    place = make_place(bwrap=str(old))
+    repository(place.project / "sub")
+    before = guarded(place.project / "sub/.git")
+    result = sh(place, "echo x > sub/.git/hooks/pre-commit; mkdir .otto/agents; ls -d /sys; echo end")
+    assert "/sys\n" not in result.output.replace("'/sys'", "") and result.output.endswith("end\n")
+    assert guarded(place.project / "sub/.git") == before and list((place.project / ".otto").iterdir()) == []
+
+
+def test_a_forged_placeholder_does_not_hold_the_launcher(tmp_path: Path) -> None:
+    """A program that marks and locks an empty directory of its own keeps nobody waiting."""
+    hooks = tmp_path / "sub/.git/hooks"
+    hooks.mkdir(parents=True)
+    try:
+        os.setxattr(hooks, protected.MARK, b"1")
+    except OSError:
+        pytest.skip("no extended attributes here")
+    lock = os.open(hooks, os.O_RDONLY)
+    protection = protected.Protection(str(tmp_path))
+    look = threading.Thread(target=protection.refresh, daemon=True)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        look.start()
+        look.join(30)
+        assert not look.is_alive()
+        assert str(hooks) in protection.arguments()
+    finally:
+        os.close(lock)
+    protection.release()
+    assert hooks.is_dir() and not (tmp_path / ".otto").exists()
+
+
+def test_placeholders_of_the_dead_can_be_taken_away(make_place: Make) -> None:
+    """Whoever buries a session removes what its launcher has left, and nothing that another still holds."""
+    first, second = make_place(), make_place()
+    for each in (first, second):
+        sh(each, "true")
+    os.kill(first.programs.launcher_pid, 9)
+    first.close()
+    protected.release_stale(str(first.project))
+    assert (second.project / ".otto").is_dir() and (second.project / ".git").is_dir()
+    os.kill(second.programs.launcher_pid, 9)
+    second.close()
+    try:
+        is_marked = os.getxattr(first.project / ".otto", protected.MARK) == b"1"
+    except OSError:
+        is_marked = False
+
+    def is_clean() -> bool:
+        protected.release_stale(str(first.project))  # Keepers on their way out have a part in the lock.
+        return not list(first.project.iterdir())
+
+    if is_marked:
+        wait_for(is_clean)
+    protected.release_stale(str(first.project / "missing"))
 
 
 def test_placeholders_are_shared_and_go_with_the_last(make_place: Make) -> None:

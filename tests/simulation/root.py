@@ -198,7 +198,11 @@ class SimRoot:
                 self._log(f"boot: {error}")
                 raise RootKilled("boot failed") from error
         self.gate.attach(self._listen(self.machine.worker_endpoint, self.gate.handle, self.gate.drained))  # type: ignore[arg-type]
-        self.supervisor.listening()
+        try:
+            await self.supervisor.listening()
+        except OttoError as error:
+            self._log(f"boot: {error}")
+            raise RootKilled("boot failed") from error
         sync = RingSync(
             self.ring,
             settings=self.machine.settings,

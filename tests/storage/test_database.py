@@ -428,3 +428,25 @@ def test_killed_while_writing_everything_awaited_is_there(path: Path) -> None:
 
         run(look)
         db.close()
+
+
+def test_a_note_is_written_behind_what_was_put_before(path: Path) -> None:
+    """The offset up to which rows know their seqs comes with the next rows, and outlives a reopening."""
+    database = Database.open(path)
+
+    async def work() -> None:
+        assert await database.noted_offset() == 0
+        database.put_session_nowait(info(1))
+        database.note_offset_nowait(17)
+        await database.flush()
+        assert await database.noted_offset() == 17
+
+    run(work)
+    database.close()
+    again = Database.open(path)
+
+    async def look() -> None:
+        assert await again.noted_offset() == 17
+
+    run(look)
+    again.close()
