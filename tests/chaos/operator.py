@@ -243,7 +243,8 @@ class Operator:
         def heard(result: Result | None, failure: Failure | None) -> None:
             self._waits -= 1
             if isinstance(result, SessionInfo):
-                self._findings.check("answers", result.state == "ended", f"a wait ended at {result.state}", session)
+                is_over = result.state in ("ended", "parked")
+                self._findings.check("answers", is_over, f"a wait ended at {result.state}", session)
 
         return self._desk.ask(WaitSession(session=session), heard)
 

@@ -66,7 +66,7 @@ def test_sessions_outlive_a_killed_root(daemon: RealDaemon) -> None:
             stopped = otto.session(session).stop(grace_s=5)
             assert stopped.cause.kind == "cancelled" and not stopped.remaining_pids
     for session in before:
-        assert len(stream_of(daemon, session)) > 100
+        assert len(stream_of(daemon, session)) > 70
 
 
 def test_nothing_is_counted_twice_over_many_roots(daemon: RealDaemon) -> None:

@@ -7,9 +7,10 @@ import pytest
 from ottoctl.feed import DEFAULT_CREDIT_BYTES, MIN_CREDIT_BYTES, Batch, Feed, SessionEvent
 from ottod.errors import OttoError, RemoteProtocolError
 from ottod.ids import session_id
+from ottod.protocol.cause import Cause
 from ottod.protocol.control import Subscribed
-from ottod.protocol.events import ContentDelta, Gap, SessionExited, Unknown
-from ottod.protocol.records import build_record, encode_entry, join_entries
+from ottod.protocol.events import ContentDelta, Gap, SessionExited, TurnStarted, Unknown
+from ottod.protocol.records import LANE_DELTA, LANE_STATE, build_record, encode_entry, join_entries
 
 KEY = 7
 SID = session_id(KEY)
@@ -189,14 +190,45 @@ def test_damage_is_an_error_behind_what_was_whole() -> None:
 
 def test_a_lying_count_is_an_error() -> None:
     """A record that passes its checksum and holds another number of events than it says is refused."""
-    payload = join_entries([encode_entry(1, ContentDelta(stream="text", text="a"))])
-    lying = build_record(payload, session_key=KEY, first_seq=1, count=2, lane=1, incarnation=1, first_offset=1)
+    payload = join_entries([encode_entry(1, TurnStarted(turn=1))])
+    lying = build_record(
+        payload, session_key=KEY, first_seq=1, count=2, lane=LANE_STATE, incarnation=1, first_offset=1
+    )
     feed = opened()
     feed.put_run(lying)
     batch = feed.take()
     assert isinstance(batch, Batch)
     with pytest.raises(RemoteProtocolError, match="says 2 events and carries 1"):
         batch.events()
+
+
+@pytest.mark.parametrize(
+    "payload", [b"\x91\xc1", join_entries([encode_entry(1, ContentDelta(stream="text", text="a"))])]
+)
+def test_the_lane_that_root_does_not_read_ends_no_reader(payload: bytes) -> None:
+    """A worker's garbage among deltas, or a wrong count, costs its own events and nobody's line."""
+    lying = build_record(
+        payload, session_key=KEY, first_seq=1, count=2, lane=LANE_DELTA, incarnation=1, first_offset=1
+    )
+    feed = opened()
+    feed.put_run(lying)
+    batch = feed.take()
+    assert isinstance(batch, Batch)
+    assert [(e.seq, e.event) for e in batch.events()] == [(n, Unknown(type="undecodable")) for n in (1, 2)]
+
+
+def test_an_end_among_deltas_is_not_believed() -> None:
+    """Only root says that a session has ended, and root does not look into that lane."""
+    payload = join_entries([encode_entry(1, SessionExited(cause=Cause(kind="completed")))])
+    lying = build_record(
+        payload, session_key=KEY, first_seq=1, count=1, lane=LANE_DELTA, incarnation=1, first_offset=1
+    )
+    feed = opened()
+    feed.put_run(lying)
+    batch = feed.take()
+    assert isinstance(batch, Batch)
+    (event,) = batch.events()
+    assert event.event == Unknown(type="misplaced session.exited")
 
 
 def test_credit_is_owed_for_what_was_taken_and_no_more() -> None:
