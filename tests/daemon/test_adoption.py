@@ -79,7 +79,7 @@ def test_nothing_is_counted_twice_over_many_roots(daemon: RealDaemon) -> None:
         daemon.start()
         with daemon.client() as otto:
             mark = otto.session(session.id).info().last_seq
-            wait_for("it goes on", lambda: otto.session(session.id).info().last_seq > mark + 30)
+            wait_for("it goes on", lambda m=mark: otto.session(session.id).info().last_seq > m + 30)  # type: ignore[misc]
     stream_of(daemon, session.id)
     numbers = texts_of(daemon, session.id)
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))

@@ -18,7 +18,7 @@ def configure(daemon: RealDaemon, **sections: object) -> None:
 
 
 def test_a_new_limit_holds_for_the_next_session(daemon: RealDaemon) -> None:
-    """sessions.max_live changes without a restart; a session that runs is not disturbed; the ring's size must wait."""
+    """sessions.max_live changes without a restart and disturbs no session that runs; the ring's size must wait."""
     stream = daemon.script("s", {"stream": {"events": 100_000, "rate_hz": 5, "text_bytes": 10}})
     with daemon.client() as otto:
         session = otto.start(spec=daemon.agent(stream), task="go", cwd=daemon.workdir)
