@@ -415,7 +415,7 @@ def test_placeholders_of_the_dead_can_be_taken_away(make_place: Make) -> None:
         return not list(first.project.iterdir())
 
     if is_marked:
-        wait_for(is_clean)
+        wait_for("no placeholder is left", is_clean)
     protected.release_stale(str(first.project / "missing"))
 
 
