@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -90,7 +91,10 @@ def test_a_frozen_worker_does_not_say_again_what_was_heard(daemon: RealDaemon) -
         worker = identify(session.info().pid)
         assert worker is not None and send_signal(worker, signal.SIGSTOP)
         crowd_out(daemon, session)
-        before, head = session.info(), otto.status().ring_head
+        # What it had sent before it froze may still be on its way into the ring.
+        while (before := session.info()).last_seq != (time.sleep(0.5), session.info())[1].last_seq:
+            pass
+        head = otto.status().ring_head
     daemon.kill()
     daemon.start()
     with daemon.client() as otto, raw_client(daemon.endpoint) as client:

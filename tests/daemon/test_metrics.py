@@ -89,7 +89,7 @@ def test_sessions_move_the_metrics(daemon: RealDaemon) -> None:
     with daemon.client() as otto:
         assert otto.run(spec=daemon.agent(model, "fs_read"), task="go", cwd=daemon.workdir).ok
         victim = otto.start(spec=daemon.agent(endless), task="go", cwd=daemon.workdir)
-        pid = wait_for("its worker", lambda: victim.info().pid)
+        pid = wait_for("its worker", lambda: victim.info().pid if victim.info().state == "running" else 0)
         os.kill(pid, signal.SIGKILL)
         assert not victim.wait().ok
         running = otto.start(spec=daemon.agent(endless), task="go", cwd=daemon.workdir)
