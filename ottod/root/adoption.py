@@ -249,6 +249,7 @@ class Adoption:
         known = [ProcessId(row.pid, row.start_time_ticks)] if row is not None else []
         remaining = await self._clear(session, known)
         await self._book_end(row)
+        lost_to = await self._lost_to(session)
         if session.has_ended or session.is_ending:
             return "ended"  # Its group has been stopped meanwhile.
         stopped = session.info.state == "stopping"
@@ -260,7 +261,7 @@ class Adoption:
             return "ended"
         if session.info.state == "parked":
             return "waiting"
-        session.lost_to, session.last_loss = await self._lost_to(session), loss
+        session.lost_to, session.last_loss = lost_to, loss
         if self._groups.has_given_up(session):
             # It had been unparked, and root died before its node was told.
             self._groups.unpark(session)

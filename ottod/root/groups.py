@@ -233,9 +233,16 @@ class Groups:
         session = self._c.table.get(child)
         if session is None or session.has_ended or session.is_ending:
             return
-        if session.incarnation is None and not session.is_being_born:
-            loss = Loss(cause=Cause(kind=session.stop_cause or "cancelled", message=session.stop_reason))
-            self.end(session, loss if session.is_stopping else session.last_loss or loss)
+        if session.incarnation is not None or session.is_being_born:
+            return
+        parent = None if session.is_top else self._c.table.get(session.info.parent)
+        stopped = Loss(cause=Cause(kind=session.stop_cause or "cancelled", message=session.stop_reason))
+        if not session.is_stopping and parent is not None and (parent.is_stopping or parent.is_ending):
+            # It waited for its restart when its group was stopped.
+            stopped = Loss(cause=Cause(kind=parent.stop_cause or "cancelled", message="its group stops"))
+        elif not session.is_stopping:
+            stopped = session.last_loss or stopped
+        self.end(session, stopped)
 
     def _gave_up(self, key: str, order: GiveUp) -> None:
         if key.startswith(ABOVE):
