@@ -23,7 +23,7 @@ useradd -m $account
 uid=$(id -u $account)
 home=/home/$account
 as() { runuser -u $account -- env -i PATH=/usr/bin:/bin HOME=$home LANG=C.UTF-8 XDG_RUNTIME_DIR=/run/user/$uid "$@"; }
-otto() { (cd $home/work && as ottoctl --timeout 120 "$@"); }
+otto() { (cd $home/desk && as ottoctl --timeout 120 "$@"); }
 field() { sed -n "s/^ *\"$1\": \"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}\$/\1/p" | head -1; } # a top-level field of -o json
 of() { otto inspect "$1" -o json 2>/dev/null | field "$2"; }
 seq_of() { of "$1" last_seq; }
@@ -52,7 +52,7 @@ show_log() { journalctl --no-pager -o short-monotonic "$@" | tail -60; }
 title "the package"
 check "it installs without a network" dpkg -i /opt/otto-daemon.deb
 check "it enabled and started nothing" test -z "$(systemctl list-units --all --plain --no-legend 'ottod*' 'otto-sessions*')"
-mkdir -p $home/work $home/.config/otto/agents
+mkdir -p $home/desk $home/.config/otto/agents
 chown -R $account: $home
 check "ottoctl runs" as ottoctl version
 check "the completion for bash is there" grep -q ottoctl /usr/share/bash-completion/completions/ottoctl
@@ -61,20 +61,20 @@ check "systemd finds nothing wrong with the units" systemd-analyze verify --man=
 # Two agents: one streams and streams, the other takes more memory than it may have.
 cat > $home/.config/otto/agents/streamer.yml <<YML
 description: Streams twenty pieces a second for a long time.
-model: scripted:$home/work/streamer.script.yml
+model: scripted:$home/desk/streamer.script.yml
 YML
-cat > $home/work/streamer.script.yml <<YML
+cat > $home/desk/streamer.script.yml <<YML
 turns:
   - stream: {events: 200000, rate_hz: 20, text_bytes: 32}
 YML
 cat > $home/.config/otto/agents/glutton.yml <<YML
 description: Its tool takes 400 MiB of the 150 that it may have.
-model: scripted:$home/work/glutton.script.yml
+model: scripted:$home/desk/glutton.script.yml
 tools: [shell]
 permissions: {preset: autonomous}
 limits: {memory_bytes: 150 MiB}
 YML
-cat > $home/work/glutton.script.yml <<'YML'
+cat > $home/desk/glutton.script.yml <<'YML'
 turns:
   - text: "Taking it."
     tools: [{name: shell, arguments: {command: "python3 -c 'x = b\"x\" * (400 << 20); import time; time.sleep(60)'"}}]
