@@ -47,6 +47,8 @@ pytestmark = pytest.mark.timeout(400)
 
 SIBLINGS, RATE_HZ = 4, 20.0
 CROWD, CROWD_RATE_HZ = 55, 4.0
+CROWD_SETTINGS = {**SETTINGS, "ring": {"size_bytes": 16 * 1024 * 1024}}
+"""A ring with more segments than sessions: with fewer, the oldest session's events leave it, its exit among them."""
 LAST_EVENTS = 200
 KEY = "sk-test-0123456789abcdef"
 
@@ -177,7 +179,7 @@ def test_fifty_sessions_live_through_faults(record_property: Report) -> None:
     """More than fifty sessions stream while one segfaults, one leaks and one freezes: all of them are whole."""
     faults = [f for f in CATALOGUE if f.name in ("worker-segfaults", "tool-leaks", "worker-freezes")]
     with (
-        running_daemon(SETTINGS) as daemon,
+        running_daemon(CROWD_SETTINGS) as daemon,
         daemon.client(timeout_s=120) as otto,
         Siblings(daemon, otto, count=CROWD, rate_hz=CROWD_RATE_HZ) as siblings,
     ):
