@@ -26,7 +26,7 @@ import msgspec
 from ottoctl.private import PrivateDaemon
 from ottoctl.sync import SyncOtto, SyncSession
 from ottod.isolation.processes import identify, send_signal
-from ottod.protocol.control import SessionInfo
+from ottod.protocol.results import SessionInfo
 from ottod.protocol.specs import AgentSpec, Limits, Permissions
 
 MIB = 1 << 20

@@ -19,8 +19,9 @@ from benchmarks.subscriber import summary
 from ottoctl.private import PrivateDaemon
 from ottoctl.sync import SyncOtto, SyncSession
 from ottod.isolation.processes import ProcessId, identify, is_alive
-from ottod.protocol.control import ListSessions, SessionInfo
 from ottod.protocol.events import SessionExited, SessionStarted
+from ottod.protocol.requests import ListSessions
+from ottod.protocol.results import SessionInfo
 from ottod.protocol.specs import AgentSpec, Backoff, Group, Limits, Restart
 
 START_S = 300.0

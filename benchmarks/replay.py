@@ -9,8 +9,8 @@ from typing import Any
 from benchmarks.stream import streaming_agent
 from ottoctl.feed import Feed
 from ottoctl.private import PrivateDaemon
-from ottod.protocol.control import MAX_CREDIT_BYTES
 from ottod.protocol.events import Gap
+from ottod.protocol.requests import MAX_CREDIT_BYTES
 
 
 def measure_replay(*, sessions: int, rate_hz: float, events: int) -> dict[str, Any]:

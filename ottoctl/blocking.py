@@ -29,8 +29,10 @@ from ottoctl.policy import (
     no_answer,
 )
 from ottod.errors import OttoError, RemoteProtocolError, UnreachableError
-from ottod.protocol.control import Ping, RequestBody, Result, Welcome
+from ottod.protocol.control import Welcome
 from ottod.protocol.events import Gap
+from ottod.protocol.requests import Ping, RequestBody
+from ottod.protocol.results import Result
 
 
 class BlockingConnection:

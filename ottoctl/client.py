@@ -19,29 +19,31 @@ from ottoctl.results import Mode, RunResult, approve_request, deny_request, expe
 from ottoctl.session import Session
 from ottoctl.sync import SyncOtto
 from ottod.errors import UnreachableError
-from ottod.protocol.control import (
-    ApprovalList,
-    ApprovalResult,
-    DaemonStatus,
+from ottod.protocol.control import Welcome
+from ottod.protocol.events import Gap, SessionState
+from ottod.protocol.requests import (
     GetMetrics,
     GetSession,
     GetStatus,
     ListApprovals,
     ListSessions,
+    ReloadDaemon,
+    StartSession,
+    StopDaemon,
+    UpgradeDaemon,
+)
+from ottod.protocol.results import (
+    ApprovalList,
+    ApprovalResult,
+    DaemonStatus,
     MetricFamily,
     MetricsReport,
-    ReloadDaemon,
     ReloadResult,
     SessionInfo,
     SessionList,
     SessionStartedResult,
-    StartSession,
-    StopDaemon,
-    UpgradeDaemon,
     WaitingApproval,
-    Welcome,
 )
-from ottod.protocol.events import Gap, SessionState
 from ottod.protocol.specs import AgentSpec
 
 

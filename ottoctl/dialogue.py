@@ -24,30 +24,31 @@ from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol.control import (
     KIND_MESSAGE,
     KIND_RECORDS,
-    MAX_ENV_BYTES,
-    MAX_TASK_BYTES,
     ClientMessage,
     GapNotice,
     Grant,
     Hello,
     Rejected,
-    RemoveSession,
     Reply,
     Request,
-    RequestBody,
-    Result,
-    SendInput,
-    StartSession,
-    StopDaemon,
-    Subscribed,
     SubscriptionEnded,
-    UnparkSession,
-    Unsubscribe,
-    UpgradeDaemon,
     Welcome,
     client_messages,
     server_messages,
 )
+from ottod.protocol.requests import (
+    MAX_ENV_BYTES,
+    MAX_TASK_BYTES,
+    RemoveSession,
+    RequestBody,
+    SendInput,
+    StartSession,
+    StopDaemon,
+    UnparkSession,
+    Unsubscribe,
+    UpgradeDaemon,
+)
+from ottod.protocol.results import Result, Subscribed
 
 HELLO_REQUIRED = "hello_required"
 MAX_PENDING_CALLS = 10_000

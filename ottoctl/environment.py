@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 
 from ottod.errors import OttoError
-from ottod.protocol.control import MAX_ENV_BYTES
+from ottod.protocol.requests import MAX_ENV_BYTES
 
 SECRET_NAME = re.compile(
     r"KEY|TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|AUTH|COOKIE|PRIVATE|SESSION_ID|(?:^|_)(?:PAT|PWD|PASS|DSN)(?:_|$)",

@@ -17,7 +17,6 @@ import msgspec
 
 from ottod.errors import OttoError, RemoteProtocolError
 from ottod.ids import session_id, session_key
-from ottod.protocol.control import MAX_CREDIT_BYTES, Subscribe, Subscribed
 from ottod.protocol.events import ContentDelta, Event, Gap, SessionExited, Unknown, tag_of
 from ottod.protocol.records import (
     LANE_DELTA,
@@ -27,6 +26,8 @@ from ottod.protocol.records import (
     decode_payload,
     split_run,
 )
+from ottod.protocol.requests import MAX_CREDIT_BYTES, Subscribe
+from ottod.protocol.results import Subscribed
 
 DEFAULT_CREDIT_BYTES = 1024 * 1024
 MIN_CREDIT_BYTES = 4 * MAX_PAYLOAD_BYTES

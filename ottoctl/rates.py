@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ottod.protocol.control import SessionInfo
+from ottod.protocol.results import SessionInfo
 
 WINDOW_S = 5.0
 MAX_READINGS = 64

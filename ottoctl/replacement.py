@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ottod.errors import OttoError
-from ottod.protocol.control import DaemonStatus, Welcome
+from ottod.protocol.control import Welcome
+from ottod.protocol.results import DaemonStatus
 
 UPGRADE_S = 60.0
 """How long the new program may take to answer."""

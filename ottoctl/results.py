@@ -12,13 +12,8 @@ from ottoctl.environment import given_environment, shared_environment
 from ottoctl.exits import status_of_cause
 from ottod.errors import OttoError, RemoteProtocolError
 from ottod.protocol.cause import Cause
-from ottod.protocol.control import (
-    MAX_TASK_BYTES,
-    ResolveApproval,
-    Result,
-    SessionInfo,
-    StartSession,
-)
+from ottod.protocol.requests import MAX_TASK_BYTES, ResolveApproval, StartSession
+from ottod.protocol.results import Result, SessionInfo
 from ottod.protocol.specs import AgentSpec
 from ottod.protocol.usage import Usage
 

@@ -8,18 +8,17 @@ from ottoctl.connection import Connection
 from ottoctl.feed import DEFAULT_CREDIT_BYTES, Batch, Feed, SessionEvent, ends_session, gap_event
 from ottoctl.policy import STOP_ANSWER_S
 from ottoctl.results import RunResult, check_text, expect, run_result
-from ottod.protocol.control import (
+from ottod.protocol.events import Gap
+from ottod.protocol.requests import (
     GetSession,
     KillSession,
     RemoveSession,
     SendInput,
-    SessionInfo,
-    StopResult,
     StopSession,
     UnparkSession,
     WaitSession,
 )
-from ottod.protocol.events import Gap
+from ottod.protocol.results import SessionInfo, StopResult
 
 
 class Session:

@@ -28,36 +28,38 @@ from ottoctl.results import (
     start_request,
 )
 from ottod.errors import UnreachableError
-from ottod.protocol.control import (
-    ApprovalList,
-    ApprovalResult,
-    DaemonStatus,
+from ottod.protocol.control import Welcome
+from ottod.protocol.events import Gap, SessionState
+from ottod.protocol.requests import (
     GetMetrics,
     GetSession,
     GetStatus,
     KillSession,
     ListApprovals,
     ListSessions,
-    MetricFamily,
-    MetricsReport,
     ReloadDaemon,
-    ReloadResult,
     RemoveSession,
     SendInput,
-    SessionInfo,
-    SessionList,
-    SessionStartedResult,
     StartSession,
     StopDaemon,
-    StopResult,
     StopSession,
     UnparkSession,
     UpgradeDaemon,
-    WaitingApproval,
     WaitSession,
-    Welcome,
 )
-from ottod.protocol.events import Gap, SessionState
+from ottod.protocol.results import (
+    ApprovalList,
+    ApprovalResult,
+    DaemonStatus,
+    MetricFamily,
+    MetricsReport,
+    ReloadResult,
+    SessionInfo,
+    SessionList,
+    SessionStartedResult,
+    StopResult,
+    WaitingApproval,
+)
 from ottod.protocol.specs import AgentSpec
 
 

@@ -15,7 +15,7 @@ from ottod.errors import OttoError
 
 if TYPE_CHECKING:
     from ottoctl.sync import SyncOtto
-    from ottod.protocol.control import ApprovalResult, WaitingApproval
+    from ottod.protocol.results import ApprovalResult, WaitingApproval
 
 
 def complete_approvals(incomplete: str) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from ottoctl.exits import OK
 from ottod.errors import OttoError, RefusedError, UnreachableError
 
 if TYPE_CHECKING:
-    from ottod.protocol.control import DaemonStatus, SessionInfo
+    from ottod.protocol.results import DaemonStatus, SessionInfo
 
 MAX_LISTED = 10_000
 

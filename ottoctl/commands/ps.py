@@ -30,7 +30,7 @@ def ps(
     Example: `ottoctl ps -a --state ended -o json`
     """
     from ottoctl.rendering.sessions import STATE_STYLES
-    from ottod.protocol.control import ListSessions
+    from ottod.protocol.requests import ListSessions
 
     states = tuple(s for given in state or () for s in given.split(","))
     for name in states:

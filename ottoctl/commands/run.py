@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ottoctl.client import Otto
     from ottoctl.commands.view import View
     from ottoctl.session import Session
-    from ottod.protocol.control import StartSession
+    from ottod.protocol.requests import StartSession
 
 LAST_EVENTS_S = 2.0
 

@@ -15,7 +15,8 @@ from ottod.errors import OttoError, UnreachableError
 
 if TYPE_CHECKING:
     from ottoctl.sync import SyncOtto
-    from ottod.protocol.control import RequestBody, StopResult
+    from ottod.protocol.requests import RequestBody
+    from ottod.protocol.results import StopResult
 
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the record")]
 
@@ -37,7 +38,7 @@ def stop(
     Example: `ottoctl stop 7f3k --grace 30`
     """
     from ottoctl.policy import STOP_ANSWER_S
-    from ottod.protocol.control import StopSession
+    from ottod.protocol.requests import StopSession
 
     def order(session: str) -> RequestBody:
         return StopSession(session=session, grace_s=grace, reason=reason)
@@ -52,7 +53,7 @@ def kill(console: Console, ids: SessionIds, reason: Reason = "") -> int | None:
     Example: `ottoctl kill 7f3k`
     """
     from ottoctl.policy import STOP_ANSWER_S
-    from ottod.protocol.control import KillSession
+    from ottod.protocol.requests import KillSession
 
     def order(session: str) -> RequestBody:
         return KillSession(session=session, reason=reason)
@@ -62,7 +63,7 @@ def kill(console: Console, ids: SessionIds, reason: Reason = "") -> int | None:
 
 def _stop_all(console: Console, ids: list[str], order: Callable[[str], RequestBody], *, limit_s: float | None) -> int:
     """Orders all stops at once and reports them in the order of the ids."""
-    from ottod.protocol.control import StopResult
+    from ottod.protocol.results import StopResult
 
     results: list[StopResult] = []
     statuses = []

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ottoctl.rates import Rates
     from ottoctl.rendering.top import TopRow
     from ottoctl.sync import SyncOtto
-    from ottod.protocol.control import DaemonStatus
+    from ottod.protocol.results import DaemonStatus
 
 LIMIT = 10_000
 SORTS = ("cpu", "memory", "events", "tokens", "cost", "restarts", "age")

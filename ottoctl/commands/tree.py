@@ -14,7 +14,8 @@ from ottoctl.exits import OK
 from ottod.errors import OttoError, UnreachableError
 
 if TYPE_CHECKING:
-    from ottod.protocol.control import ListSessions, SessionInfo, SessionList
+    from ottod.protocol.requests import ListSessions
+    from ottod.protocol.results import SessionInfo, SessionList
 
 LIMIT = 10_000
 
@@ -37,7 +38,7 @@ def tree(
 
     Example: `ottoctl tree 7f3k --watch`
     """
-    from ottod.protocol.control import ListSessions
+    from ottod.protocol.requests import ListSessions
 
     body = ListSessions(all=all, tree=id, limit=LIMIT)
     if watch:

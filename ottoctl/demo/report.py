@@ -9,7 +9,7 @@ from ottoctl.demo.witness import Testimony
 from ottoctl.rendering import amounts
 from ottoctl.rendering.ansi import paint
 from ottoctl.results import RunResult
-from ottod.protocol.control import DaemonStatus
+from ottod.protocol.results import DaemonStatus
 
 LABEL_CHARS = 12
 

@@ -9,7 +9,7 @@ from ottoctl.rendering.ansi import one_line, printable
 from ottoctl.rendering.sessions import short_ids
 from ottoctl.rendering.table import Cell, render_table
 from ottoctl.rendering.tools import argument_summary
-from ottod.protocol.control import WaitingApproval
+from ottod.protocol.results import WaitingApproval
 
 
 def approvals_table(

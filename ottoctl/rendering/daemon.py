@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ottoctl.rendering.amounts import duration, size
 from ottoctl.rendering.ansi import one_line, paint
-from ottod.protocol.control import DaemonStatus
+from ottod.protocol.results import DaemonStatus
 
 NOTABLE_LAG_MS = 50.0
 """Below this the loop's lag is no news."""

@@ -9,7 +9,7 @@ from ottoctl.rendering.amounts import age, duration, in_seconds, size, tokens, u
 from ottoctl.rendering.ansi import one_line, paint, printable
 from ottoctl.rendering.table import Cell, render_table
 from ottod.protocol.cause import Cause
-from ottod.protocol.control import SessionInfo
+from ottod.protocol.results import SessionInfo
 
 STATE_STYLES = {
     "starting": "cyan",

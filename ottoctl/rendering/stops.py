@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ottoctl.rendering.ansi import one_line
-from ottod.protocol.control import SessionInfo, StopResult
+from ottod.protocol.results import SessionInfo, StopResult
 
 MAX_NAMED = 20
 """Sessions that are named one by one; of the others only the number is told."""

@@ -12,7 +12,7 @@ from ottoctl.rendering.amounts import age, duration, size, tokens, usd
 from ottoctl.rendering.ansi import clip, one_line, paint, printable
 from ottoctl.rendering.sessions import short_ids, state_text
 from ottoctl.rendering.table import Cell, render_table
-from ottod.protocol.control import DaemonStatus, SessionInfo
+from ottod.protocol.results import DaemonStatus, SessionInfo
 
 HEADER = ("ID", "STATE", "AGENT", "MEMORY", "CAP", "CPU", "EVENTS/S", "TOKENS", "COST", "RESTARTS", "TOOL")
 NEAR_CAP = 0.9

@@ -11,7 +11,7 @@ from ottoctl.rendering.amounts import age, tokens, usd
 from ottoctl.rendering.ansi import printable
 from ottoctl.rendering.sessions import short_ids, state_text, what_text
 from ottoctl.rendering.table import Cell, render_table
-from ottod.protocol.control import SessionInfo
+from ottod.protocol.results import SessionInfo
 
 HEADER = ("SESSION", "AGENT", "STATE", "AGE", "TOKENS", "COST", "TITLE")
 

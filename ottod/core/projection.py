@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from ottod.protocol import events as ev
-from ottod.protocol.control import PendingApproval, SessionInfo
+from ottod.protocol.results import PendingApproval, SessionInfo
 
 MAX_PENDING = 128
 """Approvals of one session that root remembers; no answer of a model makes more calls."""

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ottod.errors import OttoError
 from ottod.gateway.exposition import CONTENT_TYPES, choose_format, render
-from ottod.protocol.control import MetricsReport
+from ottod.protocol.results import MetricsReport
 
 FRESH_S = 1.0
 """How old the numbers of a scrape may be."""

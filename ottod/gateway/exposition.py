@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
-from ottod.protocol.control import MetricFamily, MetricsReport
+from ottod.protocol.results import MetricFamily, MetricsReport
 
 Format = Literal["text", "openmetrics"]
 

@@ -20,18 +20,16 @@ from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol.control import (
     KIND_MESSAGE,
     ClientMessage,
-    GetMetrics,
     Hello,
-    MetricsReport,
-    Ping,
     Rejected,
     Reply,
     Request,
-    Result,
     Welcome,
     client_messages,
     server_messages,
 )
+from ottod.protocol.requests import GetMetrics, Ping
+from ottod.protocol.results import MetricsReport, Result
 from ottod.transport.socket import Socket, connect_dealer
 
 QUEUE_MESSAGES = 64

@@ -23,8 +23,8 @@ from ottod.errors import OttoError, RemoteProtocolError
 from ottod.ids import session_key
 from ottod.isolation.processes import ProcessId, is_alive
 from ottod.protocol.cause import Cause, CauseKind
-from ottod.protocol.control import SessionInfo
 from ottod.protocol.records import LANE_STATE, decode_payload, split_run
+from ottod.protocol.results import SessionInfo
 from ottod.root.births import Births
 from ottod.root.burials import PROOF_TIMEOUT_S, Burials
 from ottod.root.context import RootContext

@@ -16,12 +16,12 @@ from msgspec.structs import replace
 
 from ottod.core.approval import PREFIX, normalise_approval
 from ottod.errors import Failure, RefusedError, StorageError
-from ottod.protocol.control import (
+from ottod.protocol.requests import ResolveApproval
+from ottod.protocol.results import (
     ApprovalAnswer,
     ApprovalList,
     ApprovalResult,
     PendingApproval,
-    ResolveApproval,
     SessionInfo,
     WaitingApproval,
 )

@@ -18,8 +18,9 @@ from ottod.isolation.enclosure import Caps, Enclosure, IsolationError
 from ottod.isolation.processes import identify
 from ottod.isolation.rlimits import limits_for
 from ottod.protocol.cause import Cause
-from ottod.protocol.control import SessionInfo, StartSession
 from ottod.protocol.events import SessionCreated
+from ottod.protocol.requests import StartSession
+from ottod.protocol.results import SessionInfo
 from ottod.protocol.worker import Birth, ChildNotice, births
 from ottod.root.burials import incarnation_row
 from ottod.root.context import RootContext

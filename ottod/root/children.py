@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from ottod.errors import Failure, OttoError, RefusedError
-from ottod.protocol.control import StartSession
+from ottod.protocol.requests import StartSession
 from ottod.protocol.worker import ChildNotice, RequestReply, SpawnChild, StopChild, WorkerRequest
 from ottod.root.births import Births, check_room
 from ottod.root.context import RootContext

@@ -25,14 +25,14 @@ from ottod.protocol.control import (
     Rejected,
     Reply,
     Request,
-    RequestBody,
-    Result,
     ServerMessage,
     SubscriptionEnded,
     Welcome,
     client_messages,
     server_messages,
 )
+from ottod.protocol.requests import RequestBody
+from ottod.protocol.results import Result
 from ottod.root.hub import Hub
 from ottod.transport.socket import Outcome, Socket
 

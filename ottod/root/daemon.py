@@ -31,8 +31,9 @@ from ottod.errors import OttoError, RefusedError, StorageError
 from ottod.isolation.enclosure import Enclosures
 from ottod.isolation.probe import probe
 from ottod.isolation.processes import become_subreaper
-from ottod.protocol.control import MAX_ENV_BYTES, MAX_TASK_BYTES, DaemonStatus, MetricsReport, ReloadResult
 from ottod.protocol.records import HEADER_BYTES, MAX_PAYLOAD_BYTES
+from ottod.protocol.requests import MAX_ENV_BYTES, MAX_TASK_BYTES
+from ottod.protocol.results import DaemonStatus, MetricsReport, ReloadResult
 from ottod.root.context import RootContext
 from ottod.root.control_gate import ControlGate
 from ottod.root.gateway_client import GatewayClient

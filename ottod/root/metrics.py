@@ -17,7 +17,7 @@ from typing import NamedTuple
 import zmq
 
 from ottod import __version__
-from ottod.protocol.control import MetricsReport
+from ottod.protocol.results import MetricsReport
 from ottod.root.control_gate import ControlGate
 from ottod.root.gateway_client import GatewayClient
 from ottod.root.hub import RETRY_S, Hub, Subscription

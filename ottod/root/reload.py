@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from ottod.protocol.control import ReloadResult
+from ottod.protocol.results import ReloadResult
 from ottod.settings.daemon import DaemonSettings, load
 from ottod.settings.paths import Paths
 

@@ -10,7 +10,7 @@ import msgspec
 
 from ottod.errors import ConfigError, OttoError, RefusedError, StorageError
 from ottod.isolation.requirements import GIVEN_BY, missing_layers
-from ottod.protocol.control import MAX_ENV_BYTES, StartSession
+from ottod.protocol.requests import MAX_ENV_BYTES, StartSession
 from ottod.protocol.specs import AgentSpec, ModelTarget
 from ottod.root.platform import Platform
 from ottod.settings.agents import check_spec, find_agent

@@ -14,35 +14,37 @@ from ottod import __version__
 from ottod.errors import RefusedError
 from ottod.ids import normalise_prefix
 from ottod.protocol import PROTOCOL_VERSION
-from ottod.protocol.control import (
-    DaemonStatus,
-    Done,
+from ottod.protocol.requests import (
     GetMetrics,
     GetSession,
     GetStatus,
     KillSession,
     ListApprovals,
     ListSessions,
-    MetricsReport,
     Ping,
     ReloadDaemon,
-    ReloadResult,
     RemoveSession,
     RequestBody,
     ResolveApproval,
-    Result,
     SendInput,
-    SessionInfo,
-    SessionList,
     StartSession,
     StopDaemon,
     StopSession,
     Subscribe,
-    Subscribed,
     UnparkSession,
     Unsubscribe,
     UpgradeDaemon,
     WaitSession,
+)
+from ottod.protocol.results import (
+    DaemonStatus,
+    Done,
+    MetricsReport,
+    ReloadResult,
+    Result,
+    SessionInfo,
+    SessionList,
+    Subscribed,
 )
 from ottod.root.control_gate import ControlGate
 from ottod.root.hub import Hub

@@ -12,7 +12,7 @@ from ottod.errors import OttoError
 from ottod.ids import normalise_prefix, session_key
 from ottod.isolation.enclosure import Enclosure, Reading
 from ottod.protocol.cause import Cause, CauseKind
-from ottod.protocol.control import SessionInfo
+from ottod.protocol.results import SessionInfo
 from ottod.protocol.worker import ChildNotice, Exiting
 from ottod.root.loss import Loss
 from ottod.root.plan import SessionPlan

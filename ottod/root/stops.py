@@ -27,8 +27,8 @@ from ottod.core.stop_ladder import (
     WakeAt,
 )
 from ottod.protocol.cause import Cause, CauseKind
-from ottod.protocol.control import StopResult
 from ottod.protocol.events import SessionStateChanged
+from ottod.protocol.results import StopResult
 from ottod.protocol.worker import StopTurn
 from ottod.root.context import RootContext
 from ottod.root.groups import Groups

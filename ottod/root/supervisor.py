@@ -16,7 +16,8 @@ from msgspec.structs import replace
 
 from ottod.errors import OttoError, RefusedError
 from ottod.protocol.cause import CauseKind
-from ottod.protocol.control import SessionStartedResult, StartSession, StopResult
+from ottod.protocol.requests import StartSession
+from ottod.protocol.results import SessionStartedResult, StopResult
 from ottod.protocol.worker import DeliverInput
 from ottod.root.adoption import Adoption, Inheritance
 from ottod.root.approvals import Approvals

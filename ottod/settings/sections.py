@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from ottod.protocol.control import MAX_CREDIT_BYTES
+from ottod.protocol.requests import MAX_CREDIT_BYTES
 from ottod.protocol.specs import Count, Layer, Name, PositiveCount, PositiveSeconds, Seconds
 from ottod.settings.rules import Contradiction
 

@@ -28,8 +28,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from ottod.errors import StorageError
-from ottod.protocol.control import SessionInfo
 from ottod.protocol.events import SessionState
+from ottod.protocol.results import SessionInfo
 from ottod.storage import database_rows as rows
 from ottod.storage.database_rows import Incarnation, LedgerEntry
 from ottod.storage.schema import DatabaseFile, DatabaseRecovery, open_database_file, storage_error

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from ottod.protocol.cause import Cause
-from ottod.protocol.control import SessionInfo
 from ottod.protocol.events import SessionState
+from ottod.protocol.results import SessionInfo
 from ottod.protocol.usage import Usage
 
 _pack = msgspec.msgpack.Encoder().encode

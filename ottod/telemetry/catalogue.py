@@ -14,8 +14,8 @@ from typing import Literal, get_args
 import msgspec
 
 from ottod.protocol.cause import CauseKind
-from ottod.protocol.control import MetricFamily, MetricsReport, Sample
 from ottod.protocol.events import SessionState
+from ottod.protocol.results import MetricFamily, MetricsReport, Sample
 
 Kind = Literal["counter", "gauge", "histogram", "info"]
 

@@ -24,7 +24,7 @@ from benchmarks.siblings import Siblings, calm
 from benchmarks.upheavals import UPHEAVALS
 from ottod.isolation.processes import identify, send_signal
 from ottod.protocol.cause import CauseKind
-from ottod.protocol.control import SessionInfo
+from ottod.protocol.results import SessionInfo
 from ottod.providers.script import load_script
 from tests.daemon.harness import RealDaemon, running_daemon
 

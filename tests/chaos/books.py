@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ottod.isolation.processes import ProcessId
-from ottod.protocol.control import SessionInfo
+from ottod.protocol.results import SessionInfo
 
 PATIENCE_S = 20.0
 """A root that has just died leaves a log to be recovered; whoever comes meanwhile is told to come again."""

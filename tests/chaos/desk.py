@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable
 
 from ottod.errors import Failure
-from ottod.protocol.control import Reply, Request, RequestBody, Result, WaitSession
+from ottod.protocol.control import Reply, Request
+from ottod.protocol.requests import RequestBody, WaitSession
+from ottod.protocol.results import Result
 from tests.chaos.findings import Findings
 from tests.chaos.line import Line
 

@@ -8,24 +8,26 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ottod.errors import Failure
-from ottod.protocol.control import (
-    DaemonStatus,
+from ottod.protocol.requests import (
     GetMetrics,
     GetStatus,
     KillSession,
-    MetricFamily,
-    MetricsReport,
     RemoveSession,
     RequestBody,
-    Result,
     SendInput,
-    SessionInfo,
-    SessionStartedResult,
     StartSession,
-    StopResult,
     StopSession,
     UnparkSession,
     WaitSession,
+)
+from ottod.protocol.results import (
+    DaemonStatus,
+    MetricFamily,
+    MetricsReport,
+    Result,
+    SessionInfo,
+    SessionStartedResult,
+    StopResult,
 )
 from tests.chaos.deeds import Deeds
 from tests.chaos.desk import Desk

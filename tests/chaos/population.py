@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from ottod.protocol.control import StartSession
+from ottod.protocol.requests import StartSession
 from ottod.protocol.specs import AgentSpec, Backoff, Group, Limits, Restart, Shutdown
 
 MAX_RESTARTS = 4

@@ -9,9 +9,11 @@ from collections import defaultdict
 from typing import Protocol
 
 from ottod.ids import session_id
-from ottod.protocol.control import GapNotice, Grant, Reply, Request, Subscribe, Subscribed, SubscriptionEnded
+from ottod.protocol.control import GapNotice, Grant, Reply, Request, SubscriptionEnded
 from ottod.protocol.events import Gap
 from ottod.protocol.records import split_run
+from ottod.protocol.requests import Subscribe
+from ottod.protocol.results import Subscribed
 from tests.chaos.line import Line
 from tests.chaos.witness import Witness
 

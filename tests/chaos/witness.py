@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 from ottod.ids import session_id
 from ottod.protocol import events as ev
-from ottod.protocol.control import GapNotice, Grant, Reply, Request, Subscribe, Subscribed, SubscriptionEnded
+from ottod.protocol.control import GapNotice, Grant, Reply, Request, SubscriptionEnded
 from ottod.protocol.events import Gap
 from ottod.protocol.records import RecordHeader, decode_payload, split_run
+from ottod.protocol.requests import Subscribe
+from ottod.protocol.results import Subscribed
 from tests.chaos.findings import Findings
 from tests.chaos.line import Line
 from tests.chaos.story import Story

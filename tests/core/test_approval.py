@@ -34,7 +34,7 @@ from ottod.ids import ALPHABET
 from ottod.protocol import events as ev
 from ottod.protocol import journal as j
 from ottod.protocol.cause import Cause
-from ottod.protocol.control import ApprovalAnswer, SessionInfo
+from ottod.protocol.results import ApprovalAnswer, SessionInfo
 from ottod.protocol.specs import PermissionRule
 
 Rule = PermissionRule

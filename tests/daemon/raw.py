@@ -18,10 +18,7 @@ from ottod.protocol.control import (
     Hello,
     Reply,
     Request,
-    RequestBody,
     ServerMessage,
-    Subscribe,
-    Subscribed,
     SubscriptionEnded,
     Welcome,
     client_messages,
@@ -29,6 +26,8 @@ from ottod.protocol.control import (
 )
 from ottod.protocol.events import Gap
 from ottod.protocol.records import RecordHeader, split_run
+from ottod.protocol.requests import RequestBody, Subscribe
+from ottod.protocol.results import Subscribed
 
 DEADLINE_S = 30.0
 

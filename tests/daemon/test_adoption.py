@@ -15,8 +15,8 @@ import pytest
 from ottoctl.sync import SyncSession
 from ottod.errors import UnreachableError
 from ottod.isolation.processes import identify, is_alive, send_signal
-from ottod.protocol.control import StopDaemon, UpgradeDaemon
 from ottod.protocol.events import ContentDelta, SessionExited, SessionStarted, ToolCompleted
+from ottod.protocol.requests import StopDaemon, UpgradeDaemon
 from ottod.protocol.specs import Backoff, Restart
 from tests.daemon.harness import RealDaemon, running_daemon, wait_for
 

@@ -14,8 +14,8 @@ import pytest
 from ottoctl.sync import SyncOtto, SyncSession
 from ottod.errors import OttoError, RefusedError
 from ottod.isolation.processes import identify, is_alive, send_signal
-from ottod.protocol.control import ApprovalResult, PendingApproval, SessionInfo
 from ottod.protocol.events import ApprovalRequested, ApprovalResolved, ToolFailed
+from ottod.protocol.results import ApprovalResult, PendingApproval, SessionInfo
 from ottod.protocol.specs import Backoff, PermissionRule, Permissions, Restart
 from tests.daemon.harness import RealDaemon, running_daemon, wait_for
 

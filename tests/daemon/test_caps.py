@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from ottoctl.sync import SyncSession
-from ottod.protocol.control import SessionInfo
+from ottod.protocol.results import SessionInfo
 from ottod.protocol.specs import Limits, Permissions
 from tests.daemon.harness import RealDaemon, running_daemon, wait_for
 

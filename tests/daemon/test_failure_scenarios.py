@@ -36,8 +36,8 @@ from benchmarks.upheavals import UPHEAVALS, Upheaval
 from ottoctl.sync import SyncOtto
 from ottod.isolation import protected
 from ottod.isolation.processes import survivors
-from ottod.protocol.control import SessionInfo
 from ottod.protocol.events import SessionExited
+from ottod.protocol.results import SessionInfo
 from ottod.protocol.specs import AgentSpec
 from tests.daemon.harness import RealDaemon, running_daemon, wait_for
 from tests.fakes.wire_server import WireServer

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from ottoctl.sync import SyncSession
-from ottod.protocol.control import SessionInfo
 from ottod.protocol.events import ModelRetried, SessionExited, ToolFailed, TurnFailed
+from ottod.protocol.results import SessionInfo
 from tests.daemon.harness import RealDaemon, running_daemon, wait_for
 
 SETTINGS = {"providers": {"scripted": {"max_retries": 1, "idle_timeout_s": 0.3}}}

@@ -13,19 +13,17 @@ import zmq
 from ottod.ids import session_key
 from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol.cause import Cause
-from ottod.protocol.control import (
+from ottod.protocol.control import Grant, Hello, Rejected, Reply, Request, client_messages, server_messages
+from ottod.protocol.events import ContentDelta, SessionExited, SessionStateChanged
+from ottod.protocol.records import LANE_DELTA, LANE_STATE, build_record, encode_entry, join_entries
+from ottod.protocol.requests import (
     GetSession,
     GetStatus,
-    Grant,
-    Hello,
     KillSession,
     ListApprovals,
     ListSessions,
     Ping,
-    Rejected,
     RemoveSession,
-    Reply,
-    Request,
     RequestBody,
     ResolveApproval,
     SendInput,
@@ -35,11 +33,7 @@ from ottod.protocol.control import (
     Subscribe,
     Unsubscribe,
     WaitSession,
-    client_messages,
-    server_messages,
 )
-from ottod.protocol.events import ContentDelta, SessionExited, SessionStateChanged
-from ottod.protocol.records import LANE_DELTA, LANE_STATE, build_record, encode_entry, join_entries
 from ottod.protocol.specs import AgentSpec, Budgets
 from ottod.protocol.worker import (
     CommandReply,

@@ -15,20 +15,8 @@ from ottoctl.sync import SyncOtto
 from ottod import __version__
 from ottod.errors import OttoError
 from ottod.protocol import PROTOCOL_VERSION
-from ottod.protocol.control import (
-    GetStatus,
-    Grant,
-    Hello,
-    Ping,
-    Rejected,
-    Reply,
-    Request,
-    ServerMessage,
-    StopDaemon,
-    Subscribe,
-    Welcome,
-    server_messages,
-)
+from ottod.protocol.control import Grant, Hello, Rejected, Reply, Request, ServerMessage, Welcome, server_messages
+from ottod.protocol.requests import GetStatus, Ping, StopDaemon, Subscribe
 from ottod.protocol.worker import WorkerHello, WorkerRejected, root_to_worker, worker_messages
 from tests.daemon.harness import RealDaemon, running_daemon
 from tests.daemon.raw import raw_client

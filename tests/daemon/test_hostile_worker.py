@@ -17,7 +17,6 @@ import pytest
 from ottod.ids import session_id
 from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol.cause import Cause
-from ottod.protocol.control import SessionInfo
 from ottod.protocol.events import (
     MAX_EVENT_TEXT_BYTES,
     ContentDelta,
@@ -32,6 +31,7 @@ from ottod.protocol.events import (
     UsageUpdated,
 )
 from ottod.protocol.records import LANE_DELTA, LANE_STATE, build_record, encode_entry, join_entries, split_run
+from ottod.protocol.results import SessionInfo
 from ottod.protocol.usage import Usage
 from ottod.protocol.worker import (
     CommandReply,

@@ -9,7 +9,8 @@ import signal
 import pytest
 
 from ottod.errors import ConfigError, OttoError
-from ottod.protocol.control import ReloadDaemon, ReloadResult
+from ottod.protocol.requests import ReloadDaemon
+from ottod.protocol.results import ReloadResult
 from tests.daemon.harness import SMALL, RealDaemon, wait_for
 
 

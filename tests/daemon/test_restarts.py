@@ -9,8 +9,9 @@ from itertools import pairwise
 
 from ottoctl.sync import SyncOtto, SyncSession
 from ottod.isolation.processes import identify, is_alive, send_signal
-from ottod.protocol.control import SessionInfo, UnparkSession
 from ottod.protocol.events import IncarnationExited, SessionExited, SessionStateChanged
+from ottod.protocol.requests import UnparkSession
+from ottod.protocol.results import SessionInfo
 from ottod.protocol.specs import Backoff, Group, Restart
 from tests.daemon.harness import RealDaemon, running_daemon, wait_for
 

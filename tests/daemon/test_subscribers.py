@@ -16,8 +16,9 @@ import pytest
 from ottoctl.feed import Batch, SessionEvent
 from ottoctl.sync import SyncOtto, SyncSession
 from ottod.ids import session_id
-from ottod.protocol.control import Ping, Request
+from ottod.protocol.control import Request
 from ottod.protocol.events import Gap, SessionExited
+from ottod.protocol.requests import Ping
 from tests.daemon.harness import RealDaemon, running_daemon, wait_for
 from tests.daemon.raw import Item, raw_client
 

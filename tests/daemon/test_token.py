@@ -8,8 +8,9 @@ import pytest
 
 from ottod.isolation import landlock
 from ottod.protocol import PROTOCOL_VERSION
-from ottod.protocol.control import GetStatus, Hello, Rejected, Reply, Request
+from ottod.protocol.control import Hello, Rejected, Reply, Request
 from ottod.protocol.events import ToolCompleted, ToolFailed
+from ottod.protocol.requests import GetStatus
 from tests.daemon.harness import RealDaemon
 from tests.daemon.raw import RawClient
 

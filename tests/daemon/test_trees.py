@@ -9,8 +9,8 @@ import pytest
 from ottoctl.sync import SyncOtto, SyncSession
 from ottod.errors import OttoError
 from ottod.isolation.processes import identify, is_alive, send_signal
-from ottod.protocol.control import ListSessions
 from ottod.protocol.events import ChildExited, ChildStarted, SessionExited
+from ottod.protocol.requests import ListSessions
 from ottod.protocol.specs import Limits, Restart
 from tests.daemon.harness import RealDaemon, running_daemon, wait_for
 

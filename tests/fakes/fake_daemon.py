@@ -22,39 +22,43 @@ from ottod.protocol.cause import Cause
 from ottod.protocol.control import (
     KIND_MESSAGE,
     KIND_RECORDS,
-    DaemonStatus,
-    Done,
     GapNotice,
-    GetSession,
-    GetStatus,
     Grant,
     Hello,
-    KillSession,
-    ListSessions,
-    Ping,
     Rejected,
-    RemoveSession,
     Reply,
     Request,
-    SendInput,
-    SessionInfo,
-    SessionList,
-    SessionStartedResult,
-    StartSession,
-    StopDaemon,
-    StopResult,
-    StopSession,
-    Subscribe,
-    Subscribed,
     SubscriptionEnded,
-    Unsubscribe,
-    WaitSession,
     Welcome,
     client_messages,
     server_messages,
 )
 from ottod.protocol.events import Event, Gap, SessionExited
 from ottod.protocol.records import LANE_STATE, RecordHeader, build_record, check_sealed, encode_entry, join_entries
+from ottod.protocol.requests import (
+    GetSession,
+    GetStatus,
+    KillSession,
+    ListSessions,
+    Ping,
+    RemoveSession,
+    SendInput,
+    StartSession,
+    StopDaemon,
+    StopSession,
+    Subscribe,
+    Unsubscribe,
+    WaitSession,
+)
+from ottod.protocol.results import (
+    DaemonStatus,
+    Done,
+    SessionInfo,
+    SessionList,
+    SessionStartedResult,
+    StopResult,
+    Subscribed,
+)
 
 AT_NS = 1_700_000_000_000_000_000
 NO_ANSWER = object()

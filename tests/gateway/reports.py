@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ottod.protocol.control import MetricsReport
+from ottod.protocol.results import MetricsReport
 from ottod.telemetry.catalogue import METRICS, Report
 from ottod.telemetry.instruments import Instruments
 

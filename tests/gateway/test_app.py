@@ -10,7 +10,7 @@ import pytest
 
 from ottod.errors import RefusedError, UnreachableError
 from ottod.gateway.app import FRESH_S, Readings, build_app, has_zygote, host_name
-from ottod.protocol.control import MetricsReport
+from ottod.protocol.results import MetricsReport
 from tests.gateway.reports import full_report
 
 

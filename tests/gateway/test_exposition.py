@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from ottod.gateway.exposition import choose_format, render
-from ottod.protocol.control import MetricFamily, MetricsReport, Sample
+from ottod.protocol.results import MetricFamily, MetricsReport, Sample
 from ottod.telemetry.catalogue import MAX_SERIES, METRICS
 from tests.gateway.reports import full_report
 

@@ -12,7 +12,9 @@ import pytest
 from ottod.errors import Failure, RefusedError, UnreachableError
 from ottod.gateway.root_link import MAX_PENDING, RootLink
 from ottod.protocol import PROTOCOL_VERSION
-from ottod.protocol.control import Done, GetMetrics, Ping, Welcome
+from ottod.protocol.control import Welcome
+from ottod.protocol.requests import GetMetrics, Ping
+from ottod.protocol.results import Done
 from tests.fakes.fake_daemon import NO_ANSWER, FakeDaemon
 from tests.gateway.reports import full_report
 

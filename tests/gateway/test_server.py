@@ -15,7 +15,7 @@ import pytest
 
 from ottod.gateway.app import FRESH_S
 from ottod.gateway.server import MAX_CONNECTIONS
-from ottod.protocol.control import GetMetrics, Ping
+from ottod.protocol.requests import GetMetrics, Ping
 from tests.daemon.harness import wait_for
 from tests.fakes.fake_daemon import NO_ANSWER, FakeDaemon
 from tests.gateway.reports import full_report

@@ -18,16 +18,9 @@ import pytest
 
 from ottod.errors import Failure
 from ottod.protocol.cause import Cause
-from ottod.protocol.control import (
-    GetSession,
-    GetStatus,
-    RemoveSession,
-    SendInput,
-    StartSession,
-    StopResult,
-    StopSession,
-)
 from ottod.protocol.events import ContentDelta, SessionStateChanged, ToolCompleted, ToolStarted, TurnStarted
+from ottod.protocol.requests import GetSession, GetStatus, RemoveSession, SendInput, StartSession, StopSession
+from ottod.protocol.results import StopResult
 from tests.fakes.fake_daemon import NO_ANSWER, FakeDaemon
 
 DEADLINE_S = 30.0

@@ -21,23 +21,20 @@ from ottoctl.feed import MIN_CREDIT_BYTES, SessionEvent
 from ottod.errors import Failure, OttoError, RefusedError, RemoteProtocolError, UnreachableError
 from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol.cause import Cause
-from ottod.protocol.control import (
-    DaemonStatus,
-    Done,
+from ottod.protocol.control import Reply, server_messages
+from ottod.protocol.events import ContentDelta, Gap
+from ottod.protocol.requests import (
     GetSession,
     GetStatus,
     Ping,
-    Reply,
     SendInput,
-    SessionInfo,
     StartSession,
     Subscribe,
     Unsubscribe,
     UpgradeDaemon,
     WaitSession,
-    server_messages,
 )
-from ottod.protocol.events import ContentDelta, Gap
+from ottod.protocol.results import DaemonStatus, Done, SessionInfo
 from ottod.protocol.specs import AgentSpec
 from ottod.root.daemon import MAX_CLIENT_MESSAGE_BYTES
 from tests.fakes.fake_daemon import NO_ANSWER, FakeDaemon

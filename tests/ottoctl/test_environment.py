@@ -6,7 +6,8 @@ import pytest
 
 from ottoctl.environment import given_environment, looks_secret, shared_environment
 from ottod.errors import OttoError
-from ottod.protocol.control import MAX_ENV_BYTES, Request, StartSession, client_messages
+from ottod.protocol.control import Request, client_messages
+from ottod.protocol.requests import MAX_ENV_BYTES, StartSession
 
 
 @pytest.mark.parametrize(

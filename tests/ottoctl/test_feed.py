@@ -8,9 +8,9 @@ from ottoctl.feed import DEFAULT_CREDIT_BYTES, MIN_CREDIT_BYTES, Batch, Feed, Se
 from ottod.errors import OttoError, RemoteProtocolError
 from ottod.ids import session_id
 from ottod.protocol.cause import Cause
-from ottod.protocol.control import Subscribed
 from ottod.protocol.events import ContentDelta, Gap, SessionExited, TurnStarted, Unknown
 from ottod.protocol.records import LANE_DELTA, LANE_STATE, build_record, encode_entry, join_entries
+from ottod.protocol.results import Subscribed
 
 KEY = 7
 SID = session_id(KEY)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from ottod.protocol.cause import Cause
-from ottod.protocol.control import StartSession
+from ottod.protocol.requests import StartSession
 from tests.fakes.fake_daemon import FakeDaemon
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/use-the-python-library.md"

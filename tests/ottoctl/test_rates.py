@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ottoctl.rates import MAX_READINGS, WINDOW_S, Rate, Rates
-from ottod.protocol.control import SessionInfo
+from ottod.protocol.results import SessionInfo
 
 
 def info(cpu_ms: int, last_seq: int, *, incarnation: int = 1, session: str = "s-1") -> SessionInfo:

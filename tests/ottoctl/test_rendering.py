@@ -16,7 +16,6 @@ from ottoctl.rendering.table import Cell, render_table
 from ottoctl.rendering.tools import argument_summary, result_summary
 from ottod.errors import Failure
 from ottod.protocol.cause import Cause
-from ottod.protocol.control import SessionInfo
 from ottod.protocol.events import (
     ApprovalRequested,
     ContentDelta,
@@ -37,6 +36,7 @@ from ottod.protocol.events import (
     Unknown,
     UsageUpdated,
 )
+from ottod.protocol.results import SessionInfo
 from ottod.protocol.usage import Usage
 
 SID = "s-7f3k2m9qxa"

@@ -18,7 +18,6 @@ from ottoctl.rendering.stream import StreamRenderer
 from ottoctl.rendering.top import LETTERS, SORT_KEYS, top_page, top_rows
 from ottoctl.rendering.tree import tree_records, tree_table
 from ottod.protocol.cause import Cause
-from ottod.protocol.control import DaemonStatus, SessionInfo, StopResult
 from ottod.protocol.events import (
     ChildExited,
     ContentDelta,
@@ -28,6 +27,7 @@ from ottod.protocol.events import (
     SessionStarted,
     SessionStateChanged,
 )
+from ottod.protocol.results import DaemonStatus, SessionInfo, StopResult
 from ottod.protocol.usage import Usage
 
 SECOND_NS = 1_000_000_000

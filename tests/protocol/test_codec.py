@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from ottod.errors import RemoteProtocolError
 from ottod.protocol.codec import MAX_MESSAGE_BYTES, Codec
-from ottod.protocol.control import Hello, Request, StopSession, client_messages, server_messages
+from ottod.protocol.control import Hello, Request, client_messages, server_messages
+from ottod.protocol.requests import StopSession
 from ottod.protocol.worker import births, root_to_worker, worker_messages, zygote_replies, zygote_requests
 
 CODECS: list[Codec[Any]] = [

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from ottod.errors import Failure
-from ottod.protocol import PROTOCOL_VERSION, control, events, worker
+from ottod.protocol import PROTOCOL_VERSION, control, events, requests, results, worker
 from ottod.protocol.cause import Cause
 from ottod.protocol.specs import AgentSpec, ModelTarget
 from ottod.protocol.usage import Usage
@@ -25,9 +25,9 @@ USAGE = Usage(input_tokens=10, output_tokens=20, cache_read_tokens=3, usd_micros
 UNIONS = {
     "event": events.Event,
     "client": control.ClientMessage,
-    "request": control.RequestBody,
+    "request": requests.RequestBody,
     "server": control.ServerMessage,
-    "result": control.Result,
+    "result": results.Result,
     "worker": worker.WorkerMessage,
     "root_to_worker": worker.RootToWorker,
     "command": worker.CommandBody,
@@ -41,7 +41,7 @@ def value_for(annotation: Any, name: str) -> Any:
         str: f"<{name}>", int: 7, float: 1.5, bool: True, bytes: b"\x01\x02", Failure: FAILURE, Cause: CAUSE,
         Usage: USAGE, AgentSpec: AgentSpec(name="coder", tools=("shell",)),
         ModelTarget: ModelTarget(provider="scripted", adapter="scripted", model="/s.yml"),
-        control.RequestBody: control.Ping(), worker.CommandBody: worker.StopTurn(reason="r"),
+        requests.RequestBody: requests.Ping(), worker.CommandBody: worker.StopTurn(reason="r"),
         worker.WorkerRequestBody: worker.StopChild(child="s-0123456789"),
         events.Gap: events.Gap(first=1, last=9, reason="evicted", session="s-0123456789"),
     }  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ottod.isolation.processes import identify, is_alive
-from ottod.protocol.control import GetMetrics
+from ottod.protocol.requests import GetMetrics
 from ottod.protocol.specs import Backoff
 from ottod.root.gateway_client import MAX_FAILURES, GatewayClient
 from ottod.root.reaper import Reaper

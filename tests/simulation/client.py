@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ottod.errors import Failure
 from ottod.ids import session_key
-from ottod.protocol import PROTOCOL_VERSION
+from ottod.protocol import PROTOCOL_VERSION, requests, results
 from ottod.protocol import control as c
 from ottod.protocol.events import Gap
 from ottod.protocol.records import split_run
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 RETRY_S = 0.05
 PING_S = 5.0
 
-OnReply = Callable[[c.Result | None, Failure | None], None]
+OnReply = Callable[[results.Result | None, Failure | None], None]
 
 
 class View:
@@ -50,7 +50,7 @@ class Client:
         self.world = machine.world
         self.name = name
         self.views: list[View] = []
-        self.pending: dict[int, tuple[c.RequestBody, OnReply]] = {}
+        self.pending: dict[int, tuple[requests.RequestBody, OnReply]] = {}
         self._sent_to: dict[int, object] = {}
         self._next = 1
         self._is_welcome = False
@@ -75,7 +75,7 @@ class Client:
                 view.number = None
         if router is not None and not self._is_welcome and not self._line.is_frozen:
             hello = c.Hello(protocol=PROTOCOL_VERSION, client=self.name, token=self.machine.token)
-            self._line.send([c.client_messages.encode(hello)])
+            self._line.send([results.client_messages.encode(hello)])
         self.world.after(0.2, self._watch)
 
     def set_frozen(self, *, frozen: bool) -> None:
@@ -95,15 +95,15 @@ class Client:
         for number in list(self.pending):
             self._given_up.add(number)
             body, on_reply = self.pending.pop(number)
-            if not isinstance(body, c.Subscribe):
+            if not isinstance(body, requests.Subscribe):
                 self.ask(body, on_reply)
 
     def _ping(self) -> None:
         if self._is_welcome and not self._line.is_frozen:
-            self.ask(c.Ping(), lambda result, failure: None)
+            self.ask(requests.Ping(), lambda result, failure: None)
         self.world.after(PING_S, self._ping)
 
-    def ask(self, body: c.RequestBody, on_reply: OnReply) -> None:
+    def ask(self, body: requests.RequestBody, on_reply: OnReply) -> None:
         """Sends a request, now or when there is a root again; `on_reply` is called once."""
         number, self._next = self._next, self._next + 1
         self.pending[number] = body, on_reply
@@ -116,7 +116,7 @@ class Client:
             self.world.after(RETRY_S * 10, self._send, number)
             return
         body, _ = self.pending[number]
-        if self._line.send([c.client_messages.encode(c.Request(id=number, body=body))]):
+        if self._line.send([results.client_messages.encode(c.Request(id=number, body=body))]):
             self._sent_to[number] = self._root
         else:
             self.world.after(RETRY_S, self._send, number)
@@ -131,14 +131,14 @@ class Client:
     def _begin(self, view: View) -> None:
         root = self._root
         view.is_first, view.unread = True, 0
-        body = c.Subscribe(from_offset=view.cursor, session=view.session, credit_bytes=view.credit)
+        body = requests.Subscribe(from_offset=view.cursor, session=view.session, credit_bytes=view.credit)
 
-        def replied(result: c.Result | None, failure: Failure | None) -> None:
+        def replied(result: results.Result | None, failure: Failure | None) -> None:
             if root is not self._root or not self._is_welcome:
                 return
             if failure is not None:
                 self.machine.oracle.fail(f"{self.name}: subscribe from {view.cursor}: {failure.message}")
-            assert isinstance(result, c.Subscribed)
+            assert isinstance(result, results.Subscribed)
             view.number = result.subscription
 
         self.ask(body, replied)
@@ -149,12 +149,12 @@ class Client:
         if frames[0][:1] == c.KIND_RECORDS:
             self._records(int.from_bytes(frames[0][1:5], "big"), frames[1])
             return
-        match c.server_messages.decode(frames[1]):
+        match results.server_messages.decode(frames[1]):
             case c.Welcome():
                 if not self._is_welcome:
                     self._is_welcome = True
                     for number in list(self.pending):
-                        if isinstance(self.pending[number][0], c.Subscribe):
+                        if isinstance(self.pending[number][0], requests.Subscribe):
                             del self.pending[number]  # Asked again below, from where the view is now.
                         else:
                             self._send(number)
@@ -204,7 +204,7 @@ class Client:
     def grant(self, view: View) -> None:
         if view.number is not None and view.unread and not self._line.is_frozen:
             grant = c.Grant(subscription=view.number, bytes=view.unread)
-            if self._line.send([c.client_messages.encode(grant)]):
+            if self._line.send([results.client_messages.encode(grant)]):
                 view.unread = 0
 
     def _record(self, view: View, first: int, count: int, payload: bytes) -> None:

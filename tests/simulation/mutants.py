@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ottod.isolation.processes import ProcessId
-from ottod.protocol.control import SessionInfo
 from ottod.protocol.records import parse_unsealed
+from ottod.protocol.results import SessionInfo
 from ottod.protocol.specs import Group
 from ottod.protocol.worker import Ack, RootToWorker, WorkerWelcome
 from ottod.root.adoption import Adoption

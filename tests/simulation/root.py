@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from ottod.errors import OttoError
-from ottod.protocol.control import DaemonStatus, MetricsReport, ReloadResult, StartSession
+from ottod.protocol.requests import StartSession
+from ottod.protocol.results import DaemonStatus, MetricsReport, ReloadResult
 from ottod.protocol.specs import AgentSpec, ModelTarget
 from ottod.root.context import RootContext
 from ottod.root.control_gate import MAX_PENDING, ControlGate

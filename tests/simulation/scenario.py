@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ottod.errors import Failure
-from ottod.protocol import control as c
+from ottod.protocol import requests, results
 from ottod.protocol.specs import AgentSpec, Backoff, Group, Restart, Shutdown
 from tests.simulation.client import Client
 from tests.simulation.faults import FAULTS, Faults
@@ -97,13 +97,15 @@ class Scenario:
         elif dice < 0.6:
             self._stop(client, self._random.choice(live), grace_s=self._random.choice((None, None, 0.0, 0.2)))
         elif dice < 0.68:
-            self._ask(client, c.SendInput(session=self._random.choice(live), text="and another thing"))
+            self._ask(client, requests.SendInput(session=self._random.choice(live), text="and another thing"))
         elif dice < 0.74:
-            self._ask(client, c.WaitSession(session=self._random.choice(live), idle=self._random.random() < 0.5))
+            self._ask(
+                client, requests.WaitSession(session=self._random.choice(live), idle=self._random.random() < 0.5)
+            )
         elif dice < 0.80:
-            self._ask(client, c.ListSessions(all=True))
+            self._ask(client, requests.ListSessions(all=True))
         elif dice < 0.86:
-            self._ask(client, c.UnparkSession(session=self._random.choice(live)))
+            self._ask(client, requests.UnparkSession(session=self._random.choice(live)))
         elif dice < 0.92 and len(client.views) < 6:
             client.subscribe(self._random.choice(self._sessions), 1)
         else:
@@ -133,7 +135,7 @@ class Scenario:
         self._starts += 1
         live = [s for s in self._sessions if self._machine.oracle.story(s).exited is None]
         parent = self._random.choice(live) if live and self._random.random() < self._tree_share else ""
-        body = c.StartSession(
+        body = requests.StartSession(
             spec=self._spec(),
             task="work" if self._random.random() < 0.9 else "",
             cwd="/",
@@ -142,8 +144,8 @@ class Scenario:
             key=f"key {self._starts}" if self._random.random() < 0.5 else "",
         )
 
-        def started(result: c.Result | None, failure: Failure | None) -> None:
-            if isinstance(result, c.SessionStartedResult):
+        def started(result: results.Result | None, failure: Failure | None) -> None:
+            if isinstance(result, results.SessionStartedResult):
                 self._sessions.append(result.session)
             self._note_refusal(failure)
 
@@ -152,15 +154,15 @@ class Scenario:
             client.ask(body, started)
 
     def _stop(self, client: Client, session: str, *, grace_s: float | None) -> None:
-        def stopped(result: c.Result | None, failure: Failure | None) -> None:
-            if isinstance(result, c.StopResult):
+        def stopped(result: results.Result | None, failure: Failure | None) -> None:
+            if isinstance(result, results.StopResult):
                 self._world.count("stops answered")
                 self._machine.oracle.told_of_stop(result)
             self._note_refusal(failure)
 
-        client.ask(c.StopSession(session=session, grace_s=grace_s, reason=STOP_REASON), stopped)
+        client.ask(requests.StopSession(session=session, grace_s=grace_s, reason=STOP_REASON), stopped)
 
-    def _ask(self, client: Client, body: c.RequestBody) -> None:
+    def _ask(self, client: Client, body: requests.RequestBody) -> None:
         client.ask(body, lambda result, failure: self._note_refusal(failure))
 
     def _note_refusal(self, failure: Failure | None) -> None:
@@ -214,7 +216,7 @@ class Scenario:
         machine.oracle.check_rest()
         for client in machine.clients:
             client.check_caught_up()
-            waiting = [body for body, _ in client.pending.values() if not isinstance(body, c.Ping)]
+            waiting = [body for body, _ in client.pending.values() if not isinstance(body, requests.Ping)]
             if waiting:
                 machine.oracle.fail(f"{client.name} still waits for an answer to {waiting[0]}")
         self._world.is_over = True

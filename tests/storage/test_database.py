@@ -17,7 +17,7 @@ import uvloop
 
 from ottod.errors import StorageError
 from ottod.protocol.cause import Cause
-from ottod.protocol.control import SessionInfo
+from ottod.protocol.results import SessionInfo
 from ottod.protocol.usage import Usage
 from ottod.storage import database as database_module
 from ottod.storage.database import MAX_PENDING_JOBS, THREAD_NAME, Database

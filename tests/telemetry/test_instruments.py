@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ottod.protocol.cause import CauseKind
-from ottod.protocol.control import MetricFamily, Sample
 from ottod.protocol.events import SessionState
+from ottod.protocol.results import MetricFamily, Sample
 from ottod.telemetry.catalogue import BY_NAME, CAUSES, LIVE_STATES, MAX_SERIES, METRICS, Metric, Report
 from ottod.telemetry.instruments import Histogram, Instruments
 

@@ -1,0 +1,191 @@
+"""What a client can ask of the daemon: one struct a request, one union of them all.
+
+What each is answered with is in `results`; how both travel is in `control`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from ottod.protocol.events import SessionState
+from ottod.protocol.specs import AgentSpec
+
+MAX_CREDIT_BYTES = 8 * 1024 * 1024
+"""The most that may be on its way to one subscriber; larger grants are clamped."""
+MAX_TASK_BYTES = 1024 * 1024
+MAX_ENV_BYTES = 256 * 1024
+
+Task = Annotated[str, Meta(max_length=MAX_TASK_BYTES)]
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The form that all control messages share."""
+
+
+class StartSession(Wire, frozen=True, kw_only=True, tag="session.start"):
+    """Start a session of a named agent, or of a spec given inline.
+
+    `env` is the dispatching client's environment, already reduced to what it wants to share; the agent's own
+    allowlist reduces it further. `key` makes the request idempotent: the same key gives the same session.
+    `mode` oneshot ends after the task, conversation stays for more.
+    """
+
+    agent: str = ""
+    spec: AgentSpec | None = None
+    task: Task = ""
+    cwd: str
+    env: dict[str, str] = {}
+    model: str = ""
+    title: str = ""
+    parent: str = ""
+    mode: Literal["oneshot", "conversation"] = "oneshot"
+    run_mode: Literal["interactive", "headless"] = "interactive"
+    key: str = ""
+
+
+class ListSessions(Wire, frozen=True, kw_only=True, tag="session.list"):
+    """Live sessions, and with `all` the ended ones too, newest first."""
+
+    all: bool = False
+    states: tuple[SessionState, ...] = ()
+    tree: str = ""
+    """Only this session (an id or unique prefix) and those below it."""
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+
+
+class GetSession(Wire, frozen=True, kw_only=True, tag="session.get"):
+    """One session by id or unique prefix."""
+
+    session: str
+
+
+class SendInput(Wire, frozen=True, kw_only=True, tag="session.send"):
+    """Say something to a session; it is heard at the start of the next turn."""
+
+    session: str
+    text: Task
+
+
+class WaitSession(Wire, frozen=True, kw_only=True, tag="session.wait"):
+    """Answered when the session has ended or is parked (or, with `idle`, waits for input)."""
+
+    session: str
+    idle: bool = False
+
+
+class StopSession(Wire, frozen=True, kw_only=True, tag="session.stop"):
+    """Stop, with grace. Answered when nothing of the session is left, or with what remains."""
+
+    session: str
+    grace_s: Annotated[float, Meta(ge=0, le=3600)] | None = None
+    reason: str = ""
+
+
+class KillSession(Wire, frozen=True, kw_only=True, tag="session.kill"):
+    """Stop without grace."""
+
+    session: str
+    reason: str = ""
+
+
+class UnparkSession(Wire, frozen=True, kw_only=True, tag="session.unpark"):
+    """Give a parked session a fresh allowance of restarts and its next incarnation."""
+
+    session: str
+
+
+class RemoveSession(Wire, frozen=True, kw_only=True, tag="session.remove"):
+    """Forget an ended session and delete its files."""
+
+    session: str
+
+
+class ListApprovals(Wire, frozen=True, kw_only=True, tag="approval.list"):
+    """Approvals that wait for an answer, oldest first; with `session` only those of it and of the sessions below."""
+
+    session: str = ""
+
+
+class ResolveApproval(Wire, frozen=True, kw_only=True, tag="approval.resolve"):
+    """Answer an approval, by its id or a unique prefix; without `session` it is looked for in all of them.
+
+    Answered once the answer cannot be lost any more. Scope `session` answers for the tool, for as long as the session
+    lives; what it asks for already is answered with it.
+    """
+
+    session: str = ""
+    approval: str
+    decision: Literal["approved", "denied"]
+    scope: Literal["once", "session"] = "once"
+    reason: str = ""
+
+
+class Subscribe(Wire, frozen=True, kw_only=True, tag="events.subscribe"):
+    """Events from `from_offset` on (None: only new ones; 0: all there are), of one session or of all.
+
+    `follow` False ends the subscription at the offset that was newest when it began.
+    """
+
+    from_offset: Annotated[int, Meta(ge=0)] | None = None
+    session: str = ""
+    follow: bool = True
+    credit_bytes: Annotated[int, Meta(ge=1)] = 1024 * 1024
+
+
+class Unsubscribe(Wire, frozen=True, kw_only=True, tag="events.unsubscribe"):
+    """End a subscription."""
+
+    subscription: int
+
+
+class GetStatus(Wire, frozen=True, kw_only=True, tag="daemon.status"):
+    """What the daemon is and how it fares."""
+
+
+class StopDaemon(Wire, frozen=True, kw_only=True, tag="daemon.stop"):
+    """Stop the daemon; sessions end with cause `daemon_stop`, or with `keep_sessions` wait for the next daemon."""
+
+    grace_s: Annotated[float, Meta(ge=0, le=3600)] = 10.0
+    keep_sessions: bool = False
+
+
+class UpgradeDaemon(Wire, frozen=True, kw_only=True, tag="daemon.upgrade"):
+    """Replace root's and the zygote's code with what is installed now; running sessions are adopted."""
+
+
+class ReloadDaemon(Wire, frozen=True, kw_only=True, tag="daemon.reload"):
+    """Read the configuration again. What cannot change under a running daemon is named in the answer."""
+
+
+class GetMetrics(Wire, frozen=True, kw_only=True, tag="metrics"):
+    """The daemon's metrics."""
+
+
+class Ping(Wire, frozen=True, kw_only=True, tag="ping"):
+    """Keeps a connection's subscriptions alive."""
+
+
+RequestBody = (
+    StartSession
+    | ListSessions
+    | GetSession
+    | SendInput
+    | WaitSession
+    | StopSession
+    | KillSession
+    | UnparkSession
+    | RemoveSession
+    | ListApprovals
+    | ResolveApproval
+    | Subscribe
+    | Unsubscribe
+    | GetStatus
+    | StopDaemon
+    | UpgradeDaemon
+    | ReloadDaemon
+    | GetMetrics
+    | Ping
+)

@@ -1,0 +1,227 @@
+"""What the daemon answers: one struct a kind of answer, one union of them all."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ottod.protocol.cause import Cause
+from ottod.protocol.events import SessionState
+from ottod.protocol.requests import Wire
+from ottod.protocol.usage import Usage
+
+
+class ApprovalAnswer(Wire, frozen=True, kw_only=True):
+    """An answer that root keeps while the session has no process that could hear it."""
+
+    decision: Literal["approved", "denied"]
+    scope: Literal["once", "session"] = "once"
+    by: str = ""
+    reason: str = ""
+
+
+class PendingApproval(Wire, frozen=True, kw_only=True):
+    """A tool call that waits for somebody's leave. `arguments` is JSON text, perhaps cut; times are wall clock."""
+
+    approval: str
+    call: str
+    tool: str
+    arguments: str = "{}"
+    reason: str = ""
+    turn: int = 0
+    step: int = 0
+    asked_at_ns: int = 0
+    expires_at_ns: int | None = None
+    answer: ApprovalAnswer | None = None
+    """It has been answered, and the session's next process is to hear it."""
+
+
+class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
+    """A session as root knows it. Times are wall clock nanoseconds, 0 when it has not happened."""
+
+    session: str
+    agent: str
+    model: str
+    state: SessionState
+    kind: str = "agent"
+    title: str = ""
+    task: str = ""
+    cwd: str = ""
+    parent: str = ""
+    mode: str = "oneshot"
+    run_mode: str = "interactive"
+    pid: int = 0
+    incarnation: int = 0
+    created_at_ns: int = 0
+    started_at_ns: int = 0
+    ended_at_ns: int = 0
+    turn: int = 0
+    current_tool: str = ""
+    last_tool: str = ""
+    usage: Usage = Usage()
+    cause: Cause | None = None
+    result: str = ""
+    restarts: int = 0
+    last_seq: int = 0
+    first_offset: int = 0
+    last_offset: int = 0
+    agent_source: str = ""
+    agent_digest: str = ""
+    journal: str = ""
+    remaining_pids: tuple[int, ...] = ()
+    restart: str = "temporary"
+    """Its restart policy."""
+    reason: str = ""
+    """Why it is restarting or parked."""
+    restart_due_ns: int = 0
+    """When its next incarnation is due, while it is restarting."""
+    memory_bytes: int = 0
+    """Of its processes together, at the last look; so are the next four."""
+    memory_peak_bytes: int = 0
+    memory_cap_bytes: int = 0
+    processes: int = 0
+    cpu_ms: int = 0
+    approvals: tuple[PendingApproval, ...] = ()
+    """That wait for an answer, in the order in which they were asked."""
+
+
+class SessionStartedResult(Wire, frozen=True, kw_only=True, tag="started"):
+    """The new session; `from_offset` is where its first event is."""
+
+    session: str
+    from_offset: int
+    existing: bool = False
+
+
+class SessionList(Wire, frozen=True, kw_only=True, tag="sessions"):
+    """Sessions, newest first; `truncated` when the limit cut the list."""
+
+    sessions: tuple[SessionInfo, ...]
+    truncated: bool = False
+
+
+class WaitingApproval(Wire, frozen=True, kw_only=True):
+    """A pending approval, and the session that asks for it."""
+
+    session: str
+    agent: str
+    title: str = ""
+    approval: PendingApproval
+
+
+class ApprovalList(Wire, frozen=True, kw_only=True, tag="approvals"):
+    """Approvals that wait, oldest first."""
+
+    approvals: tuple[WaitingApproval, ...]
+
+
+class ApprovalResult(Wire, frozen=True, kw_only=True, tag="approval_resolved"):
+    """The answer was taken. `is_kept`: the session has no process now, and its next one will hear it."""
+
+    session: str
+    approval: str
+    decision: Literal["approved", "denied"]
+    is_kept: bool = False
+
+
+class StopResult(Wire, frozen=True, kw_only=True, tag="stopped"):
+    """The proof: the session has ended and these processes of it remain (none, when the stop succeeded).
+
+    `proof` says how that is known. `stopped` are the sessions that this stop ended, in the order of their ends: those
+    below the session first.
+    """
+
+    session: str
+    cause: Cause
+    remaining_pids: tuple[int, ...] = ()
+    already_ended: bool = False
+    proof: str = ""
+    stopped: tuple[str, ...] = ()
+
+
+class ReloadResult(Wire, frozen=True, kw_only=True, tag="reloaded"):
+    """Settings by their dotted names: those that hold from now on, and those that wait for a restart."""
+
+    changed: tuple[str, ...] = ()
+    needs_restart: tuple[str, ...] = ()
+
+
+class Sample(Wire, frozen=True, kw_only=True):
+    """One value of a metric. For a histogram: `buckets` are (upper bound, cumulative count), `value` the sum."""
+
+    labels: dict[str, str] = {}
+    value: float = 0.0
+    buckets: tuple[tuple[float, int], ...] = ()
+    count: int = 0
+
+
+class MetricFamily(Wire, frozen=True, kw_only=True):
+    """One metric with all its samples. Names as Prometheus exposes them, without `_total`."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram", "info"]
+    help: str
+    samples: tuple[Sample, ...] = ()
+
+
+class MetricsReport(Wire, frozen=True, kw_only=True, tag="metrics_report"):
+    """All metrics of the daemon."""
+
+    families: tuple[MetricFamily, ...]
+
+
+class Subscribed(Wire, frozen=True, kw_only=True, tag="subscribed"):
+    """Events follow as record frames. `tail` is the oldest offset in the ring, `head` the next to be given."""
+
+    subscription: int
+    tail: int
+    head: int
+
+
+class DaemonStatus(Wire, frozen=True, kw_only=True, tag="status"):
+    """A reading of the daemon's instruments."""
+
+    version: str
+    protocol: int
+    pid: int
+    instance: str
+    started_at_ns: int
+    uptime_s: float
+    sessions: dict[str, int]
+    zygote_pid: int = 0
+    zygote_generation: int = 0
+    warm_workers: int = 0
+    ring_bytes: int = 0
+    ring_used_bytes: int = 0
+    ring_head: int = 0
+    ring_tail: int = 0
+    ring_recovery: str = ""
+    subscriptions: int = 0
+    clients: int = 0
+    loop_lag_p99_ms: float = 0.0
+    rss_bytes: int = 0
+    runtime_dir: str = ""
+    state_dir: str = ""
+    config_file: str = ""
+    isolation: dict[str, str] = {}
+    counters: dict[str, int] = {}
+
+
+class Done(Wire, frozen=True, kw_only=True, tag="done"):
+    """The request was carried out and there is nothing more to say."""
+
+    detail: str = ""
+
+
+Result = (
+    SessionInfo
+    | SessionStartedResult
+    | SessionList
+    | ApprovalList
+    | ApprovalResult
+    | StopResult
+    | Subscribed
+    | DaemonStatus
+    | ReloadResult
+    | MetricsReport
+    | Done
+)
