@@ -24,10 +24,11 @@ def ps(
         int | None, typer.Option("-n", "--limit", min=1, max=10_000, help="At most so many (1000)")
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Whole ids")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only ids, a line each")] = False,
 ) -> int | None:
     """List sessions, newest first
 
-    Example: `ottoctl ps -a --state ended -o json`
+    Example: `ottoctl ps -a --state ended -o json`; `ottoctl stop $(ottoctl ps -q)`
     """
     from ottoctl.rendering.sessions import STATE_STYLES
     from ottod.protocol.requests import ListSessions
@@ -41,6 +42,9 @@ def ps(
         found = otto.list_with(body)
     if console.output != "text":
         console.records(list(found.sessions))
+    elif quiet:
+        for info in found.sessions:
+            console.write(f"{info.session}\n")
     elif found.sessions:
         import time
 

@@ -14,7 +14,7 @@ from ottoctl.rendering.sessions import short_ids, state_text
 from ottoctl.rendering.table import Cell, render_table
 from ottod.protocol.results import DaemonStatus, SessionInfo
 
-HEADER = ("ID", "STATE", "AGENT", "MEMORY", "CAP", "CPU", "EVENTS/S", "TOKENS", "COST", "RESTARTS", "TOOL")
+HEADER = ("ID", "STATE", "AGENT", "MEMORY", "CAP", "CPU", "EVENTS/S", "TOKENS", "COST", "RESTARTS", "DOING")
 NEAR_CAP = 0.9
 """From this share of its cap on, a session's memory is shown in red."""
 

@@ -155,7 +155,8 @@ class Launcher:
         held: dict[str, Any] = self.config["enclosed" if self.is_enclosing else "plain"]
         return {
             "argv": order["argv"],
-            "env": {**held["env"], **order["env"]},
+            # A temporary directory of the client's own could not be written here, if it existed at all.
+            "env": {**order["env"], **held["env"]},
             "rlimits": held["rlimits"],
             "landlock": self.config["files"],
             "read": held["read"],

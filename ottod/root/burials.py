@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from ottod.errors import OttoError
 from ottod.isolation.enclosure import Enclosure, Reading
 from ottod.isolation.processes import ProcessId, kill_survivors
+from ottod.isolation.protected import release_stale
 from ottod.protocol.cause import Cause
 from ottod.protocol.events import SessionExited
 from ottod.root.context import RootContext
@@ -155,6 +156,8 @@ class Burials:
                 self._c.log(str(error), session=session.id)
         # Its journal is kept until it is forgotten; what its tools left in their temporary directory is nobody's.
         await self._c.in_thread(remove_tree, self._c.sessions_dir / session.id / "tmp")
+        if session.plan is not None and _may_have_left_placeholders(session):
+            await self._c.in_thread(release_stale, session.plan.cwd)
         try:
             await self._c.database.put_session(session.info)
             self._ended += 1
@@ -177,6 +180,13 @@ class Burials:
         await self._c.database.delete_session(session_id)
         self._c.table.forget(session_id)
         await self._c.in_thread(remove_tree, self._c.sessions_dir / session_id)
+
+
+def _may_have_left_placeholders(session: Session) -> bool:
+    """Whether it had a launcher that was killed: one that ends by itself takes along what it had put in place."""
+    cause = session.info.cause
+    was_killed = cause is not None and (cause.kind in ("crashed", "memory", "hung") or bool(cause.signal))
+    return was_killed and session.plan is not None and bool(session.plan.spec.tools)
 
 
 def _close_up(

@@ -5,6 +5,9 @@ root knows can be read from a worker's `/proc/<pid>/environ`. Every order passes
 the worker's private channel; root keeps the other.
 
 A *lease* is a forked worker with its channel, not yet born. Root keeps a small pool of them warm.
+
+A zygote that answers nothing for a while is looked at. One that merely gets no processor is waited for; one that is
+stopped or hangs is killed, and the next generation takes over its orders.
 """
 
 from __future__ import annotations
@@ -14,15 +17,23 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 
 from ottod.errors import OttoError, RemoteProtocolError
 from ottod.protocol.worker import Fork, Forked, ForkFailed, ZygoteReady, zygote_replies, zygote_requests
 from ottod.root.reaper import Child, Exit, Reaper
+from ottod.root.vitals import is_starved, look
 
 MAX_REPLY_BYTES = 64 * 1024
 FORK_TIMEOUT_S = 30.0
+PATIENCE_S = 8.0
+"""For an order's answer, before the zygote is looked at."""
+IMPORT_PATIENCE_S = 60.0
+"""The same for its first word: it imports both vendors' libraries."""
+EXAMINATION_S = 1.0
+"""How long it is watched before it is called hung."""
 RETRY_S = 0.01
 RESTART_BASE_S = 0.1
 RESTART_MAX_S = 10.0
@@ -81,12 +92,15 @@ class ZygoteClient:
         worker_endpoint: str,
         warm: int,
         log: Callable[[str], None],
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._loop = loop
         self._reaper = reaper
         self._worker_endpoint = worker_endpoint
         self.warm_target = warm
         self._log = log
+        self._patience_s = patience_s
+        self._examination: asyncio.Task[None] | None = None
         self._socket: socket.socket | None = None
         self._child: Child | None = None
         self._tickets: dict[int, tuple[asyncio.Future[Lease], socket.socket]] = {}
@@ -131,6 +145,7 @@ class ZygoteClient:
         self._socket = ours
         self._child = self._reaper.watch(pid, self._exited)
         self._loop.add_reader(ours.fileno(), self._readable)
+        self._loop.call_later(IMPORT_PATIENCE_S, self._look_after, self._child, None)
 
     async def wait_ready(self) -> None:
         """Waits until the current generation has imported everything."""
@@ -177,6 +192,7 @@ class ZygoteClient:
         finally:
             theirs.close()
         self._tickets[ticket] = (future, ours)
+        self._loop.call_later(self._patience_s, self._look_after, self._child, ticket)
         # Until its pid is known the worker must not be taken for a stranger and reaped: its pid would be free again.
         self._reaper.expect(1)
         return await future
@@ -205,6 +221,30 @@ class ZygoteClient:
             lease.close()
         else:
             self._warm.append(lease)
+
+    # ------------------------------------------------------------ silence
+
+    def _look_after(self, child: Child | None, ticket: int | None) -> None:
+        """Looks at a zygote that has not carried out an order in time, or, without a ticket, has not come up."""
+        is_silent = ticket in self._tickets if ticket is not None else not self._ready.done()
+        if not is_silent or child is None or child is not self._child or self._is_closing:
+            return
+        if self._examination is None or self._examination.done():
+            self._examination = self._loop.create_task(self._examine(child, ticket))
+
+    async def _examine(self, child: Child, ticket: int | None) -> None:
+        """Kills it unless all that it lacks is a processor. Whoever waits for a worker gets the next generation's."""
+        before = await self._loop.run_in_executor(None, lambda: look(child.pid, now_s=time.monotonic()))
+        await asyncio.sleep(EXAMINATION_S)
+        after = await self._loop.run_in_executor(None, lambda: look(child.pid, now_s=time.monotonic()))
+        is_silent = ticket in self._tickets if ticket is not None else not self._ready.done()
+        if not is_silent or child is not self._child or self._is_closing:
+            return
+        if before is not None and after is not None and is_starved(before, after):
+            self._loop.call_later(self._patience_s, self._look_after, child, ticket)
+            return
+        self._log(f"zygote generation {self.generation} does not answer; killed")
+        child.send_signal(signal.SIGKILL)
 
     # ------------------------------------------------------------ the socket
 
@@ -296,6 +336,8 @@ class ZygoteClient:
     def close(self) -> None:
         """Ends the zygote and the warm workers: closing their sockets is the order to go."""
         self._is_closing = True
+        if self._examination is not None:
+            self._examination.cancel()
         while self._warm:
             self._warm.popleft().close()
         if self._socket is not None:

@@ -209,6 +209,13 @@ def _check_meaning(
     if spec.name != stem:
         wrong(f"name {spec.name!r} differs from the file's name {stem!r}", ("name",), "make them equal")
     _check_servers(spec, wrong)
+    backoff = spec.restart.backoff
+    if backoff.base_s > backoff.max_s:
+        wrong(
+            f"restart.backoff begins with {backoff.base_s:g} s and may not exceed max_s, {backoff.max_s:g} s",
+            ("restart", "backoff", "base_s"),
+            f"write `max_s: {backoff.base_s:g}` or more, or a smaller base_s",
+        )
     for i, name in enumerate(spec.env):
         if not _VARIABLE.match(name):
             wrong(f"env[{i}] is not a variable's name: {name!r}", ("env", i), "write names only, without values")

@@ -14,7 +14,7 @@ from ottod.protocol.events import (
     TurnCompleted,
     tag_of,
 )
-from tests.daemon.harness import RealDaemon, wait_for
+from tests.daemon.harness import RealDaemon, running_daemon, wait_for
 
 LONG = {"stream": {"events": 100_000, "rate_hz": 50, "text_bytes": 40}}
 
@@ -117,6 +117,16 @@ def test_kill_of_the_zygote_is_not_noticed(daemon: RealDaemon) -> None:
         seen = running.info().last_seq
         wait_for("the first goes on", lambda: running.info().last_seq > seen)
         running.stop(grace_s=5)
+
+
+def test_a_frozen_zygote_is_replaced() -> None:
+    """One that is stopped answers nothing and does not die: it is killed, and whoever waits gets the next one's."""
+    with running_daemon({"pool": {"warm": 0}}) as daemon, daemon.client(timeout_s=90) as otto:
+        os.kill(daemon.zygote.pid, signal.SIGSTOP)
+        quick = daemon.script("quick", {"text": "hello"})
+        assert otto.run(spec=daemon.agent(quick), task="go", cwd=daemon.workdir).ok
+        status = otto.status()
+        assert status.zygote_generation == 2 and status.counters["zygote_deaths"] == 1
 
 
 def test_stop_is_true(daemon: RealDaemon) -> None:

@@ -82,6 +82,17 @@ def eventually(is_so: Callable[[], bool]) -> bool:
     return True
 
 
+def test_the_temporary_directory_is_the_sessions_own(make_place: Callable[..., SessionPlace], tmp_path: Path) -> None:
+    """A client with a TMPDIR of its own hands it on; programs get one that they can write all the same."""
+    elsewhere = tmp_path / "clients-own"
+    elsewhere.mkdir()
+    place = make_place(env={"PATH": "/usr/bin:/bin", "TMPDIR": str(elsewhere), "TMP": "/nowhere"})
+    result = sh(place, 'echo x > "$TMPDIR/x" && test "$TMP" = "$TMPDIR" && echo "$TMPDIR"')
+    assert result.exit_status == 0, result.output
+    assert result.output.strip() != str(elsewhere)
+    assert list(elsewhere.iterdir()) == []
+
+
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_output_and_status_come_back(place: SessionPlace, loop: str) -> None:
     """Standard output and error come in their order, with the exit status, on either loop."""

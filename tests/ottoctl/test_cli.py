@@ -441,6 +441,7 @@ def test_send_rm_and_ps(fake: FakeDaemon, tmp_path: Path) -> None:
     table = ottoctl(tmp_path, "ps", *end).stdout.splitlines()
     assert table[0].split() == ["ID", "STATE", "AGENT", "AGE", "TURNS", "TOKENS", "COST", "TITLE"]
     assert table[1].split()[:3] == ["s-00000", "running", "coder"]
+    assert ottoctl(tmp_path, "ps", "-q", *end).stdout == f"{sid}\n"
     assert ottoctl(tmp_path, "rm", sid, *end).stdout == f"{sid}\n"
     assert len(fake.bodies(RemoveSession)) == 1
 

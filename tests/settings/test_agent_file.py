@@ -37,6 +37,14 @@ time_slice_s: 1h30m
 """
 
 
+def test_a_backoff_that_begins_above_its_bound_is_refused() -> None:
+    """The error stands at the value that is too large, and says both ways out."""
+    text = b"name: a\nrestart:\n  policy: transient\n  backoff: {base_s: 90s}\n"
+    spec, errors = parse_agent(text, file="/p/a.yml")
+    assert spec is None
+    assert [(e.line, e.mend) for e in errors] == [(4, "write `max_s: 90` or more, or a smaller base_s")]
+
+
 def test_a_full_file_gives_the_spec() -> None:
     """Every short form, size and duration means what it says; digest and source are the loader's."""
     spec, errors = parse_agent(FULL, file="/p/fixer.yml")

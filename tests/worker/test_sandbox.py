@@ -166,4 +166,6 @@ def test_open_files_of_tools_do_not_open_the_worker(tmp_path: Path) -> None:
     """`isolation.files: off` is about programs; the worker itself still reaches nothing of the daemon's."""
     found = work(tmp_path, {"files": "off"})
     assert found["database"] == found["token"] == found["other session"] == "PermissionError"
-    assert " seen" not in found["program"]
+    if not bubblewrap.trial():
+        # Without a mount namespace nothing hides a file from a program that is not confined at all.
+        assert " seen" not in found["program"]
