@@ -27,10 +27,11 @@ from ottod.root.reaper import Child, Exit, Reaper
 from ottod.root.vitals import is_starved, look
 
 MAX_REPLY_BYTES = 64 * 1024
-FORK_TIMEOUT_S = 30.0
+FORK_TIMEOUT_S = 60.0
+"""Long enough for a zygote that hangs to be found out and replaced, on a machine that is busy."""
 PATIENCE_S = 8.0
 """For an order's answer, before the zygote is looked at."""
-IMPORT_PATIENCE_S = 60.0
+IMPORT_PATIENCE_S = 30.0
 """The same for its first word: it imports both vendors' libraries."""
 EXAMINATION_S = 1.0
 """How long it is watched before it is called hung."""

@@ -122,9 +122,11 @@ def test_kill_of_the_zygote_is_not_noticed(daemon: RealDaemon) -> None:
 def test_a_frozen_zygote_is_replaced() -> None:
     """One that is stopped answers nothing and does not die: it is killed, and whoever waits gets the next one's."""
     with running_daemon({"pool": {"warm": 0}}) as daemon, daemon.client(timeout_s=90) as otto:
-        os.kill(daemon.zygote.pid, signal.SIGSTOP)
         quick = daemon.script("quick", {"text": "hello"})
         assert otto.run(spec=daemon.agent(quick), task="go", cwd=daemon.workdir).ok
+        os.kill(daemon.zygote.pid, signal.SIGSTOP)
+        result = otto.run(spec=daemon.agent(quick), task="go", cwd=daemon.workdir)
+        assert result.ok, (result.info.cause, daemon.log)
         status = otto.status()
         assert status.zygote_generation == 2 and status.counters["zygote_deaths"] == 1
 

@@ -75,7 +75,7 @@ class Client:
                 view.number = None
         if router is not None and not self._is_welcome and not self._line.is_frozen:
             hello = c.Hello(protocol=PROTOCOL_VERSION, client=self.name, token=self.machine.token)
-            self._line.send([results.client_messages.encode(hello)])
+            self._line.send([c.client_messages.encode(hello)])
         self.world.after(0.2, self._watch)
 
     def set_frozen(self, *, frozen: bool) -> None:
@@ -116,7 +116,7 @@ class Client:
             self.world.after(RETRY_S * 10, self._send, number)
             return
         body, _ = self.pending[number]
-        if self._line.send([results.client_messages.encode(c.Request(id=number, body=body))]):
+        if self._line.send([c.client_messages.encode(c.Request(id=number, body=body))]):
             self._sent_to[number] = self._root
         else:
             self.world.after(RETRY_S, self._send, number)
@@ -149,7 +149,7 @@ class Client:
         if frames[0][:1] == c.KIND_RECORDS:
             self._records(int.from_bytes(frames[0][1:5], "big"), frames[1])
             return
-        match results.server_messages.decode(frames[1]):
+        match c.server_messages.decode(frames[1]):
             case c.Welcome():
                 if not self._is_welcome:
                     self._is_welcome = True
@@ -204,7 +204,7 @@ class Client:
     def grant(self, view: View) -> None:
         if view.number is not None and view.unread and not self._line.is_frozen:
             grant = c.Grant(subscription=view.number, bytes=view.unread)
-            if self._line.send([results.client_messages.encode(grant)]):
+            if self._line.send([c.client_messages.encode(grant)]):
                 view.unread = 0
 
     def _record(self, view: View, first: int, count: int, payload: bytes) -> None:
