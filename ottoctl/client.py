@@ -15,18 +15,30 @@ from ottoctl.endpoint import resolve_endpoint
 from ottoctl.feed import DEFAULT_CREDIT_BYTES, Feed, SessionEvent, gap_event
 from ottoctl.policy import DEFAULT_RECONNECT_S, DEFAULT_TIMEOUT_S, STOP_ANSWER_S
 from ottoctl.replacement import UPGRADE_LOOK_S, UPGRADE_S, not_upgraded, upgraded
-from ottoctl.results import Mode, RunResult, approve_request, deny_request, expect, start_request
+from ottoctl.results import (
+    Mode,
+    RunResult,
+    approve_request,
+    checked_content,
+    deny_request,
+    expect,
+    start_request,
+)
 from ottoctl.session import Session
 from ottoctl.sync import SyncOtto
 from ottod.errors import UnreachableError
+from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.control import Welcome
 from ottod.protocol.events import Gap, SessionState
 from ottod.protocol.requests import (
+    GetArtifact,
     GetMetrics,
     GetSession,
     GetStatus,
     ListApprovals,
+    ListArtifacts,
     ListSessions,
+    ReadArtifact,
     ReloadDaemon,
     StartSession,
     StopDaemon,
@@ -35,6 +47,9 @@ from ottod.protocol.requests import (
 from ottod.protocol.results import (
     ApprovalList,
     ApprovalResult,
+    ArtifactFound,
+    ArtifactList,
+    ArtifactPart,
     DaemonStatus,
     MetricFamily,
     MetricsReport,
@@ -242,6 +257,35 @@ class Otto:
         """Refuses a tool call: it fails with `reason`, which the model hears, and the turn goes on. As `approve`."""
         body = deny_request(approval, session=session, reason=reason, for_session=for_session)
         return expect(ApprovalResult, await self.connection.call(body))
+
+    async def artifacts(
+        self, *, session: str = "", name: str = "", kind: str = "", all_versions: bool = False, limit: int = 1000
+    ) -> tuple[ArtifactInfo, ...]:
+        """The artifacts that sessions have kept, newest first: the newest version of each name.
+
+        `session`, an id or the beginning of one: only those of the tree that it belongs to.
+        """
+        body = ListArtifacts(session=session, name=name, kind=kind, all_versions=all_versions, limit=limit)
+        return expect(ArtifactList, await self.connection.call(body)).artifacts
+
+    async def artifact(self, artifact: str, *, session: str = "", version: int = 0) -> ArtifactInfo:
+        """One artifact, by its id, the beginning of one, or its name; version 0 is the newest.
+
+        Raises RefusedError: `no_such_artifact`, or `ambiguous_artifact` for a name that several trees know.
+        """
+        body = GetArtifact(artifact=artifact, session=session, version=version)
+        return expect(ArtifactFound, await self.connection.call(body)).artifact
+
+    async def read_artifact(self, artifact: ArtifactInfo) -> bytes:
+        """Its content, in a whole, and proved by its digest. Raises RefusedError, StorageError."""
+        content = bytearray()
+        while len(content) < artifact.size_bytes:
+            body = ReadArtifact(artifact=artifact.artifact, offset=len(content))
+            part = expect(ArtifactPart, await self.connection.call(body))
+            if not part.data:
+                break
+            content += part.data
+        return checked_content(artifact, bytes(content))
 
     async def events(
         self,

@@ -71,6 +71,8 @@ OF_CODE: dict[str, int] = {
     "already_resolved": REFUSED,
     "no_such_approval": REFUSED,
     "ambiguous_approval": USAGE,
+    "no_such_artifact": REFUSED,
+    "ambiguous_artifact": USAGE,
     "not_ready": REFUSED,
     "stopping": REFUSED,
     "already_running": REFUSED,

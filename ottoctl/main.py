@@ -34,6 +34,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("kill", "stop"),
     ("rm", "rm"),
     ("session", "session"),
+    ("artifact", "artifact"),
     ("agent", "agent"),
     ("daemon", "daemon"),
     ("service", "service"),

@@ -10,7 +10,8 @@ import msgspec
 
 from ottoctl.environment import given_environment, shared_environment
 from ottoctl.exits import status_of_cause
-from ottod.errors import OttoError, RemoteProtocolError
+from ottod.errors import OttoError, RemoteProtocolError, StorageError
+from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause
 from ottod.protocol.requests import MAX_TASK_BYTES, ResolveApproval, StartSession
 from ottod.protocol.results import Result, SessionInfo
@@ -145,6 +146,15 @@ def deny_request(approval: str, *, session: str = "", reason: str = "", for_sess
         scope="session" if for_session else "once",
         reason=check_text("the reason", reason),
     )
+
+
+def checked_content(artifact: ArtifactInfo, content: bytes) -> bytes:
+    """An artifact's content, if it is that. Raises StorageError."""
+    import hashlib
+
+    if hashlib.sha256(content).hexdigest() != artifact.digest:
+        raise StorageError(f"{artifact.artifact} is damaged: its content does not have its digest")
+    return content
 
 
 def event_record(event: Any) -> dict[str, Any]:

@@ -22,21 +22,26 @@ from ottoctl.results import (
     RunResult,
     approve_request,
     check_text,
+    checked_content,
     deny_request,
     expect,
     run_result,
     start_request,
 )
 from ottod.errors import UnreachableError
+from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.control import Welcome
 from ottod.protocol.events import Gap, SessionState
 from ottod.protocol.requests import (
+    GetArtifact,
     GetMetrics,
     GetSession,
     GetStatus,
     KillSession,
     ListApprovals,
+    ListArtifacts,
     ListSessions,
+    ReadArtifact,
     ReloadDaemon,
     RemoveSession,
     SendInput,
@@ -50,6 +55,9 @@ from ottod.protocol.requests import (
 from ottod.protocol.results import (
     ApprovalList,
     ApprovalResult,
+    ArtifactFound,
+    ArtifactList,
+    ArtifactPart,
     DaemonStatus,
     MetricFamily,
     MetricsReport,
@@ -305,6 +313,29 @@ class SyncOtto:
         """Refuses a tool call; see `Otto.deny`."""
         body = deny_request(approval, session=session, reason=reason, for_session=for_session)
         return expect(ApprovalResult, self.connection.call(body))
+
+    def artifacts(
+        self, *, session: str = "", name: str = "", kind: str = "", all_versions: bool = False, limit: int = 1000
+    ) -> tuple[ArtifactInfo, ...]:
+        """The artifacts that sessions have kept; see `Otto.artifacts`."""
+        body = ListArtifacts(session=session, name=name, kind=kind, all_versions=all_versions, limit=limit)
+        return expect(ArtifactList, self.connection.call(body)).artifacts
+
+    def artifact(self, artifact: str, *, session: str = "", version: int = 0) -> ArtifactInfo:
+        """One artifact; see `Otto.artifact`."""
+        body = GetArtifact(artifact=artifact, session=session, version=version)
+        return expect(ArtifactFound, self.connection.call(body)).artifact
+
+    def read_artifact(self, artifact: ArtifactInfo) -> bytes:
+        """An artifact's content; see `Otto.read_artifact`."""
+        content = bytearray()
+        while len(content) < artifact.size_bytes:
+            body = ReadArtifact(artifact=artifact.artifact, offset=len(content))
+            part = expect(ArtifactPart, self.connection.call(body))
+            if not part.data:
+                break
+            content += part.data
+        return checked_content(artifact, bytes(content))
 
     def events(
         self,

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from ottod.protocol.artifacts import MAX_PART_BYTES
 from ottod.protocol.events import SessionState
 from ottod.protocol.specs import AgentSpec
 
@@ -123,6 +124,38 @@ class ResolveApproval(Wire, frozen=True, kw_only=True, tag="approval.resolve"):
     reason: str = ""
 
 
+class ListArtifacts(Wire, frozen=True, kw_only=True, tag="artifact.list"):
+    """Artifacts, newest first: of the whole tree that `session` belongs to, or of all.
+
+    Only the newest version of each name, unless `all_versions`.
+    """
+
+    session: str = ""
+    name: str = ""
+    kind: str = ""
+    all_versions: bool = False
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+
+
+class GetArtifact(Wire, frozen=True, kw_only=True, tag="artifact.get"):
+    """One artifact: by id or unique prefix of one, or by its name in the tree that `session` belongs to.
+
+    `version` 0 is the newest of that name.
+    """
+
+    artifact: str
+    session: str = ""
+    version: Annotated[int, Meta(ge=0)] = 0
+
+
+class ReadArtifact(Wire, frozen=True, kw_only=True, tag="artifact.read"):
+    """A part of an artifact's content, by its whole id. Sizes in bytes."""
+
+    artifact: str
+    offset: Annotated[int, Meta(ge=0)] = 0
+    length: Annotated[int, Meta(ge=1, le=MAX_PART_BYTES)] = MAX_PART_BYTES
+
+
 class Subscribe(Wire, frozen=True, kw_only=True, tag="events.subscribe"):
     """Events from `from_offset` on (None: only new ones; 0: all there are), of one session or of all.
 
@@ -180,6 +213,9 @@ RequestBody = (
     | RemoveSession
     | ListApprovals
     | ResolveApproval
+    | ListArtifacts
+    | GetArtifact
+    | ReadArtifact
     | Subscribe
     | Unsubscribe
     | GetStatus

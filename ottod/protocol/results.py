@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause
 from ottod.protocol.events import SessionState
 from ottod.protocol.requests import Wire
@@ -82,6 +83,8 @@ class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
     cpu_ms: int = 0
     approvals: tuple[PendingApproval, ...] = ()
     """That wait for an answer, in the order in which they were asked."""
+    tree: str = ""
+    """The topmost session above it; itself, if it has no parent."""
 
 
 class SessionStartedResult(Wire, frozen=True, kw_only=True, tag="started"):
@@ -121,6 +124,27 @@ class ApprovalResult(Wire, frozen=True, kw_only=True, tag="approval_resolved"):
     approval: str
     decision: Literal["approved", "denied"]
     is_kept: bool = False
+
+
+class ArtifactList(Wire, frozen=True, kw_only=True, tag="artifacts"):
+    """Artifacts, newest first; `truncated` when the limit cut the list."""
+
+    artifacts: tuple[ArtifactInfo, ...]
+    truncated: bool = False
+
+
+class ArtifactFound(Wire, frozen=True, kw_only=True, tag="artifact"):
+    """The artifact that was meant."""
+
+    artifact: ArtifactInfo
+
+
+class ArtifactPart(Wire, frozen=True, kw_only=True, tag="artifact_part"):
+    """A part of an artifact's content; shorter than asked for at its end."""
+
+    artifact: str
+    offset: int
+    data: bytes
 
 
 class StopResult(Wire, frozen=True, kw_only=True, tag="stopped"):
@@ -218,6 +242,9 @@ Result = (
     | SessionList
     | ApprovalList
     | ApprovalResult
+    | ArtifactList
+    | ArtifactFound
+    | ArtifactPart
     | StopResult
     | Subscribed
     | DaemonStatus

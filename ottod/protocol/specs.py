@@ -37,6 +37,8 @@ class Limits(Spec, frozen=True, kw_only=True):
     max_steps: PositiveCount = 100
     """Model calls in one turn."""
     max_parallel_tools: PositiveCount = 8
+    max_concurrent: dict[str, PositiveCount] = {}
+    """Calls of one tool at the same time, by its name."""
     max_tool_output_bytes: Bytes = 32 * 1024
     tool_timeout_s: PositiveSeconds = 120.0
     memory_bytes: Bytes | None = None
@@ -134,6 +136,27 @@ class McpServer(Spec, frozen=True, kw_only=True):
     env: tuple[str, ...] = ()
 
 
+class HttpAccess(Spec, frozen=True, kw_only=True):
+    """Where the http tool may go. Without hosts: nowhere."""
+
+    hosts: tuple[str, ...] = ()
+    """`example.org`, `*.example.org`, `example.org:8443`, or `*` for every public host."""
+    local: tuple[str, ...] = ()
+    """`HOST:PORT` of this machine or a private network."""
+    max_bytes: Annotated[int, Meta(ge=1, le=64 * 1024 * 1024)] = 2 * 1024 * 1024
+    """Of one answer."""
+    timeout_s: PositiveSeconds = 30.0
+    """For one call as a whole, redirects included."""
+    requests_per_minute: PositiveCount = 60
+
+
+class GitSettings(Spec, frozen=True, kw_only=True):
+    """How the git tool commits."""
+
+    author: str = ""
+    """`Name <address>`; by default the agent's own name."""
+
+
 class AgentSpec(Spec, frozen=True, kw_only=True):
     """An agent definition. `digest` and `source` are the loader's: what exactly was read, and from where."""
 
@@ -159,6 +182,8 @@ class AgentSpec(Spec, frozen=True, kw_only=True):
     env: tuple[str, ...] = ()
     """Names of environment variables that the session takes over from the dispatching client."""
     mcp_servers: tuple[McpServer, ...] = ()
+    http: HttpAccess = HttpAccess()
+    git: GitSettings = GitSettings()
     output_schema: dict[str, Any] = {}
     time_slice_s: PositiveSeconds | None = None
     digest: str = ""

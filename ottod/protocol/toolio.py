@@ -1,6 +1,6 @@
-"""How a tool meets the world: files of the working directory, and programs that leave nothing behind.
+"""How a tool meets the world: files of the working directory, programs that leave nothing behind, and the web.
 
-These are the two protocols between the tools and the isolation below them, with the values they exchange. Neither
+These are the protocols between the tools and the isolation below them, with the values they exchange. Neither
 side imports the other; the worker puts them together.
 """
 
@@ -102,5 +102,40 @@ class Programs(Protocol):
 
         Whatever happens no process of it is left: descendants that made their own session are found and killed.
         `env` is added to the session's environment. Raises ToolError if the program cannot be started.
+        """
+        ...
+
+
+class WebRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One request. Header names and values are ASCII; `host` and what frames a body are not among them."""
+
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+
+
+class WebResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer, after redirects. `url` is where it came from at last, `body` is decoded, perhaps cut.
+
+    `headers` are few: those that say what the body is, and where else to look; names in lower case.
+    """
+
+    url: str
+    status: int
+    headers: dict[str, str] = {}
+    body: bytes = b""
+    is_cut: bool = False
+    redirects: int = 0
+
+
+class Web(Protocol):
+    """Hosts that the agent may reach, and no others."""
+
+    async def fetch(self, request: WebRequest, *, timeout_s: float) -> WebResponse:
+        """Makes a request and follows redirects, all within `timeout_s`, whatever keeps coming.
+
+        Nothing is sent along that the request does not say: no cookies, no credentials, no proxy. Raises ToolError:
+        `bad_url`, `host_denied`, `address_denied`, `rate_limited`, `unreachable`, `timeout`, `bad_response`.
         """
         ...

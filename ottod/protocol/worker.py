@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from ottod.errors import Failure
+from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.codec import Codec
 from ottod.protocol.specs import AgentSpec, ModelTarget
@@ -131,7 +132,40 @@ class StopChild(Wire, frozen=True, kw_only=True, tag="stop_child"):
     reason: str = ""
 
 
-WorkerRequestBody = SpawnChild | StopChild
+class WriteArtifact(Wire, frozen=True, kw_only=True, tag="write_artifact"):
+    """Keep a file as an artifact of the tree. Its content lies in the session's directory under the name `token`.
+
+    `key` makes the request idempotent within the session. `sources` are ids, names, or `NAME@VERSION`.
+    """
+
+    token: str
+    name: str
+    kind: str = "file"
+    digest: str
+    size_bytes: int
+    sources: tuple[str, ...] = ()
+    key: str = ""
+
+
+class FetchArtifact(Wire, frozen=True, kw_only=True, tag="fetch_artifact"):
+    """Put a copy of an artifact's content into the session's directory, under the name `token`.
+
+    `artifact` is an id, or a name in the session's tree; `version` 0 is the newest.
+    """
+
+    token: str
+    artifact: str
+    version: int = 0
+
+
+class FindArtifacts(Wire, frozen=True, kw_only=True, tag="find_artifacts"):
+    """Which artifacts the session's tree has, newest first: the newest version of each name, or all of one name."""
+
+    name: str = ""
+    kind: str = ""
+
+
+WorkerRequestBody = SpawnChild | StopChild | WriteArtifact | FetchArtifact | FindArtifacts
 
 
 class WorkerRequest(Wire, frozen=True, kw_only=True, tag="request"):
@@ -213,11 +247,14 @@ class ExitAck(Wire, frozen=True, kw_only=True, tag="exit_ack"):
 
 
 class RequestReply(Wire, frozen=True, kw_only=True, tag="request_reply"):
-    """The answer to a `WorkerRequest`: the child's id, or why not."""
+    """The answer to a `WorkerRequest`: the child's id, or the artifacts, or why not."""
 
     id: int
     child: str = ""
     failure: Failure | None = None
+    artifacts: tuple[ArtifactInfo, ...] = ()
+    truncated: bool = False
+    """There are more artifacts than are named."""
 
 
 RootToWorker = WorkerWelcome | WorkerRejected | Ack | Command | ExitAck | RequestReply

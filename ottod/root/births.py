@@ -88,7 +88,7 @@ class Births:
                 spawn_key=spawn_key,
                 start_key=request.key,
             )
-            session = Session(self._new_info(key, request, plan, directory), plan)
+            session = Session(self._new_info(key, request, plan, directory, parent), plan)
             if self.is_closed or (
                 parent is not None and (parent.has_ended or parent.is_stopping or parent.is_ending)
             ):
@@ -159,7 +159,9 @@ class Births:
             if self._c.table.get(session_id(key)) is None and self._c.hub.ring.last_seq(key) == 0:
                 return key
 
-    def _new_info(self, key: int, request: StartSession, plan: SessionPlan, directory: Path) -> SessionInfo:
+    def _new_info(
+        self, key: int, request: StartSession, plan: SessionPlan, directory: Path, parent: Session | None
+    ) -> SessionInfo:
         return SessionInfo(
             session=session_id(key),
             agent=plan.spec.name,
@@ -179,6 +181,7 @@ class Births:
             journal=str(directory / "journal"),
             restart=plan.spec.restart.policy,
             memory_cap_bytes=self.caps(plan).memory_bytes or 0,
+            tree=(parent.info.tree or parent.id) if parent is not None else session_id(key),
         )
 
     @staticmethod

@@ -19,6 +19,7 @@ from ottod.isolation.processes import ProcessId, kill_survivors
 from ottod.isolation.protected import release_stale
 from ottod.protocol.cause import Cause
 from ottod.protocol.events import SessionExited
+from ottod.root.artifacts import Artifacts
 from ottod.root.context import RootContext
 from ottod.root.loss import Loss
 from ottod.root.process import remove_tree
@@ -42,8 +43,9 @@ PRUNE_BATCH = 200
 class Burials:
     """Buries workers and ends sessions, each once. `on_lost` decides what becomes of a session without its worker."""
 
-    def __init__(self, context: RootContext) -> None:
+    def __init__(self, context: RootContext, artifacts: Artifacts) -> None:
         self._c = context
+        self._artifacts = artifacts
         self._ended = 0
         self.on_lost: Callable[[Session, Incarnation, Loss], None] = lambda session, incarnation, loss: None
         self.on_ended: Callable[[Session], None] = lambda session: None
@@ -176,8 +178,10 @@ class Burials:
         return len(surplus)
 
     async def forget(self, session_id: str) -> None:
-        """Deletes an ended session: its row, its place in memory, its files."""
+        """Deletes an ended session: its row, its place in memory, its files; with a tree's last one its artifacts."""
+        tree = await self._artifacts.tree_on_record(session_id)
         await self._c.database.delete_session(session_id)
+        await self._artifacts.session_forgotten(tree)
         self._c.table.forget(session_id)
         await self._c.in_thread(remove_tree, self._c.sessions_dir / session_id)
 

@@ -1,4 +1,4 @@
-"""What workers ask of root: children, and their ends; and what parents are told of them."""
+"""What workers ask of root: children, their ends, and artifacts; and what parents are told of their children."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from collections.abc import Callable
 
 from ottod.errors import Failure, OttoError, RefusedError
 from ottod.protocol.requests import StartSession
-from ottod.protocol.worker import ChildNotice, RequestReply, SpawnChild, StopChild, WorkerRequest
+from ottod.protocol.worker import (
+    ChildNotice,
+    FetchArtifact,
+    FindArtifacts,
+    RequestReply,
+    SpawnChild,
+    StopChild,
+    WorkerRequest,
+    WriteArtifact,
+)
+from ottod.root.artifacts import Artifacts
 from ottod.root.births import Births, check_room
 from ottod.root.context import RootContext
 from ottod.root.groups import Groups
@@ -25,9 +35,10 @@ SPAWN_TOOL = "spawn_agent"
 class Children:
     """Serves workers' requests, and tells parents of their children."""
 
-    def __init__(self, context: RootContext, births: Births, groups: Groups) -> None:
+    def __init__(self, context: RootContext, births: Births, groups: Groups, artifacts: Artifacts) -> None:
         self._c = context
         self._births = births
+        self._artifacts = artifacts
         self._spawning: dict[str, asyncio.Future[Session]] = {}
         self.begin_stop: Callable[[Session, str], None] = lambda session, reason: None
         context.gate.on_request = self.requested
@@ -126,6 +137,9 @@ class Children:
                     child = await self._spawn(session, body)
                 case StopChild() as body:
                     child = self._stop(session, body)
+                case WriteArtifact() | FetchArtifact() | FindArtifacts() as body:
+                    self._c.gate.answer(incarnation, await self._artifacts.serve(session, request.id, body))
+                    return
             reply = RequestReply(id=request.id, child=child.id)
         except OttoError as error:
             reply = RequestReply(id=request.id, failure=error.failure())

@@ -199,6 +199,7 @@ class Daemon:
     async def _boot(self, loop: asyncio.AbstractEventLoop, ready: Callable[[], None]) -> None:
         # Signs of life from the start: taking over many sessions may take longer than a watchdog waits.
         self._pulse = Pulse(loop, self._notifier, self._status_line)
+        await self._supervisor.artifacts.open()
         # A worker that comes before its session is known would be sent away.
         await self._supervisor.take_over()
         workers = self._bind(self._paths.worker_endpoint, MAX_WORKER_MESSAGE_BYTES, WORKER_QUEUE_MESSAGES)
@@ -230,6 +231,7 @@ class Daemon:
         await loop.run_in_executor(self._threads, self._platform.report)
         try:
             await self._supervisor.prune()
+            await self._supervisor.artifacts.sweep()
         except OttoError as error:
             self._log.error(f"database: {error}")
 

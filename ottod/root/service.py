@@ -15,13 +15,16 @@ from ottod.errors import RefusedError
 from ottod.ids import normalise_prefix
 from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol.requests import (
+    GetArtifact,
     GetMetrics,
     GetSession,
     GetStatus,
     KillSession,
     ListApprovals,
+    ListArtifacts,
     ListSessions,
     Ping,
+    ReadArtifact,
     ReloadDaemon,
     RemoveSession,
     RequestBody,
@@ -46,6 +49,7 @@ from ottod.protocol.results import (
     SessionList,
     Subscribed,
 )
+from ottod.root.artifacts import tree_of
 from ottod.root.control_gate import ControlGate
 from ottod.root.hub import Hub
 from ottod.root.lag import LoopLag
@@ -132,6 +136,12 @@ class Service:
             case ResolveApproval():
                 asking = await self._find(body.session) if body.session else None
                 return await self._supervisor.approvals.resolve(asking, body, self.name_of(client))
+            case ListArtifacts():
+                return await self._supervisor.artifacts.list(body, tree=await self._tree(body.session))
+            case GetArtifact():
+                return await self._supervisor.artifacts.get(body, tree=await self._tree(body.session))
+            case ReadArtifact():
+                return await self._supervisor.artifacts.read(body)
             case Subscribe():
                 return await self._subscribe(client, body)
             case Unsubscribe():
@@ -226,6 +236,10 @@ class Service:
         if not prefix:
             return self._table.live
         return (await self._find(prefix)).line_up()
+
+    async def _tree(self, prefix: str) -> str:
+        """The tree that the session belongs to; empty if none is named."""
+        return tree_of(await self._find(prefix)) if prefix else ""
 
     async def _subscribe(self, client: bytes, body: Subscribe) -> Subscribed:
         key = (await self._find(body.session)).key if body.session else None

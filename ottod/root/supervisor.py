@@ -2,8 +2,8 @@
 
 The parts behind it: `births` (how a worker comes into the world), `burials` (how it leaves), `groups` (what becomes
 of its session: the supervision engine), `stops`, `children` (what workers ask for), `approvals` (what they wait for
-leave to do), `adoption` (what an earlier root left behind) and `watch`. Everything that may block (files, the
-database, walks through /proc) happens on threads; the loop only routes.
+leave to do), `artifacts` (what they leave for each other), `adoption` (what an earlier root left behind) and `watch`.
+Everything that may block (files, the database, walks through /proc) happens on threads; the loop only routes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ottod.protocol.results import SessionStartedResult, StopResult
 from ottod.protocol.worker import DeliverInput
 from ottod.root.adoption import Adoption, Inheritance
 from ottod.root.approvals import Approvals
+from ottod.root.artifacts import Artifacts
 from ottod.root.births import Births
 from ottod.root.burials import Burials
 from ottod.root.children import Children
@@ -31,8 +32,11 @@ from ottod.root.resolve import Resolver
 from ottod.root.session_table import Session
 from ottod.root.stops import Stops
 from ottod.root.watch import Watch
+from ottod.storage.artifacts import ArtifactStore
 
 COMMAND_TIMEOUT_S = 10.0
+ARTIFACTS_DIR = "artifacts"
+"""Beside the directory of the sessions."""
 REMEMBERED_KEYS = 10_000
 SETTLE_TIMEOUT_S = 5.0
 """How long births that are under way may take to be completed before root leaves its sessions alone."""
@@ -51,12 +55,13 @@ class Supervisor:
         private_dirs: tuple[str, ...],
     ) -> None:
         self._c = context
-        self._burials = Burials(context)
+        self.artifacts = Artifacts(context, ArtifactStore(context.sessions_dir.parent / ARTIFACTS_DIR))
+        self._burials = Burials(context, self.artifacts)
         self._births = Births(context, resolver=resolver, worker_endpoint=worker_endpoint, private_dirs=private_dirs)
         self._births.on_worker_exit = self._burials.worker_exited
         self._groups = Groups(context, self._births, self._burials)
         self._stops = Stops(context, self._groups)
-        self._children = Children(context, self._births, self._groups)
+        self._children = Children(context, self._births, self._groups, self.artifacts)
         self._children.begin_stop = lambda session, reason: self._stops.begin_for(session, reason, "cancelled")
         self._adoption = Adoption(
             context,

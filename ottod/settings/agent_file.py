@@ -18,6 +18,7 @@ import msgspec
 from ottod.errors import ConfigError
 from ottod.protocol.specs import AgentSpec
 from ottod.settings.decode import decode_all
+from ottod.settings.hosts import parse_local, parse_pattern
 from ottod.settings.models import resolve_name
 from ottod.settings.names import BUILTIN_TOOL_NAMES
 from ottod.settings.nearest import suggestion
@@ -29,6 +30,7 @@ LOADER_FIELDS = ("digest", "source")
 """Fields that the loader fills in; a file must not."""
 
 AGENT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
+_AUTHOR = re.compile(r"[^<>\n\x00]*[^<>\s][^<>\n\x00]* <[^<>\s\x00]+>\Z")
 _VARIABLE = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]*\*?|\*)\Z")
 _FENCE = re.compile(r"(---|\.\.\.)[ \t]*\r?\Z")
 
@@ -216,6 +218,9 @@ def _check_meaning(
             ("restart", "backoff", "base_s"),
             f"write `max_s: {backoff.base_s:g}` or more, or a smaller base_s",
         )
+    _check_hosts(spec, wrong)
+    if spec.git.author and not _AUTHOR.match(spec.git.author):
+        wrong(f"git.author is no author: {spec.git.author!r}", ("git", "author"), "write `Name <name@example.org>`")
     for i, name in enumerate(spec.env):
         if not _VARIABLE.match(name):
             wrong(f"env[{i}] is not a variable's name: {name!r}", ("env", i), "write names only, without values")
@@ -249,6 +254,18 @@ def _check_tools(source: Source, known_tools: Collection[str], errors: list[Conf
             errors.append(source.error(f"unknown tool {tool!r}{hint}", ("tools", i), mend=mend or "remove it"))
         seen.add(tool)
     _check_rule_tools(source, known_tools, errors)
+    _check_capped_tools(source, known_tools, errors)
+
+
+def _check_capped_tools(source: Source, known_tools: Collection[str], errors: list[ConfigError]) -> None:
+    """A cap for a tool that nobody has would never hold. Tools of MCP servers are not known yet."""
+    limits = source.data.get("limits")
+    caps = limits.get("max_concurrent") if isinstance(limits, dict) else None
+    for name in caps if isinstance(caps, dict) and not source.data.get("mcp_servers") else ():
+        if isinstance(name, str) and name not in known_tools:
+            mend = suggestion(name, known_tools)
+            place = ("limits", "max_concurrent", name)
+            errors.append(source.error(f"a cap for the unknown tool {name!r}", place, mend=mend or "remove it"))
 
 
 def _check_rule_tools(source: Source, known_tools: Collection[str], errors: list[ConfigError]) -> None:
@@ -261,6 +278,20 @@ def _check_rule_tools(source: Source, known_tools: Collection[str], errors: list
             mend = suggestion(tool, known_tools)
             place = ("permissions", "rules", i, "tool")
             errors.append(source.error(f"a rule for the unknown tool {tool!r}", place, mend=mend or "remove it"))
+
+
+def _check_hosts(spec: AgentSpec, wrong: Complain) -> None:
+    kinds: tuple[tuple[str, tuple[str, ...], Callable[[str], object]], ...] = (
+        ("hosts", spec.http.hosts, parse_pattern),
+        ("local", spec.http.local, parse_local),
+    )
+    for field, texts, parse_host in kinds:
+        for i, text in enumerate(texts):
+            try:
+                parse_host(text)
+            except ValueError as error:
+                message, _, mend = str(error).partition(": ")
+                wrong(f"http.{field}[{i}]: {message}", ("http", field, i), mend)
 
 
 def _check_servers(spec: AgentSpec, wrong: Complain) -> None:

@@ -11,6 +11,11 @@ BUILTIN_TOOL_NAMES = (
     "shell",
     "test_runner",
     "data",
+    "git",
+    "http",
+    "artifact_write",
+    "artifact_read",
+    "artifact_list",
     "spawn_agent",
 )
 """The built-in tools. `tests/settings` compares them with the registry."""

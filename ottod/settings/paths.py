@@ -113,6 +113,11 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
         return self.state_dir / "sessions"
 
     @property
+    def artifacts_dir(self) -> Path:
+        """The content of artifacts, by digest; what it means stands in the database."""
+        return self.state_dir / "artifacts"
+
+    @property
     def agents_dir(self) -> Path:
         """The user's own agents."""
         return self.config_home / "agents"

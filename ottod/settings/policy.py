@@ -1,8 +1,8 @@
 """What an agent file inside a project may ask for. It narrows what the user and the daemon allow, never widens it.
 
 What can be narrowed is, with a note that says so: a weaker layer becomes the daemon's, a wider preset the widest
-allowed, `allow` rules, foreign directories, variables and MCP servers are dropped. What cannot be narrowed without
-changing the agent's meaning, its working directory and its script, is refused.
+allowed, `allow` rules, foreign directories, hosts, variables and MCP servers are dropped. What cannot be narrowed
+without changing the agent's meaning, its working directory and its script, is refused.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 import msgspec
 
 from ottod.errors import ConfigError
-from ottod.protocol.specs import AgentSpec, Isolation, Layer, PermissionRule
+from ottod.protocol.specs import AgentSpec, HttpAccess, Isolation, Layer, PermissionRule
 from ottod.settings.environment import key_variables, matches
+from ottod.settings.hosts import parse_pattern
 from ottod.settings.models import aliases, providers, resolve_name
 from ottod.settings.sections import DaemonSettings, Preset
 
@@ -46,6 +47,7 @@ def narrow(
             rules=_rules(spec.permissions.rules, notes),
         ),
         env=_env(spec.env, settings, notes),
+        http=_http(spec.http, settings.project_may.http_hosts, notes),
     )
     if narrowed.mcp_servers and not settings.project_may.mcp_servers:
         names = ", ".join(server.name for server in narrowed.mcp_servers)
@@ -162,6 +164,20 @@ def _env(given: tuple[str, ...], settings: DaemonSettings, notes: list[str]) -> 
         else:
             notes.append(f"env: {name} dropped; project_may.env does not allow it")
     return tuple(kept)
+
+
+def _http(given: HttpAccess, allowed: tuple[str, ...], notes: list[str]) -> HttpAccess:
+    """Hosts that the user lets projects name; never a place on this machine or its network."""
+    wide = [parse_pattern(text) for text in allowed]
+    kept = []
+    for text in given.hosts:
+        if any(pattern.covers(parse_pattern(text)) for pattern in wide):
+            kept.append(text)
+        else:
+            notes.append(f"http.hosts: {text} dropped; project_may.http_hosts does not allow it")
+    if given.local:
+        notes.append(f"http.local: {', '.join(given.local)} dropped; only a user's own agents may have local places")
+    return msgspec.structs.replace(given, hosts=tuple(kept), local=())
 
 
 def _refused(spec: AgentSpec, message: str) -> ConfigError:

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from ottod.protocol.requests import MAX_CREDIT_BYTES
 from ottod.protocol.specs import Count, Layer, Name, PositiveCount, PositiveSeconds, Seconds
+from ottod.settings.hosts import parse_pattern
 from ottod.settings.rules import Contradiction
 
 Preset = Literal["strict", "balanced", "autonomous"]
@@ -211,6 +212,16 @@ class ProjectSettings(Section, frozen=True, kw_only=True):
     """The widest permission preset."""
     mcp_servers: bool = False
     """Whether they may start MCP servers, which are programs."""
+    http_hosts: tuple[str, ...] = ()
+    """Hosts that their http tool may reach: `example.org`, `*.example.org`, or `*` for every public one."""
+
+    def __post_init__(self) -> None:
+        for text in self.http_hosts:
+            try:
+                parse_pattern(text)
+            except ValueError as error:
+                message, _, mend = str(error).partition(": ")
+                raise Contradiction(f"project_may.http_hosts: {message}", field="http_hosts", mend=mend) from error
 
 
 class ClientSettings(Section, frozen=True, kw_only=True):

@@ -210,6 +210,16 @@ class Database:
         """A session's bookings. Raises StorageError."""
         return await self._call(lambda: rows.select_ledger(self._connection, session))
 
+    # ------------------------------------------------------------ tables of others
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` finds, in the thread; it must not change anything. Raises StorageError."""
+        return await self._call(lambda: work(self._connection))
+
+    async def write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
+        """Runs `work` in one transaction; unless `durable` it survives only a kill. Raises StorageError."""
+        return await self._write(lambda: work(self._connection), durable=durable)
+
     # ------------------------------------------------------------ life
 
     async def flush(self) -> None:

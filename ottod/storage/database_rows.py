@@ -53,7 +53,9 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
 def upsert_session(connection: sqlite3.Connection, info: SessionInfo) -> None:
     """Writes the whole row."""
     connection.execute(
-        "INSERT OR REPLACE INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+        "INSERT OR REPLACE INTO sessions"
+        " (session, state, agent, model, kind, parent, created_at_ns, ended_at_ns, cause, last_seq, last_offset,"
+        " info, tree) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             info.session,
             info.state,
@@ -67,6 +69,7 @@ def upsert_session(connection: sqlite3.Connection, info: SessionInfo) -> None:
             info.last_seq,
             info.last_offset,
             _pack(info),
+            info.tree,
         ),
     )
 

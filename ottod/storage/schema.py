@@ -78,6 +78,28 @@ MIGRATIONS: tuple[str, ...] = (
         snapshot BLOB NOT NULL
     ) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE sessions ADD COLUMN tree TEXT NOT NULL DEFAULT '';
+    CREATE INDEX sessions_tree ON sessions (tree) WHERE tree <> '';
+    CREATE TABLE artifacts (
+        artifact   TEXT PRIMARY KEY,
+        tree       TEXT NOT NULL,
+        session    TEXT NOT NULL,
+        agent      TEXT NOT NULL,
+        name       TEXT NOT NULL,
+        version    INTEGER NOT NULL,
+        kind       TEXT NOT NULL,
+        digest     TEXT NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        sources    TEXT NOT NULL,
+        at_ns      INTEGER NOT NULL,
+        write_key  TEXT NOT NULL,
+        UNIQUE (tree, name, version)
+    ) WITHOUT ROWID;
+    CREATE UNIQUE INDEX artifacts_key ON artifacts (write_key) WHERE write_key <> '';
+    CREATE INDEX artifacts_newest ON artifacts (at_ns DESC);
+    CREATE INDEX artifacts_digest ON artifacts (digest);
+    """,
 )
 """Append-only: what has been released is never edited."""
 

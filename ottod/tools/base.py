@@ -2,22 +2,26 @@
 
 A tool is a value: a frozen `Tool` with a JSON schema (from its arguments struct), permissions and an async
 function. It reaches the world only through its `ToolContext`: files through `Files`, which cannot leave the
-working directory, programs through `Programs`, which leaves no process behind, and other sessions through
-`Sessions`. All are injected by the worker, so that tools know nothing of the layers below them.
+working directory, programs through `Programs`, which leaves no process behind, other sessions through `Sessions`, and
+what they leave for each other through `Artifacts`. All are injected by the worker, so that tools know nothing of the
+layers below them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
+from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.model import ToolSchema
-from ottod.protocol.toolio import DirEntry, Files, FileStat, ProgramResult, Programs
+from ottod.protocol.toolio import DirEntry, Files, FileStat, ProgramResult, Programs, Web
 
 __all__ = [
     "Args",
+    "ArtifactInfo",
+    "Artifacts",
     "ChildEnd",
     "DirEntry",
     "FileStat",
@@ -62,6 +66,24 @@ class Sessions(Protocol):
         ...
 
 
+class Artifacts(Protocol):
+    """The artifacts of the tree of sessions that a tool runs in."""
+
+    async def write(
+        self, data: bytes, *, name: str, kind: str = "file", sources: Sequence[str] = (), key: str = ""
+    ) -> ArtifactInfo:
+        """Keeps the next version of a name, durably; the same key gives the same artifact. Raises ToolError."""
+        ...
+
+    async def read(self, artifact: str, *, version: int = 0) -> tuple[ArtifactInfo, bytes]:
+        """An artifact by id or name, version 0 for the newest, and its content. Raises ToolError."""
+        ...
+
+    async def list(self, *, name: str = "", kind: str = "") -> tuple[ArtifactInfo, ...]:
+        """Newest first: the newest version of each name, or all versions of one name. Raises ToolError."""
+        ...
+
+
 class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     """What a running tool may use. `idempotency_key` is the same when the call is repeated after a crash."""
 
@@ -77,12 +99,26 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     """Output as it comes, for the eyes of a watcher; the result is what `run` returns."""
     sessions: Sessions | None = None
     """None where a tool runs outside of any session."""
+    artifacts: Artifacts | None = None
+    """None as above."""
+    web: Web | None = None
+    """None where nothing can be reached."""
+    session: str = ""
+    agent: str = ""
+    git_author: str = ""
+    """`Name <address>`, if the agent says whose its commits are."""
 
 
 class ToolOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A tool's result. `text` goes to the model; `is_error` marks a result that is a failure."""
+    """A tool's result. `text` goes to the model; `is_error` marks a result that is a failure.
+
+    `untrusted` is content that comes from outside, `untrusted_source` says from where: the worker puts it below
+    `text`, between marks that the content cannot know. Nothing from outside belongs into `text` or the source.
+    """
 
     text: str
+    untrusted: str = ""
+    untrusted_source: str = ""
     is_error: bool = False
     truncated: bool = False
     exit_status: int | None = None
@@ -97,7 +133,7 @@ class Tool(msgspec.Struct, Generic[Args], frozen=True, kw_only=True):
 
     `idempotent`: running it twice with the same arguments leaves the same state as once.
     `timeout_s` is the default; the agent's limits may lower it, unless the tool only `waits`: for others, who have
-    limits of their own. `describe` gives a one-line summary of a call.
+    limits of their own. Of one session at most `max_concurrent` calls run at a time; more of them wait their turn.
     """
 
     name: str
@@ -108,6 +144,7 @@ class Tool(msgspec.Struct, Generic[Args], frozen=True, kw_only=True):
     run: Callable[[Args, ToolContext], Awaitable[ToolOutput]]
     timeout_s: float = 120.0
     waits: bool = False
+    max_concurrent: int | None = None
 
     def schema(self) -> ToolSchema:
         """The tool as a model sees it."""

@@ -7,13 +7,18 @@ from collections.abc import Iterable
 from typing import Any
 
 from ottod.errors import ConfigError
+from ottod.tools.artifact_list import ARTIFACT_LIST
+from ottod.tools.artifact_read import ARTIFACT_READ
+from ottod.tools.artifact_write import ARTIFACT_WRITE
 from ottod.tools.base import Tool
 from ottod.tools.data import DATA
 from ottod.tools.fs_edit import FS_EDIT
 from ottod.tools.fs_list import FS_LIST
 from ottod.tools.fs_read import FS_READ
 from ottod.tools.fs_write import FS_WRITE
+from ottod.tools.git import GIT
 from ottod.tools.grep import GREP
+from ottod.tools.http import HTTP
 from ottod.tools.shell import SHELL
 from ottod.tools.spawn_agent import SPAWN_AGENT
 from ottod.tools.test_runner import TEST_RUNNER
@@ -27,6 +32,11 @@ BUILTIN_TOOLS: tuple[Tool[Any], ...] = (
     SHELL,
     TEST_RUNNER,
     DATA,
+    GIT,
+    HTTP,
+    ARTIFACT_WRITE,
+    ARTIFACT_READ,
+    ARTIFACT_LIST,
     SPAWN_AGENT,
 )
 

@@ -9,10 +9,12 @@ from ottod.core.resume import Restored
 from ottod.core.turn import TurnMachine
 from ottod.isolation.beneath import BeneathFiles
 from ottod.isolation.programs import ConfinedPrograms
+from ottod.isolation.web import PinnedWeb
 from ottod.protocol.events import LogWarning
 from ottod.protocol.worker import Birth
 from ottod.tools.registry import tools_by_name
 from ottod.worker.approvals import Approvals
+from ottod.worker.artifacts import Artifacts
 from ottod.worker.children import Children
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
@@ -74,7 +76,17 @@ class Equipment:
             session=birth.session,
             machine=machine,
             models=models,
-            tools=ToolRunner(spec=spec, tools=tools, files=files, programs=programs, sessions=children, link=link),
+            tools=ToolRunner(
+                spec=spec,
+                tools=tools,
+                files=files,
+                programs=programs,
+                sessions=children,
+                artifacts=Artifacts(link, session_dir=birth.session_dir),
+                web=PinnedWeb(spec.http),
+                session=birth.session,
+                link=link,
+            ),
             approvals=approvals,
             journal=journal,
             link=link,

@@ -89,7 +89,7 @@ class Link:
         self._hello_said_s = 0.0
         self._beat_s = 0.0
         self._last_word: Exiting | None = None
-        self._requests: dict[int, tuple[WorkerRequestBody, asyncio.Future[str]]] = {}
+        self._requests: dict[int, tuple[WorkerRequestBody, asyncio.Future[RequestReply]]] = {}
         self._next_request = 1
         self.on_command: OnCommand | None = None
         self.on_root: Callable[[WorkerWelcome], None] = lambda welcome: None
@@ -223,14 +223,18 @@ class Link:
         await asyncio.shield(self._welcomed)
 
     async def request(self, body: WorkerRequestBody) -> str:
-        """Asks root for something and waits for the answer, over root's death if need be: a child's id.
+        """Asks root for something about a child; gives the child's id. As `ask`."""
+        return (await self.ask(body)).child
+
+    async def ask(self, body: WorkerRequestBody) -> RequestReply:
+        """Asks root for something and waits for the answer, over root's death if need be.
 
         Raises: OttoError with root's reason; RefusedError if too many requests wait.
         """
         if len(self._requests) >= MAX_REQUESTS:
             raise RefusedError(f"{MAX_REQUESTS} requests wait for the daemon already", code="too_many_requests")
         number, self._next_request = self._next_request, self._next_request + 1
-        future: asyncio.Future[str] = self._loop.create_future()
+        future: asyncio.Future[RequestReply] = self._loop.create_future()
         self._requests[number] = body, future
         try:
             self._ask(number)
@@ -250,7 +254,7 @@ class Link:
         if future is None or future.done():
             return
         if reply.failure is None:
-            future.set_result(reply.child)
+            future.set_result(reply)
         else:
             failure = reply.failure
             future.set_exception(RefusedError(failure.message, code=failure.code, mend=failure.mend))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import secrets
 import time
 from typing import Any
 
@@ -13,9 +15,10 @@ from ottod.errors import Failure, ToolError
 from ottod.protocol.events import ContentDelta, ToolCompleted, ToolFailed, ToolProgress, ToolStarted
 from ottod.protocol.model import ToolCall, ToolResult
 from ottod.protocol.specs import AgentSpec
-from ottod.protocol.toolio import Files, Programs
+from ottod.protocol.toolio import Files, Programs, Web
 from ottod.tools.arguments import decode_arguments
-from ottod.tools.base import Sessions, Tool, ToolContext, ToolOutput
+from ottod.tools.base import Artifacts, Sessions, Tool, ToolContext, ToolOutput
+from ottod.tools.untrusted import MARK_BYTES, marked
 from ottod.worker.link import Link
 from ottod.worker.text import MAX_ARGUMENTS_BYTES, cut, pieces
 
@@ -25,6 +28,9 @@ MAX_FAILURE_BYTES = 4 * 1024
 """Of a failure's text; a model can be quoted in it, at any length."""
 ABANDON_S = 10.0
 """How long a cancelled tool may take to finish before it is left behind."""
+
+
+NO_CAP = contextlib.nullcontext()
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +51,9 @@ class ToolRunner:
         files: Files,
         programs: Programs,
         sessions: Sessions,
+        artifacts: Artifacts,
+        web: Web,
+        session: str,
         link: Link,
     ) -> None:
         self._spec = spec
@@ -52,7 +61,13 @@ class ToolRunner:
         self._files = files
         self._programs = programs
         self._sessions = sessions
+        self._artifacts = artifacts
+        self._web = web
+        self._session = session
         self._link = link
+        caps = {name: tool.max_concurrent for name, tool in tools.items()} | dict(spec.limits.max_concurrent)
+        self._turns = {name: asyncio.Semaphore(cap) for name, cap in caps.items() if cap is not None}
+        """Of the tools that have a cap of their own: who has a turn may run."""
 
     def is_idempotent(self, call: ToolCall) -> bool:
         tool = self._tools.get(call.tool)
@@ -95,8 +110,13 @@ class ToolRunner:
             progress=lambda message: self._progress(call.call, message),
             stream=lambda text: self._stream(call.call, text),
             sessions=self._sessions,
+            artifacts=self._artifacts,
+            web=self._web,
+            session=self._session,
+            agent=self._spec.name,
+            git_author=self._spec.git.author,
         )
-        async with asyncio.timeout(timeout_s + KILL_MARGIN_S):
+        async with self._turns.get(call.tool, NO_CAP), asyncio.timeout(timeout_s + KILL_MARGIN_S):
             return await tool.run(arguments, context)
 
     def _timeout_s(self, tool: Tool[Any]) -> float:
@@ -140,8 +160,18 @@ def failed(call: ToolCall, failure: Failure, duration_ms: int = 0) -> Outcome:
     )
 
 
+def _text(output: ToolOutput) -> str:
+    """What the model is told: the tool's own words, then, between marks, what came from outside."""
+    if not output.untrusted:
+        return output.text
+    mark = secrets.token_hex(MARK_BYTES)
+    below = marked(output.untrusted, source=output.untrusted_source, mark=mark)
+    return f"{output.text}\n{below}" if output.text else below
+
+
 def _finished(call: ToolCall, output: ToolOutput, duration_ms: int) -> Outcome:
-    shown, was_cut = cut(output.text)
+    text = _text(output)
+    shown, was_cut = cut(text)
     event: ToolCompleted | ToolFailed
     if output.is_error:
         failure = Failure(code="tool", message=(shown.splitlines() or ["failed"])[0][:300])
@@ -155,5 +185,5 @@ def _finished(call: ToolCall, output: ToolOutput, duration_ms: int) -> Outcome:
             duration_ms=duration_ms,
             exit_status=output.exit_status,
         )
-    result = ToolResult(call=call.call, tool=call.tool, text=output.text, is_error=output.is_error)
+    result = ToolResult(call=call.call, tool=call.tool, text=text, is_error=output.is_error)
     return Outcome(result=result, event=event)

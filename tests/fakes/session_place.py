@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import uvloop
 
+from ottod.errors import ToolError
 from ottod.isolation import bubblewrap, processes
 from ottod.isolation.beneath import BeneathFiles
 from ottod.isolation.programs import ConfinedPrograms, Confinement
+from ottod.protocol.artifacts import ArtifactInfo, name_problem
+from ottod.protocol.toolio import Web
 from ottod.tools.arguments import decode_arguments
 from ottod.tools.base import Tool, ToolContext, ToolOutput
 
@@ -25,6 +29,46 @@ def run(work: Coroutine[Any, Any, T], *, loop: str = "uvloop") -> T:
     """Runs a coroutine to its end, on uvloop as a worker does, or on asyncio's own loop."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop if loop == "uvloop" else None) as runner:
         return runner.run(work)
+
+
+class FakeArtifacts:
+    """A tree's artifacts in memory; they keep what the real ones keep."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[ArtifactInfo, bytes]] = []
+        self._by_key: dict[str, ArtifactInfo] = {}
+
+    async def write(
+        self, data: bytes, *, name: str, kind: str = "file", sources: Sequence[str] = (), key: str = ""
+    ) -> ArtifactInfo:
+        if problem := name_problem(name, kind):
+            raise ToolError(problem, code="bad_arguments")
+        if key and key in self._by_key:
+            return self._by_key[key]
+        info = ArtifactInfo(
+            artifact=f"art-{len(self.kept):010}",
+            name=name,
+            version=1 + sum(known.name == name for known, _ in self.kept),
+            kind=kind,
+            agent="tester",
+            digest=hashlib.sha256(data).hexdigest(),
+            size_bytes=len(data),
+            sources=tuple(sources),
+        )
+        self.kept.append((info, data))
+        self._by_key[key] = info
+        return info
+
+    async def read(self, artifact: str, *, version: int = 0) -> tuple[ArtifactInfo, bytes]:
+        for info, data in reversed(self.kept):
+            if artifact in (info.artifact, info.name) and version in (0, info.version):
+                return info, data
+        raise ToolError(f"there is no artifact {artifact}", code="no_such_artifact")
+
+    async def list(self, *, name: str = "", kind: str = "") -> tuple[ArtifactInfo, ...]:
+        known = [i for i, _ in reversed(self.kept) if name in ("", i.name) and kind in ("", i.kind)]
+        newest = {i.name: i for i in reversed(known)}
+        return tuple(i for i in known if name or newest[i.name] is i)
 
 
 class SessionPlace:
@@ -50,6 +94,8 @@ class SessionPlace:
         )
         self.streamed: list[str] = []
         self.progress: list[str] = []
+        self.artifacts = FakeArtifacts()
+        self.web: Web | None = None
 
     def close(self) -> None:
         """Closes what was opened."""
@@ -76,6 +122,10 @@ class SessionPlace:
             max_output_bytes=max_output_bytes,
             progress=self.progress.append,
             stream=self.streamed.append,
+            artifacts=self.artifacts,
+            web=self.web,
+            session=self.session,
+            agent="tester",
         )
 
     def call(self, tool: Tool[Any], arguments: str, **limits: Any) -> ToolOutput:

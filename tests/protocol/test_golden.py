@@ -14,6 +14,7 @@ import pytest
 
 from ottod.errors import Failure
 from ottod.protocol import PROTOCOL_VERSION, control, events, requests, results, worker
+from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause
 from ottod.protocol.specs import AgentSpec, ModelTarget
 from ottod.protocol.usage import Usage
@@ -43,6 +44,7 @@ def value_for(annotation: Any, name: str) -> Any:
         ModelTarget: ModelTarget(provider="scripted", adapter="scripted", model="/s.yml"),
         requests.RequestBody: requests.Ping(), worker.CommandBody: worker.StopTurn(reason="r"),
         worker.WorkerRequestBody: worker.StopChild(child="s-0123456789"),
+        ArtifactInfo: ArtifactInfo(artifact="art-0123456789", name="design.md", digest="00" * 32, size_bytes=5),
         events.Gap: events.Gap(first=1, last=9, reason="evicted", session="s-0123456789"),
     }  # fmt: skip
     info = msgspec.inspect.type_info(annotation)

@@ -13,6 +13,7 @@ from ottod.errors import ConfigError
 from ottod.protocol.specs import AgentSpec, Budgets, Isolation, Limits, McpServer, Permissions, Restart
 from ottod.settings.agent_file import check_agent, check_spec, digest, parse_agent, read_agent, spec_errors
 from ottod.settings.agents import BUILTIN_DIR
+from ottod.settings.names import BUILTIN_TOOL_NAMES
 from ottod.settings.sections import DaemonSettings, IsolationSettings
 
 FULL = b"""\
@@ -129,7 +130,7 @@ WRONG = [
         "a.yml",
         "tools: [teleport]\n",
         "1:9: unknown tool 'teleport'",
-        "use one of: data, fs_edit, fs_list, fs_read, fs_write, grep, shell, spawn_agent, test_runner",
+        f"use one of: {', '.join(sorted(BUILTIN_TOOL_NAMES))}",
     ),
     ("a.yml", "tools: [grep, grep]\n", "1:15: tool 'grep' is listed twice", "remove one of the two"),
     (

@@ -388,7 +388,7 @@ def test_paths_that_cannot_be_are_clean_errors(tmp_path: Path) -> None:
 
 WRITER = """
 import asyncio, sys
-from ottod.protocol.control import SessionInfo
+from ottod.protocol.results import SessionInfo
 from ottod.storage.database import Database
 
 async def main():

@@ -1,0 +1,198 @@
+"""Artifacts as root serves them: to workers, which hand content over in their sessions' directories, and to clients.
+
+A worker writes content into its own directory and says so. Root copies it into the store, where it has its digest
+for a name, and only when that is on disk does a row of the index mean it. What a crash leaves between the two is a
+content without a row, which the next start sweeps away. The same request again, by its key, is answered with the same
+artifact.
+
+A tree's artifacts go when the last of its sessions is forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+from ottod.errors import RefusedError, StorageError
+from ottod.ids import key_from_bytes, session_id
+from ottod.protocol.artifacts import (
+    DIGEST,
+    HANDOVER_DIR,
+    ID_PREFIX,
+    MAX_ARTIFACT_BYTES,
+    MAX_LISTED,
+    MAX_SOURCES,
+    TOKEN,
+    ArtifactInfo,
+    name_problem,
+)
+from ottod.protocol.requests import GetArtifact, ListArtifacts, ReadArtifact
+from ottod.protocol.results import ArtifactFound, ArtifactList, ArtifactPart
+from ottod.protocol.worker import FetchArtifact, FindArtifacts, RequestReply, WriteArtifact
+from ottod.root.context import RootContext
+from ottod.root.session_table import Session
+from ottod.storage.artifact_index import ArtifactIndex, Refusal
+from ottod.storage.artifacts import ArtifactStore
+
+MAX_REFERENCE_CHARS = 200
+MAX_KEY_CHARS = 1000
+
+ArtifactRequest = WriteArtifact | FetchArtifact | FindArtifacts
+
+
+class Artifacts:
+    """Of all trees of this root."""
+
+    def __init__(self, context: RootContext, store: ArtifactStore) -> None:
+        self._c = context
+        self._store = store
+        self._index = ArtifactIndex(context.database)
+        self._placing = asyncio.Lock()
+        """Held from the moment content has its name to the one it has a row, and while unnamed content is removed."""
+
+    async def open(self) -> None:
+        """Makes the store ready. Raises StorageError."""
+        await self._c.in_thread(self._store.prepare)
+
+    # ------------------------------------------------------------ for workers
+
+    async def serve(self, session: Session, number: int, body: ArtifactRequest) -> RequestReply:
+        """The answer to a worker's request. Raises OttoError with the reason why not."""
+        match body:
+            case WriteArtifact():
+                return RequestReply(id=number, artifacts=(await self._write(session, body),))
+            case FetchArtifact():
+                return RequestReply(id=number, artifacts=(await self._fetch(session, body),))
+            case FindArtifacts():
+                found = await self._index.select(
+                    tree=tree_of(session),
+                    name=_checked_name(body.name),
+                    kind=_checked_name(body.kind),
+                    all_versions=bool(body.name),
+                    limit=MAX_LISTED + 1,
+                )
+                return RequestReply(id=number, artifacts=tuple(found[:MAX_LISTED]), truncated=len(found) > MAX_LISTED)
+
+    async def _write(self, session: Session, body: WriteArtifact) -> ArtifactInfo:
+        _check(body)
+        key = f"{session.id}/{body.key}" if body.key else ""
+        if key and (known := await self._index.by_key(key)) is not None:
+            return known
+        new = ArtifactInfo(
+            artifact=ID_PREFIX + session_id(key_from_bytes(os.urandom(8))).removeprefix("s-"),
+            tree=tree_of(session),
+            session=session.id,
+            agent=session.info.agent,
+            name=body.name,
+            kind=body.kind,
+            digest=body.digest,
+            size_bytes=body.size_bytes,
+            at_ns=time.time_ns(),
+        )
+        async with self._placing:
+            await self._c.in_thread(self._take, session.id, body)
+            added = await self._index.add(new, sources=body.sources, key=key)
+        if isinstance(added, Refusal):
+            raise RefusedError(added.message, code=added.code)
+        return added
+
+    def _take(self, session: str, body: WriteArtifact) -> None:
+        self._store.take(self._handover(session), body.token, digest=body.digest, size_bytes=body.size_bytes)
+
+    async def _fetch(self, session: Session, body: FetchArtifact) -> ArtifactInfo:
+        if not TOKEN.match(body.token):
+            raise RefusedError("not a name for a copy", code="bad_artifact")
+        info = await self._one(body.artifact, tree=tree_of(session), version=body.version)
+        await self._c.in_thread(self._store.give, info.digest, self._handover(session.id), body.token)
+        return info
+
+    def _handover(self, session: str) -> Path:
+        return self._c.sessions_dir / session / HANDOVER_DIR
+
+    # ------------------------------------------------------------ for clients
+
+    async def list(self, body: ListArtifacts, *, tree: str) -> ArtifactList:
+        """The artifacts of a tree, or, without one, of all."""
+        found = await self._index.select(
+            tree=tree,
+            name=_checked_name(body.name),
+            kind=_checked_name(body.kind),
+            all_versions=body.all_versions,
+            limit=body.limit + 1,
+        )
+        return ArtifactList(artifacts=tuple(found[: body.limit]), truncated=len(found) > body.limit)
+
+    async def get(self, body: GetArtifact, *, tree: str) -> ArtifactFound:
+        """The artifact that is meant. Raises RefusedError `no_such_artifact`, `ambiguous_artifact`."""
+        return ArtifactFound(artifact=await self._one(body.artifact, tree=tree, version=body.version))
+
+    async def read(self, body: ReadArtifact) -> ArtifactPart:
+        """A part of its content. Raises RefusedError, StorageError."""
+        info = await self._one(body.artifact, tree="", version=0)
+        data = await self._c.in_thread(self._store.read, info.digest, body.offset, body.length)
+        return ArtifactPart(artifact=info.artifact, offset=body.offset, data=data)
+
+    async def _one(self, reference: str, *, tree: str, version: int) -> ArtifactInfo:
+        shown = reference[:MAX_REFERENCE_CHARS]
+        found = await self._index.find(shown, tree=tree, version=max(0, version)) if shown else []
+        if not found:
+            which = f"{shown}@{version}" if version else shown
+            raise RefusedError(
+                f"there is no artifact {which}", code="no_such_artifact", mend="see `ottoctl artifact list`"
+            )
+        if len(found) > 1:
+            some = ", ".join(f"{info.artifact} (of {info.tree})" for info in found[:4])
+            raise RefusedError(
+                f"{shown} can mean several artifacts: {some}",
+                code="ambiguous_artifact",
+                mend="give the whole id, or name the session",
+            )
+        return found[0]
+
+    # ------------------------------------------------------------ forgetting
+
+    async def sweep(self) -> int:
+        """Removes content that no row means: a crash came between the two. Gives its number. Raises StorageError."""
+        async with self._placing:
+            return await self._c.in_thread(self._store.sweep, await self._index.digests())
+
+    async def session_forgotten(self, tree: str) -> None:
+        """A session of this tree is on record no more; if it was the last, the tree's artifacts go."""
+        try:
+            async with self._placing:
+                unnamed = await self._index.forget_tree(tree)
+                if unnamed:
+                    await self._c.in_thread(self._store.remove, unnamed)
+        except StorageError as error:
+            self._c.log(f"artifacts of {tree} cannot be removed: {error}")
+
+    async def tree_on_record(self, session: str) -> str:
+        """The tree of a session that may have ended long ago. Raises StorageError."""
+        return await self._index.tree_of(session)
+
+
+def tree_of(session: Session) -> str:
+    """The topmost session of its tree."""
+    return session.info.tree or session.id
+
+
+def _checked_name(name: str) -> str:
+    if len(name) > MAX_REFERENCE_CHARS:
+        raise RefusedError("no artifact has a name or kind as long as this", code="no_such_artifact")
+    return name
+
+
+def _check(body: WriteArtifact) -> None:
+    """Raises OttoError for what a worker in order would not have said."""
+    if problem := name_problem(body.name, body.kind):
+        raise RefusedError(problem, code="bad_artifact")
+    if not TOKEN.match(body.token) or not DIGEST.match(body.digest) or len(body.key) > MAX_KEY_CHARS:
+        raise RefusedError("not an artifact that could be taken", code="bad_artifact")
+    if not 0 <= body.size_bytes <= MAX_ARTIFACT_BYTES:
+        raise RefusedError(
+            f"an artifact of {body.size_bytes} bytes; {MAX_ARTIFACT_BYTES} is the limit", code="too_large"
+        )
+    if len(body.sources) > MAX_SOURCES or any(len(source) > MAX_REFERENCE_CHARS for source in body.sources):
+        raise RefusedError(f"{MAX_SOURCES} sources are the limit", code="too_large")
