@@ -16,20 +16,27 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import assert_never
 
+from msgspec.structs import replace
+
 from ottod.core.approval import MAX_SETTLED, Question, Resolution
 from ottod.core.turn import EndTurn, TurnResumed, Value, calls_of, not_started, text_of, what_is_wrong
+from ottod.errors import Failure
 from ottod.protocol import journal as j
 from ottod.protocol.cause import Cause
 from ottod.protocol.model import (
     AssistantMessage,
     Message,
     ModelResponse,
+    Text,
     ToolCall,
     ToolResult,
     ToolResults,
     UserMessage,
 )
 from ottod.protocol.usage import Usage
+
+MAX_ATTEMPTS = 256
+"""Of model calls, that are remembered: more cannot be open at once."""
 
 UNKNOWN = (
     "unknown: the process that made this call was lost before its result was noted. It may or may not have had its "
@@ -59,6 +66,14 @@ class OpenTurn(Value, frozen=True, kw_only=True):
     is_model_call_open: bool
 
 
+class Attempt(Value, frozen=True, kw_only=True):
+    """A model call that was begun with this permit; with `usage` it was answered."""
+
+    permit: str
+    target: int = 0
+    usage: Usage | None = None
+
+
 class Restored(Value, frozen=True, kw_only=True):
     """What a journal says of its session. Without entries it is a session that has not begun.
 
@@ -82,6 +97,8 @@ class Restored(Value, frozen=True, kw_only=True):
     text: str = ""
     questions: tuple[Question, ...] = ()
     resolutions: tuple[Resolution, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    """The newest attempts of model calls."""
 
 
 def restore(entries: Iterable[j.JournalEntry]) -> Restored:
@@ -125,6 +142,7 @@ class _Past:
         self.called_step = 0
         self.responded_step = 0
         self.turn_text = ""
+        self.budget: Failure | None = None
         # The newest response, until its consequences are in the conversation, and what became of its calls.
         self.response: ModelResponse | None = None
         self.intents: dict[str, bool] = {}
@@ -132,6 +150,7 @@ class _Past:
         # Leave that was asked for: what is open belongs to the newest turn, what was answered may hold for longer.
         self.questions: dict[str, Question] = {}
         self.resolutions: list[Resolution] = []
+        self.attempts: dict[str, Attempt] = {}
 
     def take(self, entry: j.JournalEntry) -> None:
         match entry:
@@ -146,8 +165,12 @@ class _Past:
             case j.ModelCalled():
                 self._settle()
                 self.called_step = entry.step
+                self._begin_attempt(Attempt(permit=entry.permit, target=entry.target))
             case j.ModelResponded():
                 self._respond(entry)
+            case j.BudgetReached():
+                self._settle()
+                self.budget = entry.failure
             case j.ToolIntended():
                 self.intents[entry.call] = entry.idempotent
             case j.ApprovalAsked():
@@ -184,13 +207,22 @@ class _Past:
         self.messages.append(UserMessage(text=entry.text))
         self.turn, self.is_open, self.ended, self.said = entry.turn, True, None, entry.text
         self.called_step = self.responded_step = 0
-        self.turn_text = ""
+        self.turn_text, self.budget = "", None
+
+    def _begin_attempt(self, attempt: Attempt) -> None:
+        if attempt.permit:
+            self.attempts[attempt.permit] = attempt
+            if len(self.attempts) > MAX_ATTEMPTS:
+                del self.attempts[next(iter(self.attempts))]
 
     def _respond(self, entry: j.ModelResponded) -> None:
         self._settle()
+        if (begun := self.attempts.get(entry.permit)) is not None:
+            self.attempts[entry.permit] = replace(begun, usage=entry.response.usage)
         self.response = entry.response
         self.responded_step = entry.step
-        self.turn_text = text_of(entry.response)
+        text = text_of(entry.response)
+        self.turn_text = text if text or self.budget is None else self.turn_text
         self.usages.append(entry.response.usage)
         self.intents, self.results = {}, {}
 
@@ -244,6 +276,10 @@ class _Past:
         response, self.response = self.response, None
         if response is None or not response.blocks:
             return
+        if self.budget is not None:
+            if text := text_of(response):
+                self.messages.append(AssistantMessage(blocks=(Text(text=text),)))
+            return
         calls = calls_of(response)
         if what_is_wrong(calls):
             return
@@ -274,6 +310,7 @@ class _Past:
             text=self.text,
             questions=tuple(self.questions.values()),
             resolutions=tuple(self.resolutions),
+            attempts=tuple(self.attempts.values()),
         )
 
     def _open_turn(self) -> OpenTurn:
@@ -287,6 +324,7 @@ class _Past:
                 results=tuple(self.results[c.call] for c in calls if c.call in self.results),
                 begun=frozenset(c.call for c in undecided if self.intents[c.call]),
                 text=self.turn_text,
+                budget=self.budget,
             ),
             unknown=tuple(c for c in undecided if not self.intents[c.call]),
             said=self.said,

@@ -9,6 +9,9 @@ phase `tools` ends only when each call has been resolved.
 The machine is pure. The worker executes its actions, writes to the journal before each effect, and feeds results
 back as events. A later incarnation makes a machine with the conversation so far and puts it in the middle of its turn
 by `TurnResumed`: what has a response or a result is not asked for again.
+
+When a budget lets no call through any more, one last call is made in place of the one that was due, without tools:
+what the model says then is the turn's text, and the turn has failed with code `budget`.
 """
 
 from __future__ import annotations
@@ -53,11 +56,12 @@ class TurnResumed(Value, frozen=True, kw_only=True, tag=True):
 
     `step` counts the responses so far. `response` is the newest, unless its consequences are in the conversation
     already; `results` are those of its calls that have theirs, `begun` names those without that may begin again.
-    `text` is what the model said last in this turn.
+    `text` is what the model said last in this turn. With `budget` it had come to its last call.
     """
 
     turn: int
     step: int = 0
+    budget: Failure | None = None
     response: ModelResponse | None = None
     results: tuple[ToolResult, ...] = ()
     begun: frozenset[str] = frozenset()
@@ -65,13 +69,20 @@ class TurnResumed(Value, frozen=True, kw_only=True, tag=True):
 
 
 class ModelResponded(Value, frozen=True, kw_only=True, tag=True):
-    """The model call came back whole."""
+    """The model call came back whole. `shortened`: a budget had no room for as long an answer as it wanted."""
 
     response: ModelResponse
+    shortened: Failure | None = None
 
 
 class ModelFailed(Value, frozen=True, kw_only=True, tag=True):
     """The model call failed for good: retries are the caller's and are over."""
+
+    failure: Failure
+
+
+class BudgetReached(Value, frozen=True, kw_only=True, tag=True):
+    """The model call that was ordered fits into no budget, and was not made."""
 
     failure: Failure
 
@@ -88,17 +99,23 @@ class CancelRequested(Value, frozen=True, kw_only=True, tag=True):
     reason: str = ""
 
 
-TurnEvent = InputReceived | TurnResumed | ModelResponded | ModelFailed | ToolResolved | CancelRequested
+TurnEvent = (
+    InputReceived | TurnResumed | ModelResponded | ModelFailed | BudgetReached | ToolResolved | CancelRequested
+)
 
 # ------------------------------------------------------------------ actions
 
 
 class CallModel(Value, frozen=True, kw_only=True, tag=True):
-    """Make a model call with this conversation. Steps count from 1 in each turn."""
+    """Make a model call with this conversation. Steps count from 1 in each turn.
+
+    `is_last`: have the model hand back what it has, without tools, because a budget is used up.
+    """
 
     turn: int
     step: int
     messages: tuple[Message, ...]
+    is_last: bool = False
 
 
 class RunTool(Value, frozen=True, kw_only=True, tag=True):
@@ -158,6 +175,8 @@ class TurnMachine:
         self._begun: frozenset[str] = frozenset()
         self._cancelled: str | None = None
         self._last_text = ""
+        self._budget: Failure | None = None
+        """Set once the call that is out is the last one."""
 
     def step(self, event: TurnEvent) -> list[TurnAction]:
         """Takes one event and gives the orders that follow. Raises OutOfTurn and changes nothing if it cannot be."""
@@ -167,10 +186,12 @@ class TurnMachine:
             case TurnResumed():
                 return self._resume(event)
             case ModelResponded():
-                return self._responded(event.response)
+                return self._responded(event.response, shortened=event.shortened)
             case ModelFailed():
                 self._expect("model", event)
-                return self._end("failed", failure=event.failure)
+                return self._end("failed", failure=self._budget or event.failure)
+            case BudgetReached():
+                return self._reach_budget(event)
             case ToolResolved():
                 return self._resolved(event.result)
             case CancelRequested():
@@ -187,7 +208,7 @@ class TurnMachine:
             raise OutOfTurn(f"InputReceived cannot happen in phase {self.phase}")
         self.turn += 1
         self.step_number = 0
-        self._cancelled = None
+        self._cancelled = self._budget = None
         self._last_text = ""
         self.messages = (*self.messages, UserMessage(text=text))
         return self._call_model()
@@ -196,7 +217,7 @@ class TurnMachine:
         self._expect("idle", event)
         self.turn = event.turn
         self.step_number = event.step
-        self._cancelled = None
+        self._cancelled, self._budget = None, event.budget
         self._last_text = event.text
         if event.response is None:
             return self._call_model()
@@ -204,7 +225,7 @@ class TurnMachine:
         return self._responded(event.response, results=event.results, begun=event.begun)
 
     def _call_model(self) -> list[TurnAction]:
-        if self.step_number >= self.max_steps:
+        if self.step_number >= self.max_steps and self._budget is None:
             failure = Failure(
                 code="max_steps",
                 message=f"the turn reached its limit of {self.max_steps} model calls",
@@ -213,12 +234,28 @@ class TurnMachine:
             return self._end("failed", failure=failure)
         self.step_number += 1
         self.phase = "model"
-        return [CallModel(turn=self.turn, step=self.step_number, messages=self.messages)]
+        is_last = self._budget is not None
+        return [CallModel(turn=self.turn, step=self.step_number, messages=self.messages, is_last=is_last)]
+
+    def _reach_budget(self, event: BudgetReached) -> list[TurnAction]:
+        """The last call takes the place of the one that was not made. If that does not fit either, it is over."""
+        self._expect("model", event)
+        if self._budget is not None:
+            return self._end("failed", failure=self._budget)
+        self._budget = event.failure
+        return [CallModel(turn=self.turn, step=self.step_number, messages=self.messages, is_last=True)]
 
     def _responded(
-        self, response: ModelResponse, *, results: tuple[ToolResult, ...] = (), begun: frozenset[str] = frozenset()
+        self,
+        response: ModelResponse,
+        *,
+        results: tuple[ToolResult, ...] = (),
+        begun: frozenset[str] = frozenset(),
+        shortened: Failure | None = None,
     ) -> list[TurnAction]:
         self._expect("model", ModelResponded(response=response))
+        if self._budget is not None:
+            return self._hand_back(response, self._budget)
         self._last_text = text_of(response)
         calls = calls_of(response)
         wrong = what_is_wrong(calls)
@@ -231,6 +268,9 @@ class TurnMachine:
         if response.stop == "refusal":
             failure = Failure(code="refused", message=self._last_text or "the model refused to answer")
             return self._end("failed", failure=failure)
+        if response.stop == "max_tokens" and shortened is not None:
+            self._budget = shortened
+            return self._call_model()
         if response.stop == "max_tokens":
             failure = Failure(
                 code="max_tokens",
@@ -239,6 +279,14 @@ class TurnMachine:
             )
             return self._end("failed", failure=failure)
         return self._end("completed")
+
+    def _hand_back(self, response: ModelResponse, failure: Failure) -> list[TurnAction]:
+        """The last call's answer. It may not use tools, and if it says nothing, what was said before counts."""
+        text = text_of(response)
+        if text:
+            self._last_text = text
+            self.messages = (*self.messages, AssistantMessage(blocks=(Text(text=text),)))
+        return self._end("failed", failure=failure)
 
     def _run_tools(
         self, calls: tuple[ToolCall, ...], results: tuple[ToolResult, ...], begun: frozenset[str]

@@ -51,12 +51,15 @@ class UserSaid(Entry, frozen=True, kw_only=True, tag="user.said"):
 
 
 class ModelCalled(Entry, frozen=True, kw_only=True, tag="model.called"):
-    """A model call is about to be made."""
+    """An attempt of a model call is about to be made, with root's `permit` for it."""
 
     turn: int
     step: int
     model: str
     request_digest: str = ""
+    permit: str = ""
+    target: int = 0
+    attempt: int = 1
 
 
 class ModelResponded(Entry, frozen=True, kw_only=True, tag="model.responded"):
@@ -65,6 +68,15 @@ class ModelResponded(Entry, frozen=True, kw_only=True, tag="model.responded"):
     turn: int
     step: int
     response: ModelResponse
+    permit: str = ""
+
+
+class BudgetReached(Entry, frozen=True, kw_only=True, tag="budget.reached"):
+    """No call of this turn fits into a budget any more: what follows is the last one, and the turn ends with it."""
+
+    turn: int
+    step: int
+    failure: Failure
 
 
 class ToolIntended(Entry, frozen=True, kw_only=True, tag="tool.intended"):
@@ -162,6 +174,7 @@ JournalEntry = (
     | UserSaid
     | ModelCalled
     | ModelResponded
+    | BudgetReached
     | ToolIntended
     | ApprovalAsked
     | ApprovalResolved

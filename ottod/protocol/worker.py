@@ -15,7 +15,9 @@ from ottod.errors import Failure
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.codec import Codec
+from ottod.protocol.events import BudgetWarning
 from ottod.protocol.specs import AgentSpec, ModelTarget
+from ottod.protocol.usage import Usage
 
 KIND_MESSAGE = b"M"
 KIND_BATCH = b"B"
@@ -60,6 +62,8 @@ class Birth(Wire, frozen=True, kw_only=True, tag="birth"):
     """Why the incarnation before this one ended; None for the first."""
     children: tuple[ChildNotice, ...] = ()
     """Child sessions that an earlier incarnation started and that have not ended."""
+    open_permits: tuple[str, ...] = ()
+    """Permits of earlier incarnations of which nobody has told what became of their calls."""
 
 
 class ChildNotice(Wire, frozen=True, kw_only=True, tag="child_notice"):
@@ -165,7 +169,58 @@ class FindArtifacts(Wire, frozen=True, kw_only=True, tag="find_artifacts"):
     kind: str = ""
 
 
-WorkerRequestBody = SpawnChild | StopChild | WriteArtifact | FetchArtifact | FindArtifacts
+
+class Quote(Wire, frozen=True, kw_only=True):
+    """The most that a call can cost with one model. A dollar per million tokens is 1000 billionths per token."""
+
+    input_usd_micros: int
+    """Of all its input."""
+    output_token_usd_nanos: int
+    """Of each token of its output."""
+
+
+class AskPermit(Wire, frozen=True, kw_only=True, tag="permit.ask"):
+    """May one attempt of a model call be made? Retries ask anew.
+
+    `permit` is the worker's name for the attempt, never used twice in a session; asking again with it gives the same
+    answer. `target` is the index of the wanted model among the birth's. `input_tokens` is an estimate, nothing can
+    be counted above `input_bound_tokens`. `is_last` is the call that hands back partial work when a budget is used.
+    """
+
+    permit: str
+    turn: int
+    step: int
+    attempt: int = 1
+    target: int = 0
+    input_tokens: int = 0
+    input_bound_tokens: int = 0
+    max_output_tokens: int
+    min_output_tokens: int = 1
+    """With less the call is not worth making."""
+    quotes: tuple[Quote | None, ...] = ()
+    """For each of the birth's models; None where the price is not known."""
+    is_last: bool = False
+
+
+class SettlePermit(Wire, frozen=True, kw_only=True, tag="permit.settle"):
+    """What became of a permitted attempt. Told again, it counts once.
+
+    `completed` with its usage; `refused`: the provider said no before it did any work; `unknown`: it broke off, so
+    that nobody knows what it cost; `unused`: it was never made. `code` and `retry_after_s` are the failure's.
+    """
+
+    permit: str
+    outcome: Literal["completed", "refused", "unknown", "unused"]
+    target: int = 0
+    usage: Usage | None = None
+    code: str = ""
+    retry_after_s: float | None = None
+    latency_ms: int = 0
+
+
+WorkerRequestBody = (
+    SpawnChild | StopChild | WriteArtifact | FetchArtifact | FindArtifacts | AskPermit | SettlePermit
+)
 
 
 class WorkerRequest(Wire, frozen=True, kw_only=True, tag="request"):
@@ -246,8 +301,32 @@ class ExitAck(Wire, frozen=True, kw_only=True, tag="exit_ack"):
     """`exiting` was heard and every event is in the ring: the worker may go."""
 
 
+class Permit(Wire, frozen=True, kw_only=True):
+    """Leave to make one attempt: with this model, and with no more output than this.
+
+    `reason` says why it is another model than the one asked for.
+    """
+
+    permit: str
+    target: int = 0
+    max_output_tokens: int
+    is_last: bool = False
+    reason: str = ""
+
+
+class BudgetRefusal(Wire, frozen=True, kw_only=True):
+    """The budget that a call does not fit into. `session` is whose it is, empty for the day's; in its own unit."""
+
+    budget: Literal["seconds", "tokens", "usd_micros"]
+    scope: Literal["session", "tree", "day"]
+    session: str = ""
+    spent: int = 0
+    reserved: int = 0
+    limit: int = 0
+
+
 class RequestReply(Wire, frozen=True, kw_only=True, tag="request_reply"):
-    """The answer to a `WorkerRequest`: the child's id, or the artifacts, or why not."""
+    """The answer to a `WorkerRequest`: the child's id, the artifacts, the permit, or why not."""
 
     id: int
     child: str = ""
@@ -255,6 +334,11 @@ class RequestReply(Wire, frozen=True, kw_only=True, tag="request_reply"):
     artifacts: tuple[ArtifactInfo, ...] = ()
     truncated: bool = False
     """There are more artifacts than are named."""
+    permit: Permit | None = None
+    refusal: BudgetRefusal | None = None
+    """Beside a failure with code `budget`."""
+    warnings: tuple[BudgetWarning, ...] = ()
+    """For the session to tell."""
 
 
 RootToWorker = WorkerWelcome | WorkerRejected | Ack | Command | ExitAck | RequestReply

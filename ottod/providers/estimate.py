@@ -1,6 +1,9 @@
 """Usage where the provider reports none: four characters count as one token, rounded up.
 
 Crude, and better than nothing: a budget in tokens must not fail open because a local server counts nothing.
+
+A reservation needs the other side: what cannot be exceeded. A token is at least one byte of what was sent, so the
+bytes of a request bound its tokens, once what providers add of their own is allowed for.
 """
 
 from __future__ import annotations
@@ -8,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import assert_never
 
+import msgspec
+
 from ottod.protocol.model import (
     AssistantMessage,
     Block,
+    Message,
     ModelRequest,
     Text,
     Thinking,
@@ -21,6 +27,10 @@ from ottod.protocol.model import (
 from ottod.protocol.usage import Usage
 
 CHARS_PER_TOKEN = 4
+REQUEST_OVERHEAD_TOKENS = 1024
+"""The most that providers add to a request: their own words on how tools are used, and the frame of it all."""
+MESSAGE_OVERHEAD_TOKENS = 32
+"""The most that they add to a message, a block or a tool: its role, its limits, the id of its call."""
 
 
 def estimated_usage(request: ModelRequest, blocks: Iterable[Block]) -> Usage:
@@ -38,6 +48,52 @@ def estimated_usage(request: ModelRequest, blocks: Iterable[Block]) -> Usage:
                 assert_never(message)
     output_chars = sum(map(_block_chars, blocks))
     return Usage(input_tokens=_tokens(input_chars), output_tokens=_tokens(output_chars), calls=1)
+
+
+def bound_frame_tokens(request: ModelRequest, *, is_framed: bool) -> int:
+    """The most that everything but the messages can count. `is_framed`: the provider adds words of its own."""
+    tokens = _bytes(request.system)
+    if is_framed:
+        tokens += REQUEST_OVERHEAD_TOKENS + sum(
+            len(msgspec.json.encode(tool)) + MESSAGE_OVERHEAD_TOKENS for tool in request.tools
+        )
+    return tokens
+
+
+def bound_tokens(messages: Iterable[Message], *, is_framed: bool) -> int:
+    """The most that these messages can count as input."""
+    return sum(_bound(message, MESSAGE_OVERHEAD_TOKENS if is_framed else 0) for message in messages)
+
+
+def _bound(message: Message, overhead: int) -> int:
+    match message:
+        case UserMessage():
+            return overhead + _bytes(message.text)
+        case AssistantMessage():
+            return overhead + sum(overhead + _block_bytes(block) for block in message.blocks)
+        case ToolResults():
+            return overhead + sum(
+                overhead + _bytes(result.call) + _bytes(result.tool) + _bytes(result.text)
+                for result in message.results
+            )
+        case _:
+            assert_never(message)
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _block_bytes(block: Block) -> int:
+    match block:
+        case Text():
+            return _bytes(block.text)
+        case Thinking():
+            return _bytes(block.text) + len(block.signature) + len(block.opaque)
+        case ToolCall():
+            return _bytes(block.call) + _bytes(block.tool) + _bytes(block.arguments)
+        case _:
+            assert_never(block)
 
 
 def _tokens(chars: int) -> int:

@@ -10,8 +10,11 @@ from decimal import ROUND_CEILING, Decimal
 
 from ottod.protocol.specs import ModelTarget
 from ottod.protocol.usage import Usage
+from ottod.protocol.worker import Quote
 
 _MICROS = Decimal(1_000_000)
+_MANY = 1_000_000
+"""Tokens from whose price that of one is taken."""
 
 
 def cost_usd_micros(target: ModelTarget, usage: Usage) -> int | None:
@@ -26,6 +29,30 @@ def cost_usd_micros(target: ModelTarget, usage: Usage) -> int | None:
     if target.adapter == "scripted" or target.base_url:
         return None
     return _published(target, usage)
+
+
+def quote(target: ModelTarget, *, input_tokens: int) -> Quote | None:
+    """The most that a call with so much input can cost, or None if no price is known. A script costs nothing.
+
+    Nobody knows beforehand what will come from the provider's cache and what will be written to it: all of the input
+    counts as what is dearest.
+    """
+    if target.adapter == "scripted" and target.price_input_usd is None and target.price_output_usd is None:
+        return Quote(input_usd_micros=0, output_token_usd_nanos=0)
+    if not input_tokens:
+        input_tokens = 1
+    inputs = [
+        cost_usd_micros(target, Usage(input_tokens=input_tokens)),
+        cost_usd_micros(target, Usage(cache_read_tokens=input_tokens)),
+        cost_usd_micros(target, Usage(cache_write_tokens=input_tokens)),
+    ]
+    with_output = cost_usd_micros(target, Usage(input_tokens=input_tokens, output_tokens=_MANY))
+    known = [cost for cost in inputs if cost is not None]
+    if len(known) < len(inputs) or with_output is None or inputs[0] is None:
+        return None
+    # What was rounded up in the cost of the input alone must not be taken from the output's.
+    output_micros = with_output - inputs[0] + 1
+    return Quote(input_usd_micros=max(known), output_token_usd_nanos=-(-output_micros * 1000 // _MANY))
 
 
 def _configured(target: ModelTarget, usage: Usage) -> int | None:

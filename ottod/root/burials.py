@@ -49,6 +49,8 @@ class Burials:
         self._ended = 0
         self.on_lost: Callable[[Session, Incarnation, Loss], None] = lambda session, incarnation, loss: None
         self.on_ended: Callable[[Session], None] = lambda session: None
+        self.on_worker_gone: Callable[[Session], None] = lambda session: None
+        """Called when a dead worker has been heard out, before anything follows from its death."""
 
     def worker_exited(self, session: Session, incarnation: Incarnation, exit_: Exit) -> None:
         """Called once for every incarnation, after its process has ended."""
@@ -61,6 +63,7 @@ class Burials:
         while not self._c.gate.has_drained(incarnation) and self._c.loop.time() < deadline_s:
             await asyncio.sleep(DRAIN_POLL_S)
         self._c.gate.forget(incarnation)
+        self.on_worker_gone(session)
         known = []
         if incarnation.lease is not None:
             incarnation.lease.close()

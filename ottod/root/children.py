@@ -1,27 +1,17 @@
-"""What workers ask of root: children, their ends, and artifacts; and what parents are told of their children."""
+"""Children that workers ask for, and their ends; and what parents are told of them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-from ottod.errors import Failure, OttoError, RefusedError
+from ottod.errors import RefusedError
 from ottod.protocol.requests import StartSession
-from ottod.protocol.worker import (
-    ChildNotice,
-    FetchArtifact,
-    FindArtifacts,
-    RequestReply,
-    SpawnChild,
-    StopChild,
-    WorkerRequest,
-    WriteArtifact,
-)
-from ottod.root.artifacts import Artifacts
+from ottod.protocol.worker import ChildNotice, SpawnChild, StopChild
 from ottod.root.births import Births, check_room
 from ottod.root.context import RootContext
 from ottod.root.groups import Groups
-from ottod.root.session_table import Incarnation, NoSuchSession, Session, child_notice
+from ottod.root.session_table import NoSuchSession, Session, child_notice
 
 COMMAND_TIMEOUT_S = 10.0
 TELL_ATTEMPTS = 30
@@ -33,15 +23,13 @@ SPAWN_TOOL = "spawn_agent"
 
 
 class Children:
-    """Serves workers' requests, and tells parents of their children."""
+    """Starts and stops children for their parents' workers, and tells parents of their children."""
 
-    def __init__(self, context: RootContext, births: Births, groups: Groups, artifacts: Artifacts) -> None:
+    def __init__(self, context: RootContext, births: Births, groups: Groups) -> None:
         self._c = context
         self._births = births
-        self._artifacts = artifacts
         self._spawning: dict[str, asyncio.Future[Session]] = {}
         self.begin_stop: Callable[[Session, str], None] = lambda session, reason: None
-        context.gate.on_request = self.requested
         groups.on_child_ended = self.child_ended
 
     # ------------------------------------------------------------ starting
@@ -78,7 +66,8 @@ class Children:
         self._notify(parent, child)
         return child
 
-    async def _spawn(self, parent: Session, body: SpawnChild) -> Session:
+    async def spawn(self, parent: Session, body: SpawnChild) -> Session:
+        """The child that a worker asks for, started once for each key. Raises OttoError."""
         if not body.key:
             return await self._spawn_new(parent, body, "")
         key = f"{parent.id}/{body.key}"
@@ -124,32 +113,8 @@ class Children:
         self._notify(parent, child)
         return child
 
-    # ------------------------------------------------------------ requests of workers
-
-    def requested(self, session: Session, incarnation: Incarnation, request: WorkerRequest) -> None:
-        """One request of a worker. The gate bounds how many it may have open."""
-        self._c.spawn(self._serve(session, incarnation, request))
-
-    async def _serve(self, session: Session, incarnation: Incarnation, request: WorkerRequest) -> None:
-        try:
-            match request.body:
-                case SpawnChild() as body:
-                    child = await self._spawn(session, body)
-                case StopChild() as body:
-                    child = self._stop(session, body)
-                case WriteArtifact() | FetchArtifact() | FindArtifacts() as body:
-                    self._c.gate.answer(incarnation, await self._artifacts.serve(session, request.id, body))
-                    return
-            reply = RequestReply(id=request.id, child=child.id)
-        except OttoError as error:
-            reply = RequestReply(id=request.id, failure=error.failure())
-        except Exception as error:
-            failure = Failure(code="internal", message=f"the request failed: {error!r}"[:500])
-            self._c.gate.answer(incarnation, RequestReply(id=request.id, failure=failure))
-            raise
-        self._c.gate.answer(incarnation, reply)
-
-    def _stop(self, parent: Session, body: StopChild) -> Session:
+    def stop(self, parent: Session, body: StopChild) -> Session:
+        """Begins to stop a child. Raises NoSuchSession."""
         child = parent.children.get(body.child) or self._c.table.get(body.child)
         if child is None or child.info.parent != parent.id:
             raise NoSuchSession(f"{body.child[:100]} is no child of {parent.id}")

@@ -1,8 +1,9 @@
 """What can be done to sessions: start, speak to, wait for, stop, unpark, remove.
 
 The parts behind it: `births` (how a worker comes into the world), `burials` (how it leaves), `groups` (what becomes
-of its session: the supervision engine), `stops`, `children` (what workers ask for), `approvals` (what they wait for
-leave to do), `artifacts` (what they leave for each other), `adoption` (what an earlier root left behind) and `watch`.
+of its session: the supervision engine), `stops`, `children` (that workers ask for), `permits` (for their model
+calls), `approvals` (what they wait for leave to do), `artifacts` (what they leave for each other), `adoption` (what an
+earlier root left behind) and `watch`.
 Everything that may block (files, the database, walks through /proc) happens on threads; the loop only routes.
 """
 
@@ -27,11 +28,13 @@ from ottod.root.burials import Burials
 from ottod.root.children import Children
 from ottod.root.context import RootContext
 from ottod.root.groups import Groups
+from ottod.root.permits import Permits
 from ottod.root.reaper import Reaper
 from ottod.root.resolve import Resolver
 from ottod.root.session_table import Session
 from ottod.root.stops import Stops
 from ottod.root.watch import Watch
+from ottod.root.worker_requests import WorkerRequests
 from ottod.storage.artifacts import ArtifactStore
 
 COMMAND_TIMEOUT_S = 10.0
@@ -61,8 +64,13 @@ class Supervisor:
         self._births.on_worker_exit = self._burials.worker_exited
         self._groups = Groups(context, self._births, self._burials)
         self._stops = Stops(context, self._groups)
-        self._children = Children(context, self._births, self._groups, self.artifacts)
+        self._children = Children(context, self._births, self._groups)
         self._children.begin_stop = lambda session, reason: self._stops.begin_for(session, reason, "cancelled")
+        self.permits = Permits(context)
+        context.gate.on_request = WorkerRequests(
+            context, children=self._children, artifacts=self.artifacts, permits=self.permits
+        ).requested
+        self._burials.on_worker_gone = self.permits.worker_gone
         self._adoption = Adoption(
             context,
             births=self._births,

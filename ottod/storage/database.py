@@ -31,7 +31,7 @@ from ottod.errors import StorageError
 from ottod.protocol.events import SessionState
 from ottod.protocol.results import SessionInfo
 from ottod.storage import database_rows as rows
-from ottod.storage.database_rows import Incarnation, LedgerEntry
+from ottod.storage.database_rows import Incarnation
 from ottod.storage.schema import DatabaseFile, DatabaseRecovery, open_database_file, storage_error
 
 MAX_PENDING_JOBS = 1024
@@ -164,7 +164,7 @@ class Database:
         """The newest offset that any session's row mentions, 0 if there is none. Raises StorageError."""
         return await self._call(lambda: rows.max_last_offset(self._connection))
 
-    # ------------------------------------------------------------ processes and cost
+    # ------------------------------------------------------------ processes
 
     async def put_incarnation(self, incarnation: Incarnation, *, durable: bool = True) -> None:
         """Writes an incarnation's row; unless `durable` it survives only a kill. Raises StorageError."""
@@ -202,13 +202,15 @@ class Database:
         """Node → what its supervisor remembered. Raises StorageError."""
         return await self._call(lambda: rows.select_supervision(self._connection))
 
-    async def add_ledger(self, entry: LedgerEntry) -> None:
-        """Books one model call, durably. Raises StorageError."""
-        await self._write(lambda: rows.insert_ledger(self._connection, entry))
+    # ------------------------------------------------------------ for stores of their own
 
-    async def ledger(self, session: str) -> list[LedgerEntry]:
-        """A session's bookings. Raises StorageError."""
-        return await self._call(lambda: rows.select_ledger(self._connection, session))
+    async def transact(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
+        """Runs `work` in one transaction; unless `durable` it survives only a kill. Raises StorageError."""
+        return await self._write(functools.partial(work, self._connection), durable=durable)
+
+    async def query(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs `work`, which only reads. Raises StorageError."""
+        return await self._call(functools.partial(work, self._connection))
 
     # ------------------------------------------------------------ tables of others
 

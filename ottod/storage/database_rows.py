@@ -11,7 +11,6 @@ import msgspec
 from ottod.protocol.cause import Cause
 from ottod.protocol.events import SessionState
 from ottod.protocol.results import SessionInfo
-from ottod.protocol.usage import Usage
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_info: msgspec.msgpack.Decoder[SessionInfo] = msgspec.msgpack.Decoder(SessionInfo)
@@ -38,16 +37,6 @@ class Incarnation(msgspec.Struct, frozen=True, kw_only=True):
     secret: bytes = b""
     """What the worker shows to be adopted by a later root; kept while it lives."""
     generation: int = 0
-
-
-class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One model call's consumption. The ledger outlives its sessions: spent money stays spent."""
-
-    session: str
-    at_ns: int
-    provider: str
-    model: str
-    usage: Usage
 
 
 def upsert_session(connection: sqlite3.Connection, info: SessionInfo) -> None:
@@ -199,48 +188,6 @@ def select_incarnations(connection: sqlite3.Connection, session: str) -> list[In
             cause=_unpack_cause.decode(cause) if cause is not None else None,
         )
         for incarnation, pid, ticks, started, ended, cause in rows
-    ]
-
-
-def insert_ledger(connection: sqlite3.Connection, entry: LedgerEntry) -> None:
-    """Adds a line."""
-    u = entry.usage
-    connection.execute(
-        "INSERT INTO ledger (session, at_ns, provider, model, input_tokens, output_tokens, cache_read_tokens,"
-        " cache_write_tokens, reasoning_tokens, usd_micros, calls) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-        (
-            entry.session,
-            entry.at_ns,
-            entry.provider,
-            entry.model,
-            u.input_tokens,
-            u.output_tokens,
-            u.cache_read_tokens,
-            u.cache_write_tokens,
-            u.reasoning_tokens,
-            u.usd_micros,
-            u.calls,
-        ),
-    )
-
-
-def select_ledger(connection: sqlite3.Connection, session: str) -> list[LedgerEntry]:
-    """A session's lines, in the order of their writing."""
-    rows = connection.execute(
-        "SELECT at_ns, provider, model, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,"
-        " reasoning_tokens, usd_micros, calls FROM ledger WHERE session = ? ORDER BY entry",
-        (session,),
-    )
-    fields = Usage.__struct_fields__
-    return [
-        LedgerEntry(
-            session=session,
-            at_ns=at_ns,
-            provider=provider,
-            model=model,
-            usage=Usage(**dict(zip(fields, usage, strict=True))),
-        )
-        for at_ns, provider, model, *usage in rows
     ]
 
 

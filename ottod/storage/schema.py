@@ -100,6 +100,34 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX artifacts_newest ON artifacts (at_ns DESC);
     CREATE INDEX artifacts_digest ON artifacts (digest);
     """,
+    """
+    ALTER TABLE ledger ADD COLUMN agent TEXT NOT NULL DEFAULT '';
+    ALTER TABLE ledger ADD COLUMN permit TEXT NOT NULL DEFAULT '';
+    ALTER TABLE ledger ADD COLUMN is_presumed INTEGER NOT NULL DEFAULT 0;
+    CREATE UNIQUE INDEX ledger_permit ON ledger (session, permit) WHERE permit <> '';
+    CREATE TABLE permits (
+        session           TEXT NOT NULL,
+        permit            TEXT NOT NULL,
+        at_ns             INTEGER NOT NULL,
+        agent             TEXT NOT NULL,
+        provider          TEXT NOT NULL,
+        model             TEXT NOT NULL,
+        target            INTEGER NOT NULL,
+        input_tokens      INTEGER NOT NULL,
+        max_output_tokens INTEGER NOT NULL,
+        usd_micros        INTEGER,
+        is_last           INTEGER NOT NULL,
+        PRIMARY KEY (session, permit)
+    ) WITHOUT ROWID;
+    CREATE TABLE accounts (
+        session          TEXT PRIMARY KEY,
+        above            TEXT NOT NULL,
+        tokens           INTEGER,
+        usd_micros       INTEGER,
+        spent_tokens     INTEGER NOT NULL,
+        spent_usd_micros INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    """,
 )
 """Append-only: what has been released is never edited."""
 

@@ -11,6 +11,8 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from ottod.core.approval import (
     AnswerGiven,
     ApprovalAction,
@@ -33,13 +35,15 @@ from ottod.protocol import journal as j
 from ottod.protocol.events import ApprovalRequested, ApprovalResolved
 from ottod.protocol.model import ToolCall
 from ottod.protocol.specs import PermissionRule
-from ottod.protocol.worker import Birth, ResolveApproval
+from ottod.protocol.worker import Birth, BudgetRefusal, ResolveApproval
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
 from ottod.worker.text import MAX_ARGUMENTS_BYTES, cut
 
 MAX_REASON_BYTES = 2000
 """Of a rule's reason, and of an answer's."""
+BUDGET_TOOL = "budget"
+"""The tool's name in a question about a budget."""
 MAX_LOOK_S = 3600.0
 """Between two looks at the clock while an approval waits that expires: the wall clock may be set meanwhile."""
 
@@ -123,11 +127,16 @@ class Approvals:
             reason=cut(rule.reason, MAX_REASON_BYTES)[0],
             expires_at_ns=None if rule.expires_s is None else self._now_ns() + int(rule.expires_s * 1e9),
         )
+        return await self._hold(question, call.arguments)
+
+    async def _hold(self, question: Question, arguments: str) -> Resolution:
+        """Asks, and waits for what becomes of it."""
+        approval = question.approval
         waiter = self._waiters[approval] = asyncio.get_running_loop().create_future()
         self.waiting_calls += 1
         try:
             actions = self._book.step(CallHeld(question=question), now_ns=self._now_ns())
-            self._perform(actions, arguments=call.arguments)
+            self._perform(actions, arguments=arguments)
             self._on_wait()
             await self._let_go(actions)
             await self._answered(waiter, approval)
@@ -135,9 +144,25 @@ class Approvals:
             self.waiting_calls -= 1
             del self._waiters[approval]
             self._on_wait()
-        known = self._book.known(approval, call.tool)
+        known = self._book.known(approval, question.tool)
         assert known is not None
         return known
+
+    async def more_budget(self, refusal: BudgetRefusal, why: str, *, turn: int, step: int) -> bool:
+        """Asks whether a budget may grow by as much again as it is. Root, which hears the answer, lets it grow.
+
+        Raises: StorageError if the question cannot be noted.
+        """
+        # Each limit is a question of its own: what was said about one says nothing about a larger one.
+        name = f"budget:{refusal.session}:{refusal.budget}:{refusal.limit}"
+        arguments = msgspec.json.encode(refusal).decode()
+        approval = approval_id(self._session, turn=turn, step=step, call=name)
+        known = self._book.known(approval, "")
+        if known is None:
+            reason = cut(why, MAX_REASON_BYTES)[0]
+            question = Question(approval=approval, turn=turn, step=step, call=name, tool=BUDGET_TOOL, reason=reason)
+            known = await self._hold(question, arguments)
+        return known.decision == "approved"
 
     async def _answered(self, waiter: asyncio.Future[None], approval: str) -> None:
         """Returns when the question is settled, by an answer or by the clock, and that is durable."""

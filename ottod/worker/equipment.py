@@ -19,6 +19,7 @@ from ottod.worker.children import Children
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
 from ottod.worker.model_call import ModelCaller
+from ottod.worker.permits import Permits
 from ottod.worker.sandbox import confine_worker, programs_for
 from ottod.worker.tool_call import ToolRunner
 from ottod.worker.turns import TurnDriver
@@ -42,6 +43,7 @@ class Equipment:
         journal: JournalWriter,
         children: Children,
         approvals: Approvals,
+        permits: Permits,
         restored: Restored,
         on_step: Callable[[], None],
     ) -> Equipment:
@@ -60,10 +62,11 @@ class Equipment:
             link.emit(LogWarning(message=text, code="rules_without_effect"))
         models = ModelCaller(
             spec=spec,
-            target=birth.models[0],
-            api_key=birth.api_keys.get(birth.models[0].provider, ""),
+            targets=birth.models,
+            api_keys=birth.api_keys,
             schemas=tuple(t.schema() for t in tools.values()),
             link=link,
+            permits=permits,
         )
         models.restore(restored.usages)
         machine = TurnMachine(
@@ -91,6 +94,7 @@ class Equipment:
             journal=journal,
             link=link,
             on_step=on_step,
+            on_budget="stop" if birth.run_mode == "headless" else spec.on_budget,
         )
         return cls(driver, models, programs)
 

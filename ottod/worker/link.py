@@ -227,9 +227,16 @@ class Link:
         return (await self.ask(body)).child
 
     async def ask(self, body: WorkerRequestBody) -> RequestReply:
-        """Asks root for something and waits for the answer, over root's death if need be.
+        """Asks root for something; gives its answer. Raises RefusedError with root's reason. As `hear`."""
+        reply = await self.hear(body)
+        if reply.failure is not None:
+            raise RefusedError(reply.failure.message, code=reply.failure.code, mend=reply.failure.mend)
+        return reply
 
-        Raises: OttoError with root's reason; RefusedError if too many requests wait.
+    async def hear(self, body: WorkerRequestBody) -> RequestReply:
+        """Asks root for something and waits for the answer, whatever it is, over root's death if need be.
+
+        Raises: RefusedError if too many requests wait.
         """
         if len(self._requests) >= MAX_REQUESTS:
             raise RefusedError(f"{MAX_REQUESTS} requests wait for the daemon already", code="too_many_requests")
@@ -251,13 +258,8 @@ class Link:
 
     def _answered(self, reply: RequestReply) -> None:
         _, future = self._requests.get(reply.id, (None, None))
-        if future is None or future.done():
-            return
-        if reply.failure is None:
+        if future is not None and not future.done():
             future.set_result(reply)
-        else:
-            failure = reply.failure
-            future.set_exception(RefusedError(failure.message, code=failure.code, mend=failure.mend))
 
     async def say_farewell(self, exiting: Exiting, *, timeout_s: float) -> None:
         """Gets every event and the last word acknowledged, by this root or the next; gives up after `timeout_s`."""

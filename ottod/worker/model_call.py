@@ -1,112 +1,271 @@
-"""One model call as the turn sees it: streamed to the watchers, repeated when that makes sense, priced."""
+"""One model call as the turn sees it: permitted, streamed to the watchers, repeated when that makes sense, priced.
+
+Every attempt has a permit of its own. Root says with which of the session's models it is made, and how much output
+there may be; the attempt is in the journal, by its permit, before it is made.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 
+import msgspec
 from msgspec.structs import replace
 
 from ottod.core.backoff import delay_s
-from ottod.errors import Failure, ProviderError
-from ottod.protocol.events import MAX_EVENT_TEXT_BYTES, ContentDelta, ModelRetried, UsageUpdated
+from ottod.errors import Failure, OttoError, ProviderError
+from ottod.protocol.events import MAX_EVENT_TEXT_BYTES, ContentDelta, ModelRerouted, ModelRetried, UsageUpdated
 from ottod.protocol.model import Message, ModelRequest, ModelResponse, ResponseCompleted, TextDelta, ThinkingDelta
 from ottod.protocol.model import ToolSchema as Schema
 from ottod.protocol.specs import AgentSpec, Backoff, ModelTarget
 from ottod.protocol.usage import Usage
+from ottod.protocol.worker import AskPermit, Permit, SettlePermit
 from ottod.providers.base import Provider
-from ottod.providers.prices import cost_usd_micros
+from ottod.providers.estimate import bound_frame_tokens, bound_tokens, estimated_usage
+from ottod.providers.prices import cost_usd_micros, quote
 from ottod.providers.registry import build_provider
+from ottod.worker import last_call
 from ottod.worker.link import Link
+from ottod.worker.permits import Permits
 from ottod.worker.text import pieces
 
 WHOLE_CHARS = MAX_EVENT_TEXT_BYTES // 4
 """A text of no more characters fits an event, whatever they are."""
 RETRY_BACKOFF = Backoff(base_s=0.5, factor=2.0, max_s=30.0, jitter=0.25)
+MIN_OUTPUT_TOKENS = 256
+"""A call with room for less output than this is not worth making."""
+REFUSED_CODES = frozenset(
+    {"rate_limited", "overloaded", "auth", "bad_request", "context_too_long", "refused", "connection"}
+)
+"""Failures with which a provider says no before it begins: they cost nothing, if nothing of an answer had come."""
+
+SHORTENED = Failure(code="budget", message="a budget left no room for the whole answer")
+
+OnBegun = Callable[[Permit, str], Awaitable[None]]
+"""Called with the permit and the model's name before an attempt is made."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """A response with its price, and the permit of the attempt that gave it."""
+
+    response: ModelResponse
+    permit: Permit
+    target: ModelTarget
+    latency_ms: int
+    shortened: Failure | None = None
+    """It was cut where a budget had no room for more."""
+
+
+class _Counted(msgspec.Struct, frozen=True, kw_only=True):
+    """The beginning of a conversation, and what a provider counted for it."""
+
+    messages: tuple[Message, ...]
+    input_tokens: int
 
 
 class ModelCaller:
-    """Makes the session's model calls. The provider is built with the first one."""
+    """Makes the session's model calls. A provider is built with the first call that needs it."""
 
     def __init__(
         self,
         *,
         spec: AgentSpec,
-        target: ModelTarget,
-        api_key: str,
+        targets: tuple[ModelTarget, ...],
+        api_keys: Mapping[str, str],
         schemas: tuple[Schema, ...],
         link: Link,
+        permits: Permits,
         build: Callable[[ModelTarget, str], Provider] = build_provider,
     ) -> None:
         self._spec = spec
-        self._target = target
-        self._api_key = api_key
+        self._targets = targets
+        self._api_keys = api_keys
         self._schemas = schemas
         self._link = link
+        self._permits = permits
         self._build = build
-        self._provider: Provider | None = None
+        self._providers: dict[int, Provider] = {}
+        self._counted: dict[int, _Counted] = {}
+        self._target = 0
+        """Of the newest attempt."""
         self.total = Usage()
 
     def request(self, messages: tuple[Message, ...]) -> ModelRequest:
-        """The request for a conversation."""
+        """The request for a conversation, for the model that the agent names."""
         return ModelRequest(
-            model=self._target.model,
+            model=self._targets[0].model,
             messages=messages,
             system=self._spec.system_prompt,
             tools=self._schemas,
             max_output_tokens=self._spec.max_output_tokens,
             temperature=self._spec.temperature,
             thinking_tokens=self._spec.thinking_tokens,
-            timeout_s=self._target.timeout_s,
-            idle_timeout_s=self._target.idle_timeout_s,
+            timeout_s=self._targets[0].timeout_s,
+            idle_timeout_s=self._targets[0].idle_timeout_s,
         )
 
-    async def call(self, request: ModelRequest, *, item: str) -> ModelResponse:
-        """Streams one response. Raises ProviderError once retrying is pointless or used up."""
+    def last_request(self, messages: tuple[Message, ...], *, max_bytes: int) -> ModelRequest:
+        """The request to hand back what there is, told in so many bytes."""
+        return replace(
+            self.request(last_call.last_messages(messages, max_bytes=max_bytes)),
+            system=last_call.SYSTEM,
+            tools=(),
+            max_output_tokens=min(self._spec.max_output_tokens, last_call.MAX_OUTPUT_TOKENS),
+            thinking_tokens=0,
+        )
+
+    async def call(
+        self, request: ModelRequest, *, turn: int, step: int, on_begun: OnBegun, is_last: bool = False
+    ) -> Answer:
+        """Streams one response. `is_last`: it hands back partial work, and may use what is kept for that.
+
+        Raises: BudgetReached; RefusedError if root does not let the call be made; ProviderError once retrying is
+        pointless or used up.
+        """
         attempt = 1
         while True:
+            wanted = self._wanted(request, turn=turn, step=step, attempt=attempt, is_last=is_last)
+            permit = await self._permits.ask(wanted)
             try:
-                return await self._stream(request, item)
+                return await self._attempt(request, permit, turn=turn, step=step, on_begun=on_begun)
             except ProviderError as error:
                 failure = error.failure()
-                if not failure.retryable or attempt > self._target.max_retries:
+                if not failure.retryable or attempt > self._targets[permit.target].max_retries:
                     raise
-                await self._wait(attempt, failure)
+                await self._wait(attempt, failure, self._targets[permit.target])
                 attempt += 1
 
-    def count(self, response: ModelResponse) -> None:
+    def count(self, answer: Answer) -> None:
         """Adds a response to what was consumed, once it is in the journal, and says so."""
-        usage = priced(self._target, response.usage)
+        usage = answer.response.usage
         self.total = self.total + usage
-        self._tell(usage)
+        self._tell(usage, answer.target)
+        self._permits.settle(
+            SettlePermit(
+                permit=answer.permit.permit,
+                outcome="completed",
+                target=answer.permit.target,
+                usage=usage,
+                latency_ms=answer.latency_ms,
+            )
+        )
 
     def restore(self, usages: Sequence[Usage]) -> None:
         """Takes over what earlier incarnations consumed, and says what that amounts to."""
         if usages:
-            self.total = sum((priced(self._target, usage) for usage in usages), start=Usage())
+            known = (usage if usage.usd_micros is not None else priced(self._targets[0], usage) for usage in usages)
+            self.total = sum(known, start=Usage())
             # The last response may have been noted by a process that never came to tell of it.
-            self._tell(Usage())
+            self._tell(Usage(), self._targets[0])
 
-    def _tell(self, usage: Usage) -> None:
-        self._link.emit(
-            UsageUpdated(model=self._target.model, provider=self._target.provider, usage=usage, total=self.total)
+    def _tell(self, usage: Usage, target: ModelTarget) -> None:
+        self._link.emit(UsageUpdated(model=target.model, provider=target.provider, usage=usage, total=self.total))
+
+    # ------------------------------------------------------------ permits
+
+    def _wanted(self, request: ModelRequest, *, turn: int, step: int, attempt: int, is_last: bool) -> AskPermit:
+        bounds = [self._input_bound(index, request) for index in range(len(self._targets))]
+        pairs = zip(self._targets, bounds, strict=True)
+        return AskPermit(
+            permit=self._permits.next_name(),
+            turn=turn,
+            step=step,
+            attempt=attempt,
+            input_tokens=estimated_usage(request, ()).input_tokens,
+            input_bound_tokens=max(bounds),
+            max_output_tokens=request.max_output_tokens,
+            min_output_tokens=min(
+                request.max_output_tokens, last_call.MIN_OUTPUT_TOKENS if is_last else MIN_OUTPUT_TOKENS
+            ),
+            quotes=tuple(quote(target, input_tokens=bound) for target, bound in pairs),
+            is_last=is_last,
         )
 
-    async def _wait(self, attempt: int, failure: Failure) -> None:
+    def _input_bound(self, index: int, request: ModelRequest) -> int:
+        """What the input cannot exceed: what was counted last for the same beginning, and the bytes behind it."""
+        is_framed = self._targets[index].adapter != "scripted"
+        counted = self._counted.get(index)
+        if (
+            counted is not None
+            and request.tools == self._schemas
+            and _begins_with(request.messages, counted.messages)
+        ):
+            rest = request.messages[len(counted.messages) :]
+            return counted.input_tokens + bound_tokens(rest, is_framed=is_framed)
+        frame = bound_frame_tokens(request, is_framed=is_framed)
+        return frame + bound_tokens(request.messages, is_framed=is_framed)
+
+    async def _attempt(
+        self, request: ModelRequest, permit: Permit, *, turn: int, step: int, on_begun: OnBegun
+    ) -> Answer:
+        """One attempt, and what became of it told to root; of an answer it is told by `count`."""
+        target = self._targets[permit.target]
+        told = SettlePermit(permit=permit.permit, outcome="unused", target=permit.target)
+        began_s = time.monotonic()
+        try:
+            self._take_route(permit)
+            await on_begun(permit, target.model)
+            made = replace(
+                request,
+                model=target.model,
+                max_output_tokens=permit.max_output_tokens,
+                timeout_s=target.timeout_s,
+                idle_timeout_s=target.idle_timeout_s,
+            )
+            told = replace(told, outcome="unknown")
+            streamed = _Progress()
+            try:
+                response = await self._stream(permit.target, made, f"{turn}.{step}", streamed)
+            except ProviderError as error:
+                outcome = "refused" if error.code in REFUSED_CODES and not streamed.has_begun else "unknown"
+                told = replace(told, outcome=outcome, code=error.code, retry_after_s=error.retry_after_s)
+                raise
+        except BaseException as error:
+            if isinstance(error, OttoError) and not told.code:
+                told = replace(told, code=error.code)
+            self._permits.settle(replace(told, latency_ms=_ms_since(began_s)))
+            raise
+        usage = priced(target, response.usage)
+        total_input = usage.total_tokens - usage.output_tokens
+        if not permit.is_last:
+            self._counted[permit.target] = _Counted(messages=request.messages, input_tokens=total_input)
+        is_shortened = response.stop == "max_tokens" and permit.max_output_tokens < request.max_output_tokens
+        return Answer(
+            response=replace(response, usage=usage),
+            permit=permit,
+            target=target,
+            latency_ms=_ms_since(began_s),
+            shortened=SHORTENED if is_shortened else None,
+        )
+
+    def _take_route(self, permit: Permit) -> None:
+        if permit.target != self._target:
+            old, new = self._targets[self._target], self._targets[permit.target]
+            names = (f"{target.provider}:{target.model}" for target in (old, new))
+            self._link.emit(ModelRerouted(from_model=next(names), to_model=next(names), reason=permit.reason))
+            self._target = permit.target
+
+    async def _wait(self, attempt: int, failure: Failure, target: ModelTarget) -> None:
         seconds = delay_s(RETRY_BACKOFF, attempt, random=random.random(), at_least_s=failure.retry_after_s or 0.0)
-        event = ModelRetried(model=self._target.model, attempt=attempt, delay_ms=int(seconds * 1000), failure=failure)
+        event = ModelRetried(model=target.model, attempt=attempt, delay_ms=int(seconds * 1000), failure=failure)
         self._link.emit(event)
         await asyncio.sleep(seconds)
 
-    async def _stream(self, request: ModelRequest, item: str) -> ModelResponse:
-        if self._provider is None:
-            self._provider = self._build(self._target, self._api_key)
+    # ------------------------------------------------------------ the stream
+
+    async def _stream(self, index: int, request: ModelRequest, item: str, progress: _Progress) -> ModelResponse:
+        provider = self._providers.get(index)
+        if provider is None:
+            target = self._targets[index]
+            provider = self._providers[index] = self._build(target, self._api_keys.get(target.provider, ""))
         link = self._link
         emit = link.emit
-        async with aclosing(self._provider.stream(request)) as events:
+        async with aclosing(provider.stream(request)) as events:
             async for event in events:
+                progress.has_begun = True
                 if type(event) is TextDelta:
                     text = event.text
                     if len(text) <= WHOLE_CHARS:
@@ -125,8 +284,25 @@ class ModelCaller:
         raise ProviderError("the stream ended without a response", code="cut", retryable=True)
 
     async def aclose(self) -> None:
-        if self._provider is not None:
-            await self._provider.aclose()
+        """Closes connections."""
+        for provider in self._providers.values():
+            await provider.aclose()
+
+
+class _Progress:
+    """How far a stream has come."""
+
+    has_begun = False
+
+
+def _begins_with(messages: tuple[Message, ...], beginning: tuple[Message, ...]) -> bool:
+    """Whether a conversation is the same one, gone on with: its messages are kept, not made anew."""
+    same = len(beginning)
+    return same <= len(messages) and all(messages[i] is beginning[i] for i in range(same))
+
+
+def _ms_since(began_s: float) -> int:
+    return int((time.monotonic() - began_s) * 1000)
 
 
 def priced(target: ModelTarget, usage: Usage) -> Usage:

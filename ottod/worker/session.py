@@ -46,13 +46,14 @@ from ottod.worker.inbox import Inbox
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
 from ottod.worker.past import open_past
+from ottod.worker.permits import Permits
 from ottod.worker.priority import step_back
 from ottod.worker.state import AnnouncedState
 from ottod.worker.text import cut
 from ottod.worker.turns import TurnDriver
 
-CAUSE_OF_CODE: dict[str, CauseKind] = {"auth": "auth", "bad_config": "bad_spec"}
-"""Failures of a turn that end a one-shot session with a cause of their own."""
+CAUSE_OF_CODE: dict[str, CauseKind] = {"auth": "auth", "bad_config": "bad_spec", "budget": "budget"}
+"""Failures of a turn that end a one-shot session with a cause of their own. A used budget ends every session."""
 CHECKPOINT = "suspended"
 """The name of the checkpoint at which a session that nobody hears leaves off."""
 
@@ -67,6 +68,7 @@ class SessionRunner:
         self._inbox = Inbox(link, on_arrival=self._wake.set)
         self._children = Children(link, self._inbox, on_end=self._wake.set, on_wait=self._calls_changed)
         self._approvals = Approvals(birth, link, on_wait=self._calls_changed)
+        self._permits = Permits(link, incarnation=birth.incarnation)
         self._state = AnnouncedState(link)
         self._stop: Cause | None = None
         self._is_suspended = False
@@ -111,10 +113,12 @@ class SessionRunner:
         birth = self._birth
         journal, self._restored = await open_past(birth, self._link)
         self._journal = journal
+        self._permits.settle_past(birth.open_permits, self._restored.attempts)
         self._link.emit(SessionStarted(pid=os.getpid(), incarnation=birth.incarnation, generation=birth.generation))
         closed = self._restored.closed
         if closed is not None and not self._begins_anew():
             # It had ended, and its process was lost before anybody heard of it.
+            await self._permits.settled()
             return self._exit(closed)
         await self._take_over(journal)
         if self._stop is None:
@@ -189,6 +193,7 @@ class SessionRunner:
                 journal=self._journal,
                 children=self._children,
                 approvals=self._approvals,
+                permits=self._permits,
                 restored=restored,
                 on_step=self._calls_changed,
             )
@@ -208,6 +213,8 @@ class SessionRunner:
                     return self._stop
                 self._wake.clear()
                 await self._wake.wait()
+            elif self._has_no_budget:
+                return self._final_cause()
             elif self._is_busy:
                 await self._take_turn()
             elif self._birth.mode == "oneshot" and self._ended is not None and not self._awaits_children:
@@ -217,6 +224,12 @@ class SessionRunner:
                     self._state.happened("children_awaited")
                 self._wake.clear()
                 await self._wake.wait()
+
+    @property
+    def _has_no_budget(self) -> bool:
+        """Whether the last turn ended because a budget is used up: there will be no other."""
+        failure = self._ended.failure if self._ended is not None else None
+        return failure is not None and failure.code == "budget"
 
     @property
     def _awaits_children(self) -> bool:
@@ -281,6 +294,9 @@ class SessionRunner:
         assert self._journal is not None
         if self._equipment is not None:
             await self._equipment.aclose()
+        if not self._is_suspended:
+            # Root may have no other chance to hear what the last calls cost.
+            await self._permits.settled()
         turn = self._equipment.driver.turns if self._equipment is not None else self._restored.turn
         entry: j.JournalEntry = j.SessionClosed(cause=cause)
         if self._is_suspended:

@@ -10,12 +10,15 @@ begun, and another incarnation begins it anew.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from msgspec.structs import replace
 
 from ottod.core.resume import UNKNOWN, OpenTurn, unknown_result
+from ottod.core.turn import BudgetReached as TurnBudgetReached
 from ottod.core.turn import (
     CallModel,
     CancelModel,
@@ -30,6 +33,7 @@ from ottod.core.turn import (
     TurnAction,
     TurnEvent,
     TurnMachine,
+    calls_of,
 )
 from ottod.errors import Failure, OttoError, ProviderError, StorageError
 from ottod.protocol import journal as j
@@ -44,10 +48,13 @@ from ottod.protocol.events import (
     TurnStarted,
 )
 from ottod.protocol.model import ModelResponse, Text, Thinking, ToolCall
+from ottod.protocol.worker import BudgetRefusal, Permit
+from ottod.worker import last_call
 from ottod.worker.approvals import Approvals
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
-from ottod.worker.model_call import ModelCaller
+from ottod.worker.model_call import Answer, ModelCaller
+from ottod.worker.permits import BudgetReached
 from ottod.worker.text import cut
 from ottod.worker.tool_call import Outcome, ToolRunner, failed
 
@@ -69,8 +76,10 @@ class TurnDriver:
         journal: JournalWriter,
         link: Link,
         on_step: Callable[[], None],
+        on_budget: Literal["stop", "ask"] = "stop",
     ) -> None:
         self._session = session
+        self._on_budget = on_budget
         self._machine = machine
         self._models = models
         self._tools = tools
@@ -86,6 +95,8 @@ class TurnDriver:
         self._broken: StorageError | None = None
         self._is_suspended = False
         self._repeated_step = 0
+        self._asking = 0
+        """1 while a question about a budget waits for its answer."""
 
     @property
     def turns(self) -> int:
@@ -94,8 +105,8 @@ class TurnDriver:
 
     @property
     def running_calls(self) -> int:
-        """How many tool calls run now."""
-        return sum(not task.done() for task in self._tool_tasks.values())
+        """How many tool calls run now. A question about a budget counts as one."""
+        return self._asking + sum(not task.done() for task in self._tool_tasks.values())
 
     def cancel(self, reason: str) -> None:
         """Asks the turn that is running to end; without one nothing happens."""
@@ -204,27 +215,92 @@ class TurnDriver:
     async def _call_model(self, action: CallModel) -> None:
         item = f"{action.turn}.{action.step}"
         try:
-            request = self._models.request(action.messages)
-            entry = j.ModelCalled(turn=action.turn, step=action.step, model=request.model)
-            await self._journal.put([entry])
-            if action.step == self._repeated_step:
-                self._tell_void(item)
-            response = await self._models.call(request, item=item)
-            self._journal.note(j.ModelResponded(turn=action.turn, step=action.step, response=response))
-            self._models.count(response)
+            answer = await (self._call_last(action) if action.is_last else self._call_within_budget(action))
+            response = answer.response
+            entry = j.ModelResponded(
+                turn=action.turn, step=action.step, response=response, permit=answer.permit.permit
+            )
+            self._journal.note(entry)
+            shortened = answer.shortened
+            if shortened is not None and not action.is_last and not calls_of(response):
+                self._journal.note(j.BudgetReached(turn=action.turn, step=action.step, failure=shortened))
+            self._models.count(answer)
             self._announce(response, item)
             await self._journal.put(())
         except ProviderError as error:
             self._events.put_nowait(ModelFailed(failure=error.failure()))
         except StorageError as error:
             self._break(error)
+        except BudgetReached as error:
+            await self._reach_budget(action, error)
         except OttoError as error:
             self._events.put_nowait(ModelFailed(failure=error.failure()))
         except Exception as error:  # noqa: BLE001 - a provider's defect fails the turn, not the session's process
             text = f"the provider adapter failed: {type(error).__name__}: {error}"[:2000]
             self._events.put_nowait(ModelFailed(failure=Failure(code="provider_defect", message=text)))
         else:
-            self._events.put_nowait(ModelResponded(response=response))
+            self._events.put_nowait(ModelResponded(response=response, shortened=shortened))
+
+    async def _call_within_budget(self, action: CallModel) -> Answer:
+        """The call; if no budget has room for it, the question whether one may grow, and the call again."""
+        request = self._models.request(action.messages)
+        on_begun = functools.partial(self._model_called, action)
+        asked: set[tuple[str, str, int]] = set()
+        while True:
+            try:
+                return await self._models.call(request, turn=action.turn, step=action.step, on_begun=on_begun)
+            except BudgetReached as error:
+                limit = error.refusal.session, error.refusal.budget, error.refusal.limit
+                if not self._asks_for_budget(error.refusal) or limit in asked:
+                    raise  # What was said about this limit has been said.
+                asked.add(limit)
+                if not await self._ask_for_budget(action, error):
+                    raise
+
+    def _asks_for_budget(self, refusal: BudgetRefusal) -> bool:
+        """Whether somebody may let it grow. The day's is in the daemon's file, and of nothing there is no double."""
+        return self._on_budget == "ask" and refusal.scope != "day" and refusal.limit > 0
+
+    async def _ask_for_budget(self, action: CallModel, error: BudgetReached) -> bool:
+        self._asking = 1
+        try:
+            return await self._approvals.more_budget(error.refusal, error.message, turn=action.turn, step=action.step)
+        finally:
+            self._asking = 0
+
+    async def _reach_budget(self, action: CallModel, error: BudgetReached) -> None:
+        """The turn comes to its last call, or, if not even that fits, to its end. Noted before it is made."""
+        failure = error.failure()
+        if not action.is_last:
+            try:
+                await self._journal.put([j.BudgetReached(turn=action.turn, step=action.step, failure=failure)])
+            except StorageError as broken:
+                self._break(broken)
+                return
+        self._events.put_nowait(TurnBudgetReached(failure=failure))
+
+    async def _call_last(self, action: CallModel) -> Answer:
+        """The call that hands back what there is, as long as what is held back for it allows."""
+        on_begun = functools.partial(self._model_called, action)
+        for max_bytes in last_call.SIZES_BYTES:
+            request = self._models.last_request(action.messages, max_bytes=max_bytes)
+            try:
+                return await self._models.call(
+                    request, turn=action.turn, step=action.step, on_begun=on_begun, is_last=True
+                )
+            except BudgetReached:
+                if max_bytes == last_call.SIZES_BYTES[-1]:
+                    raise
+        raise AssertionError("no size is the last one")
+
+    async def _model_called(self, action: CallModel, permit: Permit, model: str) -> None:
+        """Notes an attempt before it is made. Raises StorageError."""
+        entry = j.ModelCalled(
+            turn=action.turn, step=action.step, model=model, permit=permit.permit, target=permit.target
+        )
+        await self._journal.put([entry])
+        if action.step == self._repeated_step:
+            self._tell_void(f"{action.turn}.{action.step}")
 
     def _tell_void(self, item: str) -> None:
         """What was streamed of an interrupted answer comes again, from the start and perhaps in other words."""

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 import zmq
+from msgspec.structs import replace
 
 from ottod.errors import Failure
 from ottod.ids import session_id
@@ -28,6 +29,7 @@ from ottod.protocol.worker import (
     KIND_BATCH,
     KIND_MESSAGE,
     Ack,
+    AskPermit,
     Birth,
     ChildNotice,
     Command,
@@ -35,8 +37,10 @@ from ottod.protocol.worker import (
     CommandReply,
     ExitAck,
     Exiting,
+    Permit,
     RequestReply,
     RootToWorker,
+    SettlePermit,
     WorkerHello,
     WorkerRequest,
     WorkerRequestBody,
@@ -77,6 +81,10 @@ class FakeRoot:
         self.events: list[Event | Unknown] = []
         """Of all incarnations, in the order of their seqs."""
         self.requests: list[WorkerRequestBody] = []
+        """For children. Permits are granted, unless `on_ask` gives another answer."""
+        self.asked: list[AskPermit] = []
+        self.settled: list[SettlePermit] = []
+        self.on_ask: Callable[[AskPermit], RequestReply | None] = lambda ask: None
         self.last_word: Exiting | None = None
 
     # ------------------------------------------------------------ the worker
@@ -225,6 +233,14 @@ class FakeRoot:
                     self._send(WorkerWelcome(protocol=PROTOCOL_VERSION, acked_seq=self.next_seq - 1))
             case CommandReply() as reply:
                 self._replies[reply.id] = reply.failure
+            case WorkerRequest(body=AskPermit() as ask) as request:
+                self.asked.append(ask)
+                permit = Permit(permit=ask.permit, target=ask.target, max_output_tokens=ask.max_output_tokens)
+                reply = self.on_ask(ask) or RequestReply(id=0, permit=permit)
+                self._send(replace(reply, id=request.id))
+            case WorkerRequest(body=SettlePermit() as settlement) as request:
+                self.settled.append(settlement)
+                self._send(RequestReply(id=request.id))
             case WorkerRequest() as request:
                 self.requests.append(request.body)
                 self._reply(request)

@@ -1,0 +1,68 @@
+"""What workers ask of root, each answered by the part of root that owns it."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from msgspec.structs import replace
+
+from ottod.errors import Failure, OttoError
+from ottod.protocol.worker import (
+    AskPermit,
+    FetchArtifact,
+    FindArtifacts,
+    RequestReply,
+    SettlePermit,
+    SpawnChild,
+    StopChild,
+    WorkerRequest,
+    WorkerRequestBody,
+    WriteArtifact,
+)
+from ottod.root.artifacts import Artifacts
+from ottod.root.children import Children
+from ottod.root.context import RootContext
+from ottod.root.permits import Permits
+from ottod.root.session_table import Incarnation, Session
+
+
+class WorkerRequests:
+    """Serves the requests of all workers. The gate bounds how many each may have open."""
+
+    def __init__(
+        self, context: RootContext, *, children: Children, artifacts: Artifacts, permits: Permits
+    ) -> None:
+        self._c = context
+        self._children = children
+        self._artifacts = artifacts
+        self._permits = permits
+
+    def requested(self, session: Session, incarnation: Incarnation, request: WorkerRequest) -> None:
+        """One request of a worker."""
+        self._c.spawn(self._serve(session, incarnation, request))
+
+    async def _serve(self, session: Session, incarnation: Incarnation, request: WorkerRequest) -> None:
+        try:
+            reply = await self._answer(session, incarnation, request.body)
+        except OttoError as error:
+            reply = RequestReply(id=request.id, failure=error.failure())
+        except Exception as error:
+            failure = Failure(code="internal", message=f"the request failed: {error!r}"[:500])
+            self._c.gate.answer(incarnation, RequestReply(id=request.id, failure=failure))
+            raise
+        self._c.gate.answer(incarnation, replace(reply, id=request.id))
+
+    async def _answer(self, session: Session, incarnation: Incarnation, body: WorkerRequestBody) -> RequestReply:
+        match body:
+            case SpawnChild():
+                return RequestReply(id=0, child=(await self._children.spawn(session, body)).id)
+            case StopChild():
+                return RequestReply(id=0, child=self._children.stop(session, body).id)
+            case WriteArtifact() | FetchArtifact() | FindArtifacts():
+                return await self._artifacts.serve(session, 0, body)
+            case AskPermit():
+                return await self._permits.ask(session, incarnation, body)
+            case SettlePermit():
+                return await self._permits.settle(session, body)
+            case _:
+                assert_never(body)
