@@ -36,6 +36,18 @@ class PendingApproval(Wire, frozen=True, kw_only=True):
     """It has been answered, and the session's next process is to hear it."""
 
 
+class BudgetLine(Wire, frozen=True, kw_only=True):
+    """One limit that a session is held to, in its own unit. `session` is whose it is, empty for the day's."""
+
+    budget: Literal["seconds", "tokens", "usd_micros"]
+    scope: Literal["session", "tree", "day"] = "session"
+    session: str = ""
+    spent: int = 0
+    reserved: int = 0
+    """For calls that are on their way."""
+    limit: int = 0
+
+
 class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
     """A session as root knows it. Times are wall clock nanoseconds, 0 when it has not happened."""
 
@@ -85,6 +97,8 @@ class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
     """That wait for an answer, in the order in which they were asked."""
     tree: str = ""
     """The topmost session above it; itself, if it has no parent."""
+    budgets: tuple[BudgetLine, ...] = ()
+    """What it is held to: its own limits, those of the sessions above it, and the day's."""
 
 
 class SessionStartedResult(Wire, frozen=True, kw_only=True, tag="started"):

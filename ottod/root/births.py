@@ -59,6 +59,8 @@ class Births:
         self.started = 0
         self.on_joined: Callable[[Session], None] = lambda session: None
         self.on_refused: Callable[[Session], None] = lambda session: None
+        self.open_permits: Callable[[str], tuple[str, ...]] = lambda session_id: ()
+        """A session's permits that its earlier workers have not told the end of."""
         self.on_failed: OnFailure = lambda session, cause: None
         self.on_worker_exit: Callable[..., None] = lambda session, incarnation, exit_: None
 
@@ -349,6 +351,7 @@ class Births:
             rlimits=tuple(limits_for(self.caps(plan))) if watched else (("CORE", 0),),
             children=children,
             resumes_after=session.lost_to,
+            open_permits=self.open_permits(session.id),
         )
 
     async def _admit(self, session: Session, pid: int) -> None:

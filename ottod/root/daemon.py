@@ -281,6 +281,7 @@ class Daemon:
             lag=self._lag,
             database=self._database.stats(),
             gateway=self._gateway,
+            permits=self._supervisor.permits,
             isolation=self._platform.known,
         )
 

@@ -65,6 +65,7 @@ class Groups:
         self.stop: Callable[[Session, str, CauseKind], None] = lambda session, reason, cause: None
         self.stop_for_restart: Callable[[Session], None] = lambda session: None
         self.on_child_ended: Callable[[Session], None] = lambda session: None
+        self.on_created: Callable[[Session], None] = lambda session: None
         burials.on_lost = self.lost
         births.on_failed = self.birth_failed
         births.on_joined = self.join
@@ -77,6 +78,7 @@ class Groups:
 
     def join(self, session: Session) -> None:
         """A session was created; its worker is on the way."""
+        self.on_created(session)
         self._tell(key_of(session), ChildAdded(child=child_spec(session)))
 
     def left(self, session: Session) -> None:

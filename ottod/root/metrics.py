@@ -22,6 +22,7 @@ from ottod.root.control_gate import ControlGate
 from ottod.root.gateway_client import GatewayClient
 from ottod.root.hub import RETRY_S, Hub, Subscription
 from ottod.root.lag import LoopLag
+from ottod.root.permits import Permits
 from ottod.root.reaper import Reaper
 from ottod.root.session_table import SessionTable
 from ottod.root.worker_gate import WorkerGate
@@ -64,6 +65,7 @@ def collect(
     lag: LoopLag,
     database: DatabaseStats,
     gateway: GatewayClient,
+    permits: Permits,
     isolation: Mapping[str, str],
 ) -> MetricsReport:
     """Reads everything. `isolation` is what the probe said, by layer: `yes…`, `partly…` or `no…`."""
@@ -72,6 +74,8 @@ def collect(
     report.put("otto_start_time_seconds", started_at_ns / 1e9)
     instruments.read(report)
     _read_sessions(report, table)
+    report.put("otto_permits_waiting", permits.waiting_count)
+    report.put("otto_permits_open", permits.open_count)
     _read_workers(report, zygote, reaper, workers)
     _read_ring(report, hub)
     _read_clients(report, hub, control, workers, subscriptions)

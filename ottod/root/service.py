@@ -193,6 +193,8 @@ class Service:
 
     def _current(self, session: Session) -> SessionInfo:
         info, reading = session.info, session.reading
+        if not session.has_ended:
+            info = replace(info, budgets=self._supervisor.permits.budgets.lines(session))
         if reading is not None and not session.has_ended:
             info = replace(
                 info,

@@ -191,14 +191,14 @@ class Stops:
                     session.timers.append(timer)
 
     async def _order_stop(self, session: Session) -> None:
-        is_daemon = session.stop_cause == "daemon_stop"
+        cause = session.stop_cause
         verdict = session.incarnation.verdict if session.incarnation is not None else None
         reason = session.stop_reason or ("its group restarts" if session.stop_cause is None else "")
         if verdict is not None:
             reason = verdict.message
         order = StopTurn(
             reason=reason,
-            cause="daemon_stop" if is_daemon else "cancelled",
+            cause=cause if cause == "daemon_stop" or cause == "budget" else "cancelled",
             for_restart=session.stop_cause is None,
         )
         failure = await self._c.gate.command(session, order, timeout_s=COMMAND_TIMEOUT_S)

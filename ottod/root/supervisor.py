@@ -71,6 +71,10 @@ class Supervisor:
             context, children=self._children, artifacts=self.artifacts, permits=self.permits
         ).requested
         self._burials.on_worker_gone = self.permits.worker_gone
+        self._burials.on_ended = self.permits.ended
+        self._births.open_permits = self.permits.open_names
+        self._groups.on_created = self.permits.budgets.opened
+        self.permits.budgets.on_time_up = lambda session, why: self._stops.begin_for(session, why, "budget")
         self._adoption = Adoption(
             context,
             births=self._births,
@@ -218,6 +222,7 @@ class Supervisor:
         while any(s.is_unsettled for s in self._c.table.live) and self._c.loop.time() < deadline_s:
             await asyncio.sleep(0.01)
         self._watch.close()
+        self.permits.close()
         await self._c.wait_for_tasks(timeout_s=SETTLE_TIMEOUT_S)
         return self._c.table.live_count
 
@@ -231,12 +236,15 @@ class Supervisor:
 
     def close(self) -> None:
         self._watch.close()
+        self.permits.close()
 
     # ------------------------------------------------------------ the past
 
     async def take_over(self) -> int:
         """Adopts, ends or begins again what an earlier root left behind."""
-        return await self._adoption.take_over()
+        adopted = await self._adoption.take_over()
+        await self.permits.restore()
+        return adopted
 
     async def listening(self) -> Inheritance:
         """The worker socket is there: adopted workers are expected, and the rest of the past is put in order."""

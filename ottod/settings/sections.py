@@ -124,6 +124,22 @@ class SupervisionSettings(Section, frozen=True, kw_only=True):
     """The window in which restarts are counted."""
 
 
+class DayBudget(Section, frozen=True, kw_only=True):
+    """What all sessions together may spend from midnight to midnight, by this machine's clock."""
+
+    usd: Annotated[float, Meta(ge=0)] | None = None
+    """US dollars. Absent means unlimited, 0 none at all. Models need a known price."""
+    tokens: Count | None = None
+    """All tokens, input and output."""
+
+
+class BudgetSettings(Section, frozen=True, kw_only=True):
+    """Limits above those of the agents."""
+
+    day: DayBudget = DayBudget()
+    """Of each day."""
+
+
 class PoolSettings(Section, frozen=True, kw_only=True):
     """Workers forked in advance, so that a session starts at once."""
 
@@ -301,6 +317,7 @@ class DaemonSettings(Section, frozen=True, kw_only=True):
     sessions: SessionSettings = SessionSettings()
     caps: CapSettings = CapSettings()
     supervision: SupervisionSettings = SupervisionSettings()
+    budgets: BudgetSettings = BudgetSettings()
     pool: PoolSettings = PoolSettings()
     models: dict[Name, str] = {}
     """Aliases: a name → another alias, `provider:model`, or a model's name."""

@@ -1,9 +1,9 @@
 """Every metric that Otto exposes: name, kind, help, and what its labels may say.
 
 Theory. A label's values are a closed set that stands here, or names from the code with a stated bound. What a user
-can make more of (sessions, agents, models, pids, paths) is never a label, so that the number of series is known in
-advance: `MAX_SERIES`. A `Report` takes values for these metrics only, and refuses a label that is not allowed;
-`docs/reference/metrics.md` is written from this table.
+can make more of (sessions, agents, pids, paths) is never a label; of models only so many are told apart. So the
+number of series is known in advance: `MAX_SERIES`. A `Report` takes values for these metrics only, and refuses a
+label that is not allowed; `docs/reference/metrics.md` is written from this table.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ LIVE_STATES: tuple[SessionState, ...] = tuple(s for s in get_args(SessionState) 
 PEERS = ("client", "worker")
 MAX_LAYERS = 32
 """Isolation layers that are told apart; there are about a dozen."""
+
+MAX_MODELS = 24
+"""Models that are told apart; calls of all others count as `other`."""
+OTHER = "other"
+TOKEN_KINDS = ("input", "output", "cache_read", "cache_write")
+PERMIT_OUTCOMES = ("granted", "refused")
 
 SPAWN_BUCKETS_S = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 FSYNC_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -68,6 +74,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _BY_CAUSE = (Label("cause", CAUSES),)
+_BY_MODEL = Label("model", at_most=MAX_MODELS)
 
 
 def _counter(name: str, help: str, *labels: Label) -> Metric:
@@ -105,6 +112,17 @@ METRICS: tuple[Metric, ...] = (
     _gauge("otto_sessions_processes", "Processes of all live sessions together, at the last look."),
     _gauge("otto_approvals_pending", "Tool calls that wait for somebody's leave."),
     _gauge("otto_approval_oldest_age_seconds", "How long the oldest of them has waited; 0 without any."),
+    # Model calls
+    _counter(
+        "otto_permits", "Attempts of model calls that might be made, or might not.", Label("outcome", PERMIT_OUTCOMES)
+    ),
+    _gauge("otto_permits_waiting", "Attempts that wait for their permit."),
+    _gauge("otto_permits_open", "Attempts that may be on their way."),
+    _counter("otto_model_calls", "Attempts that were paid for, by `provider:model`.", _BY_MODEL),
+    _counter("otto_model_tokens", "Tokens of model calls.", _BY_MODEL, Label("kind", TOKEN_KINDS)),
+    _counter("otto_model_usd", "US dollars of model calls, where the price is known.", _BY_MODEL),
+    _counter("otto_budget_overshoot_tokens", "Tokens beyond what was reserved for their calls."),
+    _counter("otto_budget_overshoot_usd", "US dollars beyond what was reserved for their calls."),
     # Workers
     _gauge("otto_zygote_up", "1 if a zygote runs, from which workers are forked."),
     _gauge("otto_zygote_generation", "The zygote's generation; it grows with each replacement."),

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ottod.protocol.cause import CauseKind
-from ottod.telemetry.catalogue import BY_NAME, CAUSES, Report
+from ottod.protocol.usage import Usage
+from ottod.telemetry.catalogue import BY_NAME, CAUSES, MAX_MODELS, OTHER, TOKEN_KINDS, Report
 
 T = TypeVar("T")
 
@@ -44,6 +45,12 @@ class Instruments:
         self._ended = dict.fromkeys(CAUSES, 0)
         self._exited = dict.fromkeys(CAUSES, 0)
         self._restarts = dict.fromkeys(CAUSES, 0)
+        self._permits = {"granted": 0, "refused": 0}
+        self._model_calls: dict[str, int] = {}
+        self._model_tokens: dict[str, dict[str, int]] = {}
+        self._model_usd_micros: dict[str, int] = {}
+        self._overshot_tokens = 0
+        self._overshot_usd_micros = 0
         self._fsyncs = 0
         self._fsync_ns = 0
         self._spawn = Histogram(BY_NAME["otto_spawn_seconds"].buckets)
@@ -83,6 +90,33 @@ class Instruments:
         """A worker was ready this long after it had been asked for."""
         self._spawn.observe(seconds)
 
+    # ------------------------------------------------------------ money
+
+    def permit_granted(self) -> None:
+        """An attempt of a model call may be made."""
+        self._permits["granted"] += 1
+
+    def permit_refused(self) -> None:
+        """An attempt of a model call may not be made."""
+        self._permits["refused"] += 1
+
+    def model_called(self, model: str, usage: Usage) -> None:
+        """An attempt is over and was paid for, in truth or as is presumed."""
+        if model not in self._model_calls and len(self._model_calls) >= MAX_MODELS - 1:
+            model = OTHER
+        self._model_calls[model] = self._model_calls.get(model, 0) + 1
+        self._model_usd_micros[model] = self._model_usd_micros.get(model, 0) + (usage.usd_micros or 0)
+        tokens = self._model_tokens.setdefault(model, dict.fromkeys(TOKEN_KINDS, 0))
+        tokens["input"] += usage.input_tokens
+        tokens["output"] += usage.output_tokens
+        tokens["cache_read"] += usage.cache_read_tokens
+        tokens["cache_write"] += usage.cache_write_tokens
+
+    def budget_overshot(self, tokens: int, usd_micros: int) -> None:
+        """A call consumed that much more than was reserved for it."""
+        self._overshot_tokens += tokens
+        self._overshot_usd_micros += usd_micros
+
     # ------------------------------------------------------------ disks
 
     def journal_fsyncs(self, count: int, took_ns: int) -> None:
@@ -113,6 +147,14 @@ class Instruments:
         report.put_each("otto_sessions_ended", "cause", self._ended.items())
         report.put_each("otto_incarnations_exited", "cause", self._exited.items())
         report.put_each("otto_restarts", "cause", self._restarts.items())
+        report.put_each("otto_permits", "outcome", self._permits.items())
+        report.put_each("otto_model_calls", "model", self._model_calls.items())
+        for model, usd_micros in self._model_usd_micros.items():
+            report.put("otto_model_usd", usd_micros / 1e6, model=model)
+            for kind, tokens in self._model_tokens[model].items():
+                report.put("otto_model_tokens", tokens, model=model, kind=kind)
+        report.put("otto_budget_overshoot_tokens", self._overshot_tokens)
+        report.put("otto_budget_overshoot_usd", self._overshot_usd_micros / 1e6)
         report.put("otto_journal_fsyncs", self._fsyncs)
         report.put("otto_journal_fsync_seconds", self._fsync_ns / 1e9)
         for name, histogram in (("otto_spawn_seconds", self._spawn), ("otto_ring_fsync_seconds", self._ring_fsync)):

@@ -184,6 +184,41 @@ def test_a_checkpoint_leaves_the_turn_open() -> None:
     assert resumed([OPENED, SAID, CALLED, checkpoint, opened])[1] == resumed([OPENED, SAID, CALLED])[1]
 
 
+BUDGET = Failure(code="budget", message="used")
+
+
+def test_a_session_at_its_last_call_comes_back_to_it() -> None:
+    """Whatever of it was noted: the call is made, or its answer is the end."""
+    reached = j.BudgetReached(turn=1, step=2, failure=BUDGET)
+    before = [OPENED, SAID, CALLED, CALLS, intent(A, idempotent=False), intent(B, idempotent=False)]
+    before += [result(B), result(A)]
+    again = j.ModelCalled(turn=1, step=2, model="m", permit="1-2")
+    for entries in ([*before, reached], [*before, reached, again]):
+        _, (action,) = resumed(entries)
+        assert isinstance(action, CallModel) and action.is_last and action.step == 2
+        assert isinstance(action.messages[-1], ToolResults)
+    answer = ModelResponse(blocks=(Text(text="half"), A), stop="end", usage=Usage(calls=1))
+    entries = [*before, reached, again, j.ModelResponded(turn=1, step=2, response=answer, permit="1-2")]
+    _, (ended,) = resumed(entries)
+    assert isinstance(ended, EndTurn) and (ended.text, ended.failure) == ("half", BUDGET)
+    over = restore([*entries, j.TurnEnded(turn=1, outcome="failed", failure=BUDGET)])
+    assert over.ended is not None and over.ended.text == "half" and is_valid_conversation(over.messages)
+    assert over.messages[-1] == AssistantMessage(blocks=(Text(text="half"),))
+
+
+def test_attempts_are_known_by_their_permits() -> None:
+    """With what they consumed, if they were answered; those of a version without permits are not there."""
+    called = [j.ModelCalled(turn=1, step=1, model="m", permit=f"1-{n}", target=n) for n in (1, 2)]
+    answer = ModelResponse(blocks=(), stop="end", usage=Usage(input_tokens=7, calls=1))
+    attempts = restore(
+        [OPENED, SAID, CALLED, *called, j.ModelResponded(turn=1, step=1, response=answer, permit="1-2")]
+    ).attempts
+    assert [(a.permit, a.target, a.usage) for a in attempts] == [
+        ("1-1", 1, None),
+        ("1-2", 2, Usage(input_tokens=7, calls=1)),
+    ]
+
+
 def test_children_and_their_reports() -> None:
     """A child without an end is live; a reported end waits for a turn like any message."""
     started = j.ChildStarted(child="s-1", agent="helper", key="k", is_reported=True)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ottod.core.turn import (
+    BudgetReached,
     CallModel,
     CancelModel,
     CancelRequested,
@@ -20,6 +21,7 @@ from ottod.core.turn import (
     RunTool,
     ToolResolved,
     TurnAction,
+    TurnEvent,
     TurnMachine,
     TurnResumed,
     is_valid_conversation,
@@ -52,6 +54,63 @@ def test_a_plain_answer_ends_the_turn() -> None:
     assert isinstance(action, CallModel) and action.turn == action.step == 1
     (ended,) = m.step(said(Text(text="hello")))
     assert isinstance(ended, EndTurn) and (ended.outcome, ended.text, ended.steps) == ("completed", "hello", 1)
+
+
+BUDGET = Failure(code="budget", message="used")
+
+
+def test_at_a_budget_the_model_hands_back_what_it_has() -> None:
+    """The call that does not fit is made as the last one: its text is the turn's, its tool calls are none."""
+    m = machine()
+    m.step(InputReceived(text="go"))
+    m.step(said(Text(text="looking"), call("a"), stop="tool_calls"))
+    m.step(resolved("a"))
+    (last,) = m.step(BudgetReached(failure=BUDGET))
+    assert isinstance(last, CallModel) and last.is_last and last.step == 2
+    (ended,) = m.step(said(Text(text="half"), call("b"), stop="tool_calls"))
+    assert isinstance(ended, EndTurn) and (ended.outcome, ended.text, ended.failure) == ("failed", "half", BUDGET)
+    assert is_valid_conversation(m.messages)
+    (plain,) = m.step(InputReceived(text="again"))
+    assert isinstance(plain, CallModel) and not plain.is_last
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        BudgetReached(failure=BUDGET),
+        ModelFailed(failure=Failure(code="overloaded", message="busy")),
+        said(),
+    ],
+)
+def test_a_last_call_that_comes_to_nothing_leaves_what_was_said(event: TurnEvent) -> None:
+    """The turn ends for its budget all the same, with the model's last word before."""
+    m = machine()
+    m.step(InputReceived(text="go"))
+    m.step(said(Text(text="looking"), call("a"), stop="tool_calls"))
+    m.step(resolved("a"))
+    m.step(BudgetReached(failure=BUDGET))
+    (ended,) = m.step(event)
+    assert isinstance(ended, EndTurn) and (ended.text, ended.failure) == ("looking", BUDGET)
+    assert is_valid_conversation(m.messages)
+
+
+def test_an_answer_that_a_budget_cut_short_is_followed_by_the_last_call() -> None:
+    """It is part of the conversation; one that the agent's own limit cut fails as ever."""
+    m = machine()
+    m.step(InputReceived(text="go"))
+    response = ModelResponse(blocks=(Text(text="once upon"),), stop="max_tokens", usage=Usage())
+    (last,) = m.step(ModelResponded(response=response, shortened=BUDGET))
+    assert isinstance(last, CallModel) and last.is_last and last.step == 2
+    assert len(last.messages) == 2
+
+
+def test_a_turn_resumes_at_its_last_call() -> None:
+    """With its answer it ends at once; without, the call is made again."""
+    answer = ModelResponse(blocks=(Text(text="half"),), stop="end", usage=Usage())
+    (ended,) = machine().step(TurnResumed(turn=3, step=2, response=answer, budget=BUDGET))
+    assert isinstance(ended, EndTurn) and (ended.text, ended.failure) == ("half", BUDGET)
+    (again,) = machine(max_steps=2).step(TurnResumed(turn=3, step=2, budget=BUDGET))
+    assert isinstance(again, CallModel) and again.is_last
 
 
 def test_results_go_back_in_call_order() -> None:

@@ -21,7 +21,8 @@ from ottod.protocol.results import SessionInfo
 from ottod.protocol.usage import Usage
 from ottod.storage import database as database_module
 from ottod.storage.database import MAX_PENDING_JOBS, THREAD_NAME, Database
-from ottod.storage.database_rows import Incarnation, LedgerEntry
+from ottod.storage.database_rows import Incarnation
+from ottod.storage.ledger import Ledger, LedgerEntry
 from ottod.storage.schema import MIGRATIONS
 
 
@@ -115,12 +116,12 @@ def test_deleting_forgets_the_session_but_not_its_cost(db: Database) -> None:
         await db.put_incarnation(
             Incarnation(session=info(1).session, incarnation=1, pid=9, start_time_ticks=8, started_at_ns=7)
         )
-        await db.add_ledger(entry)
+        await Ledger(db).add(entry)
         db.put_session_nowait(info(1, state="ended"))
         assert await db.delete_session(info(1).session)
         assert await db.sessions(include_ended=True) == []
         assert await db.incarnations(info(1).session) == []
-        assert await db.ledger(info(1).session) == [entry]
+        assert await Ledger(db).entries(info(1).session) == [entry]
         assert not await db.delete_session(info(1).session)
 
     run(work)

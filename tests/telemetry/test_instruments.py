@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from ottod.protocol.cause import CauseKind
 from ottod.protocol.events import SessionState
 from ottod.protocol.results import MetricFamily, Sample
-from ottod.telemetry.catalogue import BY_NAME, CAUSES, LIVE_STATES, MAX_SERIES, METRICS, Metric, Report
+from ottod.protocol.usage import Usage
+from ottod.telemetry.catalogue import BY_NAME, CAUSES, LIVE_STATES, MAX_MODELS, MAX_SERIES, METRICS, Metric, Report
 from ottod.telemetry.instruments import Histogram, Instruments
 
-UNBOUNDED = {"session", "session_id", "pid", "path", "agent", "model", "client", "title", "task"}
+UNBOUNDED = {"session", "session_id", "pid", "path", "agent", "client", "title", "task"}
 MAX_SANE_SERIES = 500
 
 
@@ -50,10 +51,32 @@ def test_every_event_is_counted_where_it_belongs() -> None:
     assert sample(instruments, "otto_memory_kills").value == 1
     assert sample(instruments, "otto_sessions_parked").value == 1
     assert sample(instruments, "otto_sessions_adopted").value == 7
+    instruments.permit_granted()
+    instruments.permit_refused()
+    instruments.model_called("p:m", Usage(input_tokens=3, output_tokens=4, usd_micros=1_500_000, calls=1))
+    instruments.budget_overshot(9, 2_000_000)
+    assert sample(instruments, "otto_permits", outcome="granted").value == 1
+    assert sample(instruments, "otto_model_calls", model="p:m").value == 1
+    assert sample(instruments, "otto_model_tokens", model="p:m", kind="output").value == 4
+    assert sample(instruments, "otto_model_usd", model="p:m").value == 1.5
+    assert sample(instruments, "otto_budget_overshoot_tokens").value == 9
+    assert sample(instruments, "otto_budget_overshoot_usd").value == 2
     assert sample(instruments, "otto_journal_fsyncs").value == 3
     assert sample(instruments, "otto_journal_fsync_seconds").value == 1.5
-    changed = {name for name, family in read(instruments).items() if family.samples != before[name]}
-    assert changed == set(before) - {"otto_spawn_seconds", "otto_ring_fsync_seconds"}
+    changed = {name for name, family in read(instruments).items() if family.samples != before.get(name)}
+    by_model = {"otto_model_calls", "otto_model_tokens", "otto_model_usd"}
+    assert changed == (set(before) | by_model) - {"otto_spawn_seconds", "otto_ring_fsync_seconds"}
+
+
+def test_only_so_many_models_are_told_apart() -> None:
+    """The others are counted together, however many there are."""
+    instruments = Instruments()
+    for number in range(3 * MAX_MODELS):
+        instruments.model_called(f"p:{number}", Usage(output_tokens=1, calls=1))
+    samples = read(instruments)["otto_model_calls"].samples
+    assert len(samples) == MAX_MODELS
+    assert sum(s.value for s in samples) == 3 * MAX_MODELS
+    assert sample(instruments, "otto_model_calls", model="other").value == 2 * MAX_MODELS + 1
 
 
 def test_causes_are_all_there_from_the_beginning() -> None:

@@ -1,0 +1,460 @@
+"""Budgets: the accounts of all sessions and of the day, the clocks of those that have little time, and their rows.
+
+The accounts are in memory, where a reservation is one step of root's loop. Whatever is granted is in the database
+before anybody hears of it, and whatever is spent is in the ledger, so the next root begins with the same accounts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from typing import Literal
+
+from msgspec.structs import replace
+
+from ottod.core.budget import (
+    NOTHING,
+    Account,
+    Accounts,
+    Amount,
+    Call,
+    Limits,
+    NearlyUsed,
+    Refused,
+)
+from ottod.core.budget_clock import NS, UNCOUNTED, BudgetClock
+from ottod.errors import OttoError, RefusedError
+from ottod.protocol.events import BudgetWarning
+from ottod.protocol.results import BudgetLine
+from ottod.protocol.worker import AskPermit, BudgetRefusal, Permit
+from ottod.root.context import RootContext
+from ottod.root.session_table import Session
+from ottod.storage.ledger import AccountRow, Ledger, PermitRow
+
+DAY = "day"
+TICK_S = 0.25
+"""Between two looks at the clocks of sessions with a budget of seconds."""
+NOTE_EVERY = 20
+"""Looks between two notes of them in the sessions' rows."""
+
+Scope = Literal["session", "tree", "day"]
+Unit = Literal["seconds", "tokens", "usd_micros"]
+
+
+class OverBudget(RefusedError):
+    """A call that does not fit into a budget."""
+
+    code = "budget"
+
+    def __init__(self, message: str, refusal: BudgetRefusal, *, mend: str) -> None:
+        super().__init__(message, mend=mend)
+        self.refusal = refusal
+
+
+class Budgets:
+    """Of all sessions of this root. `on_time_up` stops a session that has no second left."""
+
+    def __init__(self, context: RootContext, ledger: Ledger, *, now_ns: Callable[[], int] = time.time_ns) -> None:
+        self._c = context
+        self._ledger = ledger
+        self._now_ns = now_ns
+        self._accounts = Accounts()
+        self._accounts.open(DAY, above=None, limits=self._day_limits(), holds_back=False)
+        self._day = self._today()
+        self._stored: set[str] = set()
+        """Sessions whose accounts are in the database."""
+        self._clocks: dict[str, BudgetClock] = {}
+        self._ticker: asyncio.TimerHandle | None = None
+        self._ticks = 0
+        self.on_time_up: Callable[[Session, str], None] = lambda session, why: None
+
+    # ------------------------------------------------------------ sessions
+
+    def opened(self, session: Session) -> None:
+        """A session exists: it has an account below its parent's."""
+        if self._accounts.get(session.id) is not None:
+            return
+        above = session.info.parent if self._accounts.get(session.info.parent) is not None else DAY
+        self._accounts.open(session.id, above=above, limits=limits_of(session))
+        self._open_clock(session)
+
+    def ended(self, session: Session) -> None:
+        """It has ended: its account is closed, and its row shows what it came to."""
+        own = tuple(line for line in self.lines(session) if line.scope == "session")
+        if own != session.info.budgets:
+            self._c.table.update(session, replace(session.info, budgets=own))
+        self._clocks.pop(session.id, None)
+        gone = self._accounts.close(session.id)
+        if (rows := self._stored.intersection(gone)) or self._accounts.get(session.id) is not None:
+            self._c.spawn(self._tidy(session.id, rows))
+
+    async def forget(self, session_id: str) -> None:
+        """It had ended before this root began, and nothing is reserved for it any more. Raises StorageError."""
+        gone = self._accounts.close(session_id)
+        self._stored.difference_update(gone)
+        await self._ledger.drop_accounts(gone)
+
+    async def _tidy(self, session_id: str, gone: set[str]) -> None:
+        """Forgets rows that nothing counts in any more. The account of one that has sessions below it is kept."""
+        self._stored -= gone
+        try:
+            if gone:
+                await self._ledger.drop_accounts(gone)
+            if self._accounts.get(session_id) is not None:
+                await self._ledger.put_accounts(self._unstored(session_id))
+        except OttoError as error:
+            self._c.log(f"accounts: {error}", session=session_id)
+
+    def extend(self, session: Session, owner: str, unit: str) -> bool:
+        """Lets a budget on the session's path grow by as much again as it was at first. False if there is none."""
+        account = self._accounts.get(session.id)
+        path = {each.key: each for each in account.path()} if account is not None else {}
+        owning = self._c.table.get(owner)
+        if owner not in path or owner == DAY or owning is None or owning.plan is None:
+            return False
+        if unit == "seconds":
+            clock, seconds = self._clocks.get(owner), owning.plan.spec.budgets.seconds
+            if clock is None or not seconds:
+                return False
+            clock.extend(int(seconds * NS))
+            return True
+        first, limits = limits_of(owning), path[owner].limits
+        tokens, micros = limits.tokens, limits.usd_micros
+        if unit == "tokens" and tokens is not None and first.tokens:
+            limits = replace(limits, tokens=tokens + first.tokens)
+        elif unit == "usd_micros" and micros is not None and first.usd_micros:
+            limits = replace(limits, usd_micros=micros + first.usd_micros)
+        else:
+            return False
+        self._accounts.set_limits(owner, limits)
+        self._c.spawn(self._put_limits(path[owner]))
+        return True
+
+    async def _put_limits(self, account: Account) -> None:
+        try:
+            await self._ledger.put_accounts([_account_row(account)])
+            self._stored.add(account.key)
+        except OttoError as error:
+            self._c.log(f"accounts: {error}", session=account.key)
+
+    # ------------------------------------------------------------ calls
+
+    def reserve(self, session: Session, ask: AskPermit, permit: Permit) -> tuple[Permit, PermitRow]:
+        """Reserves the most that an attempt can consume; its output may have been lowered to what there is room for.
+
+        Raises: OverBudget; RefusedError if a budget is in dollars and the model's price is not known.
+        """
+        self._roll()
+        self.opened(session)
+        if not ask.is_last:
+            self._check_clocks(session)
+        quote = ask.quotes[permit.target] if 0 <= permit.target < len(ask.quotes) else None
+        call = Call(
+            input_tokens=max(0, ask.input_bound_tokens),
+            max_output_tokens=permit.max_output_tokens,
+            min_output_tokens=min(max(1, ask.min_output_tokens), permit.max_output_tokens),
+            input_usd_micros=max(0, quote.input_usd_micros) if quote is not None else None,
+            output_token_usd_nanos=max(0, quote.output_token_usd_nanos) if quote is not None else 0,
+        )
+        found = self._accounts.reserve(session.id, ask.permit, call, is_last=ask.is_last)
+        if isinstance(found, Refused):
+            raise self._refusal(session, permit, found)
+        target = session.plan.models[permit.target] if session.plan is not None else None
+        row = PermitRow(
+            session=session.id,
+            permit=ask.permit,
+            at_ns=self._now_ns(),
+            agent=session.info.agent,
+            provider=target.provider if target is not None else "",
+            model=target.model if target is not None else "",
+            target=permit.target,
+            input_tokens=call.input_tokens,
+            max_output_tokens=found.output_tokens,
+            usd_micros=found.amount.usd_micros if quote is not None else None,
+            is_last=ask.is_last,
+        )
+        return replace(permit, max_output_tokens=found.output_tokens, is_last=ask.is_last), row
+
+    async def store(self, row: PermitRow) -> None:
+        """Writes what was reserved, and the accounts that it counts in. Raises StorageError."""
+        accounts = self._unstored(row.session)
+        await self._ledger.put_permit(row, accounts)
+        self._stored.update(account.session for account in accounts)
+
+    def settle(self, session_id: str, permit: str, consumed: Amount, *, is_reserved: bool) -> list[NearlyUsed]:
+        """What an attempt consumed in truth takes the place of what was reserved for it."""
+        self._roll()
+        if self._accounts.get(session_id) is None:
+            return []
+        if is_reserved:
+            return self._accounts.settle(session_id, permit, consumed)
+        return self._accounts.spend(session_id, consumed)
+
+    def warnings(self, session: Session, due: Iterable[NearlyUsed]) -> tuple[BudgetWarning, ...]:
+        """As the session tells them, with those of the clocks above it."""
+        told = [
+            BudgetWarning(
+                budget=each.dimension, spent=each.spent, limit=each.limit, scope=_scope(session.id, each.account)
+            )
+            for each in due
+        ]
+        for key, clock in self._clocks_above(session):
+            if clock.take_warning():
+                spent, limit = clock.used_ns // NS, clock.limit_ns // NS
+                told.append(BudgetWarning(budget="seconds", spent=spent, limit=limit, scope=_scope(session.id, key)))
+        return tuple(told)
+
+    def path(self, session_id: str) -> list[str]:
+        """The sessions that what this one spends counts in."""
+        account = self._accounts.get(session_id)
+        return [each.key for each in account.path() if each.key != DAY] if account is not None else []
+
+    def lines(self, session: Session) -> tuple[BudgetLine, ...]:
+        """Every limit that the session is held to, its own first."""
+        account = self._accounts.get(session.id)
+        if account is None:
+            return session.info.budgets
+        lines = []
+        for each in account.path():
+            owner, scope = "" if each.key == DAY else each.key, _scope(session.id, each.key)
+            if (clock := self._clocks.get(each.key)) is not None:
+                spent, limit = clock.used_ns // NS, clock.limit_ns // NS
+                lines.append(BudgetLine(budget="seconds", scope=scope, session=owner, spent=spent, limit=limit))
+            for dimension, amount in (("tokens", each.limits.tokens), ("usd_micros", each.limits.usd_micros)):
+                if amount is not None:
+                    lines.append(
+                        BudgetLine(
+                            budget="tokens" if dimension == "tokens" else "usd_micros",
+                            scope=scope,
+                            session=owner,
+                            spent=getattr(each.spent, dimension),
+                            reserved=getattr(each.reserved, dimension),
+                            limit=amount,
+                        )
+                    )
+        return tuple(lines)
+
+    def validate(self) -> None:
+        """Asserts what must hold at all times; for tests."""
+        self._accounts.validate()
+
+    @property
+    def accounts(self) -> Accounts:
+        return self._accounts
+
+    # ------------------------------------------------------------ why not
+
+    def _refusal(self, session: Session, permit: Permit, refused: Refused) -> RefusedError:
+        scope = _scope(session.id, refused.account)
+        whose = _WHOSE[scope].format(refused.account)
+        if refused.why == "price_unknown":
+            target = session.plan.models[permit.target] if session.plan is not None else None
+            name = f"{target.provider}:{target.model}" if target is not None else "the model"
+            provider = target.provider if target is not None else "X"
+            return RefusedError(
+                f"no price is known for {name}, and {whose} is in dollars",
+                code="price_unknown",
+                mend=f"set providers.{provider}.prices in otto.yml, or leave usd out of the budget",
+            )
+        account = self._accounts.get(refused.account)
+        assert account is not None
+        dimension = refused.dimension
+        limit = account.limits.of(dimension) or 0
+        return self._over(
+            refused.account,
+            scope,
+            dimension,
+            spent=getattr(account.spent, dimension),
+            reserved=getattr(account.reserved, dimension),
+            limit=limit,
+            held_back=account.held_back(dimension),
+        )
+
+    def _over(
+        self, account: str, scope: Scope, unit: Unit, *, spent: int, reserved: int, limit: int, held_back: int
+    ) -> OverBudget:
+        named = "usd" if unit == "usd_micros" else unit
+        said = [f"{_shown(unit, spent)} of {_shown(unit, limit)} spent"]
+        said += [f"{_shown(unit, reserved)} reserved"] if reserved else []
+        said += [f"{_shown(unit, held_back)} kept for the last call"] if held_back else []
+        mend = f"raise budgets.{named} of its agent"
+        if scope == "day":
+            mend = f"raise budgets.day.{named} in otto.yml, or wait for tomorrow"
+        refusal = BudgetRefusal(
+            budget=unit,
+            scope=scope,
+            session="" if scope == "day" else account,
+            spent=spent,
+            reserved=reserved,
+            limit=limit,
+        )
+        message = f"{_WHOSE[scope].format(account)} has no room for another call: {', '.join(said)}"
+        return OverBudget(message, refusal, mend=mend)
+
+    # ------------------------------------------------------------ time
+
+    def _open_clock(self, session: Session) -> None:
+        budgets = session.plan.spec.budgets if session.plan is not None else None
+        if budgets is None or budgets.seconds is None:
+            return
+        known = next((b for b in session.info.budgets if b.budget == "seconds" and b.session == session.id), None)
+        limit_ns = max(int(budgets.seconds * NS), known.limit * NS if known is not None else 0)
+        used_ns = known.spent * NS if known is not None else 0
+        self._clocks[session.id] = BudgetClock(limit_ns=limit_ns, now_ns=self._monotonic_ns(), used_ns=used_ns)
+        if self._ticker is None:
+            self._ticker = self._c.loop.call_later(TICK_S, self._tick)
+
+    def _monotonic_ns(self) -> int:
+        return int(self._c.loop.time() * NS)
+
+    def _tick(self) -> None:
+        self._ticker = None
+        self._ticks += 1
+        for key, clock in list(self._clocks.items()):
+            session = self._c.table.get(key)
+            if session is None or session.has_ended:
+                del self._clocks[key]
+                continue
+            clock.look(now_ns=self._monotonic_ns(), is_counting=session.info.state not in UNCOUNTED)
+            if clock.is_used and not session.is_stopping:
+                limit = _shown("seconds", clock.limit_ns // NS)
+                self.on_time_up(session, f"the session's budget of {limit} is used up")
+            elif self._ticks % NOTE_EVERY == 0:
+                own = tuple(line for line in self.lines(session) if line.scope == "session")
+                self._c.table.update(session, replace(session.info, budgets=own))
+        if self._clocks:
+            self._ticker = self._c.loop.call_later(TICK_S, self._tick)
+
+    def _clocks_above(self, session: Session) -> list[tuple[str, BudgetClock]]:
+        if not self._clocks:
+            return []
+        return [(key, self._clocks[key]) for key in self.path(session.id) if key in self._clocks]
+
+    def _check_clocks(self, session: Session) -> None:
+        for key, clock in self._clocks_above(session):
+            if clock.is_for_last:
+                spent, limit = clock.used_ns // NS, clock.limit_ns // NS
+                scope = _scope(session.id, key)
+                raise self._over(key, scope, "seconds", spent=spent, reserved=0, limit=limit, held_back=0)
+
+    def close(self) -> None:
+        """Root goes."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+
+    # ------------------------------------------------------------ days
+
+    def _today(self) -> str:
+        return time.strftime("%Y-%m-%d", time.localtime(self._now_ns() // NS))
+
+    def _day_limits(self) -> Limits:
+        settings = self._c.settings
+        return Limits(tokens=settings.budgets.day.tokens, usd_micros=micros(settings.budgets.day.usd))
+
+    def _roll(self) -> None:
+        """The day's account is of today, and has the limits that the configuration says now."""
+        today = self._today()
+        if today != self._day:
+            self._day = today
+            self._accounts.begin_anew(DAY)
+        account = self._accounts.get(DAY)
+        assert account is not None
+        if account.limits != (limits := self._day_limits()):
+            self._accounts.set_limits(DAY, limits)
+
+    def _midnight_ns(self) -> int:
+        day = time.localtime(self._now_ns() // NS)
+        return int(time.mktime((day.tm_year, day.tm_mon, day.tm_mday, 0, 0, 0, 0, 0, -1))) * NS
+
+    # ------------------------------------------------------------ the past
+
+    async def restore(self) -> list[PermitRow]:
+        """The accounts as an earlier root had them; gives the permits that are open. Raises StorageError.
+
+        The sessions that live are in the table by now.
+        """
+        tokens, usd_micros = await self._ledger.spent(since_ns=self._midnight_ns())
+        day = self._accounts.get(DAY)
+        assert day is not None
+        day.spent = Amount(tokens=tokens, usd_micros=usd_micros)
+        self._accounts.set_limits(DAY, day.limits)
+        rows = await self._ledger.accounts()
+        live = [session.id for session in self._c.table.live]
+        for key in live:
+            self._reopen(key, rows)
+        permits = await self._ledger.open_permits()
+        for row in permits:
+            self._reopen(row.session, rows)
+            amount = Amount(tokens=row.input_tokens + row.max_output_tokens, usd_micros=row.usd_micros or 0)
+            self._accounts.restore(row.session, row.permit, amount)
+        gone = rows.keys() - {key for key in rows if self._accounts.get(key) is not None}
+        for key in [key for key in rows if key not in live]:
+            gone.update(self._accounts.close(key))
+        self._stored -= gone
+        if gone:
+            await self._ledger.drop_accounts(gone)
+        return permits
+
+    def _reopen(self, key: str, rows: dict[str, AccountRow]) -> None:
+        """A session's account and those above it, as they were written, or as the session is made."""
+        if self._accounts.get(key) is not None:
+            return
+        row, session = rows.get(key), self._c.table.get(key)
+        above = row.above if row is not None else session.info.parent if session is not None else ""
+        if above and (above in rows or self._c.table.get(above) is not None):
+            self._reopen(above, rows)
+        if row is not None:
+            limits = Limits(tokens=row.tokens, usd_micros=row.usd_micros)
+            spent = Amount(tokens=row.spent_tokens, usd_micros=row.spent_usd_micros)
+            self._stored.add(key)
+        else:
+            limits, spent = limits_of(session) if session is not None else Limits(), NOTHING
+        parent = above if self._accounts.get(above) is not None else DAY
+        self._accounts.open(key, above=parent, limits=limits, spent=spent)
+        if session is not None and not session.has_ended:
+            self._open_clock(session)
+
+    def _unstored(self, session_id: str) -> list[AccountRow]:
+        account = self._accounts.get(session_id)
+        assert account is not None
+        return [_account_row(each) for each in account.path() if each.key != DAY and each.key not in self._stored]
+
+
+_WHOSE: dict[Scope, str] = {"session": "the session's budget", "tree": "the budget of {}", "day": "the day's budget"}
+
+
+def micros(usd: float | None) -> int | None:
+    """Dollars as whole micro-dollars, rounded down."""
+    return None if usd is None else int(Decimal(str(usd)) * 1_000_000)
+
+
+def limits_of(session: Session) -> Limits:
+    """What its agent may spend."""
+    if session.plan is None:
+        return Limits()
+    budgets = session.plan.spec.budgets
+    return Limits(tokens=budgets.tokens, usd_micros=micros(budgets.usd))
+
+
+def _account_row(account: Account) -> AccountRow:
+    above = account.above.key if account.above is not None and account.above.key != DAY else ""
+    return AccountRow(
+        session=account.key,
+        above=above,
+        tokens=account.limits.tokens,
+        usd_micros=account.limits.usd_micros,
+        spent_tokens=account.spent.tokens,
+        spent_usd_micros=account.spent.usd_micros,
+    )
+
+
+def _scope(session: str, account: str) -> Scope:
+    return "day" if account == DAY else "session" if account == session else "tree"
+
+
+def _shown(unit: Unit, value: int) -> str:
+    if unit == "usd_micros":
+        return f"${value / 1_000_000:,.4f}"
+    return f"{value:,} {unit}"
