@@ -169,7 +169,6 @@ class FindArtifacts(Wire, frozen=True, kw_only=True, tag="find_artifacts"):
     kind: str = ""
 
 
-
 class Quote(Wire, frozen=True, kw_only=True):
     """The most that a call can cost with one model. A dollar per million tokens is 1000 billionths per token."""
 
@@ -218,9 +217,7 @@ class SettlePermit(Wire, frozen=True, kw_only=True, tag="permit.settle"):
     latency_ms: int = 0
 
 
-WorkerRequestBody = (
-    SpawnChild | StopChild | WriteArtifact | FetchArtifact | FindArtifacts | AskPermit | SettlePermit
-)
+WorkerRequestBody = SpawnChild | StopChild | WriteArtifact | FetchArtifact | FindArtifacts | AskPermit | SettlePermit
 
 
 class WorkerRequest(Wire, frozen=True, kw_only=True, tag="request"):

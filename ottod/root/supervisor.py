@@ -2,9 +2,9 @@
 
 The parts behind it: `births` (how a worker comes into the world), `burials` (how it leaves), `groups` (what becomes
 of its session: the supervision engine), `stops`, `children` (that workers ask for), `permits` (for their model
-calls), `approvals` (what they wait for leave to do), `artifacts` (what they leave for each other), `adoption` (what an
-earlier root left behind) and `watch`.
-Everything that may block (files, the database, walks through /proc) happens on threads; the loop only routes.
+calls), `approvals` (what they wait for leave to do), `artifacts` (what they leave for each other), `adoption` (what
+an earlier root left behind) and `watch`. Everything that may block (files, the database, walks through /proc) happens
+on threads; the loop only routes.
 """
 
 from __future__ import annotations

@@ -29,9 +29,7 @@ from ottod.root.session_table import Incarnation, Session
 class WorkerRequests:
     """Serves the requests of all workers. The gate bounds how many each may have open."""
 
-    def __init__(
-        self, context: RootContext, *, children: Children, artifacts: Artifacts, permits: Permits
-    ) -> None:
+    def __init__(self, context: RootContext, *, children: Children, artifacts: Artifacts, permits: Permits) -> None:
         self._c = context
         self._children = children
         self._artifacts = artifacts
