@@ -2,13 +2,13 @@
 
 Theory of operation. What is looked for are the secrets that the daemon knows, as they are and in the forms that
 programs give them (base64 at any offset, percent-encoded, JSON-escaped, hexadecimal), and the shapes of secrets that
-it does not know (`secret_shapes`). All of them begin with fixed characters, their *head*; one expression finds heads,
-and whatever has none is passed on at the price of one look. Behind a head, an expression of the shape says whether the
-whole is there, and another one whether it could still come.
+it does not know (`secret_shapes`). They begin with fixed characters, their *head*, or stand behind a name; one
+expression finds where that may be, and whatever has no such place is passed on at the price of one look. There, an
+expression of the shape says whether the whole has come, and another one whether it still could.
 
 A stream is redacted as it flows. What is not decided is held back, a few characters mostly and bounded always, and
-whoever ends the stream asks for the rest. However a text is cut into pieces, the same comes out. A secret of which the
-end is open (a key goes on for as long as its alphabet does) is marked as soon as it is one, and what follows of it is
+whoever ends the stream asks for the rest. However a text is cut into pieces, the same comes out. A secret whose end
+is open (a key goes on for as long as its alphabet does) is marked as soon as it is one, and what follows of it is
 swallowed.
 
 Redacting what has been redacted changes nothing: every surface may do it again.
@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -103,6 +104,18 @@ class Redactor:
         self.all_beginnings = self.beginnings | self.word_beginnings
         self._for_arguments: Redactor | None = None
 
+    @classmethod
+    def of(cls, secrets: Mapping[str, str], *, has_shapes: bool = True) -> Redactor:
+        """One for these secrets, and for whatever looks like one if that is wanted."""
+        if not secrets:
+            return shapes_only(has_shapes=has_shapes)
+        return cls(secrets, shapes=SHAPES if has_shapes else ())
+
+    @property
+    def has_shapes(self) -> bool:
+        """Whether it hides what only looks like a secret, too."""
+        return bool(self._shapes)
+
     def text(self, text: str) -> str:
         """The text without secrets; the same object if there are none."""
         if self.heads.search(text) is None:
@@ -165,6 +178,12 @@ class Redactor:
         """Thoughts that were changed are no longer what their provider signed: they are not given back to it."""
         text = self.text(block.text)
         return block if text is block.text else Thinking(text=text)
+
+
+@lru_cache(maxsize=2)
+def shapes_only(*, has_shapes: bool = True) -> Redactor:
+    """For whoever knows no secret. Made once, before the forks: most sessions need no other."""
+    return Redactor(shapes=SHAPES if has_shapes else ())
 
 
 class Opening(msgspec.Struct, frozen=True):
@@ -384,6 +403,7 @@ def _is_held(form: Form, is_word: bool) -> bool:
     return form.shape.is_word == is_word and form.shape.shown == 0
 
 
+@lru_cache(maxsize=128)
 def _compiled(shape: Shape) -> Form:
     return Form(
         mark=f"[redacted:{shape.name}]{shape.after}",

@@ -42,6 +42,10 @@ class Birth(Wire, frozen=True, kw_only=True, tag="birth"):
     """The agent's model first, then its fallbacks."""
     api_keys: dict[str, str] = {}
     """Provider name → key."""
+    secrets: dict[str, str] = {}
+    """Name → value of everything that must not appear in what the worker says or writes; its own keys too."""
+    redact_shapes: bool = True
+    """Nor may what only looks like a secret."""
     task: str = ""
     mode: Literal["oneshot", "conversation"] = "oneshot"
     run_mode: Literal["interactive", "headless"] = "interactive"

@@ -336,6 +336,8 @@ class Births:
             spec=plan.spec,
             models=plan.models,
             api_keys=api_keys,
+            secrets=dict(self._c.secrets()),
+            redact_shapes=settings.redaction.shapes,
             task=info.task,
             mode="conversation" if info.mode == "conversation" else "oneshot",
             run_mode="headless" if info.run_mode == "headless" else "interactive",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, Unpack
@@ -67,6 +67,8 @@ class RootContext:
         self.random = random
         """Uniform in [0, 1); spreads delays."""
         self.log = log
+        self.secrets: Callable[[], Mapping[str, str]] = dict
+        """What every worker must keep out of what it says, by name."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def in_thread(self, function: Callable[..., T], *arguments: object) -> T:

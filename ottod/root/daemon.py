@@ -32,10 +32,11 @@ from ottod.isolation.enclosure import Enclosures
 from ottod.isolation.probe import probe
 from ottod.isolation.processes import become_subreaper
 from ottod.protocol.records import HEADER_BYTES, MAX_PAYLOAD_BYTES
-from ottod.protocol.requests import MAX_ENV_BYTES, MAX_TASK_BYTES
+from ottod.protocol.requests import MAX_ENV_BYTES, MAX_TASK_BYTES, RequestBody
 from ottod.protocol.results import DaemonStatus, MetricsReport, ReloadResult
 from ottod.root.context import RootContext
 from ottod.root.control_gate import ControlGate
+from ottod.root.entrance import INLINE_CHARS, redacted_request, size_of
 from ottod.root.gateway_client import GatewayClient
 from ottod.root.hub import Hub
 from ottod.root.lag import LoopLag
@@ -50,6 +51,7 @@ from ottod.root.ring_sync import RingSync
 from ottod.root.service import Service, read_status
 from ottod.root.session_table import SessionTable
 from ottod.root.supervisor import Supervisor
+from ottod.root.vault import Vault, open_vault
 from ottod.root.worker_gate import WorkerGate
 from ottod.root.zygote_client import ZygoteClient
 from ottod.settings.daemon import DaemonSettings
@@ -79,11 +81,13 @@ Departure = Literal["stop", "leave", "upgrade"]
 class Daemon:
     """One root, from boot to shutdown."""
 
-    def __init__(self, *, settings: DaemonSettings, paths: Paths, environ: Mapping[str, str]) -> None:
+    def __init__(self, *, settings: DaemonSettings, paths: Paths, environ: Mapping[str, str], vault: Vault) -> None:
         self._settings = settings
         self._paths = paths
         self._environ = environ
+        self._vault = vault
         self._log = Log(level=settings.logging.level, form=settings.logging.format, journal=is_journal(environ))
+        self._log.redact = lambda text: vault.redactor.text(text)
         self._notifier = Notifier.from_env(environ, pid=os.getpid())
         self._pulse: Pulse | None = None
         self._instance = secrets.token_hex(8)
@@ -171,7 +175,8 @@ class Daemon:
             instruments=self._instruments,
             log=self._log.warning,
         )
-        self._resolver = Resolver(settings=settings, paths=paths, environ=self._environ, platform=self._platform)
+        self._root.secrets = lambda: self._vault.secrets
+        self._resolver = Resolver(settings=settings, paths=paths, vault=self._vault, platform=self._platform)
         self._supervisor = Supervisor(
             self._root,
             resolver=self._resolver,
@@ -193,8 +198,16 @@ class Daemon:
             log=self._log.warning,
         )
         service.name_of = self._control.name_of
+        service.redacted = self._redacted
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._context.set(zmq.MAX_SOCKETS, 64)
+
+    async def _redacted(self, body: RequestBody) -> RequestBody:
+        """What a client says, before anybody keeps it."""
+        redactor = self._vault.redactor
+        if size_of(body) <= INLINE_CHARS:
+            return redacted_request(body, redactor)
+        return await self._root.in_thread(redacted_request, body, redactor)
 
     async def _boot(self, loop: asyncio.AbstractEventLoop, ready: Callable[[], None]) -> None:
         # Signs of life from the start: taking over many sessions may take longer than a watchdog waits.
@@ -295,6 +308,7 @@ class Daemon:
         new = await self._root.in_thread(load_settings, self._paths)
         changes = compare(self._settings, new)
         self._settings = merge(self._settings, new)
+        await self._root.in_thread(open_vault, self._vault, self._settings, self._log)
         self._root.settings = self._settings
         self._resolver.settings = self._settings
         self._zygote.warm_target = self._settings.pool.warm
@@ -404,6 +418,7 @@ class Daemon:
     def become_successor(self) -> None:
         """After an upgrade's departure: this process becomes the installed program. Does not return."""
         os.environ[LOCK_VARIABLE] = self._lock.hand_on()
+        self._vault.hand_on()
         os.execv(sys.executable, [sys.executable, "-m", "ottod", "run"])
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
@@ -415,7 +430,10 @@ class Daemon:
 
 def run_daemon(*, settings: DaemonSettings, paths: Paths, ready: Callable[[], None]) -> None:
     """Runs root in this process until it is stopped. Raises OttoError if it cannot start."""
-    daemon = Daemon(settings=settings, paths=paths, environ=os.environ)
+    # First of all: whoever looks into this process's environment from now on finds no key.
+    vault = Vault(settings, os.environ)
+    open_vault(vault, settings, Log(level=settings.logging.level, form=settings.logging.format))
+    daemon = Daemon(settings=settings, paths=paths, environ=os.environ, vault=vault)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         departure = runner.run(daemon.run(ready))
     if departure == "upgrade":

@@ -13,6 +13,7 @@ from ottod.isolation.requirements import GIVEN_BY, missing_layers
 from ottod.protocol.requests import MAX_ENV_BYTES, StartSession
 from ottod.protocol.specs import AgentSpec, ModelTarget
 from ottod.root.platform import Platform
+from ottod.root.vault import Vault
 from ottod.settings.agents import check_spec, find_agent
 from ottod.settings.daemon import DaemonSettings
 from ottod.settings.environment import session_env
@@ -39,14 +40,12 @@ class WorkdirError(OttoError):
 
 
 class Resolver:
-    """Resolves against the daemon's settings, its paths and its own environment (for keys only)."""
+    """Resolves against the daemon's settings, its paths, and the vault, for keys."""
 
-    def __init__(
-        self, *, settings: DaemonSettings, paths: Paths, environ: Mapping[str, str], platform: Platform
-    ) -> None:
+    def __init__(self, *, settings: DaemonSettings, paths: Paths, vault: Vault, platform: Platform) -> None:
         self.settings = settings
         self._paths = paths
-        self._environ = environ
+        self._vault = vault
         self._platform = platform
 
     def resolve(self, request: StartSession, directory: Path) -> Resolved:
@@ -127,14 +126,20 @@ class Resolver:
         keys = {}
         for target in targets:
             if target.needs_key:
-                keys[target.provider] = api_key(target.provider, self.settings, self._environ)
+                keys[target.provider] = api_key(target.provider, self.settings, self._vault.environ)
+        self._vault.learn(keys)
         return keys
 
     def _env(self, offered: Mapping[str, str], spec: AgentSpec) -> dict[str, str]:
-        """The client's variables that the daemon's allowlist or the agent's own names let through."""
+        """The client's variables that the daemon's allowlist or the agent's own names let through.
+
+        Whatever its name: a variable that holds a key of the daemon's does not pass.
+        """
         if sum(len(k) + len(v) for k, v in offered.items()) > MAX_ENV_BYTES:
             raise RefusedError(f"the environment exceeds {MAX_ENV_BYTES} bytes", code="too_large")
-        return session_env(offered, self.settings, extra=spec.env)
+        allowed = session_env(offered, self.settings, extra=spec.env)
+        holds_secret = self._vault.redactor.contains_known
+        return {name: value for name, value in allowed.items() if not holds_secret(value)}
 
     def _make_directory(self, directory: Path) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, assert_never
 
 from msgspec.structs import replace
@@ -102,9 +102,12 @@ class Service:
         self._daemon = daemon
         self.name_of: Callable[[bytes], str] = lambda client: ""
         """What a client calls itself, for the record."""
+        self.redacted: Callable[[RequestBody], Awaitable[RequestBody]] = _as_it_is
+        """A request without the secrets that somebody wrote into it."""
 
     async def serve(self, client: bytes, body: RequestBody) -> Result:
         """The result of a request. Raises OttoError for a failure that the client is told."""
+        body = await self.redacted(body)
         match body:
             case StartSession():
                 return await self._supervisor.start(await self._checked(body))
@@ -253,6 +256,10 @@ class Service:
             follow=body.follow,
         )
         return Subscribed(subscription=sub.id, tail=self._hub.ring.tail_offset, head=self._hub.ring.head_offset)
+
+
+async def _as_it_is(body: RequestBody) -> RequestBody:
+    return body
 
 
 def _below(top: str, infos: Mapping[str, SessionInfo]) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
-from ottod.settings.models import providers
+from ottod.settings.keys import secret_variables
 from ottod.settings.sections import DaemonSettings
 
 PRIVATE_PREFIX = "OTTO_"
@@ -15,13 +15,13 @@ PRIVATE_PREFIX = "OTTO_"
 def session_env(env: Mapping[str, str], settings: DaemonSettings, *, extra: Iterable[str] = ()) -> dict[str, str]:
     """The variables that the daemon's list and the agent's own (`extra`) let through, sorted by name.
 
-    A variable that holds a provider's key never passes, whichever list names it: keys go to workers over their
-    private channel.
+    A variable that holds a provider's key or another secret never passes, whichever list names it: keys go to workers
+    over their private channel.
     """
     listed = (*settings.env, *extra)
     names = frozenset(listed)
     patterns = [name for name in listed if any(c in name for c in "*?[")]
-    secret = key_variables(settings)
+    secret = secret_variables(settings)
     return {
         name: env[name]
         for name in sorted(env)
@@ -30,11 +30,6 @@ def session_env(env: Mapping[str, str], settings: DaemonSettings, *, extra: Iter
         and (name in names or matches(name, patterns))
         and _can_be_passed(name, env[name])
     }
-
-
-def key_variables(settings: DaemonSettings) -> frozenset[str]:
-    """The names of the variables that hold providers' keys."""
-    return frozenset(p.api_key_env for p in providers(settings).values() if p.api_key_env)
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Provider keys: found in a file, in systemd's credentials, or in an environment variable; never stored."""
+"""Provider keys and other secrets: found in a file, in systemd's credentials, or in a variable; never stored."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ottod.errors import ConfigError, ProviderError
 from ottod.settings.models import needs_key, providers
+from ottod.settings.nearest import suggestion
 from ottod.settings.sections import DaemonSettings
 
 MAX_KEY_BYTES = 16 * 1024
@@ -52,6 +53,57 @@ def api_key(provider: str, settings: DaemonSettings, env: Mapping[str, str]) -> 
     )
 
 
+def secret(name: str, settings: DaemonSettings, env: Mapping[str, str]) -> str:
+    """A secret of the settings, by its name.
+
+    Raises: ConfigError if there is none of that name, or it is not where the settings say.
+    """
+    entry = settings.secrets.get(name)
+    if entry is None:
+        raise ConfigError(f"unknown secret {name!r}", mend=suggestion(name, settings.secrets))
+    if entry.file:
+        return _from_file(Path(os.path.expanduser(entry.file)), is_key=False)
+    if entry.credential:
+        directory = env.get("CREDENTIALS_DIRECTORY", "")
+        if not directory.startswith("/"):
+            raise ConfigError(
+                f"secret {name!r}: the daemon was given no credentials",
+                mend="run it as a unit with LoadCredential, or use file: or env:",
+            )
+        return _from_file(Path(directory) / entry.credential, private=False, is_key=False)
+    value = env.get(entry.env, "")
+    if not value:
+        raise ConfigError(
+            f"secret {name!r}: the daemon's environment has no {entry.env}",
+            mend=f"restart the daemon with {entry.env}",
+        )
+    return value
+
+
+def secret_variables(settings: DaemonSettings) -> frozenset[str]:
+    """The variables of the daemon's environment that hold keys or other secrets."""
+    keys = (provider.api_key_env for provider in providers(settings).values())
+    return frozenset(filter(None, (*keys, *(entry.env for entry in settings.secrets.values()))))
+
+
+def known_secrets(settings: DaemonSettings, env: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """All keys and secrets that can be found, by provider or name; and why the others of `secrets` cannot."""
+    found: dict[str, str] = {}
+    for provider in providers(settings):
+        try:
+            if key := api_key(provider, settings, env):
+                found[provider] = key
+        except (ConfigError, ProviderError):
+            pass  # Whoever needs that key is told.
+    missing: dict[str, str] = {}
+    for name in settings.secrets:
+        try:
+            found[name] = secret(name, settings, env)
+        except ConfigError as error:
+            missing[name] = str(error)
+    return found, missing
+
+
 def _from_credentials(env: Mapping[str, str], variable: str, provider: str) -> str:
     directory = env.get("CREDENTIALS_DIRECTORY", "")
     if not directory.startswith("/"):
@@ -63,7 +115,8 @@ def _from_credentials(env: Mapping[str, str], variable: str, provider: str) -> s
     return ""
 
 
-def _from_file(path: Path, *, private: bool = True) -> str:
+def _from_file(path: Path, *, private: bool = True, is_key: bool = True) -> str:
+    """What a file holds. A key can stand in a header; another secret may be any text, of several lines too."""
     file = str(path)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -82,7 +135,7 @@ def _from_file(path: Path, *, private: bool = True) -> str:
             )
         data = stream.read(MAX_KEY_BYTES + 1)
     key = data.decode("utf-8", "replace").strip()
-    if not key or len(data) > MAX_KEY_BYTES or not _is_sendable(key):
+    if not key or len(data) > MAX_KEY_BYTES or (is_key and not _is_sendable(key)):
         raise ConfigError(
             "the key file does not hold one key on one line", file=file, mend="write only the key to it"
         )

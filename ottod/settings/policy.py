@@ -14,8 +14,9 @@ import msgspec
 
 from ottod.errors import ConfigError
 from ottod.protocol.specs import AgentSpec, HttpAccess, Isolation, Layer, PermissionRule
-from ottod.settings.environment import key_variables, matches
+from ottod.settings.environment import matches
 from ottod.settings.hosts import parse_pattern
+from ottod.settings.keys import secret_variables
 from ottod.settings.models import aliases, providers, resolve_name
 from ottod.settings.sections import DaemonSettings, Preset
 
@@ -154,7 +155,7 @@ def _rules(given: tuple[PermissionRule, ...], notes: list[str]) -> tuple[Permiss
 
 def _env(given: tuple[str, ...], settings: DaemonSettings, notes: list[str]) -> tuple[str, ...]:
     allowed = (*settings.env, *settings.project_may.env)
-    secret = key_variables(settings)
+    secret = secret_variables(settings)
     kept = []
     for name in given:
         # A pattern is kept only where the same pattern is allowed: `*` must not match `LC_*`.

@@ -309,6 +309,65 @@ class LoggingSettings(Section, frozen=True, kw_only=True):
     """`json` for machines: one object a line."""
 
 
+class SecretSettings(Section, frozen=True, kw_only=True):
+    """A secret that is no provider's key, by a name of your own. Exactly one of the three says where it is.
+
+    It is known by its name wherever one is asked for, and is taken out of everything that Otto keeps or shows.
+    """
+
+    env: str = ""
+    """A variable of the daemon's environment; the daemon takes it out of there."""
+    file: str = ""
+    """A file of mode 0600 that holds it; `~` is home."""
+    credential: str = ""
+    """A credential of the daemon's unit (systemd's LoadCredential)."""
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("env", "file", "credential") if getattr(self, name)]
+        if len(given) != 1:
+            raise Contradiction(
+                f"a secret needs exactly one of env, file and credential, got {' and '.join(given) or 'none'}",
+                field=given[-1] if given else "env",
+                mend="write one of them",
+            )
+
+
+class RedactionSettings(Section, frozen=True, kw_only=True):
+    """Keys that the daemon knows are taken out of events, journals, logs, traces and exports, always."""
+
+    shapes: bool = True
+    """Also whatever looks like a key, a token or a password."""
+
+
+class TraceSettings(Section, frozen=True, kw_only=True):
+    """Traces for OpenTelemetry, sent over OTLP/HTTP by each session's own process. They need the extra `otel`."""
+
+    enabled: bool = False
+    """Off: nothing is imported, nothing leaves this machine."""
+    endpoint: str = "http://127.0.0.1:4318/v1/traces"
+    """Where a collector listens, with the path."""
+    headers: dict[str, Name] = {}
+    """Headers of each request: their names, and the names of `secrets` that are their values."""
+    sample_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    """The share of traces that is recorded; a session and all below it are one trace."""
+    timeout_s: Annotated[float, Meta(gt=0, le=30)] = 3.0
+    """How long a request may take, and a session's end may wait for the last one."""
+
+    def __post_init__(self) -> None:
+        if not self.endpoint.startswith(("http://", "https://")):
+            raise Contradiction(
+                f"telemetry.traces.endpoint must start with http:// or https://, got {self.endpoint!r}",
+                field="endpoint",
+                mend="write the whole URL, such as http://127.0.0.1:4318/v1/traces",
+            )
+
+
+class TelemetrySettings(Section, frozen=True, kw_only=True):
+    """What the daemon tells about its sessions besides events, logs and metrics."""
+
+    traces: TraceSettings = TraceSettings()
+
+
 class DaemonSettings(Section, frozen=True, kw_only=True):
     """All settings."""
 
@@ -333,3 +392,7 @@ class DaemonSettings(Section, frozen=True, kw_only=True):
     clients: ClientSettings = ClientSettings()
     gateway: GatewaySettings = GatewaySettings()
     logging: LoggingSettings = LoggingSettings()
+    secrets: dict[Name, SecretSettings] = {}
+    """Secrets by name."""
+    redaction: RedactionSettings = RedactionSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()

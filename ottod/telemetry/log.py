@@ -23,7 +23,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, TextIO, TypedDict, Unpack
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -58,6 +58,7 @@ class Sink:
         self.form = form
         self.stream = stream
         self.journal = journal
+        self.redact: Callable[[str], str] = lambda text: text
 
 
 class Log:
@@ -80,6 +81,15 @@ class Log:
     def level(self, level: Level) -> None:
         self._sink.level = level
 
+    @property
+    def redact(self) -> Callable[[str], str]:
+        """What every message and traceback goes through. Setting it holds for all logs that were bound, too."""
+        return self._sink.redact
+
+    @redact.setter
+    def redact(self, redact: Callable[[str], str]) -> None:
+        self._sink.redact = redact
+
     def bind(self, **ids: Unpack[Ids]) -> Log:
         """The same log, for records that are all about these."""
         bound = Log.__new__(Log)
@@ -99,13 +109,13 @@ class Log:
     def error(self, message: str, error: BaseException | None = None, **ids: Unpack[Ids]) -> None:
         """An error; an exception's traceback follows as part of the same record."""
         trace = "".join(traceback.format_exception(error)) if error is not None else ""
-        self._write("error", message, ids, trace[-MAX_TRACEBACK_CHARS:])
+        self._write("error", message, ids, trace)
 
     def _write(self, level: Level, message: str, ids: Ids, trace: str = "") -> None:
         sink = self._sink
         if ORDER[level] < ORDER[sink.level]:
             return
-        message = message[:MAX_MESSAGE_CHARS]
+        message, trace = sink.redact(message)[:MAX_MESSAGE_CHARS], sink.redact(trace)[-MAX_TRACEBACK_CHARS:]
         about: Ids = {**self._bound, **ids}
         if sink.form == "json":
             lines = [as_json(level, message, about, trace)]

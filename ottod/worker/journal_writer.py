@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ottod.ids import session_key
@@ -28,6 +28,9 @@ class JournalWriter:
         self._durable = 0
         self._fsyncs = 0
         self._fsync_ns = 0
+        self.redact: Callable[[JournalEntry], JournalEntry] = lambda entry: entry
+        """What every entry goes through. What comes into the conversation has been redacted at its entrance, so this
+        changes nothing of it: a resumed session has the same conversation."""
 
     @classmethod
     def open(cls, birth: Birth) -> JournalWriter:
@@ -51,7 +54,7 @@ class JournalWriter:
 
     def note(self, entry: JournalEntry) -> None:
         """Appends an entry that nothing depends on yet. Raises StorageError."""
-        self._journal.append(entry)
+        self._journal.append(self.redact(entry))
         self._appended += 1
 
     async def put(self, entries: Sequence[JournalEntry]) -> None:

@@ -15,14 +15,16 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import zmq
 from msgspec.structs import replace
 
 from ottod.core.outbox import Outbox
+from ottod.core.redaction import Redactor
 from ottod.errors import Failure, RefusedError, RemoteProtocolError
 from ottod.protocol import PROTOCOL_VERSION
-from ottod.protocol.events import Event
+from ottod.protocol.events import ContentDelta, Event, SessionStarted, SessionStateChanged, UsageUpdated
 from ottod.protocol.worker import (
     KIND_BATCH,
     KIND_MESSAGE,
@@ -63,6 +65,10 @@ HELLO_PATIENCE_S = 0.25
 MAX_REQUESTS = 256
 """That may wait for root's answer."""
 
+WORDLESS = frozenset({SessionStarted, UsageUpdated})
+"""Events that hold numbers, and names from the configuration: there is nothing in them to look for."""
+
+T = TypeVar("T")
 OnCommand = Callable[[CommandBody], Awaitable[Failure | None]]
 
 
@@ -97,6 +103,7 @@ class Link:
         self.read_fsyncs: Callable[[], tuple[int, int]] = lambda: (0, 0)
         """How often the journal was forced to disk, and how long that took in nanoseconds, since the birth."""
         self._told_fsyncs = 0, 0
+        self._redactor: Redactor | None = None
 
     def open(self, birth: Birth, key: int) -> None:
         """Becomes the line of one incarnation and says hello."""
@@ -121,10 +128,36 @@ class Link:
     def last_seq(self) -> int:
         return self.outbox.next_seq - 1
 
+    @property
+    def redactor(self) -> Redactor:
+        """Takes out of a text what the session must not say. Made when first asked for: idle sessions say nothing."""
+        if self._redactor is None:
+            birth = self._birth
+            assert birth is not None, "the link is not open"
+            self._redactor = Redactor.of(birth.secrets, has_shapes=birth.redact_shapes)
+        return self._redactor
+
+    def redacted(self, value: T) -> T:
+        """A text, or a struct with texts in it, without secrets."""
+        return self.redactor.value(value)
+
     # ------------------------------------------------------------ out
 
     def emit(self, event: Event) -> int:
-        """Sends an event as soon as the batching window allows. Gives its seq."""
+        """Sends an event as soon as the batching window allows. Gives its seq.
+
+        Secrets are taken out of it, but not of pieces of a stream: whoever streams redacts, over the cuts between
+        them.
+        """
+        kind = type(event)
+        if (
+            kind is not ContentDelta
+            and kind not in WORDLESS
+            and (
+                kind is not SessionStateChanged or event.reason  # type: ignore[union-attr]
+            )
+        ):
+            event = self.redactor.value(event)
         outbox = self.outbox
         now_ns = time.time_ns()
         if now_ns - self._left_ns > IDLE_NS and self._is_welcome and not self._window_s and not outbox.has_unsent:
@@ -242,7 +275,7 @@ class Link:
             raise RefusedError(f"{MAX_REQUESTS} requests wait for the daemon already", code="too_many_requests")
         number, self._next_request = self._next_request, self._next_request + 1
         future: asyncio.Future[RequestReply] = self._loop.create_future()
-        self._requests[number] = body, future
+        self._requests[number] = self.redacted(body), future
         try:
             self._ask(number)
             return await future
@@ -268,7 +301,7 @@ class Link:
             async with asyncio.timeout(timeout_s):
                 await self.welcomed()
                 self._flush()
-                self._last_word = exiting
+                self._last_word = self.redacted(exiting)
                 # What a short session did since its last heartbeat, if it had one at all.
                 self._send_heartbeat()
                 self._say_last_word()
@@ -345,7 +378,7 @@ class Link:
         failure = await self.on_command(command.body)
         # What the order brought about is told before it is acknowledged: this process may die right after.
         self._flush()
-        self._send(CommandReply(id=command.id, failure=failure))
+        self._send(CommandReply(id=command.id, failure=self.redacted(failure)))
 
     def close(self) -> None:
         if self._beat is not None:

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import resource
 import signal
 import socket
+import sys
+from typing import TextIO
 
 import uvloop
 from setproctitle import setproctitle
 
+from ottod.core.redaction import shapes_only
 from ottod.ids import session_key
 from ottod.isolation.landlock import forbid_new_privileges
 from ottod.isolation.processes import ProcessId, become_subreaper, identify
@@ -39,6 +43,7 @@ LAST_WORD_TIMEOUT_S = 30.0
 def prepare() -> None:
     """What the zygote does once, before the first fork: everything that is slow to import."""
     preload()
+    shapes_only()
 
 
 def run(channel_fd: int, endpoint: str) -> None:
@@ -63,6 +68,7 @@ async def _live(channel: socket.socket, endpoint: str) -> None:
     root = RootWatch(loop, link)
     link.on_root = root.welcomed
     link.open(birth, session_key(birth.session))
+    sys.stderr = RedactedOutput(sys.stderr, link)
     watcher = loop.create_task(root.watch_channel(channel))
     try:
         await _be_session(birth, link, root)
@@ -72,6 +78,27 @@ async def _live(channel: socket.socket, endpoint: str) -> None:
             await watcher
         root.close()
         link.close()
+
+
+class RedactedOutput(io.TextIOBase):
+    """Standard error, which ends up in the daemon's log: what this process and its libraries print in distress."""
+
+    def __init__(self, stream: TextIO, link: Link) -> None:
+        self._stream = stream
+        self._link = link
+
+    def write(self, text: str) -> int:
+        self._stream.write(self._link.redactor.text(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        return True
 
 
 async def _receive_birth(channel: socket.socket) -> Birth | None:

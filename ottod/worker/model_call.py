@@ -263,21 +263,29 @@ class ModelCaller:
             provider = self._providers[index] = self._build(target, self._api_keys.get(target.provider, ""))
         link = self._link
         emit = link.emit
+        said, thought = link.redactor.stream(), link.redactor.stream()
         async with aclosing(provider.stream(request)) as events:
             async for event in events:
                 progress.has_begun = True
                 if type(event) is TextDelta:
-                    text = event.text
-                    if len(text) <= WHOLE_CHARS:
+                    text = said.feed(event.text)
+                    if not text:
+                        pass  # It is held back until it is known that it is no secret.
+                    elif len(text) <= WHOLE_CHARS:
                         emit(ContentDelta(stream="text", text=text, item=item))
                     else:
                         for piece in pieces(text):
                             emit(ContentDelta(stream="text", text=piece, item=item))
                 elif type(event) is ThinkingDelta:
-                    for piece in pieces(event.text):
+                    for piece in pieces(thought.feed(event.text)):
                         emit(ContentDelta(stream="reasoning", text=piece, item=item))
                 elif type(event) is ResponseCompleted:
-                    return event.response
+                    for piece in pieces(thought.rest()):
+                        emit(ContentDelta(stream="reasoning", text=piece, item=item))
+                    for piece in pieces(said.rest()):
+                        emit(ContentDelta(stream="text", text=piece, item=item))
+                    # The conversation has what the watchers have, and the journal: nobody gets the secret back.
+                    return link.redacted(event.response)
                 if link.outbox.is_full:
                     # Root owes too many acknowledgements: stop reading the model's stream until it has caught up.
                     await link.room()

@@ -27,6 +27,7 @@ async def open_past(birth: Birth, link: Link) -> tuple[JournalWriter, Restored]:
         # An earlier process of this session still writes. Beside it this one must not; later it may.
         raise StorageError(error.message, code=error.code, mend=error.mend) from error
     link.read_fsyncs = journal.read_fsyncs
+    journal.redact = link.redacted
     if journal.recovery:
         link.emit(LogWarning(message=journal.recovery, code="journal_repaired"))
     restored = restore(journal.take_entries())

@@ -19,7 +19,9 @@ def cut(text: str, limit_bytes: int = MAX_EVENT_TEXT_BYTES) -> tuple[str, bool]:
 
 
 def pieces(text: str, limit_bytes: int = MAX_EVENT_TEXT_BYTES) -> list[str]:
-    """The text in pieces that each fit `limit_bytes` of UTF-8, whatever its characters."""
+    """The text in pieces that each fit `limit_bytes` of UTF-8, whatever its characters; none of an empty text."""
+    if not text:
+        return []
     if len(text) * 4 <= limit_bytes:
         return [text]
     step = max(1, limit_bytes // 4)

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from ottod.core.redaction import MARK, RedactedStream
 from ottod.errors import Failure, ToolError
 from ottod.protocol.events import ContentDelta, ToolCompleted, ToolFailed, ToolProgress, ToolStarted
 from ottod.protocol.model import ToolCall, ToolResult
@@ -86,19 +87,23 @@ class ToolRunner:
         started_ns = time.monotonic_ns()
         arguments, _ = cut(call.arguments, MAX_ARGUMENTS_BYTES)
         self._link.emit(ToolStarted(call=call.call, tool=call.tool, arguments=arguments, turn=turn, step=step))
-        task = asyncio.get_running_loop().create_task(self._attempt(call, key))
-        outcome = await self._outcome(task, call)
+        said = self._link.redactor.stream()
+        task = asyncio.get_running_loop().create_task(self._attempt(call, key, said))
+        # Before anything is cut from it, noted or given to the model.
+        outcome = self._link.redacted(await self._outcome(task, call))
+        self._show(call.call, said.rest())
         duration_ms = (time.monotonic_ns() - started_ns) // 1_000_000
         if isinstance(outcome, Failure):
             return failed(call, outcome, duration_ms)
         return _finished(call, outcome, duration_ms)
 
-    async def _attempt(self, call: ToolCall, key: str) -> ToolOutput:
+    async def _attempt(self, call: ToolCall, key: str, said: RedactedStream) -> ToolOutput:
         tool = self._tools.get(call.tool)
         if tool is None:
             names = ", ".join(sorted(self._tools)) or "none"
             raise ToolError(f"there is no tool {call.tool!r}; you may use: {names}", code="unknown_tool")
         arguments = decode_arguments(tool, call.arguments)
+        _check_marks(tool, call)
         timeout_s = self._timeout_s(tool)
         context = ToolContext(
             files=self._files,
@@ -108,7 +113,7 @@ class ToolRunner:
             timeout_s=timeout_s,
             max_output_bytes=self._spec.limits.max_tool_output_bytes,
             progress=lambda message: self._progress(call.call, message),
-            stream=lambda text: self._stream(call.call, text),
+            stream=lambda text: self._show(call.call, said.feed(text)),
             sessions=self._sessions,
             artifacts=self._artifacts,
             web=self._web,
@@ -125,7 +130,7 @@ class ToolRunner:
     def _progress(self, call: str, message: str) -> None:
         self._link.emit(ToolProgress(call=call, message=cut(message, 500)[0]))
 
-    def _stream(self, call: str, text: str) -> None:
+    def _show(self, call: str, text: str) -> None:
         # A flood of output must not fill the outbox: the result is what counts, this is for watchers.
         if not self._link.outbox.is_full:
             for piece in pieces(text):
@@ -148,6 +153,17 @@ class ToolRunner:
         if isinstance(error, TimeoutError):
             return Failure(code="timeout", message=f"{call.tool} did not end within its time")
         return Failure(code="tool_crashed", message=f"{call.tool} crashed: {type(error).__name__}: {error}")
+
+
+def _check_marks(tool: Tool[Any], call: ToolCall) -> None:
+    """Raises ToolError for a call that would put a mark where a secret was, in a file perhaps."""
+    acts = tool.permissions & {"write", "exec"} and not tool.waits
+    if acts and (mark := MARK.search(call.arguments)) is not None:
+        raise ToolError(
+            f"not run: the arguments hold {mark[0]}, which stands for a secret that was taken out",
+            code="redacted",
+            mend="leave that part of the file as it is, or name the file or variable that holds the secret",
+        )
 
 
 def failed(call: ToolCall, failure: Failure, duration_ms: int = 0) -> Outcome:

@@ -327,7 +327,7 @@ class TurnDriver:
             if not running.done():
                 self._approvals.withdraw(call, turn=action.turn, step=action.step)
                 running.cancel()
-            outcome = await self._outcome_of(running, call)
+            outcome = self._link.redacted(await self._outcome_of(running, call))
             self._journal.note(
                 j.ToolResolved(turn=action.turn, step=action.step, call=call.call, result=outcome.result)
             )
