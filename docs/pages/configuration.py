@@ -71,7 +71,8 @@ defaults. A change takes effect at the daemon's next start.
 {adapters}
 
 A provider's key is looked for in `api_key_file`, then in systemd's credentials (named like the variable or the
-provider), then in the variable `api_key_env` of the daemon's environment.
+provider), then in the variable `api_key_env` of the daemon's environment:
+[give Otto keys](../how-to/secrets.md).
 
 ## Agent files
 

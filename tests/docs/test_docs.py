@@ -32,7 +32,7 @@ BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 MACHINE_PATH = re.compile(r"(?<![\w.~$])/(?:work|root|home/\w|Users/\w|tmp/(?!otto-UID))[\w/.-]*")
 INDEX_HOST = re.compile(r"\bpypi\.|pythonhosted|\bconda\.|registry\.npmjs")
-CONSUMED_BY_SETTINGS = {"models", "providers", "env", "isolation", "project_may"}
+CONSUMED_BY_SETTINGS = {"models", "providers", "secrets", "env", "isolation", "project_may"}
 """Sections of the daemon's file that `ottod.settings` turns into something else before anybody reads them."""
 LOADER_FIELDS = {"name", "digest", "source"}
 
