@@ -79,7 +79,7 @@ def scan(daemon: RealDaemon) -> dict[str, bytes]:
 
 def test_a_planted_secret_is_nowhere(keyed: tuple[RealDaemon, WireServer]) -> None:
     """Printed by a tool in pieces, said by the model and by the user, in an error: not in a byte of what is kept."""
-    daemon, server = keyed
+    daemon, _server = keyed
     encoded = base64.b64encode(b"--" + PLANTED.encode()).decode()
     half = len(PLANTED) // 2
     (daemon.workdir / "secret.txt").write_text(f"it is {PLANTED} and {encoded}\n")
