@@ -133,6 +133,15 @@ class Redactor:
             self._for_arguments = Redactor(self._secrets, shapes=shapes)
         return self._for_arguments.text(text)
 
+    def data(self, data: bytes) -> bytes:
+        """The same for a file's content, if it is UTF-8; what is not is left as it is."""
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            return data
+        redacted = self.arguments(text)
+        return data if redacted is text else redacted.encode()
+
     def stream(self) -> RedactedStream:
         """For a text that comes in pieces."""
         return RedactedStream(self)

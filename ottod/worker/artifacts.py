@@ -49,6 +49,7 @@ class Artifacts:
             raise ToolError(
                 f"{name} has {len(data)} bytes; {MAX_ARTIFACT_BYTES} is the limit of an artifact", code="too_large"
             )
+        data = await asyncio.to_thread(self._link.redactor.data, data)
         token = secrets.token_hex(TOKEN_BYTES)
         body = WriteArtifact(
             token=token,

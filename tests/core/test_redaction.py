@@ -243,6 +243,15 @@ def test_arguments_may_be_program_text() -> None:
     assert json.loads(REDACTOR.value(started).arguments) == {"text": "password=hunter22x\n[redacted:anthropic]"}
 
 
+def test_files_are_redacted_if_they_are_text() -> None:
+    """As arguments are; what is no UTF-8 is left, and what holds no secret is the same object."""
+    assert (
+        REDACTOR.data(f"é {KEY} password=hunter22x".encode()) == "é [redacted:anthropic] password=hunter22x".encode()
+    )
+    for data in (b"\xff" + KEY.encode(), b"nothing"):
+        assert REDACTOR.data(data) is data
+
+
 def test_changed_thoughts_lose_their_signature() -> None:
     """A provider refuses thoughts that are not what it signed; others keep what they have."""
     signed = Thinking(text=f"the key is {KEY}", signature="c2ln", provider="anthropic")
