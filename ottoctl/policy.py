@@ -10,6 +10,8 @@ DEFAULT_RECONNECT_S = 30.0
 PING_INTERVAL_S = 15.0
 STOP_ANSWER_S = 30.0
 """Beyond a stop's grace: the time that proving the end may take."""
+INTERRUPT_ANSWER_S = 75.0
+"""A turn is over when its tools are down."""
 RETRY_FIRST_S = 0.02
 RETRY_MAX_S = 0.5
 RESEND_S = 0.005

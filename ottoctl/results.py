@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -13,14 +13,17 @@ from ottoctl.exits import status_of_cause
 from ottod.errors import OttoError, RemoteProtocolError, StorageError
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause
-from ottod.protocol.requests import MAX_TASK_BYTES, ResolveApproval, StartSession
-from ottod.protocol.results import Result, SessionInfo
+from ottod.protocol.journal import JournalEntry
+from ottod.protocol.requests import MAX_TASK_BYTES, ForkSession, ResolveApproval, ResumeSession, StartSession
+from ottod.protocol.results import JournalPage, Result, SessionInfo
 from ottod.protocol.specs import AgentSpec
 from ottod.protocol.usage import Usage
 
 Mode = Literal["oneshot", "conversation"]
 
 R = TypeVar("R")
+
+_entry_decoder: msgspec.msgpack.Decoder[JournalEntry] = msgspec.msgpack.Decoder(JournalEntry)
 
 
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +133,36 @@ def start_request(
     )
 
 
+def resume_request(session: str, task: str, *, mode: Mode | None = None) -> ResumeSession:
+    """The order to go on with a session; its key makes it safe to repeat."""
+    return ResumeSession(
+        session=session, task=check_text("the task", task), mode=mode or "", key=os.urandom(16).hex()
+    )
+
+
+def fork_request(
+    session: str,
+    task: str,
+    *,
+    turn: int | None = None,
+    checkpoint: str = "",
+    mode: Mode | None = None,
+    title: str = "",
+) -> ForkSession:
+    """The order to start a session from another one's past."""
+    if turn is not None and checkpoint:
+        raise OttoError("give either a turn or a checkpoint", code="usage")
+    return ForkSession(
+        session=session,
+        turn=turn,
+        checkpoint=check_text("the checkpoint", checkpoint),
+        task=check_text("the task", task),
+        mode=mode or "",
+        title=title,
+        key=os.urandom(16).hex(),
+    )
+
+
 def approve_request(approval: str, *, session: str = "", for_session: bool = False) -> ResolveApproval:
     """The answer that lets a call go on, once or for as long as its session lives."""
     return ResolveApproval(
@@ -155,6 +188,23 @@ def checked_content(artifact: ArtifactInfo, content: bytes) -> bytes:
     if hashlib.sha256(content).hexdigest() != artifact.digest:
         raise StorageError(f"{artifact.artifact} is damaged: its content does not have its digest")
     return content
+
+
+def journal_entries(pages: Iterable[JournalPage]) -> list[JournalEntry]:
+    """The entries of a journal from its pages, in order. Raises RemoteProtocolError for what cannot be one."""
+    entries: list[JournalEntry] = []
+    begun = b""
+    for page in pages:
+        for n, piece in enumerate(page.entries):
+            begun += piece
+            if page.next_at and n == len(page.entries) - 1:
+                break
+            try:
+                entries.append(_entry_decoder.decode(begun))
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise RemoteProtocolError(f"a journal entry of a kind that is not known here: {error}") from error
+            begun = b""
+    return entries
 
 
 def event_record(event: Any) -> dict[str, Any]:

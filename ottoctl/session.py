@@ -6,19 +6,35 @@ from collections.abc import AsyncGenerator
 
 from ottoctl.connection import Connection
 from ottoctl.feed import DEFAULT_CREDIT_BYTES, Batch, Feed, SessionEvent, ends_session, gap_event
-from ottoctl.policy import STOP_ANSWER_S
-from ottoctl.results import RunResult, check_text, expect, run_result
+from ottoctl.policy import INTERRUPT_ANSWER_S, STOP_ANSWER_S
+from ottoctl.results import (
+    Mode,
+    RunResult,
+    check_text,
+    expect,
+    fork_request,
+    journal_entries,
+    resume_request,
+    run_result,
+)
 from ottod.protocol.events import Gap
+from ottod.protocol.journal import JournalEntry
 from ottod.protocol.requests import (
+    CheckpointSession,
     GetSession,
+    InterruptSession,
     KillSession,
+    PauseSession,
+    ReadJournal,
     RemoveSession,
+    RollBackSession,
     SendInput,
     StopSession,
     UnparkSession,
+    UnpauseSession,
     WaitSession,
 )
-from ottod.protocol.results import SessionInfo, StopResult
+from ottod.protocol.results import JournalPage, SessionInfo, SessionStartedResult, StopResult
 
 
 class Session:
@@ -37,9 +53,74 @@ class Session:
         """The session as the daemon sees it now."""
         return expect(SessionInfo, await self._connection.call(GetSession(session=self.id)))
 
-    async def send(self, text: str) -> None:
-        """Says something to the session, which hears it at the start of its next turn."""
-        await self._connection.call(SendInput(session=self.id, text=check_text("the message", text)))
+    async def send(self, text: str, *, steer: bool = False) -> None:
+        """Says something to the session, which hears it at the start of its next turn.
+
+        With `steer` it joins the turn that runs, before the model is called again.
+        """
+        body = SendInput(session=self.id, text=check_text("the message", text), steer=steer)
+        await self._connection.call(body)
+
+    async def interrupt(self, *, reason: str = "") -> None:
+        """Cancels the turn that runs; the session stays, with what its tools had finished, and waits for input.
+
+        Raises RefusedError (`no_turn`) if none runs.
+        """
+        body = InterruptSession(session=self.id, reason=check_text("the reason", reason))
+        await self._connection.call(body, timeout_s=INTERRUPT_ANSWER_S)
+
+    async def pause(self, *, reason: str = "", below: bool = False) -> None:
+        """Lets no model call and no tool call begin until `unpause`; with `below` in the sessions below it neither.
+
+        It stays paused when its process or the daemon is replaced.
+        """
+        body = PauseSession(session=self.id, reason=check_text("the reason", reason), below=below)
+        await self._connection.call(body)
+
+    async def unpause(self, *, below: bool = False) -> None:
+        """Lets a paused session go on."""
+        await self._connection.call(UnpauseSession(session=self.id, below=below))
+
+    async def checkpoint(self, name: str = "") -> None:
+        """Notes a point that `fork` can begin at."""
+        await self._connection.call(CheckpointSession(session=self.id, name=check_text("the name", name)))
+
+    async def rollback(self, turns: int = 1) -> None:
+        """Lets a session that waits for input forget its last turns. What they did to files stays done."""
+        await self._connection.call(RollBackSession(session=self.id, turns=turns))
+
+    async def resume(self, task: str = "", *, mode: Mode | None = None) -> Session:
+        """Goes on with a session that has ended, is parked or paused; without a task, with its open turn.
+
+        What goes on with an ended session is a new one, with its conversation.
+        """
+        body = resume_request(self.id, task, mode=mode)
+        return self._started(await self._connection.call(body))
+
+    async def fork(
+        self,
+        task: str = "",
+        *,
+        turn: int | None = None,
+        checkpoint: str = "",
+        mode: Mode | None = None,
+        title: str = "",
+    ) -> Session:
+        """A new session with this one's conversation as it was at the end of a turn, or at a checkpoint."""
+        body = fork_request(self.id, task, turn=turn, checkpoint=checkpoint, mode=mode, title=title)
+        return self._started(await self._connection.call(body))
+
+    def _started(self, answer: object) -> Session:
+        started = expect(SessionStartedResult, answer)
+        return Session(self._connection, started.session, from_offset=started.from_offset)
+
+    async def journal(self) -> list[JournalEntry]:
+        """The session's whole journal, oldest entry first: what `ottoctl export` prints."""
+        pages = [expect(JournalPage, await self._connection.call(ReadJournal(session=self.id)))]
+        while pages[-1].next is not None:
+            body = ReadJournal(session=self.id, first=pages[-1].next, at=pages[-1].next_at)
+            pages.append(expect(JournalPage, await self._connection.call(body)))
+        return journal_entries(pages)
 
     async def wait(self, *, idle: bool = False, timeout_s: float | None = None) -> RunResult:
         """Waits until the session has ended, or with `idle` until it waits for input.

@@ -15,7 +15,7 @@ from ottoctl.daemon import can_start, start_daemon
 from ottoctl.dialogue import OutcomeUnknownError
 from ottoctl.endpoint import resolve_endpoint
 from ottoctl.feed import DEFAULT_CREDIT_BYTES, Batch, Feed, SessionEvent, ends_session, gap_event
-from ottoctl.policy import DEFAULT_RECONNECT_S, DEFAULT_TIMEOUT_S, STOP_ANSWER_S
+from ottoctl.policy import DEFAULT_RECONNECT_S, DEFAULT_TIMEOUT_S, INTERRUPT_ANSWER_S, STOP_ANSWER_S
 from ottoctl.replacement import UPGRADE_LOOK_S, UPGRADE_S, not_upgraded, upgraded
 from ottoctl.results import (
     Mode,
@@ -25,6 +25,9 @@ from ottoctl.results import (
     checked_content,
     deny_request,
     expect,
+    fork_request,
+    journal_entries,
+    resume_request,
     run_result,
     start_request,
 )
@@ -32,23 +35,30 @@ from ottod.errors import UnreachableError
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.control import Welcome
 from ottod.protocol.events import Gap, SessionState
+from ottod.protocol.journal import JournalEntry
 from ottod.protocol.requests import (
+    CheckpointSession,
     GetArtifact,
     GetMetrics,
     GetSession,
     GetStatus,
+    InterruptSession,
     KillSession,
     ListApprovals,
     ListArtifacts,
     ListSessions,
+    PauseSession,
     ReadArtifact,
+    ReadJournal,
     ReloadDaemon,
     RemoveSession,
+    RollBackSession,
     SendInput,
     StartSession,
     StopDaemon,
     StopSession,
     UnparkSession,
+    UnpauseSession,
     UpgradeDaemon,
     WaitSession,
 )
@@ -59,6 +69,7 @@ from ottod.protocol.results import (
     ArtifactList,
     ArtifactPart,
     DaemonStatus,
+    JournalPage,
     MetricFamily,
     MetricsReport,
     ReloadResult,
@@ -86,9 +97,59 @@ class SyncSession:
         """The session as the daemon sees it now."""
         return expect(SessionInfo, self._connection.call(GetSession(session=self.id)))
 
-    def send(self, text: str) -> None:
-        """Says something to the session, which hears it at the start of its next turn."""
-        self._connection.call(SendInput(session=self.id, text=check_text("the message", text)))
+    def send(self, text: str, *, steer: bool = False) -> None:
+        """Says something to the session, for its next turn, or with `steer` for the one that runs."""
+        self._connection.call(SendInput(session=self.id, text=check_text("the message", text), steer=steer))
+
+    def interrupt(self, *, reason: str = "") -> None:
+        """Cancels the turn that runs; the session stays and waits. See `Session.interrupt`."""
+        body = InterruptSession(session=self.id, reason=check_text("the reason", reason))
+        self._connection.call(body, timeout_s=INTERRUPT_ANSWER_S)
+
+    def pause(self, *, reason: str = "", below: bool = False) -> None:
+        """Lets no model call and no tool call begin until `unpause`; see `Session.pause`."""
+        self._connection.call(PauseSession(session=self.id, reason=check_text("the reason", reason), below=below))
+
+    def unpause(self, *, below: bool = False) -> None:
+        """Lets a paused session go on."""
+        self._connection.call(UnpauseSession(session=self.id, below=below))
+
+    def checkpoint(self, name: str = "") -> None:
+        """Notes a point that `fork` can begin at."""
+        self._connection.call(CheckpointSession(session=self.id, name=check_text("the name", name)))
+
+    def rollback(self, turns: int = 1) -> None:
+        """Lets a session that waits for input forget its last turns; see `Session.rollback`."""
+        self._connection.call(RollBackSession(session=self.id, turns=turns))
+
+    def resume(self, task: str = "", *, mode: Mode | None = None) -> SyncSession:
+        """Goes on with a session that has ended, is parked or paused; see `Session.resume`."""
+        return self._started(self._connection.call(resume_request(self.id, task, mode=mode)))
+
+    def fork(
+        self,
+        task: str = "",
+        *,
+        turn: int | None = None,
+        checkpoint: str = "",
+        mode: Mode | None = None,
+        title: str = "",
+    ) -> SyncSession:
+        """A new session with this one's conversation as it was; see `Session.fork`."""
+        body = fork_request(self.id, task, turn=turn, checkpoint=checkpoint, mode=mode, title=title)
+        return self._started(self._connection.call(body))
+
+    def _started(self, answer: object) -> SyncSession:
+        started = expect(SessionStartedResult, answer)
+        return SyncSession(self._connection, started.session, from_offset=started.from_offset)
+
+    def journal(self) -> list[JournalEntry]:
+        """The session's whole journal, oldest entry first."""
+        pages = [expect(JournalPage, self._connection.call(ReadJournal(session=self.id)))]
+        while pages[-1].next is not None:
+            body = ReadJournal(session=self.id, first=pages[-1].next, at=pages[-1].next_at)
+            pages.append(expect(JournalPage, self._connection.call(body)))
+        return journal_entries(pages)
 
     def wait(self, *, idle: bool = False, timeout_s: float | None = None) -> RunResult:
         """Waits until the session has ended, or with `idle` until it waits for input."""

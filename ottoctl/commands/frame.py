@@ -87,18 +87,20 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
     signature = inspect.signature(function, eval_str=True)
     own = list(signature.parameters.values())[1:]
     context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    # A command that prints in formats of its own has its own option for that.
+    options = [(name, annotation) for name, annotation in OPTIONS if name not in signature.parameters]
     extra = [
         inspect.Parameter(f"global_{name}", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in OPTIONS
+        for name, annotation in options
     ]
 
     @wraps(function)
     def framed(ctx: typer.Context, **given: Any) -> None:
         chosen = dict(ctx.obj or {})
         chosen.update(
-            {name: given.pop(f"global_{name}") for name, _ in OPTIONS if given[f"global_{name}"] is not None}
+            {name: given.pop(f"global_{name}") for name, _ in options if given[f"global_{name}"] is not None}
         )
-        for name, _ in OPTIONS:
+        for name, _ in options:
             given.pop(f"global_{name}", None)
         raise typer.Exit(execute(function, console_of(chosen), given))
 

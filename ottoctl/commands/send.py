@@ -18,6 +18,9 @@ def send(
     console: Console,
     id: SessionId,
     text: Annotated[list[str], typer.Argument(metavar="TEXT|-", help="What to say; - reads it from stdin")],
+    steer: Annotated[
+        bool, typer.Option("--steer", help="Say it to the turn that runs, before its next model call")
+    ] = False,
 ) -> int | None:
     """Say something to a session; it is heard at the start of its next turn
 
@@ -28,6 +31,6 @@ def send(
         raise OttoError("nothing to say", mend="give a text, or - to read it from stdin", code="usage")
     with console.connect() as otto:
         session = otto.session(id)
-        session.send(said)
+        session.send(said, steer=steer)
     console.message(f"sent to {session.id}")
     return None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from ottoctl.commands.arguments import SessionIds
+from ottoctl.commands.arguments import SessionId, SessionIds
 from ottoctl.commands.frame import command
 from ottoctl.commands.quick import QuickCommand, QuickGroup
 from ottoctl.console import Console
@@ -17,6 +19,24 @@ app = typer.Typer(cls=QuickGroup, help="What sessions need now and then", no_arg
 @app.callback()
 def session() -> None:
     """What sessions need now and then"""
+
+
+@app.command("checkpoint", cls=QuickCommand)
+@command
+def checkpoint(
+    console: Console,
+    id: SessionId,
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Its name (after the turn)", show_default=False)] = "",
+) -> int | None:
+    """Note a point in a session that `ottoctl fork --at NAME` can begin at
+
+    Example: `ottoctl session checkpoint 7f3k before-refactoring`
+    """
+    with console.connect() as otto:
+        found = otto.session(id)
+        found.checkpoint(name)
+    console.message(f"checkpoint noted in {found.id}")
+    return None
 
 
 @app.command("unpark", cls=QuickCommand)

@@ -1,333 +1,104 @@
 """From a journal to the session that it was: the conversation, the turn that is open, what waits, what was spent.
 
-Theory of operation. The entries are read once, in order. A response and the results of its calls stay apart from
-the conversation until it is certain what followed them, so that the conversation is valid at every entry. What is
-open when the entries end is resolved by three rules. A model call with a response, and a tool call with a result,
-are never made again. A model call without one is made again. A tool call with an intent and no result begins again
-if its tool said that this is harmless, and is otherwise *unknown*: the model hears that it may or may not have had
-its effect. A call without an intent has not begun, and begins; one that waited for leave is of that kind, and finds
-its question, or the answer to it, where it was.
+Theory of operation. The entries are read once, in order (`past`). What is open when they end is resolved by three
+rules. A model call with a response, and a tool call with a result, are never made again. A model call without one is
+made again. A tool call with an intent and no result begins again if its tool said that this is harmless, and is
+otherwise *unknown*: the model hears that it may or may not have had its effect. A call without an intent has not
+begun, and begins; one that waited for leave is of that kind, and finds its question, or the answer to it, where it
+was.
 
-The incarnations of a session append to the same journal, so what is restored includes what was restored before.
+The incarnations of a session append to the same journal, so what is restored includes what was restored before. A
+session can also be begun from another one's past, as it is or as it was at some turn: the `heir` has its
+conversation, and none of its children, its cost or its approvals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import assert_never
 
 from msgspec.structs import replace
 
-from ottod.core.approval import MAX_SETTLED, Question, Resolution
-from ottod.core.turn import EndTurn, TurnResumed, Value, calls_of, not_started, text_of, what_is_wrong
-from ottod.errors import Failure
+from ottod.core.past import UNKNOWN, Attempt, OpenTurn, Past, Restored, Waiting, child_report, unknown_result
+from ottod.errors import RefusedError
 from ottod.protocol import journal as j
-from ottod.protocol.cause import Cause
-from ottod.protocol.model import (
-    AssistantMessage,
-    Message,
-    ModelResponse,
-    Text,
-    ToolCall,
-    ToolResult,
-    ToolResults,
-    UserMessage,
-)
-from ottod.protocol.usage import Usage
 
-MAX_ATTEMPTS = 256
-"""Of model calls, that are remembered: more cannot be open at once."""
-
-UNKNOWN = (
-    "unknown: the process that made this call was lost before its result was noted. It may or may not have had its "
-    "effect, in whole or in part. Find out before you repeat it."
-)
-
-
-class Waiting(Value, frozen=True, kw_only=True):
-    """A message that waits for a turn. `number` as in the journal: 0 is the session's task."""
-
-    number: int
-    text: str
-    sender: str
-
-
-class OpenTurn(Value, frozen=True, kw_only=True):
-    """A turn that was interrupted.
-
-    `event` puts a machine back into it, once the calls in `unknown` have their results. `is_known` says that a model
-    call of it was begun, so that everybody has heard of the turn; `is_model_call_open` that one was lost on its way.
-    """
-
-    event: TurnResumed
-    unknown: tuple[ToolCall, ...]
-    said: str
-    is_known: bool
-    is_model_call_open: bool
-
-
-class Attempt(Value, frozen=True, kw_only=True):
-    """A model call that was begun with this permit; with `usage` it was answered."""
-
-    permit: str
-    target: int = 0
-    usage: Usage | None = None
-
-
-class Restored(Value, frozen=True, kw_only=True):
-    """What a journal says of its session. Without entries it is a session that has not begun.
-
-    `messages` is the conversation before what is open. `ended` is the last turn, if it is over. `usages` has the
-    consumption of every model response, unpriced. `children` are those that tools started and that have not ended.
-    `closed` is the session's last word, if it had one. `questions` are the approvals that the open turn waits for,
-    `resolutions` what became of those before.
-    """
-
-    has_begun: bool = False
-    messages: tuple[Message, ...] = ()
-    turn: int = 0
-    open: OpenTurn | None = None
-    ended: EndTurn | None = None
-    inbox: tuple[Waiting, ...] = ()
-    newest_number: int = 0
-    usages: tuple[Usage, ...] = ()
-    children: tuple[j.ChildStarted, ...] = ()
-    ended_children: tuple[j.ChildEnded, ...] = ()
-    closed: Cause | None = None
-    text: str = ""
-    questions: tuple[Question, ...] = ()
-    resolutions: tuple[Resolution, ...] = ()
-    attempts: tuple[Attempt, ...] = ()
-    """The newest attempts of model calls."""
+__all__ = [
+    "UNKNOWN",
+    "Attempt",
+    "OpenTurn",
+    "Past",
+    "Restored",
+    "Waiting",
+    "child_report",
+    "heir",
+    "restore",
+    "unknown_result",
+]
 
 
 def restore(entries: Iterable[j.JournalEntry]) -> Restored:
     """What the entries amount to. Any beginning of a journal will do; nothing in one raises."""
-    past = _Past()
+    past = Past()
     for entry in entries:
         past.take(entry)
     return past.restored()
 
 
-def unknown_result(call: ToolCall) -> ToolResult:
-    """The result of a call of which nobody knows whether it had its effect."""
-    return ToolResult(call=call.call, tool=call.tool, text=UNKNOWN, is_error=True)
+def heir(
+    entries: Iterable[j.JournalEntry],
+    *,
+    origin: str,
+    turn: int | None = None,
+    checkpoint: str = "",
+    goes_on: bool = False,
+) -> j.Snapshot:
+    """What a new session begins with that takes over from `origin`: all of it, or what it was at a turn's end.
+
+    A turn that is open there is closed, unless it `goes_on`; then what waited for a turn is taken over as well.
+    Raises: RefusedError if there is no such turn or checkpoint.
+    """
+    past = _past_at(list(entries), origin, turn, checkpoint)
+    if past.is_open and not goes_on:
+        past.take(j.TurnEnded(turn=past.turn, outcome="cancelled"))
+    return replace(
+        past.snapshot(),
+        origin=origin,
+        has_begun=False,
+        inbox=past.snapshot().inbox if goes_on else (),
+        newest_number=past.newest_number,
+        usages=(),
+        children=(),
+        ended_children=(),
+        closed=None,
+        ended=None,
+        budget=None,
+        attempts=(),
+        questions=(),
+        resolutions=(),
+        is_paused=False,
+        pause_reason="",
+    )
 
 
-def child_report(ended: j.ChildEnded) -> Waiting:
-    """The message that a child's end is to the session that started it and did not wait."""
-    name = f" of agent {ended.agent}" if ended.agent else ""
-    head = f"[session {ended.child}{name} has ended: {ended.cause}]"
-    return Waiting(number=ended.number, text=f"{head}\n\n{ended.result}".rstrip(), sender=ended.child)
-
-
-class _Past:
-    """What the entries read so far amount to."""
-
-    def __init__(self) -> None:
-        self.has_begun = False
-        self.messages: list[Message] = []
-        self.inbox: list[Waiting] = []
-        self.newest_number = 0
-        self.usages: list[Usage] = []
-        self.children: dict[str, j.ChildStarted] = {}
-        self.ended_children: dict[str, j.ChildEnded] = {}
-        self.closed: Cause | None = None
-        self.text = ""
-        # The newest turn.
-        self.turn = 0
-        self.is_open = False
-        self.ended: EndTurn | None = None
-        self.said = ""
-        self.called_step = 0
-        self.responded_step = 0
-        self.turn_text = ""
-        self.budget: Failure | None = None
-        # The newest response, until its consequences are in the conversation, and what became of its calls.
-        self.response: ModelResponse | None = None
-        self.intents: dict[str, bool] = {}
-        self.results: dict[str, ToolResult] = {}
-        # Leave that was asked for: what is open belongs to the newest turn, what was answered may hold for longer.
-        self.questions: dict[str, Question] = {}
-        self.resolutions: list[Resolution] = []
-        self.attempts: dict[str, Attempt] = {}
-
-    def take(self, entry: j.JournalEntry) -> None:
-        match entry:
-            case j.SessionOpened():
-                self.has_begun, self.closed = True, None
-                if entry.task:
-                    self.inbox.append(Waiting(number=0, text=entry.task, sender="user"))
-            case j.InputAccepted():
-                self._wait(Waiting(number=entry.number, text=entry.text, sender=entry.sender))
-            case j.UserSaid():
-                self._begin_turn(entry)
-            case j.ModelCalled():
-                self._settle()
-                self.called_step = entry.step
-                self._begin_attempt(Attempt(permit=entry.permit, target=entry.target))
-            case j.ModelResponded():
-                self._respond(entry)
-            case j.BudgetReached():
-                self._settle()
-                self.budget = entry.failure
-            case j.ToolIntended():
-                self.intents[entry.call] = entry.idempotent
-            case j.ApprovalAsked():
-                self._ask(entry)
-            case j.ApprovalResolved():
-                self._answer(entry)
-            case j.ToolResolved():
-                self.results[entry.call] = entry.result
-            case j.TurnEnded():
-                self._end_turn(entry)
-            case j.ChildStarted():
-                self.children[entry.child] = entry
-            case j.ChildEnded():
-                self._end_child(entry)
-            case j.Checkpoint():
-                pass
-            case j.SessionClosed():
-                if self.is_open:
-                    self._end_turn(j.TurnEnded(turn=self.turn, outcome="cancelled"))
-                self.closed = entry.cause
-            case _:
-                assert_never(entry)
-
-    def _wait(self, message: Waiting) -> None:
-        self.inbox.append(message)
-        self.newest_number = max(self.newest_number, message.number)
-
-    def _begin_turn(self, entry: j.UserSaid) -> None:
-        self._settle()
-        self.questions.clear()
-        taken = next((m for m in self.inbox if m.number == entry.number), None)
-        if taken is not None:
-            self.inbox.remove(taken)
-        self.messages.append(UserMessage(text=entry.text))
-        self.turn, self.is_open, self.ended, self.said = entry.turn, True, None, entry.text
-        self.called_step = self.responded_step = 0
-        self.turn_text, self.budget = "", None
-
-    def _begin_attempt(self, attempt: Attempt) -> None:
-        if attempt.permit:
-            self.attempts[attempt.permit] = attempt
-            if len(self.attempts) > MAX_ATTEMPTS:
-                del self.attempts[next(iter(self.attempts))]
-
-    def _respond(self, entry: j.ModelResponded) -> None:
-        self._settle()
-        if (begun := self.attempts.get(entry.permit)) is not None:
-            self.attempts[entry.permit] = replace(begun, usage=entry.response.usage)
-        self.response = entry.response
-        self.responded_step = entry.step
-        text = text_of(entry.response)
-        self.turn_text = text if text or self.budget is None else self.turn_text
-        self.usages.append(entry.response.usage)
-        self.intents, self.results = {}, {}
-
-    def _end_turn(self, entry: j.TurnEnded) -> None:
-        self._settle()
-        self.is_open = False
-        self.questions.clear()
-        self.text = self.turn_text or self.text
-        self.ended = EndTurn(
-            turn=entry.turn,
-            steps=self.called_step,
-            outcome=entry.outcome,
-            text=self.turn_text,
-            failure=entry.failure,
-        )
-
-    def _ask(self, entry: j.ApprovalAsked) -> None:
-        self.questions[entry.approval] = Question(
-            approval=entry.approval,
-            turn=entry.turn,
-            step=entry.step,
-            call=entry.call,
-            tool=entry.tool,
-            reason=entry.reason,
-            expires_at_ns=entry.expires_at_ns,
-        )
-
-    def _answer(self, entry: j.ApprovalResolved) -> None:
-        self.questions.pop(entry.approval, None)
-        resolution = Resolution(
-            approval=entry.approval,
-            tool=entry.tool,
-            decision=entry.decision,
-            scope=entry.scope,
-            by=entry.by,
-            reason=entry.reason,
-        )
-        self.resolutions.append(resolution)
-        if len(self.resolutions) > 2 * MAX_SETTLED:
-            # What holds for the session holds, however long ago it was said.
-            old, new = self.resolutions[:-MAX_SETTLED], self.resolutions[-MAX_SETTLED:]
-            self.resolutions = [*({r.tool: r for r in old if r.scope == "session"}).values(), *new]
-
-    def _end_child(self, entry: j.ChildEnded) -> None:
-        self.ended_children[entry.child] = entry
-        if entry.number:
-            self._wait(child_report(entry))
-
-    def _settle(self) -> None:
-        """Something followed the newest response: it and the results of its calls belong to the conversation."""
-        response, self.response = self.response, None
-        if response is None or not response.blocks:
-            return
-        if self.budget is not None:
-            if text := text_of(response):
-                self.messages.append(AssistantMessage(blocks=(Text(text=text),)))
-            return
-        calls = calls_of(response)
-        if what_is_wrong(calls):
-            return
-        self.messages.append(AssistantMessage(blocks=response.blocks))
-        if calls:
-            self.messages.append(ToolResults(results=tuple(self._result(call) for call in calls)))
-
-    def _result(self, call: ToolCall) -> ToolResult:
-        known = self.results.get(call.call)
-        if known is not None:
-            return known
-        return unknown_result(call) if call.call in self.intents else not_started(call)
-
-    def restored(self) -> Restored:
-        live = (child for name, child in self.children.items() if name not in self.ended_children)
-        return Restored(
-            has_begun=self.has_begun,
-            messages=tuple(self.messages),
-            turn=self.turn,
-            open=self._open_turn() if self.is_open else None,
-            ended=self.ended,
-            inbox=tuple(self.inbox),
-            newest_number=self.newest_number,
-            usages=tuple(self.usages),
-            children=tuple(live),
-            ended_children=tuple(self.ended_children.values()),
-            closed=self.closed,
-            text=self.text,
-            questions=tuple(self.questions.values()),
-            resolutions=tuple(self.resolutions),
-            attempts=tuple(self.attempts.values()),
-        )
-
-    def _open_turn(self) -> OpenTurn:
-        calls = calls_of(self.response) if self.response is not None else ()
-        undecided = [c for c in calls if c.call in self.intents and c.call not in self.results]
-        return OpenTurn(
-            event=TurnResumed(
-                turn=self.turn,
-                step=self.responded_step,
-                response=self.response,
-                results=tuple(self.results[c.call] for c in calls if c.call in self.results),
-                begun=frozenset(c.call for c in undecided if self.intents[c.call]),
-                text=self.turn_text,
-                budget=self.budget,
-            ),
-            unknown=tuple(c for c in undecided if not self.intents[c.call]),
-            said=self.said,
-            is_known=self.called_step > 0,
-            is_model_call_open=self.called_step > self.responded_step,
-        )
+def _past_at(entries: list[j.JournalEntry], origin: str, turn: int | None, checkpoint: str) -> Past:
+    end = len(entries)
+    if checkpoint:
+        named = [n for n, e in enumerate(entries) if isinstance(e, j.Checkpoint) and e.name == checkpoint]
+        if not named:
+            known = dict.fromkeys(e.name for e in entries if isinstance(e, j.Checkpoint))
+            mend = f"there are: {', '.join(known)}" if known else "name a turn instead"
+            raise RefusedError(f"{origin} has no checkpoint {checkpoint!r}", code="no_such_checkpoint", mend=mend)
+        end = named[-1] + 1
+    elif turn == 0:
+        end = 0
+    elif turn is not None:
+        ends = [n for n, e in enumerate(entries) if isinstance(e, j.TurnEnded) and e.turn == turn]
+        if not ends:
+            newest = max((e.turn for e in entries if isinstance(e, j.TurnEnded)), default=0)
+            mend = f"its newest turn that is over is {newest}" if newest else "none of its turns is over"
+            raise RefusedError(f"turn {turn} of {origin} has no end", code="no_such_turn", mend=mend)
+        end = ends[-1] + 1
+    past = Past()
+    for entry in entries[:end]:
+        past.take(entry)
+    return past

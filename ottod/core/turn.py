@@ -6,6 +6,12 @@ is out, and `tools`, while the calls of the last response run. The response's to
 machine is always valid: every tool call has exactly one result, also after a cancellation, because a cancelled
 phase `tools` ends only when each call has been resolved.
 
+A running turn can be spoken to: a *steer* waits for the next moment at which every call has its result, and joins
+the conversation there, before the model call that follows; an answer that would have ended the turn does not end it
+while one waits. An *interrupt* is a cancellation after which the session is to stay. While the machine is *paused* it
+orders no model call and starts no tool call; what runs goes on to its result, and where a model call would be next
+the turn is `held`.
+
 The machine is pure. The worker executes its actions, writes to the journal before each effect, and feeds results
 back as events. A later incarnation makes a machine with the conversation so far and puts it in the middle of its turn
 by `TurnResumed`: what has a response or a result is not asked for again.
@@ -18,8 +24,31 @@ from __future__ import annotations
 
 from typing import Literal, assert_never
 
-import msgspec
-
+from ottod.core.turn_events import (
+    BudgetReached,
+    CallModel,
+    CancelModel,
+    CancelRequested,
+    CancelTool,
+    EndTurn,
+    InputReceived,
+    ModelFailed,
+    ModelResponded,
+    NoteSteers,
+    PauseRequested,
+    Phase,
+    RunTool,
+    Steer,
+    SteerReceived,
+    ToolResolved,
+    TurnAction,
+    TurnEvent,
+    TurnMark,
+    TurnResumed,
+    TurnsForgotten,
+    UnpauseRequested,
+    Value,
+)
 from ottod.errors import Failure
 from ottod.protocol.model import (
     AssistantMessage,
@@ -32,124 +61,43 @@ from ottod.protocol.model import (
     UserMessage,
 )
 
+__all__ = [
+    "BudgetReached",
+    "CallModel",
+    "CancelModel",
+    "CancelRequested",
+    "CancelTool",
+    "EndTurn",
+    "InputReceived",
+    "ModelFailed",
+    "ModelResponded",
+    "NoteSteers",
+    "OutOfTurn",
+    "PauseRequested",
+    "Phase",
+    "RunTool",
+    "Steer",
+    "SteerReceived",
+    "ToolResolved",
+    "TurnAction",
+    "TurnEvent",
+    "TurnMachine",
+    "TurnMark",
+    "TurnResumed",
+    "TurnsForgotten",
+    "UnpauseRequested",
+    "Value",
+    "calls_of",
+    "is_valid_conversation",
+    "not_started",
+    "text_of",
+    "what_is_wrong",
+]
+
 MAX_NAME_CHARS = 256
 """Of a tool's name or a call's id, in a model's answer."""
 MAX_CALLS = 128
 """Tool calls in one answer."""
-
-
-class Value(msgspec.Struct, frozen=True, kw_only=True):
-    """The form that events and actions share."""
-
-
-# ------------------------------------------------------------------ events
-
-
-class InputReceived(Value, frozen=True, kw_only=True, tag=True):
-    """A new turn's input. Illegal during a turn."""
-
-    text: str
-
-
-class TurnResumed(Value, frozen=True, kw_only=True, tag=True):
-    """A turn that another incarnation began goes on. Illegal during a turn.
-
-    `step` counts the responses so far. `response` is the newest, unless its consequences are in the conversation
-    already; `results` are those of its calls that have theirs, `begun` names those without that may begin again.
-    `text` is what the model said last in this turn. With `budget` it had come to its last call.
-    """
-
-    turn: int
-    step: int = 0
-    budget: Failure | None = None
-    response: ModelResponse | None = None
-    results: tuple[ToolResult, ...] = ()
-    begun: frozenset[str] = frozenset()
-    text: str = ""
-
-
-class ModelResponded(Value, frozen=True, kw_only=True, tag=True):
-    """The model call came back whole. `shortened`: a budget had no room for as long an answer as it wanted."""
-
-    response: ModelResponse
-    shortened: Failure | None = None
-
-
-class ModelFailed(Value, frozen=True, kw_only=True, tag=True):
-    """The model call failed for good: retries are the caller's and are over."""
-
-    failure: Failure
-
-
-class BudgetReached(Value, frozen=True, kw_only=True, tag=True):
-    """The model call that was ordered fits into no budget, and was not made."""
-
-    failure: Failure
-
-
-class ToolResolved(Value, frozen=True, kw_only=True, tag=True):
-    """A running tool call has its result, whatever became of it."""
-
-    result: ToolResult
-
-
-class CancelRequested(Value, frozen=True, kw_only=True, tag=True):
-    """Somebody wants the turn to end now. Idempotent."""
-
-    reason: str = ""
-
-
-TurnEvent = (
-    InputReceived | TurnResumed | ModelResponded | ModelFailed | BudgetReached | ToolResolved | CancelRequested
-)
-
-# ------------------------------------------------------------------ actions
-
-
-class CallModel(Value, frozen=True, kw_only=True, tag=True):
-    """Make a model call with this conversation. Steps count from 1 in each turn.
-
-    `is_last`: have the model hand back what it has, without tools, because a budget is used up.
-    """
-
-    turn: int
-    step: int
-    messages: tuple[Message, ...]
-    is_last: bool = False
-
-
-class RunTool(Value, frozen=True, kw_only=True, tag=True):
-    """Start a tool call. `is_repeat`: it had begun before, and its intent is in the journal."""
-
-    turn: int
-    step: int
-    call: ToolCall
-    is_repeat: bool = False
-
-
-class CancelModel(Value, frozen=True, kw_only=True, tag=True):
-    """Abandon the model call that is out."""
-
-
-class CancelTool(Value, frozen=True, kw_only=True, tag=True):
-    """Cancel a running tool call; its `ToolResolved` must still come."""
-
-    call: str
-
-
-class EndTurn(Value, frozen=True, kw_only=True, tag=True):
-    """The turn is over. `text` is the model's last word."""
-
-    turn: int
-    steps: int
-    outcome: Literal["completed", "failed", "cancelled"]
-    text: str = ""
-    failure: Failure | None = None
-    reason: str = ""
-
-
-TurnAction = CallModel | RunTool | CancelModel | CancelTool | EndTurn
-Phase = Literal["idle", "model", "tools"]
 
 
 class OutOfTurn(AssertionError):
@@ -157,23 +105,32 @@ class OutOfTurn(AssertionError):
 
 
 class TurnMachine:
-    """One session's conversation and the turn it is in."""
+    """One session's conversation and the turn it is in. `marks` says where each turn of it begins."""
 
     def __init__(
-        self, *, max_steps: int, max_parallel: int, messages: tuple[Message, ...] = (), turn: int = 0
+        self,
+        *,
+        max_steps: int,
+        max_parallel: int,
+        messages: tuple[Message, ...] = (),
+        turn: int = 0,
+        marks: tuple[TurnMark, ...] = (),
     ) -> None:
         self.max_steps = max_steps
         self.max_parallel = max_parallel
         self.messages = messages
         self.turn = turn
+        self.marks = marks
         self.step_number = 0
         self.phase: Phase = "idle"
+        self.is_paused = False
         self._calls: tuple[ToolCall, ...] = ()
         self._waiting: list[ToolCall] = []
         self._running: set[str] = set()
         self._results: dict[str, ToolResult] = {}
         self._begun: frozenset[str] = frozenset()
-        self._cancelled: str | None = None
+        self._steers: tuple[Steer, ...] = ()
+        self._cancelled: CancelRequested | None = None
         self._last_text = ""
         self._budget: Failure | None = None
         """Set once the call that is out is the last one."""
@@ -194,8 +151,19 @@ class TurnMachine:
                 return self._reach_budget(event)
             case ToolResolved():
                 return self._resolved(event.result)
+            case SteerReceived():
+                if self.phase != "idle":
+                    self._steers = (*self._steers, event.steer)
+                return []
             case CancelRequested():
-                return self._cancel(event.reason)
+                return self._cancel(event)
+            case PauseRequested():
+                self.is_paused = True
+                return []
+            case UnpauseRequested():
+                return self._unpause()
+            case TurnsForgotten():
+                return self._forget(event)
             case _:
                 assert_never(event)
 
@@ -209,7 +177,9 @@ class TurnMachine:
         self.turn += 1
         self.step_number = 0
         self._cancelled = self._budget = None
+        self._steers = ()
         self._last_text = ""
+        self.marks = (*self.marks, TurnMark(turn=self.turn, at=len(self.messages)))
         self.messages = (*self.messages, UserMessage(text=text))
         return self._call_model()
 
@@ -218,6 +188,7 @@ class TurnMachine:
         self.turn = event.turn
         self.step_number = event.step
         self._cancelled, self._budget = None, event.budget
+        self._steers = event.steers
         self._last_text = event.text
         if event.response is None:
             return self._call_model()
@@ -232,10 +203,18 @@ class TurnMachine:
                 mend="raise limits.max_steps of the agent, or split the task",
             )
             return self._end("failed", failure=failure)
+        if self.is_paused:
+            self.phase = "held"
+            return []
         self.step_number += 1
         self.phase = "model"
+        actions: list[TurnAction] = []
+        if self._steers:
+            steers, self._steers = self._steers, ()
+            self.messages = (*self.messages, *(UserMessage(text=steer.text) for steer in steers))
+            actions.append(NoteSteers(turn=self.turn, step=self.step_number, steers=steers))
         is_last = self._budget is not None
-        return [CallModel(turn=self.turn, step=self.step_number, messages=self.messages, is_last=is_last)]
+        return [*actions, CallModel(turn=self.turn, step=self.step_number, messages=self.messages, is_last=is_last)]
 
     def _reach_budget(self, event: BudgetReached) -> list[TurnAction]:
         """The last call takes the place of the one that was not made. If that does not fit either, it is over."""
@@ -243,6 +222,10 @@ class TurnMachine:
         if self._budget is not None:
             return self._end("failed", failure=self._budget)
         self._budget = event.failure
+        if self.is_paused:
+            self.step_number -= 1
+            self.phase = "held"
+            return []
         return [CallModel(turn=self.turn, step=self.step_number, messages=self.messages, is_last=True)]
 
     def _responded(
@@ -278,6 +261,8 @@ class TurnMachine:
                 mend="raise max_output_tokens of the agent",
             )
             return self._end("failed", failure=failure)
+        if self._steers and self.step_number < self.max_steps:
+            return self._call_model()  # It was spoken to while it gave what would have been its last word.
         return self._end("completed")
 
     def _hand_back(self, response: ModelResponse, failure: Failure) -> list[TurnAction]:
@@ -300,7 +285,7 @@ class TurnMachine:
 
     def _start_waiting(self) -> list[TurnAction]:
         actions: list[TurnAction] = []
-        while self._waiting and len(self._running) < self.max_parallel:
+        while self._waiting and not self.is_paused and len(self._running) < self.max_parallel:
             call = self._waiting.pop(0)
             self._running.add(call.call)
             is_repeat = call.call in self._begun
@@ -312,7 +297,7 @@ class TurnMachine:
             raise OutOfTurn(f"no tool call {result.call!r} is running")
         self._running.discard(result.call)
         self._results[result.call] = result
-        if self._cancelled is None and self._waiting:
+        if self._waiting:
             return self._start_waiting()
         return [] if self._running else self._all_resolved()
 
@@ -322,26 +307,44 @@ class TurnMachine:
             ToolResults(results=tuple(self._results[c.call] for c in self._calls)),
         )
         if self._cancelled is not None:
-            return self._end("cancelled", reason=self._cancelled)
+            return self._end("cancelled", cancel=self._cancelled)
         return self._call_model()
 
-    def _cancel(self, reason: str) -> list[TurnAction]:
+    def _cancel(self, order: CancelRequested) -> list[TurnAction]:
         if self.phase == "idle" or self._cancelled is not None:
             return []
-        self._cancelled = reason
+        self._cancelled = order
         if self.phase == "model":
-            return [CancelModel(), *self._end("cancelled", reason=reason)]
+            return [CancelModel(), *self._end("cancelled", cancel=order)]
+        if self.phase == "held":
+            return self._end("cancelled", cancel=order)
         for call in self._waiting:
             self._results[call.call] = not_started(call)
         self._waiting = []
+        if not self._running:
+            return self._all_resolved()
         return [CancelTool(call=c.call) for c in self._calls if c.call in self._running]
+
+    def _unpause(self) -> list[TurnAction]:
+        self.is_paused = False
+        if self.phase == "held":
+            return self._call_model()
+        return self._start_waiting() if self.phase == "tools" else []
+
+    def _forget(self, event: TurnsForgotten) -> list[TurnAction]:
+        self._expect("idle", event)
+        if not 0 < event.turns <= len(self.marks):
+            raise OutOfTurn(f"there are {len(self.marks)} turns, and {event.turns} are to be forgotten")
+        kept, first = self.marks[: -event.turns], self.marks[-event.turns]
+        self.marks, self.messages = kept, self.messages[: first.at]
+        return []
 
     def _end(
         self,
         outcome: Literal["completed", "failed", "cancelled"],
         *,
         failure: Failure | None = None,
-        reason: str = "",
+        cancel: CancelRequested | None = None,
     ) -> list[TurnAction]:
         self.phase = "idle"
         return [
@@ -351,7 +354,8 @@ class TurnMachine:
                 outcome=outcome,
                 text=self._last_text,
                 failure=failure,
-                reason=reason,
+                reason=cancel.reason if cancel is not None else "",
+                is_interrupt=cancel is not None and cancel.is_interrupt,
             )
         ]
 

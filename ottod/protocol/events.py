@@ -64,6 +64,8 @@ class SessionCreated(EventBase, frozen=True, kw_only=True, tag="session.created"
     parent: str = ""
     run_mode: Literal["interactive", "headless"] = "interactive"
     agent_digest: str = ""
+    resumed_from: str = ""
+    """The session that it took the conversation over from."""
 
 
 class SessionStarted(EventBase, frozen=True, kw_only=True, tag="session.started"):
@@ -134,11 +136,12 @@ class TurnFailed(EventBase, frozen=True, kw_only=True, tag="turn.failed"):
 
 
 class TurnCancelled(EventBase, frozen=True, kw_only=True, tag="turn.cancelled"):
-    """Somebody stopped the turn; running tools were cancelled with it."""
+    """Somebody stopped the turn; running tools were cancelled with it. `interrupted`: the session stays and waits."""
 
     turn: int
     reason: str = ""
     duration_ms: int = 0
+    interrupted: bool = False
 
 
 class ContentDelta(EventBase, frozen=True, kw_only=True, gc=False, tag="content.delta"):
@@ -297,6 +300,16 @@ class CheckpointWritten(EventBase, frozen=True, kw_only=True, tag="checkpoint.wr
     path: str = ""
 
 
+class ConversationRolledBack(EventBase, frozen=True, kw_only=True, tag="conversation.rolled_back"):
+    """The newest `turns` turns are no part of the conversation any more; files are as they were left.
+
+    `turn` is the newest turn that remains, or 0.
+    """
+
+    turns: int
+    turn: int = 0
+
+
 class ChildStarted(EventBase, frozen=True, kw_only=True, tag="child.started"):
     """This session started another."""
 
@@ -427,6 +440,7 @@ Event = (
     | BudgetWarning
     | ArtifactWritten
     | CheckpointWritten
+    | ConversationRolledBack
     | ChildStarted
     | ChildExited
     | MessageSent

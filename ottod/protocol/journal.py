@@ -13,7 +13,8 @@ import msgspec
 
 from ottod.errors import Failure
 from ottod.protocol.cause import Cause
-from ottod.protocol.model import ModelResponse, ToolResult
+from ottod.protocol.model import Message, ModelResponse, ToolResult
+from ottod.protocol.usage import Usage
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -34,11 +35,15 @@ class SessionOpened(Entry, frozen=True, kw_only=True, tag="session.opened"):
 
 
 class InputAccepted(Entry, frozen=True, kw_only=True, tag="input.accepted"):
-    """A message waits for a turn. Numbers count from 1 in each session; `user.said` with the same takes it out."""
+    """A message waits for a turn. Numbers count from 1 in each session; `user.said` with the same takes it out.
+
+    `steer`: it may join the turn that runs; then `user.steered` takes it out.
+    """
 
     number: int
     text: str
     sender: str = "user"
+    steer: bool = False
 
 
 class UserSaid(Entry, frozen=True, kw_only=True, tag="user.said"):
@@ -48,6 +53,16 @@ class UserSaid(Entry, frozen=True, kw_only=True, tag="user.said"):
     turn: int
     sender: str = "user"
     number: int = 0
+
+
+class UserSteered(Entry, frozen=True, kw_only=True, tag="user.steered"):
+    """A waiting message joined turn `turn`, behind the results so far and before model call `step`."""
+
+    turn: int
+    step: int
+    number: int
+    text: str
+    sender: str = "user"
 
 
 class ModelCalled(Entry, frozen=True, kw_only=True, tag="model.called"):
@@ -124,11 +139,43 @@ class ToolResolved(Entry, frozen=True, kw_only=True, tag="tool.resolved"):
 
 
 class TurnEnded(Entry, frozen=True, kw_only=True, tag="turn.ended"):
-    """A turn is over."""
+    """A turn is over. `interrupted`: it was cancelled, and the session waits for what it is told next."""
 
     turn: int
     outcome: Literal["completed", "failed", "cancelled"]
     failure: Failure | None = None
+    interrupted: bool = False
+
+
+class SessionPaused(Entry, frozen=True, kw_only=True, tag="session.paused"):
+    """From here on no model call and no tool call begins."""
+
+    reason: str = ""
+
+
+class SessionUnpaused(Entry, frozen=True, kw_only=True, tag="session.unpaused"):
+    """They may begin again."""
+
+
+class TurnsRolledBack(Entry, frozen=True, kw_only=True, tag="turns.rolled_back"):
+    """The newest `turns` turns are no part of the conversation any more; `turn` is the newest that is, or 0.
+
+    What they did to files stays done. Turns keep their numbers: the next one counts on from the newest there was.
+    """
+
+    turns: int
+    turn: int = 0
+
+
+class SliceEnded(Entry, frozen=True, kw_only=True, tag="slice.ended"):
+    """The incarnation's time slice is over: the next one goes on with this conversation instead of the one so far.
+
+    An open turn stays open, behind its model call `step`.
+    """
+
+    turn: int
+    step: int
+    messages: tuple[Message, ...]
 
 
 class ChildStarted(Entry, frozen=True, kw_only=True, tag="child.started"):
@@ -152,14 +199,52 @@ class ChildEnded(Entry, frozen=True, kw_only=True, tag="child.ended"):
 
 
 class Checkpoint(Entry, frozen=True, kw_only=True, tag="checkpoint"):
-    """A point to continue from: the incarnation ends here, the session does not, and an open turn stays open.
+    """A named point to continue from, or to fork at. An open turn stays open.
 
-    `last_seq` is the newest event's at that moment.
+    `last_seq` is the newest event's at that moment. An incarnation that ends before its session notes one, too.
     """
 
     name: str
     turn: int
     last_seq: int
+
+
+class Snapshot(Entry, frozen=True, kw_only=True, tag="snapshot"):
+    """Everything that the entries before this one amount to: a file that begins with it needs none of them.
+
+    The fields are those of `ottod.core.past`, which makes it and takes it. `marks` are (turn, index of its first
+    message). `origin` is the session that it was taken from, if it is not the file's own.
+    """
+
+    origin: str = ""
+    has_begun: bool = True
+    messages: tuple[Message, ...] = ()
+    marks: tuple[tuple[int, int], ...] = ()
+    inbox: tuple[InputAccepted, ...] = ()
+    newest_number: int = 0
+    usages: tuple[Usage, ...] = ()
+    children: tuple[ChildStarted, ...] = ()
+    ended_children: tuple[ChildEnded, ...] = ()
+    closed: Cause | None = None
+    text: str = ""
+    turn: int = 0
+    is_open: bool = False
+    ended: TurnEnded | None = None
+    ended_steps: int = 0
+    ended_text: str = ""
+    said: str = ""
+    called_step: int = 0
+    responded_step: int = 0
+    turn_text: str = ""
+    response: ModelResponse | None = None
+    intents: dict[str, bool] = {}
+    results: tuple[ToolResult, ...] = ()
+    questions: tuple[ApprovalAsked, ...] = ()
+    resolutions: tuple[ApprovalResolved, ...] = ()
+    is_paused: bool = False
+    pause_reason: str = ""
+    budget: Failure | None = None
+    attempts: tuple[tuple[str, int, Usage | None], ...] = ()
 
 
 class SessionClosed(Entry, frozen=True, kw_only=True, tag="session.closed"):
@@ -172,6 +257,7 @@ JournalEntry = (
     SessionOpened
     | InputAccepted
     | UserSaid
+    | UserSteered
     | ModelCalled
     | ModelResponded
     | BudgetReached
@@ -180,8 +266,13 @@ JournalEntry = (
     | ApprovalResolved
     | ToolResolved
     | TurnEnded
+    | SessionPaused
+    | SessionUnpaused
+    | TurnsRolledBack
+    | SliceEnded
     | ChildStarted
     | ChildEnded
     | Checkpoint
+    | Snapshot
     | SessionClosed
 )

@@ -64,10 +64,92 @@ class GetSession(Wire, frozen=True, kw_only=True, tag="session.get"):
 
 
 class SendInput(Wire, frozen=True, kw_only=True, tag="session.send"):
-    """Say something to a session; it is heard at the start of the next turn."""
+    """Say something to a session; it is heard at the start of the next turn.
+
+    With `steer` it joins the turn that runs, as soon as all tool calls of the model's newest answer have results.
+    """
 
     session: str
     text: Task
+    steer: bool = False
+
+
+class InterruptSession(Wire, frozen=True, kw_only=True, tag="session.interrupt"):
+    """Cancel the turn that runs; the session stays and waits for input. Answered when the turn is over."""
+
+    session: str
+    reason: str = ""
+
+
+class PauseSession(Wire, frozen=True, kw_only=True, tag="session.pause"):
+    """Let a session begin no model call and no tool call until it is unpaused; what runs goes on to its result.
+
+    It stays paused when its process or the daemon is replaced. `below`: the sessions below it as well.
+    """
+
+    session: str
+    reason: str = ""
+    below: bool = False
+
+
+class UnpauseSession(Wire, frozen=True, kw_only=True, tag="session.unpause"):
+    """Let a paused session go on. Without effect on one that is not."""
+
+    session: str
+    below: bool = False
+
+
+class CheckpointSession(Wire, frozen=True, kw_only=True, tag="session.checkpoint"):
+    """Note a point to fork at. Without a name it is called after the turn."""
+
+    session: str
+    name: Annotated[str, Meta(max_length=200)] = ""
+
+
+class RollBackSession(Wire, frozen=True, kw_only=True, tag="session.rollback"):
+    """Let a session that waits for input, or is parked, forget its last turns. Files stay as they are."""
+
+    session: str
+    turns: Annotated[int, Meta(ge=1)]
+
+
+class ResumeSession(Wire, frozen=True, kw_only=True, tag="session.resume"):
+    """Go on with a session that has ended, as a new one with its conversation; with one that is parked, as itself.
+
+    Without a `task` the turn that was open goes on. The answer names the session that goes on.
+    """
+
+    session: str
+    task: Task = ""
+    mode: Literal["", "oneshot", "conversation"] = ""
+    key: str = ""
+
+
+class ForkSession(Wire, frozen=True, kw_only=True, tag="session.fork"):
+    """Start a session with the conversation of another one as it was at the end of turn `turn`, or at a checkpoint.
+
+    Without either: at the end of its newest turn that is over. Without a task it waits for input.
+    """
+
+    session: str
+    turn: Annotated[int, Meta(ge=0)] | None = None
+    checkpoint: str = ""
+    task: Task = ""
+    mode: Literal["", "oneshot", "conversation"] = ""
+    title: str = ""
+    key: str = ""
+
+
+class ReadJournal(Wire, frozen=True, kw_only=True, tag="session.journal"):
+    """A page of a session's journal: the whole history, whatever files it is kept in.
+
+    It begins with byte `at` of entry `first`; an entry can be larger than an answer.
+    """
+
+    session: str
+    first: Annotated[int, Meta(ge=0)] = 0
+    at: Annotated[int, Meta(ge=0)] = 0
+    max_bytes: Annotated[int, Meta(ge=1, le=8 * 1024 * 1024)] = 1024 * 1024
 
 
 class WaitSession(Wire, frozen=True, kw_only=True, tag="session.wait"):
@@ -206,6 +288,14 @@ RequestBody = (
     | ListSessions
     | GetSession
     | SendInput
+    | InterruptSession
+    | PauseSession
+    | UnpauseSession
+    | CheckpointSession
+    | RollBackSession
+    | ResumeSession
+    | ForkSession
+    | ReadJournal
     | WaitSession
     | StopSession
     | KillSession

@@ -99,6 +99,10 @@ class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
     """The topmost session above it; itself, if it has no parent."""
     budgets: tuple[BudgetLine, ...] = ()
     """What it is held to: its own limits, those of the sessions above it, and the day's."""
+    resumed_from: str = ""
+    """The session that it took the conversation over from, resumed or forked."""
+    resumed_turn: int = 0
+    """The newest turn of that conversation."""
 
 
 class SessionStartedResult(Wire, frozen=True, kw_only=True, tag="started"):
@@ -159,6 +163,22 @@ class ArtifactPart(Wire, frozen=True, kw_only=True, tag="artifact_part"):
     artifact: str
     offset: int
     data: bytes
+
+
+class JournalPage(Wire, frozen=True, kw_only=True, tag="journal_page"):
+    """Entries of a journal, each as msgpack (see `ottod.protocol.journal`), from byte `at` of entry `first` on.
+
+    `next` and `next_at` say where to go on; `next` is None at the end. With a `next_at` above 0 the last entry here
+    is not whole. `incomplete`: why the beginning of the history is missing, if it is.
+    """
+
+    session: str
+    first: int
+    entries: tuple[bytes, ...]
+    at: int = 0
+    next: int | None = None
+    next_at: int = 0
+    incomplete: str = ""
 
 
 class StopResult(Wire, frozen=True, kw_only=True, tag="stopped"):
@@ -259,6 +279,7 @@ Result = (
     | ArtifactList
     | ArtifactFound
     | ArtifactPart
+    | JournalPage
     | StopResult
     | Subscribed
     | DaemonStatus

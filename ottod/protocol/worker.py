@@ -59,6 +59,8 @@ class Birth(Wire, frozen=True, kw_only=True, tag="birth"):
     heartbeat_s: float = 2.0
     orphan_grace_s: float = 5.0
     journal_sync: Literal["always", "none"] = "always"
+    journal_file_bytes: int = 16 * 1024 * 1024
+    """When a file of the journal has this size the next one is begun."""
     max_unacked_bytes: int = 4 * 1024 * 1024
     rlimits: tuple[tuple[str, int], ...] = ()
     """Names as in `resource`, without `RLIMIT_`, and values."""
@@ -261,10 +263,11 @@ class Ack(Wire, frozen=True, kw_only=True, tag="ack"):
 
 
 class DeliverInput(Wire, frozen=True, kw_only=True, tag="deliver_input"):
-    """A user's or another session's message."""
+    """A user's or another session's message. `steer`: it may join the turn that runs."""
 
     text: str
     sender: str = "user"
+    steer: bool = False
 
 
 class StopTurn(Wire, frozen=True, kw_only=True, tag="stop"):
@@ -288,7 +291,34 @@ class ResolveApproval(Wire, frozen=True, kw_only=True, tag="resolve_approval"):
     reason: str = ""
 
 
-CommandBody = DeliverInput | StopTurn | ChildNotice | ResolveApproval
+class InterruptTurn(Wire, frozen=True, kw_only=True, tag="interrupt"):
+    """Cancel the turn that runs, and stay. Done means that the turn is over."""
+
+    reason: str = ""
+
+
+class SetPause(Wire, frozen=True, kw_only=True, tag="set_pause"):
+    """Begin no model call and no tool call from now on, or begin them again. Done means that it is in the journal."""
+
+    paused: bool
+    reason: str = ""
+
+
+class NoteCheckpoint(Wire, frozen=True, kw_only=True, tag="note_checkpoint"):
+    """Note a point to fork at. Without a name it is called after the turn."""
+
+    name: str = ""
+
+
+class ForgetTurns(Wire, frozen=True, kw_only=True, tag="forget_turns"):
+    """The last turns are no part of the conversation any more. Refused while a turn is open."""
+
+    turns: int
+
+
+CommandBody = (
+    DeliverInput | StopTurn | ChildNotice | ResolveApproval | InterruptTurn | SetPause | NoteCheckpoint | ForgetTurns
+)
 
 
 class Command(Wire, frozen=True, kw_only=True, tag="command"):

@@ -24,6 +24,7 @@ from ottod.protocol.results import SessionInfo
 from ottod.protocol.worker import Birth, ChildNotice, births
 from ottod.root.burials import incarnation_row
 from ottod.root.context import RootContext
+from ottod.root.heritage import Heritage
 from ottod.root.plan import SessionPlan
 from ottod.root.process import remove_tree
 from ottod.root.resolve import Resolver
@@ -64,9 +65,17 @@ class Births:
         self.on_failed: OnFailure = lambda session, cause: None
         self.on_worker_exit: Callable[..., None] = lambda session, incarnation, exit_: None
 
-    async def create(self, request: StartSession, *, parent: Session | None = None, spawn_key: str = "") -> Session:
+    async def create(
+        self,
+        request: StartSession,
+        *,
+        parent: Session | None = None,
+        spawn_key: str = "",
+        heritage: Heritage | None = None,
+    ) -> Session:
         """Resolves a request, announces the session and lets its worker be born; returns when its row is written.
 
+        With a `heritage` the session goes on from another one's past, with that one's plan.
         Raises: OttoError with the code that says why not.
         """
         self._check_open()
@@ -81,16 +90,11 @@ class Births:
         try:
             key = self._new_key()
             directory = self._c.sessions_dir / session_id(key)
-            resolved = await self._c.in_thread(self._resolver.resolve, request, directory)
-            plan = SessionPlan(
-                spec=resolved.spec,
-                models=resolved.models,
-                env=resolved.env,
-                cwd=resolved.cwd,
-                spawn_key=spawn_key,
-                start_key=request.key,
-            )
-            session = Session(self._new_info(key, request, plan, directory, parent), plan)
+            if heritage is None:
+                plan, api_keys = await self._c.in_thread(self._plan, request, directory, spawn_key)
+            else:
+                plan, api_keys = await self._c.in_thread(self._inherit, heritage, request, directory, key)
+            session = Session(self._new_info(key, request, plan, directory, parent, heritage), plan)
             if self.is_closed or (
                 parent is not None and (parent.has_ended or parent.is_stopping or parent.is_ending)
             ):
@@ -111,7 +115,7 @@ class Births:
         self.started += 1
         # The worker is forked while the rows are written. Nobody hears of the session, its worker included, before
         # they are: a root that dies now must leave nothing that the next one does not know.
-        self.bear_soon(session, resolved.api_keys)
+        self.bear_soon(session, api_keys)
         try:
             await self._c.database.put_plan(session.id, msgspec.msgpack.encode(plan), start_key=request.key)
             await self._c.database.put_session(session.info, durable=False)
@@ -122,6 +126,31 @@ class Births:
         self.announce(session)
         session.announced.set()
         return session
+
+    def _plan(self, request: StartSession, directory: Path, spawn_key: str) -> tuple[SessionPlan, dict[str, str]]:
+        """On a thread: what the session is made from, and the keys that its models need."""
+        resolved = self._resolver.resolve(request, directory)
+        plan = SessionPlan(
+            spec=resolved.spec,
+            models=resolved.models,
+            env=resolved.env,
+            cwd=resolved.cwd,
+            spawn_key=spawn_key,
+            start_key=request.key,
+        )
+        return plan, resolved.api_keys
+
+    def _inherit(
+        self, heritage: Heritage, request: StartSession, directory: Path, key: int
+    ) -> tuple[SessionPlan, dict[str, str]]:
+        """The same for a session that goes on from another one's past; its journal begins with that."""
+        api_keys = self._resolver.take_over(heritage.plan, directory)
+        try:
+            heritage.write(directory, key)
+        except OttoError:
+            remove_tree(directory)
+            raise
+        return replace(heritage.plan, spawn_key="", start_key=request.key), api_keys
 
     def _take_back(self, session: Session, parent: Session | None) -> None:
         session.is_refused = True
@@ -162,7 +191,13 @@ class Births:
                 return key
 
     def _new_info(
-        self, key: int, request: StartSession, plan: SessionPlan, directory: Path, parent: Session | None
+        self,
+        key: int,
+        request: StartSession,
+        plan: SessionPlan,
+        directory: Path,
+        parent: Session | None,
+        heritage: Heritage | None,
     ) -> SessionInfo:
         return SessionInfo(
             session=session_id(key),
@@ -184,6 +219,9 @@ class Births:
             restart=plan.spec.restart.policy,
             memory_cap_bytes=self.caps(plan).memory_bytes or 0,
             tree=(parent.info.tree or parent.id) if parent is not None else session_id(key),
+            turn=heritage.snapshot.turn if heritage is not None else 0,
+            resumed_from=heritage.origin if heritage is not None else "",
+            resumed_turn=heritage.snapshot.turn if heritage is not None else 0,
         )
 
     @staticmethod
@@ -198,6 +236,7 @@ class Births:
             parent=info.parent,
             run_mode="headless" if info.run_mode == "headless" else "interactive",
             agent_digest=info.agent_digest,
+            resumed_from=info.resumed_from,
         )
 
     def caps(self, plan: SessionPlan) -> Caps:
@@ -350,6 +389,7 @@ class Births:
             heartbeat_s=settings.sessions.heartbeat_s,
             orphan_grace_s=settings.sessions.orphan_grace_s,
             journal_sync=settings.journal.sync,
+            journal_file_bytes=settings.journal.file_bytes,
             rlimits=tuple(limits_for(self.caps(plan))) if watched else (("CORE", 0),),
             children=children,
             resumes_after=session.lost_to,

@@ -26,6 +26,7 @@ from ottod.root.process import remove_tree
 from ottod.root.reaper import Exit
 from ottod.root.session_table import Incarnation, Session
 from ottod.storage.database_rows import Incarnation as IncarnationRow
+from ottod.storage.journal_files import compress_ended
 
 DRAIN_TIMEOUT_S = 2.0
 """The longest wait for a dead worker's last messages."""
@@ -163,6 +164,8 @@ class Burials:
         await self._c.in_thread(remove_tree, self._c.sessions_dir / session.id / "tmp")
         if session.plan is not None and _may_have_left_placeholders(session):
             await self._c.in_thread(release_stale, session.plan.cwd)
+        if self._c.settings.journal.compress_ended and not session.info.remaining_pids:
+            await self._compress(session.id)
         try:
             await self._c.database.put_session(session.info)
             self._ended += 1
@@ -170,6 +173,13 @@ class Burials:
                 await self.prune()
         except OttoError as error:
             self._c.log(str(error), session=session.id)
+
+    async def _compress(self, session_id: str) -> None:
+        """Nobody writes its journal any more. One that cannot be compressed stays as it is."""
+        try:
+            await self._c.in_thread(compress_ended, self._c.sessions_dir / session_id)
+        except OttoError as error:
+            self._c.log(str(error), session=session_id)
 
     # ------------------------------------------------------------ forgetting
 

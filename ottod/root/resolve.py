@@ -12,6 +12,7 @@ from ottod.errors import ConfigError, OttoError, RefusedError, StorageError
 from ottod.isolation.requirements import GIVEN_BY, missing_layers
 from ottod.protocol.requests import MAX_ENV_BYTES, StartSession
 from ottod.protocol.specs import AgentSpec, ModelTarget
+from ottod.root.plan import SessionPlan
 from ottod.root.platform import Platform
 from ottod.root.vault import Vault
 from ottod.settings.agents import check_spec, find_agent
@@ -74,6 +75,17 @@ class Resolver:
         )
         self._make_directory(directory)
         return resolved
+
+    def take_over(self, plan: SessionPlan, directory: Path) -> dict[str, str]:
+        """The keys for a session that goes on from another's plan; makes its directory.
+
+        Raises: what `resolve` raises, where the world has changed since.
+        """
+        self._check_dir(plan.cwd)
+        self._check_isolation(plan.spec)
+        keys = self.keys(plan.models)
+        self._make_directory(directory)
+        return keys
 
     def _working_dir(self, request: StartSession) -> str:
         if not os.path.isabs(request.cwd) or "\0" in request.cwd:

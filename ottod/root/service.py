@@ -15,26 +15,34 @@ from ottod.errors import RefusedError
 from ottod.ids import normalise_prefix
 from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol.requests import (
+    CheckpointSession,
+    ForkSession,
     GetArtifact,
     GetMetrics,
     GetSession,
     GetStatus,
+    InterruptSession,
     KillSession,
     ListApprovals,
     ListArtifacts,
     ListSessions,
+    PauseSession,
     Ping,
     ReadArtifact,
+    ReadJournal,
     ReloadDaemon,
     RemoveSession,
     RequestBody,
     ResolveApproval,
+    ResumeSession,
+    RollBackSession,
     SendInput,
     StartSession,
     StopDaemon,
     StopSession,
     Subscribe,
     UnparkSession,
+    UnpauseSession,
     Unsubscribe,
     UpgradeDaemon,
     WaitSession,
@@ -116,8 +124,17 @@ class Service:
             case GetSession():
                 return await self._info(body.session)
             case SendInput():
-                await self._supervisor.send_input(await self._find(body.session), body.text, "user")
+                session = await self._find(body.session)
+                await self._supervisor.send_input(session, body.text, "user", steer=body.steer)
                 return Done()
+            case InterruptSession() | PauseSession() | UnpauseSession() | CheckpointSession() | RollBackSession():
+                return await self._steer(await self._find(body.session), body)
+            case ResumeSession():
+                return await self._supervisor.lineage.resume(await self._find(body.session), body)
+            case ForkSession():
+                return await self._supervisor.lineage.fork(await self._find(body.session), body)
+            case ReadJournal():
+                return await self._supervisor.lineage.journal(await self._find(body.session), body)
             case WaitSession():
                 return await self._wait(body)
             case StopSession():
@@ -165,6 +182,28 @@ class Service:
                 return Done()
             case _:
                 assert_never(body)
+
+    async def _steer(
+        self,
+        session: Session,
+        body: InterruptSession | PauseSession | UnpauseSession | CheckpointSession | RollBackSession,
+    ) -> Done:
+        steering = self._supervisor.steering
+        match body:
+            case InterruptSession():
+                await steering.interrupt(session, body.reason[:MAX_REASON_CHARS])
+            case PauseSession():
+                reason = body.reason[:MAX_REASON_CHARS]
+                await steering.set_pause(session, paused=True, reason=reason, below=body.below)
+            case UnpauseSession():
+                await steering.set_pause(session, paused=False, below=body.below)
+            case CheckpointSession():
+                await steering.checkpoint(session, body.name)
+            case RollBackSession():
+                await steering.roll_back(session, body.turns)
+            case _:
+                assert_never(body)
+        return Done()
 
     async def _checked(self, body: StartSession) -> StartSession:
         """The request, with the parent's whole id. What it names ends up in events, which have a size.

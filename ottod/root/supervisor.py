@@ -1,10 +1,10 @@
 """What can be done to sessions: start, speak to, wait for, stop, unpark, remove.
 
 The parts behind it: `births` (how a worker comes into the world), `burials` (how it leaves), `groups` (what becomes
-of its session: the supervision engine), `stops`, `children` (that workers ask for), `permits` (for their model
-calls), `approvals` (what they wait for leave to do), `artifacts` (what they leave for each other), `adoption` (what
-an earlier root left behind) and `watch`. Everything that may block (files, the database, walks through /proc) happens
-on threads; the loop only routes.
+of its session: the supervision engine), `stops`, `steering` (what running ones are told), `lineage` (what goes on
+from their pasts), `children` (that workers ask for), `permits` (for model calls), `approvals` (what they wait
+for leave to do), `artifacts` (what they leave for each other), `adoption` (what an earlier root left behind) and
+`watch`. Everything that may block (files, the database, walks through /proc) happens on threads; the loop routes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ottod.errors import OttoError, RefusedError
 from ottod.protocol.cause import CauseKind
 from ottod.protocol.requests import StartSession
 from ottod.protocol.results import SessionStartedResult, StopResult
-from ottod.protocol.worker import DeliverInput
+from ottod.protocol.worker import CommandBody, DeliverInput
 from ottod.root.adoption import Adoption, Inheritance
 from ottod.root.approvals import Approvals
 from ottod.root.artifacts import Artifacts
@@ -28,10 +28,13 @@ from ottod.root.burials import Burials
 from ottod.root.children import Children
 from ottod.root.context import RootContext
 from ottod.root.groups import Groups
+from ottod.root.heritage import Heritage
+from ottod.root.lineage import Lineage
 from ottod.root.permits import Permits
 from ottod.root.reaper import Reaper
 from ottod.root.resolve import Resolver
 from ottod.root.session_table import Session
+from ottod.root.steering import Steering
 from ottod.root.stops import Stops
 from ottod.root.watch import Watch
 from ottod.root.worker_requests import WorkerRequests
@@ -85,6 +88,14 @@ class Supervisor:
         )
         self._watch = Watch(context)
         self.approvals = Approvals(context)
+        self.steering = Steering(context, self.order)
+        self.lineage = Lineage(
+            context,
+            start=self.start,
+            unpark=self.unpark,
+            unpause=lambda session: self.steering.set_pause(session, paused=False),
+            say=lambda session, text: self.send_input(session, text, "user"),
+        )
         self._keys: OrderedDict[str, asyncio.Future[SessionStartedResult]] = OrderedDict()
         context.gate.on_lost = self._worker_unfit
         context.gate.on_ready = self._worker_ready
@@ -96,13 +107,13 @@ class Supervisor:
 
     # ------------------------------------------------------------ starting
 
-    async def start(self, request: StartSession) -> SessionStartedResult:
+    async def start(self, request: StartSession, heritage: Heritage | None = None) -> SessionStartedResult:
         """Creates a session and lets its worker be born. Answers once the session is durable.
 
-        Raises: OttoError with the code that says why not.
+        With a `heritage` it goes on from another one's past. Raises: OttoError with the code that says why not.
         """
         if not request.key:
-            return await self._create(request)
+            return await self._create(request, heritage)
         known = self._keys.get(request.key)
         if known is not None:
             return replace(await asyncio.shield(known), existing=True)
@@ -111,7 +122,7 @@ class Supervisor:
         while len(self._keys) > REMEMBERED_KEYS:
             self._keys.popitem(last=False)
         try:
-            result = await self._earlier(request.key) or await self._create(request)
+            result = await self._earlier(request.key) or await self._create(request, heritage)
         except BaseException as error:
             self._keys.pop(request.key, None)
             future.set_exception(error if isinstance(error, OttoError) else RefusedError("the start was abandoned"))
@@ -128,7 +139,7 @@ class Supervisor:
             return None
         return SessionStartedResult(session=found[0].session, from_offset=found[0].first_offset, existing=True)
 
-    async def _create(self, request: StartSession) -> SessionStartedResult:
+    async def _create(self, request: StartSession, heritage: Heritage | None) -> SessionStartedResult:
         parent = self._c.table.get(request.parent) if request.parent else None
         if request.parent and parent is None:
             raise RefusedError(
@@ -140,7 +151,7 @@ class Supervisor:
                 request = replace(request, run_mode="headless")
             session = await self._children.start(request, parent)
         else:
-            session = await self._births.create(request)
+            session = await self._births.create(request, heritage=heritage)
         self._c.instruments.session_started()
         return SessionStartedResult(session=session.id, from_offset=session.info.first_offset)
 
@@ -156,14 +167,16 @@ class Supervisor:
 
     # ------------------------------------------------------------ input
 
-    async def send_input(self, session: Session, text: str, sender: str) -> None:
+    async def send_input(self, session: Session, text: str, sender: str, *, steer: bool = False) -> None:
         """Delivers a message to a live session. Raises RefusedError."""
+        await self.order(session, DeliverInput(text=text, sender=sender, steer=steer))
+
+    async def order(self, session: Session, body: CommandBody, *, timeout_s: float = COMMAND_TIMEOUT_S) -> None:
+        """Tells a live session's worker something, and waits until it has obeyed. Raises RefusedError."""
         self._check_hears(session)
         await self._until_ready(session)
         self._check_hears(session)
-        failure = await self._c.gate.command(
-            session, DeliverInput(text=text, sender=sender), timeout_s=COMMAND_TIMEOUT_S
-        )
+        failure = await self._c.gate.command(session, body, timeout_s=timeout_s)
         if failure is not None:
             raise RefusedError(failure.message, code=failure.code, mend=failure.mend)
 

@@ -39,7 +39,18 @@ RETRY_S = 0.01
 RESTART_BASE_S = 0.1
 RESTART_MAX_S = 10.0
 DEFAULT_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
-KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "USER", "LOGNAME", "PYTHONPATH")
+KEPT_ENVIRONMENT = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "USER",
+    "LOGNAME",
+    "PYTHONPATH",
+    "OTTO_FAILPOINTS",
+)
 
 
 class ForkError(OttoError):

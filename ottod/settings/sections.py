@@ -74,6 +74,10 @@ class JournalSettings(Section, frozen=True, kw_only=True):
 
     sync: Literal["always", "none"] = "always"
     """`always` survives power loss, `none` a killed process only."""
+    file_bytes: Annotated[int, Meta(ge=64 * 1024, le=1024**3)] = 16 * 1024 * 1024
+    """When a file of a journal has this size, a snapshot begins the next one and it is compressed."""
+    compress_ended: bool = True
+    """Whether the journals of ended sessions are compressed."""
 
 
 class SessionSettings(Section, frozen=True, kw_only=True):

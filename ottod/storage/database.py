@@ -189,6 +189,10 @@ class Database:
         """Session → plan, of all that live. Raises StorageError."""
         return await self._call(lambda: rows.select_live_plans(self._connection))
 
+    async def plan(self, session: str) -> bytes:
+        """What the session is made from; empty if nobody knows. Raises StorageError."""
+        return await self._call(lambda: rows.select_plan(self._connection, session))
+
     async def session_by_key(self, start_key: str) -> str:
         """The session that was started with this key; empty if there is none. Raises StorageError."""
         return await self._call(lambda: rows.select_session_by_key(self._connection, start_key))

@@ -204,6 +204,12 @@ def select_live_plans(connection: sqlite3.Connection) -> dict[str, bytes]:
     return dict(rows.fetchall())
 
 
+def select_plan(connection: sqlite3.Connection, session: str) -> bytes:
+    """The plan of a session, whether it lives or not; empty if there is none."""
+    row = connection.execute("SELECT plan FROM plans WHERE session = ?", (session,)).fetchone()
+    return bytes(row[0]) if row is not None else b""
+
+
 def select_session_by_key(connection: sqlite3.Connection, start_key: str) -> str:
     """The session that was started with this key; empty if there is none."""
     row = connection.execute("SELECT session FROM plans WHERE start_key = ?", (start_key,)).fetchone()

@@ -4,7 +4,7 @@ File header, 32 bytes, little-endian::
 
      0                8        12       16               24       28       32
      +----------------+--------+--------+----------------+--------+--------+
-     | magic OTTOJRNL | version| 0      | session key    | 0      | crc32  |
+     | magic OTTOJRNL | version| number | session key    | 0      | crc32  |
      | 8 bytes        | u32    | u32    | u64            | u32    | u32    |
      +----------------+--------+--------+----------------+--------+--------+
 
@@ -15,6 +15,9 @@ then records, back to back, 16 bytes of header and the payload, a msgpack `Journ
      | crc32  | length | index          | payload …
      | u32    | u32    | u64            |
      +--------+--------+----------------+----------
+
+`number` counts the files that came before this one (`journal_files`): a long-lived session's journal is *rotated*, it
+goes on in another file, which begins with a snapshot of all that is in the earlier ones.
 
 `crc32` covers everything behind itself. `index` counts from 0 without a hole. A record whose length is 0 does not
 exist, so trailing zeros, which some file systems leave after a crash, are a torn tail like any other.
@@ -33,13 +36,15 @@ import shutil
 import struct
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from ottod.errors import RefusedError, StorageError
-from ottod.protocol.journal import JournalEntry
+from ottod.protocol.journal import JournalEntry, Snapshot
 from ottod.storage.aside import free_name, sync_directory
+from ottod.storage.journal_files import NEW_SUFFIX, full_name, read_file
 from ottod.storage.lock import lock_file
 
 MAGIC = b"OTTOJRNL"
@@ -86,6 +91,10 @@ class Journal:
         self.entries = entries
         self.recovery = recovery
         self._next_index = len(entries)
+        self.number = 0
+        """How many files came before this one."""
+        self.size_bytes = 0
+        self._newest_bytes = 0
         self._broken = ""
         self._is_new = False
         """Its name is not durable yet: the first sync sees to that, with the first entry that anybody waits for."""
@@ -128,17 +137,22 @@ class Journal:
             check_file_header(data, path, session_key=session_key)
             entries, end, reason = scan(data)
             recovery = JournalRecovery(entries=len(entries))
+            number = FILE_HEADER.unpack_from(data)[2]
+            if number and not (entries and isinstance(entries[0], Snapshot)):
+                raise StorageError(f"the journal {path} has lost what it begins with", mend=HEADER_MEND)
             if end < len(data):
                 recovery = _cut(path, fd, end, len(data), len(entries), reason)
+            _undo_rotation(path, fd, number)
         except OSError as error:
             raise StorageError(f"the journal {path}: {error.strerror}") from error
-        return cls(path, fd, entries, recovery)
+        journal = cls(path, fd, entries, recovery)
+        journal.number, journal.size_bytes = number, end
+        return journal
 
     @classmethod
     def _begin(cls, path: Path, fd: int, session_key: int, found: bytes, *, create: bool) -> Journal:
         """A new file, or one that the crash came before the header was whole."""
-        head = FILE_HEADER.pack(MAGIC, VERSION, 0, session_key, 0, 0)[:-4]
-        head += zlib.crc32(head).to_bytes(4, "little")
+        head = file_header(session_key, number=0)
         if not head.startswith(found.rstrip(b"\0")):
             raise StorageError(f"{path} is not this session's journal", mend=HEADER_MEND)
         recovery = JournalRecovery(reason="" if create else "the journal was empty")
@@ -147,24 +161,33 @@ class Journal:
         _write_all(fd, head)
         journal = cls(path, fd, [], recovery)
         journal._is_new = True
+        journal.size_bytes = len(head)
         return journal
+
+    @property
+    def next_index(self) -> int:
+        """The next entry's, in this file."""
+        return self._next_index
+
+    def tear(self) -> None:
+        """Cuts the newest record in half: what a power failure may leave of it. For tests."""
+        os.ftruncate(self._fd, self.size_bytes - self._newest_bytes // 2)
 
     def append(self, entry: JournalEntry) -> int:
         """Writes an entry and gives its index. It is not durable yet. Raises StorageError."""
         if self._broken:
             raise StorageError(self._broken, mend="free some space; the session continues from its last entry")
-        payload = _encoder.encode(entry)
-        if len(payload) > MAX_ENTRY_BYTES:
-            raise StorageError(f"a journal entry of {len(payload)} bytes exceeds {MAX_ENTRY_BYTES}")
-        body = struct.pack("<IQ", len(payload), self._next_index) + payload
+        record = encode_record(entry, self._next_index)
         try:
-            _write_all(self._fd, zlib.crc32(body).to_bytes(4, "little") + body)
+            _write_all(self._fd, record)
         except OSError as error:
             # A part of the record may be in the file: it is a torn tail, and nothing may follow it.
             self._broken = f"cannot write the journal {self.path}: {error.strerror}"
             raise StorageError(self._broken, mend="free some space, then start the task again") from error
         index = self._next_index
         self._next_index += 1
+        self._newest_bytes = len(record)
+        self.size_bytes += len(record)
         return index
 
     def sync(self) -> None:
@@ -182,6 +205,48 @@ class Journal:
             raise StorageError(self._broken, mend="check the disk, then start the task again") from error
         self.last_sync_ns = time.monotonic_ns() - begun_ns
 
+    def rotate(self, snapshot: Snapshot, *, at: Callable[[str], None] = lambda point: None) -> Path:
+        """Goes on in another file, which begins with `snapshot`; gives the name of the full one. Blocks.
+
+        Killed at any point of it, the journal is either the old file or the new one, and nothing is lost. `at` is
+        called with the name of each point. Raises StorageError; the old file is then still the journal, unless the
+        journal takes nothing more.
+        """
+        self.sync()
+        new, full = self.path.with_name(self.path.name + NEW_SUFFIX), full_name(self.path, self.number)
+        record = encode_record(snapshot, 0)
+        fd = -1
+        try:
+            head = os.pread(self._fd, FILE_HEADER.size, 0)
+            key = FILE_HEADER.unpack(head)[3]
+            new.unlink(missing_ok=True)
+            fd = os.open(new, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            lock_file(fd)
+            at("made")
+            _write_all(fd, file_header(key, number=self.number + 1) + record)
+            os.fsync(fd)
+            at("written")
+            os.link(self.path, full)
+            sync_directory(self.path.parent)
+            at("linked")
+            new.rename(self.path)
+            at("renamed")
+        except OSError as error:
+            if fd >= 0:
+                os.close(fd)
+            raise StorageError(f"cannot rotate the journal {self.path}: {error.strerror}") from error
+        old, self._fd = self._fd, fd
+        os.close(old)
+        self.number += 1
+        self._next_index, self.size_bytes = 1, FILE_HEADER.size + len(record)
+        try:
+            sync_directory(self.path.parent)
+        except OSError as error:
+            self._broken = f"cannot sync the journal {self.path}: {error.strerror}"
+            raise StorageError(self._broken, mend="check the disk, then start the task again") from error
+        at("durable")
+        return full
+
     def close(self) -> None:
         """Gives the file and its lock back. A second call changes nothing."""
         if self._fd >= 0:
@@ -193,14 +258,42 @@ class Journal:
 def read_journal(path: str | os.PathLike[str]) -> list[JournalEntry]:
     """The whole entries of a journal, also while its worker writes. Raises StorageError."""
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"cannot read the journal {path}: {error.strerror}") from error
+    return parse_file(path, read_file(path))[1]
+
+
+def parse_file(path: Path, data: bytes) -> tuple[int, list[JournalEntry]]:
+    """How many files came before this one, and its whole entries. Raises StorageError."""
     if len(data) < FILE_HEADER.size and MAGIC.startswith(data[: len(MAGIC)].rstrip(b"\0")):
-        return []  # It is being made.
+        return 0, []  # It is being made.
     check_file_header(data, path)
-    return scan(data)[0]
+    return FILE_HEADER.unpack_from(data)[2], scan(data)[0]
+
+
+def file_header(session_key: int, *, number: int) -> bytes:
+    """The header of a file that `number` others came before."""
+    head = FILE_HEADER.pack(MAGIC, VERSION, number, session_key, 0, 0)[:-4]
+    return head + zlib.crc32(head).to_bytes(4, "little")
+
+
+def encode_record(entry: JournalEntry, index: int) -> bytes:
+    """One record. Raises StorageError if the entry is too large for one."""
+    payload = _encoder.encode(entry)
+    if len(payload) > MAX_ENTRY_BYTES:
+        raise StorageError(
+            f"a journal entry of {len(payload)} bytes exceeds {MAX_ENTRY_BYTES}", code="entry_too_large"
+        )
+    body = struct.pack("<IQ", len(payload), index) + payload
+    return zlib.crc32(body).to_bytes(4, "little") + body
+
+
+def begin_journal(path: Path, entry: JournalEntry, *, session_key: int) -> None:
+    """Makes a journal that begins with this entry, durably. Blocks. Raises StorageError."""
+    journal = Journal.open(path, session_key=session_key, create=True)
+    try:
+        journal.append(entry)
+        journal.sync()
+    finally:
+        journal.close()
 
 
 def check_file_header(data: bytes, path: Path, *, session_key: int | None = None) -> None:
@@ -249,6 +342,14 @@ def scan(data: bytes) -> tuple[list[JournalEntry], int, str]:
             ) from error
         at = stop
     return entries, at, ""
+
+
+def _undo_rotation(path: Path, fd: int, number: int) -> None:
+    """What a rotation that was killed has left: the next file, or a second name of this one."""
+    path.with_name(path.name + NEW_SUFFIX).unlink(missing_ok=True)
+    full = full_name(path, number)
+    if full.exists() and os.path.samestat(os.fstat(fd), full.stat()):
+        full.unlink()
 
 
 def _cut(path: Path, fd: int, end: int, size: int, entries: int, reason: str) -> JournalRecovery:

@@ -84,6 +84,12 @@ class Artifacts(Protocol):
         ...
 
 
+IDEMPOTENCY_VARIABLE = "OTTO_IDEMPOTENCY_KEY"
+"""What names a call to the programs that it starts: the same when it is repeated after a crash, else never again."""
+IDEMPOTENCY_HEADER = "Idempotency-Key"
+"""The same for servers."""
+
+
 class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     """What a running tool may use. `idempotency_key` is the same when the call is repeated after a crash."""
 
@@ -107,6 +113,11 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     agent: str = ""
     git_author: str = ""
     """`Name <address>`, if the agent says whose its commits are."""
+
+    @property
+    def key_env(self) -> dict[str, str]:
+        """The call's idempotency key, for the environment of a program."""
+        return {IDEMPOTENCY_VARIABLE: self.idempotency_key}
 
 
 class ToolOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -50,7 +50,7 @@ async def run_shell(command: str, context: ToolContext, *, cwd: str = ".", timeo
                 timeout_s=timeout_s,
                 max_output_bytes=context.max_output_bytes,
                 cwd=cwd,
-                env=QUIET,
+                env={**QUIET, **context.key_env},
                 on_output=context.stream,
             )
         except ToolError as error:

@@ -147,7 +147,7 @@ async def _run(argv: list[str], arguments: TestArguments, context: ToolContext, 
         timeout_s=timeout_s,
         max_output_bytes=context.max_output_bytes,
         cwd=arguments.cwd,
-        env=QUIET,
+        env={**QUIET, **context.key_env},
         on_output=context.stream,
     )
 

@@ -16,6 +16,7 @@ from ottod.tools.registry import tools_by_name
 from ottod.worker.approvals import Approvals
 from ottod.worker.artifacts import Artifacts
 from ottod.worker.children import Children
+from ottod.worker.inbox import Inbox
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
 from ottod.worker.model_call import ModelCaller
@@ -44,6 +45,7 @@ class Equipment:
         children: Children,
         approvals: Approvals,
         permits: Permits,
+        inbox: Inbox,
         restored: Restored,
         on_step: Callable[[], None],
     ) -> Equipment:
@@ -74,6 +76,7 @@ class Equipment:
             max_parallel=spec.limits.max_parallel_tools,
             messages=restored.messages,
             turn=restored.turn,
+            marks=restored.marks,
         )
         driver = TurnDriver(
             session=birth.session,
@@ -91,6 +94,7 @@ class Equipment:
                 link=link,
             ),
             approvals=approvals,
+            inbox=inbox,
             journal=journal,
             link=link,
             on_step=on_step,

@@ -42,18 +42,21 @@ class Inbox:
         """The session's own task; the journal has it with `session.opened`."""
         self._waiting.append(Waiting(number=0, text=text, sender="user"))
 
-    async def accept(self, text: str, sender: str, journal: JournalWriter) -> Failure | None:
+    async def accept(
+        self, text: str, sender: str, journal: JournalWriter, *, is_steer: bool = False
+    ) -> Waiting | Failure:
         """Takes a message in, durably, or says why not. Raises StorageError."""
         if len(self._waiting) >= MAX_WAITING:
             return Failure(code="inbox_full", message=f"{MAX_WAITING} messages wait already", retryable=True)
         self._newest_number += 1
         number = self._newest_number
-        journal.note(j.InputAccepted(number=number, text=text, sender=sender))
+        journal.note(j.InputAccepted(number=number, text=text, sender=sender, steer=is_steer))
         # In its place before the sync, so that messages keep their order; the turn's own sync covers it too.
-        self._waiting.append(Waiting(number=number, text=text, sender=sender))
+        message = Waiting(number=number, text=text, sender=sender, is_steer=is_steer)
+        self._waiting.append(message)
         await journal.put(())
         self._announce(number, sender, text)
-        return None
+        return message
 
     async def note_child_end(self, ended: j.ChildEnded, journal: JournalWriter, *, is_reported: bool) -> None:
         """Notes the end of a child; if the session is to hear of it, it waits for a turn. Raises StorageError."""
@@ -75,3 +78,11 @@ class Inbox:
     def take(self) -> Waiting:
         """The oldest. There must be one."""
         return self._waiting.popleft()
+
+    def holds(self, number: int) -> bool:
+        """Whether that message waits still."""
+        return any(message.number == number for message in self._waiting)
+
+    def take_out(self, number: int) -> None:
+        """Removes a message that has been heard before its time."""
+        self._waiting = deque(message for message in self._waiting if message.number != number)

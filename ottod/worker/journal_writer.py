@@ -2,6 +2,10 @@
 
 Writing is a copy into the page cache; forcing it to disk happens on a thread. Several entries that wait at the
 same time share one sync.
+
+When a file has grown beyond its bound the journal is rotated: what all entries amount to becomes the first entry of
+the next file, in one step of the loop, and the full file is compressed on a thread. A conversation that is itself as
+large as the bound would be written again and again, so the bound grows with it.
 """
 
 from __future__ import annotations
@@ -11,21 +15,45 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ottod.core.past import Past, Restored
+from ottod.errors import StorageError
 from ottod.ids import session_key
 from ottod.protocol.journal import JournalEntry
 from ottod.protocol.worker import Birth
 from ottod.storage.journal import Journal
+from ottod.storage.journal_files import NAME, compress_file
+from ottod.worker.failpoints import Failpoints
+
+GROWTH = 3
+"""A file is never rotated before it is this many times as large as the snapshot that it begins with."""
 
 
 class JournalWriter:
-    """The one writer of one session's journal."""
+    """The one writer of one session's journal. `on_trouble` hears of a rotation that could not be made."""
 
-    def __init__(self, journal: Journal, *, is_synced: bool) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        is_synced: bool,
+        file_bytes: int = 16 * 1024 * 1024,
+        failpoints: Failpoints | None = None,
+    ) -> None:
         self._journal = journal
         self._is_synced = is_synced
+        self._file_bytes = file_bytes
+        self._bound_bytes = file_bytes
+        self._failpoints = failpoints or Failpoints()
+        self.on_trouble: Callable[[StorageError], None] = lambda error: None
+        self._past = Past()
+        """What all entries amount to, for those who go on from them."""
+        entries, journal.entries = journal.entries, []
+        for entry in entries:
+            self._past.take(entry)
         self._syncing: asyncio.Task[None] | None = None
-        self._appended = 0
-        self._durable = 0
+        self._compressing: set[asyncio.Task[None]] = set()
+        self._appended = journal.next_index
+        self._durable = journal.next_index
         self._fsyncs = 0
         self._fsync_ns = 0
         self.redact: Callable[[JournalEntry], JournalEntry] = lambda entry: entry
@@ -38,14 +66,18 @@ class JournalWriter:
 
         Raises: StorageError if it cannot be read; RefusedError if another process still writes to it.
         """
-        path = Path(birth.session_dir) / "journal"
+        path = Path(birth.session_dir) / NAME
         journal = Journal.open(path, session_key=session_key(birth.session), create=True)
-        return cls(journal, is_synced=birth.journal_sync == "always")
+        return cls(
+            journal,
+            is_synced=birth.journal_sync == "always",
+            file_bytes=birth.journal_file_bytes,
+            failpoints=Failpoints.of(birth),
+        )
 
-    def take_entries(self) -> list[JournalEntry]:
-        """What was there when it was opened. A second call gives nothing: they are not kept."""
-        entries, self._journal.entries = self._journal.entries, []
-        return entries
+    def restored(self) -> Restored:
+        """What the entries so far amount to."""
+        return self._past.restored()
 
     @property
     def recovery(self) -> str:
@@ -54,7 +86,15 @@ class JournalWriter:
 
     def note(self, entry: JournalEntry) -> None:
         """Appends an entry that nothing depends on yet. Raises StorageError."""
-        self._journal.append(self.redact(entry))
+        entry = self.redact(entry)
+        number = self._appended
+        self._failpoints.reached("before", number)
+        self._journal.append(entry)
+        if self._failpoints.is_set("torn", number):
+            self._journal.tear()
+            self._failpoints.reached("torn", number)
+        self._failpoints.reached("written", number)
+        self._past.take(entry)
         self._appended += 1
 
     async def put(self, entries: Sequence[JournalEntry]) -> None:
@@ -66,11 +106,15 @@ class JournalWriter:
             if self._syncing is None:
                 self._syncing = asyncio.get_running_loop().create_task(self._sync())
             await asyncio.shield(self._syncing)
+        if self._journal.size_bytes > self._bound_bytes and self._syncing is None:
+            self._rotate()
 
     async def _sync(self) -> None:
         covered = self._appended
         try:
             took_ns = await asyncio.to_thread(self._timed_sync)
+            for number in range(self._durable, covered):
+                self._failpoints.reached("synced", number)
             self._durable = covered
             self._fsyncs += 1
             self._fsync_ns += took_ns
@@ -86,8 +130,36 @@ class JournalWriter:
         """How often the journal was forced to disk, and how long that took together, in nanoseconds."""
         return self._fsyncs, self._fsync_ns
 
+    # ------------------------------------------------------------ rotation
+
+    def _rotate(self) -> None:
+        """Goes on in the next file. Blocks the loop while a snapshot is written, which is rare."""
+        number = self._journal.number
+        try:
+            full = self._journal.rotate(
+                self._past.snapshot(), at=lambda point: self._failpoints.reached(point, number)
+            )
+        except StorageError as error:
+            # There is no room, or the conversation is too large for one entry: the file goes on growing.
+            self._bound_bytes = 2 * self._journal.size_bytes
+            self.on_trouble(error)
+            return
+        self._durable = self._appended
+        self._bound_bytes = max(self._file_bytes, GROWTH * self._journal.size_bytes)
+        task = asyncio.get_running_loop().create_task(self._compress(full, number))
+        self._compressing.add(task)
+        task.add_done_callback(self._compressing.discard)
+
+    async def _compress(self, full: Path, number: int) -> None:
+        try:
+            await asyncio.to_thread(compress_file, full)
+        except StorageError as error:
+            self.on_trouble(error)
+        self._failpoints.reached("compressed", number)
+
     async def close(self) -> None:
-        """Waits for a sync that is under way, then closes."""
-        if self._syncing is not None:
-            await asyncio.wait({self._syncing})
+        """Waits for what is under way, then closes."""
+        tasks = {*self._compressing, *([self._syncing] if self._syncing is not None else [])}
+        if tasks:
+            await asyncio.wait(tasks)
         self._journal.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ottod.core.resume import Restored, restore
+from ottod.core.resume import Restored
 from ottod.errors import RefusedError, StorageError
 from ottod.protocol.events import LogWarning
 from ottod.protocol.worker import Birth
@@ -28,9 +28,10 @@ async def open_past(birth: Birth, link: Link) -> tuple[JournalWriter, Restored]:
         raise StorageError(error.message, code=error.code, mend=error.mend) from error
     link.read_fsyncs = journal.read_fsyncs
     journal.redact = link.redacted
+    journal.on_trouble = lambda error: link.emit(LogWarning(message=error.message, code=error.code))
     if journal.recovery:
         link.emit(LogWarning(message=journal.recovery, code="journal_repaired"))
-    restored = restore(journal.take_entries())
+    restored = journal.restored()
     if birth.incarnation > 1 and not restored.has_begun:
         text = "the session has no journal: its earlier process was lost before it began, or somebody removed it"
         link.emit(LogWarning(message=text, code="journal_missing"))

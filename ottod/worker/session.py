@@ -36,7 +36,11 @@ from ottod.protocol.worker import (
     CommandBody,
     DeliverInput,
     Exiting,
+    ForgetTurns,
+    InterruptTurn,
+    NoteCheckpoint,
     ResolveApproval,
+    SetPause,
     StopTurn,
 )
 from ottod.worker.approvals import Approvals
@@ -49,6 +53,7 @@ from ottod.worker.past import open_past
 from ottod.worker.permits import Permits
 from ottod.worker.priority import step_back
 from ottod.worker.state import AnnouncedState
+from ottod.worker.steering import Steering
 from ottod.worker.text import cut
 from ottod.worker.turns import TurnDriver
 
@@ -70,6 +75,7 @@ class SessionRunner:
         self._approvals = Approvals(birth, link, on_wait=self._calls_changed)
         self._permits = Permits(link, incarnation=birth.incarnation)
         self._state = AnnouncedState(link)
+        self._steering = Steering(link, self._inbox, self._state, equip=self._equip, on_change=self._work_changed)
         self._stop: Cause | None = None
         self._is_suspended = False
         """The incarnation ends, the session does not: another one is to go on with the turn."""
@@ -122,7 +128,8 @@ class SessionRunner:
             return self._exit(closed)
         await self._take_over(journal)
         if self._stop is None:
-            self._state.happened("worker_ready", is_passing=self._is_busy)
+            self._state.happened("worker_ready", is_passing=self._is_busy or self._steering.is_paused)
+            self._steering.announce()
         # All of this was prepared while root looked at the hello; no effect begins before its welcome.
         await self._welcomed_or_stopped()
         try:
@@ -155,6 +162,7 @@ class SessionRunner:
         )
         journal.note(opened)
         self._approvals.begin(restored, journal)
+        self._steering.begin(restored, journal)
         self._inbox.restore(restored.inbox, newest_number=restored.newest_number)
         if task:
             self._inbox.add_task(task)
@@ -194,10 +202,12 @@ class SessionRunner:
                 children=self._children,
                 approvals=self._approvals,
                 permits=self._permits,
+                inbox=self._inbox,
                 restored=restored,
                 on_step=self._calls_changed,
             )
             self._equipment.watch_launcher(self._launcher_lost)
+            self._steering.equipped(self._equipment.driver)
         return self._equipment.driver
 
     def _launcher_lost(self) -> None:
@@ -215,9 +225,10 @@ class SessionRunner:
                 await self._wake.wait()
             elif self._has_no_budget:
                 return self._final_cause()
-            elif self._is_busy:
+            elif self._is_busy and (not self._steering.is_paused or self._open_turn is not None):
+                # An open turn is taken up also while paused: it holds back what it would begin.
                 await self._take_turn()
-            elif self._birth.mode == "oneshot" and self._ended is not None and not self._awaits_children:
+            elif self._birth.mode == "oneshot" and self._is_done and not self._awaits_children:
                 return self._final_cause()
             else:
                 if self._awaits_children and self._state.current == "idle":
@@ -230,6 +241,11 @@ class SessionRunner:
         """Whether the last turn ended because a budget is used up: there will be no other."""
         failure = self._ended.failure if self._ended is not None else None
         return failure is not None and failure.code == "budget"
+
+    @property
+    def _is_done(self) -> bool:
+        """Whether the task has been worked at to an end. One that was interrupted waits for what it is told."""
+        return self._ended is not None and not self._ended.is_interrupt
 
     @property
     def _awaits_children(self) -> bool:
@@ -261,6 +277,12 @@ class SessionRunner:
         self._last_text = ended.text or self._last_text
         if self._stop is None:
             self._state.happened("turn_ended", is_passing=self._is_busy or self._awaits_children)
+
+    def _work_changed(self) -> None:
+        """What was held back may begin."""
+        self._wake.set()
+        if self._steering.driver is not None and self._steering.driver.is_driving:
+            self._calls_changed()
 
     def _calls_changed(self) -> None:
         """Shows a turn that does nothing but wait, for leave or for children, as what it is."""
@@ -320,8 +342,6 @@ class SessionRunner:
         """Obeys one command of root; None means done."""
         try:
             match body:
-                case DeliverInput():
-                    return await self._deliver(body)
                 case StopTurn():
                     self._obey_stop(body)
                     return None
@@ -330,27 +350,44 @@ class SessionRunner:
                     if not self._is_over:
                         await self._children.heard(body)
                     return None
-                case ResolveApproval():
-                    return await self._answer_approval(body)
                 case _:
-                    assert_never(body)
+                    return await self._obey(body)
         except StorageError as error:
             # Nothing can be noted any more, so nothing may go on.
             self._end(Cause(kind="failed", message=error.message, code=error.code))
             return error.failure()
 
-    async def _deliver(self, message: DeliverInput) -> Failure | None:
+    async def _obey(
+        self,
+        order: DeliverInput | ResolveApproval | InterruptTurn | SetPause | NoteCheckpoint | ForgetTurns,
+    ) -> Failure | None:
+        """What only a session that goes on can obey."""
         await self._is_open.wait()
         if self._stop is not None or self._is_over:
             return Failure(code="session_ended", message="the session is ending and hears nothing more")
-        assert self._journal is not None
-        return await self._inbox.accept(message.text, message.sender, self._journal)
+        match order:
+            case DeliverInput():
+                return await self._steering.deliver(order)
+            case ResolveApproval():
+                return await self._approvals.answer(order)
+            case InterruptTurn():
+                return await self._steering.interrupt(order)
+            case SetPause():
+                return await self._steering.set_pause(order)
+            case NoteCheckpoint():
+                return await self._steering.checkpoint(order)
+            case ForgetTurns():
+                return await self._forget(order)
+            case _:
+                assert_never(order)
 
-    async def _answer_approval(self, order: ResolveApproval) -> Failure | None:
-        await self._is_open.wait()
-        if self._stop is not None or self._is_over:
-            return Failure(code="session_ended", message="the session is ending and hears nothing more")
-        return await self._approvals.answer(order)
+    async def _forget(self, order: ForgetTurns) -> Failure | None:
+        if self._open_turn is not None:
+            return Failure(code="turn_open", message="a turn is open", mend="wait for its end")
+        failure = await self._steering.forget(order)
+        if failure is None:
+            self._ended = None
+        return failure
 
     def _obey_stop(self, order: StopTurn) -> None:
         is_for_good = order.cause != "daemon_stop" and not order.for_restart

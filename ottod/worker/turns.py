@@ -17,7 +17,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from ottod.core.resume import UNKNOWN, OpenTurn, unknown_result
+from ottod.core.resume import UNKNOWN, OpenTurn, Waiting, unknown_result
 from ottod.core.turn import BudgetReached as TurnBudgetReached
 from ottod.core.turn import (
     CallModel,
@@ -28,11 +28,18 @@ from ottod.core.turn import (
     InputReceived,
     ModelFailed,
     ModelResponded,
+    NoteSteers,
+    PauseRequested,
     RunTool,
+    Steer,
+    SteerReceived,
     ToolResolved,
     TurnAction,
     TurnEvent,
     TurnMachine,
+    TurnMark,
+    TurnsForgotten,
+    UnpauseRequested,
     calls_of,
 )
 from ottod.errors import Failure, OttoError, ProviderError, StorageError
@@ -51,6 +58,7 @@ from ottod.protocol.model import ModelResponse, Text, Thinking, ToolCall
 from ottod.protocol.worker import BudgetRefusal, Permit
 from ottod.worker import last_call
 from ottod.worker.approvals import Approvals
+from ottod.worker.inbox import Inbox
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
 from ottod.worker.model_call import Answer, ModelCaller
@@ -73,6 +81,7 @@ class TurnDriver:
         models: ModelCaller,
         tools: ToolRunner,
         approvals: Approvals,
+        inbox: Inbox,
         journal: JournalWriter,
         link: Link,
         on_step: Callable[[], None],
@@ -84,6 +93,7 @@ class TurnDriver:
         self._models = models
         self._tools = tools
         self._approvals = approvals
+        self._inbox = inbox
         self._journal = journal
         self._link = link
         self._on_step = on_step
@@ -97,11 +107,26 @@ class TurnDriver:
         self._repeated_step = 0
         self._asking = 0
         """1 while a question about a budget waits for its answer."""
+        self._over = asyncio.Event()
+        """No turn runs."""
+        self._over.set()
+        self._unpaused = asyncio.Event()
+        self._unpaused.set()
 
     @property
     def turns(self) -> int:
         """How many turns have begun."""
         return self._machine.turn
+
+    @property
+    def is_driving(self) -> bool:
+        """Whether a turn runs."""
+        return not self._over.is_set()
+
+    @property
+    def marks(self) -> tuple[TurnMark, ...]:
+        """The turns that the conversation consists of."""
+        return self._machine.marks
 
     @property
     def running_calls(self) -> int:
@@ -111,6 +136,33 @@ class TurnDriver:
     def cancel(self, reason: str) -> None:
         """Asks the turn that is running to end; without one nothing happens."""
         self._events.put_nowait(CancelRequested(reason=reason))
+
+    async def interrupt(self, reason: str) -> None:
+        """Cancels the turn that runs, for the session to stay; returns when it is over."""
+        self._events.put_nowait(CancelRequested(reason=reason, is_interrupt=True))
+        await self._over.wait()
+
+    def steer(self, message: Waiting) -> None:
+        """A waiting message is to join the turn that runs; without one it goes on waiting."""
+        if self.is_driving:
+            self._events.put_nowait(SteerReceived(steer=_steer(message)))
+
+    def pause(self) -> None:
+        """From now on no call begins; those that have begun go on."""
+        self._unpaused.clear()
+        assert not self._machine.step(PauseRequested())
+
+    def unpause(self) -> None:
+        """What was held back begins."""
+        self._unpaused.set()
+        if self.is_driving:
+            self._events.put_nowait(UnpauseRequested())
+        else:
+            self._machine.step(UnpauseRequested())
+
+    def forget(self, turns: int) -> None:
+        """The last turns leave the conversation. No turn runs, and there are as many."""
+        self._machine.step(TurnsForgotten(turns=turns))
 
     def suspend(self) -> None:
         """Leaves the turn as it is, for another incarnation to go on with. No other turn begins here."""
@@ -141,6 +193,9 @@ class TurnDriver:
         return await self._drive(replace(event, results=results))
 
     def _begin(self) -> None:
+        self._over.clear()
+        # The order to go on may have come too late for the turn before.
+        self._machine.step(UnpauseRequested() if self._unpaused.is_set() else PauseRequested())
         self._repeated_step = 0
         self._started_ns = time.monotonic_ns()
         while not self._events.empty():
@@ -157,7 +212,7 @@ class TurnDriver:
                     await self._close(ended)
                     return ended
                 self._on_step()
-                happened = await self._events.get()
+                happened = await self._next_event()
                 if self._broken is not None:
                     raise self._broken
                 if happened is None:
@@ -166,6 +221,14 @@ class TurnDriver:
             return None
         finally:
             await self._leave_nothing()
+            self._over.set()
+
+    async def _next_event(self) -> TurnEvent | None:
+        while True:
+            event = await self._events.get()
+            # A turn before this one may have begun with the message, or another way have taken it.
+            if not isinstance(event, SteerReceived) or self._inbox.holds(event.steer.number):
+                return event
 
     # ------------------------------------------------------------ actions
 
@@ -179,6 +242,8 @@ class TurnDriver:
         ended: EndTurn | None = None
         for action in actions:
             match action:
+                case NoteSteers():
+                    self._join(action)
                 case CallModel():
                     self._model_task = asyncio.create_task(self._call_model(action))
                 case RunTool():
@@ -193,6 +258,17 @@ class TurnDriver:
                 case EndTurn():
                     ended = action
         return ended
+
+    def _join(self, action: NoteSteers) -> None:
+        """Nothing depends on the note before the model call that follows, whose own entry is synced."""
+        for steer in action.steers:
+            entry = j.UserSteered(
+                turn=action.turn, step=action.step, number=steer.number, text=steer.text, sender=steer.sender
+            )
+            self._journal.note(entry)
+            self._inbox.take_out(steer.number)
+            item = f"{action.turn}.m{steer.number}"
+            self._link.emit(ItemCompleted(item=item, kind="user_message", text=cut(steer.text)[0]))
 
     def _is_guarded(self, call: ToolCall) -> bool:
         """Whether a rule stands before the call. One that cannot be run fails by itself, and nobody is asked."""
@@ -351,6 +427,7 @@ class TurnDriver:
             refusal = await self._approvals.leave(call, turn=action.turn, step=action.step)
             if refusal is not None:
                 return failed(call, refusal)
+            await self._unpaused.wait()
             if not action.is_repeat:
                 await self._journal.put([self._intent(action)])
         return await self._tools.run(call, turn=action.turn, step=action.step, key=self._idempotency_key(action))
@@ -377,7 +454,10 @@ class TurnDriver:
     # ------------------------------------------------------------ ending
 
     async def _close(self, ended: EndTurn) -> None:
-        self._journal.note(j.TurnEnded(turn=ended.turn, outcome=ended.outcome, failure=ended.failure))
+        entry = j.TurnEnded(
+            turn=ended.turn, outcome=ended.outcome, failure=ended.failure, interrupted=ended.is_interrupt
+        )
+        self._journal.note(entry)
         duration_ms = (time.monotonic_ns() - self._started_ns) // 1_000_000
         match ended.outcome:
             case "completed":
@@ -389,7 +469,14 @@ class TurnDriver:
                 assert ended.failure is not None
                 self._link.emit(TurnFailed(turn=ended.turn, failure=ended.failure, duration_ms=duration_ms))
             case "cancelled":
-                self._link.emit(TurnCancelled(turn=ended.turn, reason=ended.reason, duration_ms=duration_ms))
+                self._link.emit(
+                    TurnCancelled(
+                        turn=ended.turn,
+                        reason=ended.reason,
+                        duration_ms=duration_ms,
+                        interrupted=ended.is_interrupt,
+                    )
+                )
         await self._journal.put(())
 
     async def _leave_nothing(self) -> None:
@@ -405,3 +492,7 @@ class TurnDriver:
         self._model_task = None
         self._tool_tasks.clear()
         self._cancels.clear()
+
+
+def _steer(message: Waiting) -> Steer:
+    return Steer(number=message.number, text=message.text, sender=message.sender)

@@ -17,17 +17,33 @@ from ottod.core.turn import (
     InputReceived,
     ModelFailed,
     ModelResponded,
+    NoteSteers,
     OutOfTurn,
+    PauseRequested,
     RunTool,
+    Steer,
+    SteerReceived,
     ToolResolved,
     TurnAction,
     TurnEvent,
     TurnMachine,
+    TurnMark,
     TurnResumed,
+    TurnsForgotten,
+    UnpauseRequested,
     is_valid_conversation,
 )
 from ottod.errors import Failure
-from ottod.protocol.model import Block, ModelResponse, StopReason, Text, ToolCall, ToolResult, ToolResults
+from ottod.protocol.model import (
+    Block,
+    ModelResponse,
+    StopReason,
+    Text,
+    ToolCall,
+    ToolResult,
+    ToolResults,
+    UserMessage,
+)
 from ottod.protocol.usage import Usage
 
 
@@ -221,13 +237,144 @@ def test_a_resumed_turn_keeps_its_limits() -> None:
     assert (over.failure.code, over.text) == ("max_steps", "so far")
 
 
+def steer(number: int) -> SteerReceived:
+    return SteerReceived(steer=Steer(number=number, text=f"s{number}"))
+
+
+def test_a_steer_joins_behind_the_results() -> None:
+    """What is said while tools run is heard before the next model call, in the order in which it was said."""
+    m = machine()
+    m.step(InputReceived(text="go"))
+    m.step(said(call("a"), call("b"), stop="tool_calls"))
+    assert m.step(steer(1)) == [] and m.step(resolved("a")) == [] and m.step(steer(2)) == []
+    note, again = m.step(resolved("b"))
+    assert isinstance(note, NoteSteers) and [s.number for s in note.steers] == [1, 2] and note.step == 2
+    assert isinstance(again, CallModel) and again.messages[-2:] == (UserMessage(text="s1"), UserMessage(text="s2"))
+    assert isinstance(again.messages[-3], ToolResults) and is_valid_conversation(again.messages)
+    (ended,) = m.step(said(Text(text="done")))
+    assert isinstance(ended, EndTurn)
+
+
+def test_a_steer_keeps_the_turn_from_ending() -> None:
+    """Said while the model gives its last word, it is answered in the same turn."""
+    m = machine()
+    m.step(InputReceived(text="go"))
+    m.step(steer(1))
+    note, again = m.step(said(Text(text="done")))
+    assert isinstance(note, NoteSteers) and isinstance(again, CallModel) and again.step == 2
+
+
+@pytest.mark.parametrize("stop", ["refusal", "max_tokens"])
+def test_a_steer_waits_when_the_turn_cannot_go_on(stop: StopReason) -> None:
+    """A turn that fails, or has no step left, does not hear it, and nothing says that it did."""
+    m = machine()
+    m.step(InputReceived(text="go"))
+    m.step(steer(1))
+    (ended,) = m.step(said(Text(text="x"), stop=stop))
+    assert isinstance(ended, EndTurn) and ended.outcome == "failed"
+    m = machine(max_steps=1)
+    m.step(InputReceived(text="go"))
+    m.step(steer(1))
+    (ended,) = m.step(said(Text(text="done")))
+    assert isinstance(ended, EndTurn) and ended.outcome == "completed"
+    (again,) = m.step(InputReceived(text="s1"))
+    assert isinstance(again, CallModel)
+
+
+def test_a_steer_without_a_turn_changes_nothing() -> None:
+    """The message waits where it is kept, and the next turn begins with it."""
+    m = machine()
+    assert m.step(steer(1)) == [] and m.messages == ()
+    (first,) = m.step(InputReceived(text="s1"))
+    assert isinstance(first, CallModel) and first.messages == (UserMessage(text="s1"),)
+
+
+def test_an_interrupt_keeps_finished_results() -> None:
+    """The turn ends as cancelled, with what the tools had given, and says that the session is to stay."""
+    m = machine()
+    m.step(InputReceived(text="go"))
+    m.step(said(call("a"), call("b"), stop="tool_calls"))
+    m.step(resolved("a"))
+    assert m.step(CancelRequested(reason="no", is_interrupt=True)) == [CancelTool(call="b")]
+    (ended,) = m.step(ToolResolved(result=ToolResult(call="b", tool="t", text="cancelled", is_error=True)))
+    assert isinstance(ended, EndTurn) and ended.outcome == "cancelled" and ended.is_interrupt
+    last = m.messages[-1]
+    assert isinstance(last, ToolResults) and [r.text for r in last.results] == ["a", "cancelled"]
+    (again,) = m.step(InputReceived(text="other"))
+    assert isinstance(again, CallModel) and is_valid_conversation(again.messages)
+
+
+def test_a_paused_turn_begins_nothing_and_finishes_what_runs() -> None:
+    """Waiting calls wait, the model is not called, and all of it happens once the pause is over."""
+    m = machine(max_parallel=1)
+    m.step(InputReceived(text="go"))
+    m.step(said(call("a"), call("b"), stop="tool_calls"))
+    assert m.step(PauseRequested()) == m.step(PauseRequested()) == []
+    assert m.step(resolved("a")) == [] and m.phase == "tools"
+    (run,) = m.step(UnpauseRequested())
+    assert isinstance(run, RunTool) and run.call.call == "b"
+    m.step(PauseRequested())
+    assert m.step(resolved("b")) == [] and m.phase == "held"
+    assert m.step(steer(1)) == []
+    _, again = m.step(UnpauseRequested())
+    assert isinstance(again, CallModel) and m.step(UnpauseRequested()) == []
+    m.step(PauseRequested())
+    (ended,) = m.step(said(Text(text="done")))
+    assert isinstance(ended, EndTurn), "what needs no call is not held back"
+
+
+@pytest.mark.parametrize("phase", ["tools", "held"])
+def test_a_paused_turn_can_be_cancelled(phase: str) -> None:
+    """Held calls get their results, and the turn ends, still paused."""
+    m = machine(max_parallel=1)
+    m.step(InputReceived(text="go"))
+    m.step(said(call("a"), *([call("b")] if phase == "tools" else []), stop="tool_calls"))
+    m.step(PauseRequested())
+    m.step(resolved("a"))
+    assert m.phase == phase
+    (ended,) = m.step(CancelRequested(is_interrupt=True))
+    assert isinstance(ended, EndTurn) and m.is_paused and is_valid_conversation(m.messages)
+
+
+def test_a_turn_is_resumed_paused() -> None:
+    """A machine that is paused when it takes a turn up begins nothing of it, also not what had begun before."""
+    m = machine()
+    m.step(PauseRequested())
+    response = said(call("a"), stop="tool_calls").response
+    assert m.step(TurnResumed(turn=1, step=1, response=response, begun=frozenset({"a"}))) == []
+    assert m.step(UnpauseRequested()) == [RunTool(turn=1, step=1, call=call("a"), is_repeat=True)]
+
+
+def test_turns_are_forgotten_from_the_end() -> None:
+    """The conversation is what it was before them; the next turn counts on."""
+    m = machine()
+    for text in ("one", "two", "three"):
+        m.step(InputReceived(text=text))
+        m.step(said(Text(text=text)))
+    assert [mark.turn for mark in m.marks] == [1, 2, 3]
+    for turns in (0, 4):
+        with pytest.raises(OutOfTurn):
+            m.step(TurnsForgotten(turns=turns))
+    assert m.step(TurnsForgotten(turns=2)) == []
+    assert len(m.messages) == 2 and m.marks == (TurnMark(turn=1, at=0),)
+    (again,) = m.step(InputReceived(text="four"))
+    assert isinstance(again, CallModel) and again.turn == 4 and len(again.messages) == 3
+    with pytest.raises(OutOfTurn):
+        m.step(TurnsForgotten(turns=1))
+
+
 class TurnsUnderFire(RuleBasedStateMachine):
-    """Random models, tools and cancellations against the machine's promises."""
+    """Random models, tools, users and cancellations against the machine's promises."""
 
     def __init__(self) -> None:
         super().__init__()
         self.m = TurnMachine(max_steps=5, max_parallel=2)
         self.model_out = False
+        self.is_paused = False
+        self.steers: list[int] = []
+        """Said to this turn and not heard yet."""
+        self.steered = 0
+        self.began: list[int] = []
         self.running: list[str] = []
         self.started: list[str] = []
         self.count = 0
@@ -237,11 +384,16 @@ class TurnsUnderFire(RuleBasedStateMachine):
     def obey(self, actions: list[TurnAction]) -> None:
         for action in actions:
             match action:
+                case NoteSteers():
+                    assert [s.number for s in action.steers] == self.steers and self.steers
+                    self.steers = []
                 case CallModel():
-                    assert not self.model_out and not self.running
+                    assert not self.model_out and not self.running and not self.is_paused
+                    assert not self.steers, "whoever spoke was not heard at the first chance"
                     assert is_valid_conversation(action.messages)
                     self.model_out = True
                 case RunTool():
+                    assert not self.is_paused
                     assert action.call.call not in self.started
                     self.started.append(action.call.call)
                     self.running.append(action.call.call)
@@ -254,12 +406,14 @@ class TurnsUnderFire(RuleBasedStateMachine):
                 case EndTurn():
                     self.model_out = False
                     self.ends += 1
+                    self.steers = []
                     assert not self.running
 
     @precondition(lambda self: self.m.phase == "idle")
     @rule()
     def begin(self) -> None:
         self.turns += 1
+        self.began.append(len(self.m.messages))
         self.obey(self.m.step(InputReceived(text="go")))
 
     @precondition(lambda self: self.model_out)
@@ -284,9 +438,35 @@ class TurnsUnderFire(RuleBasedStateMachine):
         self.running.remove(name)
         self.obey(self.m.step(resolved(name)))
 
+    @rule(is_interrupt=st.booleans())
+    def cancel(self, is_interrupt: bool) -> None:
+        self.obey(self.m.step(CancelRequested(reason="stop", is_interrupt=is_interrupt)))
+
     @rule()
-    def cancel(self) -> None:
-        self.obey(self.m.step(CancelRequested(reason="stop")))
+    def speak(self) -> None:
+        self.steered += 1
+        if self.m.phase != "idle":
+            self.steers.append(self.steered)
+        self.obey(self.m.step(steer(self.steered)))
+
+    @rule()
+    def pause(self) -> None:
+        self.is_paused = True
+        self.obey(self.m.step(PauseRequested()))
+
+    @rule()
+    def unpause(self) -> None:
+        self.is_paused = False
+        self.obey(self.m.step(UnpauseRequested()))
+
+    @precondition(lambda self: self.m.phase == "idle" and self.began)
+    @rule(data=st.data())
+    def forget(self, data: st.DataObject) -> None:
+        turns = data.draw(st.integers(1, len(self.began)))
+        at = self.began[-turns]
+        del self.began[-turns:]
+        self.obey(self.m.step(TurnsForgotten(turns=turns)))
+        assert len(self.m.messages) == at
 
     @invariant()
     def idle_means_valid_and_ended(self) -> None:
@@ -295,7 +475,8 @@ class TurnsUnderFire(RuleBasedStateMachine):
             assert self.ends == self.turns
         else:
             assert self.ends == self.turns - 1
-            assert self.model_out or self.running
+            assert self.model_out or self.running or self.is_paused
+        assert [mark.at for mark in self.m.marks] == self.began
 
 
 TestTurnsUnderFire = TurnsUnderFire.TestCase

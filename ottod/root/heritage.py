@@ -1,0 +1,24 @@
+"""What a session begins with that goes on from another one's past."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from ottod.protocol.journal import Snapshot
+from ottod.root.plan import SessionPlan
+from ottod.storage.journal import begin_journal
+from ottod.storage.journal_files import NAME
+
+
+class Heritage(msgspec.Struct, frozen=True, kw_only=True):
+    """The plan and the past of session `origin`."""
+
+    origin: str
+    plan: SessionPlan
+    snapshot: Snapshot
+
+    def write(self, directory: Path, session_key: int) -> None:
+        """The first entry of the new session's journal. Blocks. Raises StorageError."""
+        begin_journal(directory / NAME, self.snapshot, session_key=session_key)

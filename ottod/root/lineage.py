@@ -1,0 +1,162 @@
+"""Sessions that go on from the past of others: resumed when they have ended, forked at any turn; and that past, read.
+
+A session ends once. What goes on with an ended one is another session: it has its plan, its conversation and its open
+turn, counts its turns on, and says where it came from. Files are as they are found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+
+from ottod.core.resume import heir
+from ottod.errors import RefusedError
+from ottod.protocol import journal as j
+from ottod.protocol.codec import MAX_MESSAGE_BYTES
+from ottod.protocol.requests import ForkSession, ReadJournal, ResumeSession, StartSession
+from ottod.protocol.results import JournalPage, SessionStartedResult
+from ottod.root.context import RootContext
+from ottod.root.heritage import Heritage
+from ottod.root.plan import SessionPlan, plan_decoder
+from ottod.root.session_table import Session
+from ottod.storage.journal_history import read_history
+
+Start = Callable[[StartSession, Heritage], Awaitable[SessionStartedResult]]
+"""Starts a session, once for each key."""
+
+PAGE_BYTES = MAX_MESSAGE_BYTES // 2
+"""The most of a journal in one answer."""
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class Lineage:
+    """Of this root. `start` starts a session from a heritage, `say` tells a live one something."""
+
+    def __init__(
+        self,
+        context: RootContext,
+        *,
+        start: Start,
+        unpark: Callable[[Session], Awaitable[None]],
+        unpause: Callable[[Session], Awaitable[None]],
+        say: Callable[[Session, str], Awaitable[None]],
+    ) -> None:
+        self._c = context
+        self._start = start
+        self._unpark = unpark
+        self._unpause = unpause
+        self._say = say
+
+    async def resume(self, session: Session, body: ResumeSession) -> SessionStartedResult:
+        """Goes on with a session that does nothing. Raises RefusedError if it works, or there is nothing to do."""
+        if session.has_ended:
+            return await self._resume_ended(session, body)
+        if session.info.state == "parked":
+            await self._unpark(session)
+        elif session.info.state == "paused":
+            await self._unpause(session)
+        elif not (session.info.state == "idle" and body.task):
+            raise RefusedError(
+                f"{session.id} has not ended: it is {session.info.state}",
+                code="session_live",
+                mend=f"say something to it: ottoctl send {session.id} TEXT",
+            )
+        if body.task:
+            await self._say(session, body.task)
+        return SessionStartedResult(session=session.id, from_offset=session.info.first_offset, existing=True)
+
+    async def _resume_ended(self, session: Session, body: ResumeSession) -> SessionStartedResult:
+        plan = await self._plan(session)
+        snapshot = await self._c.in_thread(self._inherit_all, session.id, body.task)
+        mode = body.mode or session.info.mode
+        if not (body.task or snapshot.is_open or snapshot.inbox or mode == "conversation"):
+            cause = session.info.cause
+            raise RefusedError(
+                f"{session.id} left no turn open: it ended as {cause.kind if cause is not None else 'ended'}",
+                code="nothing_to_resume",
+                mend=f'say what to do next: ottoctl resume {session.id} "…"',
+            )
+        request = self._request(session, body.task, mode, body.key, title="")
+        return await self._start(request, Heritage(origin=session.id, plan=plan, snapshot=snapshot))
+
+    async def fork(self, session: Session, body: ForkSession) -> SessionStartedResult:
+        """A new session beside the old one, whether that lives or not. Raises RefusedError, StorageError."""
+        plan = await self._plan(session)
+        snapshot = await self._c.in_thread(self._inherit_at, session.id, body.turn, body.checkpoint)
+        mode = body.mode or (session.info.mode if body.task else "conversation")
+        request = self._request(session, body.task, mode, body.key, title=body.title)
+        return await self._start(request, Heritage(origin=session.id, plan=plan, snapshot=snapshot))
+
+    @staticmethod
+    def _request(session: Session, task: str, mode: str, key: str, *, title: str) -> StartSession:
+        info = session.info
+        return StartSession(
+            agent=info.agent,
+            task=task,
+            cwd=info.cwd,
+            title=title or info.title,
+            mode="conversation" if mode == "conversation" else "oneshot",
+            run_mode="headless" if info.run_mode == "headless" else "interactive",
+            key=key,
+        )
+
+    async def _plan(self, session: Session) -> SessionPlan:
+        if session.plan is not None:
+            return session.plan
+        packed = await self._c.database.plan(session.id)
+        try:
+            return plan_decoder.decode(packed)
+        except msgspec.DecodeError as error:
+            raise RefusedError(
+                f"what {session.id} was made from is not known any more",
+                code="no_plan",
+                mend="start a new session",
+            ) from error
+
+    # ------------------------------------------------------------ on threads
+
+    def _directory(self, session_id: str) -> Path:
+        return self._c.sessions_dir / session_id
+
+    def _inherit_all(self, session_id: str, task: str) -> j.Snapshot:
+        """All of a session's past, with the turn that is open unless there is something else to do."""
+        entries = read_history(self._directory(session_id)).entries
+        return heir(entries, origin=session_id, goes_on=not task)
+
+    def _inherit_at(self, session_id: str, turn: int | None, checkpoint: str) -> j.Snapshot:
+        entries = read_history(self._directory(session_id)).entries
+        if turn is None and not checkpoint:
+            turn = max((e.turn for e in entries if isinstance(e, j.TurnEnded)), default=0)
+        return heir(entries, origin=session_id, turn=turn, checkpoint=checkpoint)
+
+    # ------------------------------------------------------------ reading
+
+    async def journal(self, session: Session, body: ReadJournal) -> JournalPage:
+        """A page of its journal. Raises StorageError if that cannot be read."""
+        return await self._c.in_thread(self._page, session.id, body)
+
+    def _page(self, session_id: str, body: ReadJournal) -> JournalPage:
+        history = read_history(self._directory(session_id))
+        room = min(body.max_bytes, PAGE_BYTES)
+        packed: list[bytes] = []
+        number, at = body.first, body.at
+        while room > 0 and number < len(history.entries):
+            whole = _encoder.encode(history.entries[number])
+            piece = whole[at : at + room]
+            packed.append(piece)
+            room -= len(piece)
+            at += len(piece)
+            if at >= len(whole):
+                number, at = number + 1, 0
+        return JournalPage(
+            session=session_id,
+            first=body.first,
+            at=body.at,
+            entries=tuple(packed),
+            next=number if number < len(history.entries) else None,
+            next_at=at,
+            incomplete=history.incomplete,
+        )

@@ -1,0 +1,44 @@
+"""Named points at which a worker dies on purpose, for tests. Outside of them none is ever set.
+
+The daemon's own environment must say `OTTO_FAILPOINTS=1`. Then a session's variable `OTTO_FAILPOINT` may name places,
+`INCARNATION:POINT:NUMBER` with commas between them: the incarnation kills itself with SIGKILL where that comes true
+of the journal's record NUMBER, or of its rotation NUMBER.
+
+    before    the record has not been written
+    torn      half of it is in the file
+    written   it is in the file, and nothing else has followed from it
+    synced    it is on disk, and nothing that waits for that has happened
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from ottod.protocol.worker import Birth
+
+SWITCH = "OTTO_FAILPOINTS"
+VARIABLE = "OTTO_FAILPOINT"
+
+
+class Failpoints:
+    """Those of one incarnation."""
+
+    def __init__(self, places: frozenset[tuple[str, int]] = frozenset()) -> None:
+        self._places = places
+
+    @classmethod
+    def of(cls, birth: Birth) -> Failpoints:
+        """What the session's environment asks for, if the daemon's allows it."""
+        if os.environ.get(SWITCH) != "1":
+            return cls()
+        places = (place.split(":") for place in birth.env.get(VARIABLE, "").split(",") if place)
+        return cls(frozenset((point, int(n)) for number, point, n in places if int(number) == birth.incarnation))
+
+    def is_set(self, point: str, number: int) -> bool:
+        return (point, number) in self._places
+
+    def reached(self, point: str, number: int) -> None:
+        """Dies here, if that is wanted."""
+        if (point, number) in self._places:
+            os.kill(os.getpid(), signal.SIGKILL)
