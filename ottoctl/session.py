@@ -34,7 +34,7 @@ from ottod.protocol.requests import (
     UnpauseSession,
     WaitSession,
 )
-from ottod.protocol.results import JournalPage, SessionInfo, SessionStartedResult, StopResult
+from ottod.protocol.results import JournalPage, Result, SessionInfo, SessionStartedResult, StopResult
 
 
 class Session:
@@ -110,7 +110,7 @@ class Session:
         body = fork_request(self.id, task, turn=turn, checkpoint=checkpoint, mode=mode, title=title)
         return self._started(await self._connection.call(body))
 
-    def _started(self, answer: object) -> Session:
+    def _started(self, answer: Result) -> Session:
         started = expect(SessionStartedResult, answer)
         return Session(self._connection, started.session, from_offset=started.from_offset)
 

@@ -73,6 +73,7 @@ from ottod.protocol.results import (
     MetricFamily,
     MetricsReport,
     ReloadResult,
+    Result,
     SessionInfo,
     SessionList,
     SessionStartedResult,
@@ -139,7 +140,7 @@ class SyncSession:
         body = fork_request(self.id, task, turn=turn, checkpoint=checkpoint, mode=mode, title=title)
         return self._started(self._connection.call(body))
 
-    def _started(self, answer: object) -> SyncSession:
+    def _started(self, answer: Result) -> SyncSession:
         started = expect(SessionStartedResult, answer)
         return SyncSession(self._connection, started.session, from_offset=started.from_offset)
 

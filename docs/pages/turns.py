@@ -15,9 +15,14 @@ from ottod.core.turn import (
     ModelFailed,
     ModelResponded,
     OutOfTurn,
+    PauseRequested,
+    Steer,
+    SteerReceived,
     ToolResolved,
     TurnEvent,
     TurnMachine,
+    TurnsForgotten,
+    UnpauseRequested,
 )
 from ottod.errors import Failure
 from ottod.protocol.model import ModelResponse, StopReason, Text, ToolCall, ToolResult
@@ -34,16 +39,23 @@ CALLS = _response("tool_calls", *(ToolCall(call=name, tool="shell") for name in 
 ANSWER = _response("end", Text(text="done"))
 FIRST, LAST = (ToolResolved(result=ToolResult(call=name, tool="shell", text="")) for name in "ab")
 CANCEL = CancelRequested(reason="enough")
+STEER = SteerReceived(steer=Steer(number=1, text="and this"))
+PAUSE, UNPAUSE, FORGET = PauseRequested(), UnpauseRequested(), TurnsForgotten(turns=1)
 FAILED = ModelFailed(failure=Failure(code="overloaded", message=""))
 
 SITUATIONS: tuple[tuple[str, tuple[TurnEvent, ...]], ...] = (
     ("idle", ()),
+    ("idle, after a turn", (INPUT, ANSWER)),
     ("model", (INPUT,)),
+    ("model, steered", (INPUT, STEER)),
+    ("model, paused", (INPUT, PAUSE)),
     ("tools, two calls out", (INPUT, CALLS)),
     ("tools, one call out", (INPUT, CALLS, FIRST)),
     ("tools, cancelled, one call out", (INPUT, CALLS, FIRST, CANCEL)),
+    ("tools, paused, one call out", (INPUT, CALLS, FIRST, PAUSE)),
+    ("held", (INPUT, CALLS, FIRST, PAUSE, LAST)),
 )
-"""How to get there. The machine has three phases; what follows in `tools` depends on what is still out."""
+"""How to get there. The machine has four phases; what follows in `tools` depends on what is still out."""
 
 STEPS: tuple[tuple[str, TurnEvent], ...] = (
     ("InputReceived", INPUT),
@@ -52,7 +64,11 @@ STEPS: tuple[tuple[str, TurnEvent], ...] = (
     ("ModelFailed", FAILED),
     ("ToolResolved", FIRST),
     ("ToolResolved", LAST),
+    ("SteerReceived", STEER),
     ("CancelRequested", CANCEL),
+    ("PauseRequested", PAUSE),
+    ("UnpauseRequested", UNPAUSE),
+    ("TurnsForgotten", FORGET),
 )
 
 
@@ -73,7 +89,8 @@ stateDiagram-v2
 | phase | event | phase after it | orders |
 |---|---|---|---|
 {"".join(rows)}
-Every other pair is a defect of the caller: the machine raises `OutOfTurn` and changes nothing.
+A steer, a cancellation, a pause and its end can come in every phase; rows in which nothing follows at once are left
+out. Every other pair is a defect of the caller: the machine raises `OutOfTurn` and changes nothing.
 
 ## Events
 
@@ -95,6 +112,8 @@ def _walk() -> tuple[list[str], list[tuple[str, str, str]]]:
                 orders = machine.step(event)
             except OutOfTurn:
                 continue
+            if machine.phase == before and not orders and name != "ToolResolved":
+                continue  # It is remembered, and has its effect later.
             names = ", ".join(dict.fromkeys(f"`{type(order).__name__}`" for order in orders)) or "none"
             row = f"| {situation} | {name} | `{machine.phase}` | {names} |\n"
             edge = (before, name, machine.phase)

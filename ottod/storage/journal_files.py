@@ -74,7 +74,8 @@ def compress_file(path: Path) -> Path:
     """Compresses a file that nobody writes any more, and gives the new name. Blocks. Raises StorageError."""
     target = path.with_name(path.name + SUFFIX)
     temporary = target.with_name(target.name + NEW_SUFFIX)
-    options = {zstd.CompressionParameter.compression_level: LEVEL, zstd.CompressionParameter.checksum_flag: 1}
+    parameter = zstd.CompressionParameter
+    options: dict[int, int] = {parameter.compression_level: LEVEL, parameter.checksum_flag: 1}
     try:
         with path.open("rb") as source, temporary.open("wb") as sink:
             os.fchmod(sink.fileno(), 0o600)

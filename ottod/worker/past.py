@@ -28,7 +28,11 @@ async def open_past(birth: Birth, link: Link) -> tuple[JournalWriter, Restored]:
         raise StorageError(error.message, code=error.code, mend=error.mend) from error
     link.read_fsyncs = journal.read_fsyncs
     journal.redact = link.redacted
-    journal.on_trouble = lambda error: link.emit(LogWarning(message=error.message, code=error.code))
+
+    def tell(error: StorageError) -> None:
+        link.emit(LogWarning(message=error.message, code=error.code))
+
+    journal.on_trouble = tell
     if journal.recovery:
         link.emit(LogWarning(message=journal.recovery, code="journal_repaired"))
     restored = journal.restored()
