@@ -164,8 +164,6 @@ class Burials:
         await self._c.in_thread(remove_tree, self._c.sessions_dir / session.id / "tmp")
         if session.plan is not None and _may_have_left_placeholders(session):
             await self._c.in_thread(release_stale, session.plan.cwd)
-        if self._c.settings.journal.compress_ended and not session.info.remaining_pids:
-            await self._compress(session.id)
         try:
             await self._c.database.put_session(session.info)
             self._ended += 1
@@ -173,6 +171,8 @@ class Burials:
                 await self.prune()
         except OttoError as error:
             self._c.log(str(error), session=session.id)
+        if self._c.settings.journal.compress_ended and not session.info.remaining_pids:
+            await self._compress(session.id)
 
     async def _compress(self, session_id: str) -> None:
         """Nobody writes its journal any more. One that cannot be compressed stays as it is."""

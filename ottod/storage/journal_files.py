@@ -31,6 +31,8 @@ SUFFIX = ".zst"
 NEW_SUFFIX = ".new"
 CHUNK_BYTES = 1024 * 1024
 LEVEL = 3
+MIN_ENDED_BYTES = 16 * 1024
+"""A smaller file of an ended session is left as it is: nothing would be gained."""
 MAX_FILE_BYTES = 4 * 1024**3
 """Of a journal's file, once it is decompressed."""
 
@@ -98,5 +100,13 @@ def compress_ended(directory: Path) -> None:
     """Compresses all files of a journal that nobody writes any more. Blocks. Raises StorageError."""
     for path in sorted(directory.glob(f"{NAME}*")):
         digits = path.name.removeprefix(f"{NAME}.")
-        if path.name == NAME or (len(digits) == 6 and digits.isdigit()):
+        is_full = len(digits) == 6 and digits.isdigit()
+        if is_full or (path.name == NAME and _size_bytes(path) >= MIN_ENDED_BYTES):
             compress_file(path)
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # Its session has just been forgotten.

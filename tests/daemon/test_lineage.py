@@ -1,0 +1,104 @@
+"""Sessions that have ended go on as others, forks begin where they are told, and journals can be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from ottod.core.resume import UNKNOWN, restore
+from ottod.core.turn import is_valid_conversation
+from ottod.errors import OttoError
+from ottod.protocol import journal as j
+from ottod.protocol.model import UserMessage
+from tests.daemon.harness import RealDaemon, wait_for
+from tests.daemon.test_steering import ottoctl, runs, waiting_call
+
+
+def heard(entries: list[j.JournalEntry]) -> list[str]:
+    """What the model has been told, by whoever."""
+    messages = restore(entries).messages
+    assert is_valid_conversation(messages)
+    return [m.text for m in messages if isinstance(m, UserMessage)]
+
+
+def test_a_crashed_session_goes_on_as_another(daemon: RealDaemon) -> None:
+    """Its worker killed in a tool call, for good: resumed, the turn goes on, and the call is not made again."""
+    model = daemon.script(
+        "r",
+        {"text": "look", "tools": [waiting_call("never")]},
+        {"text": "I heard: ${last_tool_result}"},
+        {"text": "again: ${input}"},
+    )
+    with daemon.client() as otto:
+        first = otto.start(spec=daemon.agent(model, "shell"), task="go", cwd=daemon.workdir, title="a title")
+        runs(daemon, "never")
+        os.kill(first.info().pid, signal.SIGKILL)
+        assert str(first.wait().cause) == "crashed(SIGKILL)"
+        second = otto.session(ottoctl(daemon, "resume", first.id).strip())
+        result = second.wait()
+        info = second.info()
+        assert result.result == f"I heard: {UNKNOWN}" and second.id != first.id
+        assert (info.resumed_from, info.resumed_turn, info.title, info.turn) == (first.id, 1, "a title", 1)
+        assert info.usage.calls == 1, "what the first one paid for is not its cost"
+        with pytest.raises(OttoError) as caught:
+            second.resume()
+        assert caught.value.code == "nothing_to_resume" and "resume" in caught.value.mend
+        third = second.resume("more")
+        assert third.wait().result == "again: more"
+        assert third.info().turn == 2 and heard(third.journal()) == ["go", "more"]
+
+
+def test_forks_and_rollbacks(daemon: RealDaemon) -> None:
+    """A conversation is forked at a turn and at a checkpoint, and forgets turns; the first one's past stays whole."""
+    model = daemon.script("f", *({"text": f"{n}: ${{input}}"} for n in range(1, 9)))
+    with daemon.client() as otto:
+        first = otto.start(spec=daemon.agent(model), task="one", cwd=daemon.workdir, mode="conversation")
+        first.wait(idle=True)
+        ottoctl(daemon, "session", "checkpoint", first.id, "early")
+        for text in ("two", "three"):
+            first.send(text)
+            wait_for(text, lambda t=text: heard(first.journal())[-1] == t and first.info().state == "idle")
+        fork = otto.session(ottoctl(daemon, "fork", first.id, "--at", "2", "other").strip())
+        assert fork.info().mode == "conversation"
+        wait_for("its turn", lambda: fork.info().turn == 3 and fork.info().state == "idle")
+        assert heard(fork.journal()) == ["one", "two", "other"]
+        named = first.fork(checkpoint="early")
+        wait_for("it waits", lambda: named.info().state == "idle")
+        assert heard(named.journal()) == ["one"]
+        ottoctl(daemon, "rollback", first.id, "--turns", "2")
+        first.send("anew")
+        wait_for("anew", lambda: heard(first.journal())[-1] == "anew" and first.info().state == "idle")
+        assert heard(first.journal()) == ["one", "anew"] and first.info().turn == 4
+        for turn, code in ((9, "no_such_turn"), (3, "")):
+            if code:
+                with pytest.raises(OttoError) as caught:
+                    first.fork(turn=turn)
+                assert caught.value.code == code
+            else:
+                assert first.fork(turn=turn).info().resumed_turn == 3
+        with pytest.raises(OttoError) as caught:
+            first.rollback(7)
+        assert caught.value.code == "no_such_turn"
+
+
+def test_a_journal_is_compressed_and_read(daemon: RealDaemon) -> None:
+    """The journal of an ended session is compressed after its end; export, fork and resume read it all the same."""
+    model = daemon.script("long", {"text": "word " * 6000}, {"text": "short"})
+    with daemon.client() as otto:
+        session = otto.start(spec=daemon.agent(model), task="go ```on``` #1", cwd=daemon.workdir)
+        assert session.wait().ok
+        path = Path(session.info().journal)
+        wait_for("it is compressed", lambda: not path.exists() and path.with_name("journal.zst").exists())
+        assert path.with_name("journal.zst").stat().st_size < 4000
+        page = ottoctl(daemon, "export", session.id)
+        assert page.startswith("# go ```on``` #1") and "## Turn 1" in page and "word word" in page
+        whole = json.loads(ottoctl(daemon, "export", session.id, "-o", "json"))
+        assert whole["session"]["session"] == session.id
+        assert [e["type"] for e in whole["entries"]][-1] == "session.closed"
+        lines = ottoctl(daemon, "export", session.id, "-o", "jsonl").splitlines()
+        assert [json.loads(line)["type"] for line in lines] == [e["type"] for e in whole["entries"]]
+        assert session.resume("more").wait().result == "short"
