@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.faults import CATALOGUE, SETTINGS, Fault, FaultError, commit
+from benchmarks.measured import MeasuredDaemon
 from benchmarks.siblings import Siblings, Window, calm
 from benchmarks.upheavals import UPHEAVALS, Upheaval
 from ottoctl.private import PrivateDaemon
@@ -33,7 +34,7 @@ def measure_faults(sessions: int = 50, *, rate_hz: float = 100.0, only: tuple[st
     """
     rows: list[dict[str, Any]] = []
     with (
-        PrivateDaemon(SETTINGS) as daemon,
+        MeasuredDaemon(SETTINGS) as daemon,
         daemon.client(timeout_s=120) as otto,
         Siblings(daemon, otto, count=sessions, rate_hz=rate_hz) as siblings,
     ):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.faults import SETTINGS
+from benchmarks.measured import MeasuredDaemon
 from benchmarks.siblings import Siblings, calm
 from benchmarks.spawn import memory_of, silent_agent
 from benchmarks.subscriber import summary
@@ -52,7 +53,7 @@ def conversations(otto: SyncOtto, agent: AgentSpec, daemon: PrivateDaemon, count
 def measure_resume(runs: int = 50) -> dict[str, Any]:
     """kill -9 of a worker until its next incarnation is ready, without backoff, one session after the other."""
     times_ns: list[int] = []
-    with PrivateDaemon() as daemon, daemon.client(timeout_s=60) as otto:
+    with MeasuredDaemon() as daemon, daemon.client(timeout_s=60) as otto:
         silent = silent_agent(daemon.workdir)
         restart = Restart(policy="permanent", backoff=Backoff(base_s=0, jitter=0))
         spec = AgentSpec(name=silent.name, model=silent.model, restart=restart)
@@ -90,7 +91,7 @@ def measure_rebirth(sessions: int = 50, *, rate_hz: float = 100.0, roots: int = 
     """
     answers, adoptions, deliveries = [], [], []
     with (
-        PrivateDaemon(SETTINGS) as daemon,
+        MeasuredDaemon(SETTINGS) as daemon,
         daemon.client(timeout_s=60) as otto,
         Siblings(daemon, otto, count=sessions, rate_hz=rate_hz) as siblings,
     ):
@@ -155,7 +156,7 @@ def _all_heard(otto: SyncOtto, siblings: Siblings, first: dict[str, SessionInfo]
 
 def measure_crowd(sessions: int, *, settle_s: float = LAG_WINDOW_S) -> dict[str, Any]:
     """Idle sessions: the time to start them, their memory, root's loop lag, and whether a request is still quick."""
-    with PrivateDaemon({"sessions": {"max_live": sessions + 10}}) as daemon, daemon.client(timeout_s=300) as otto:
+    with MeasuredDaemon({"sessions": {"max_live": sessions + 10}}) as daemon, daemon.client(timeout_s=300) as otto:
         agent = silent_agent(daemon.workdir)
         begun_s = time.monotonic()
         started = conversations(otto, agent, daemon, sessions)
@@ -195,7 +196,7 @@ def _asked(session: SyncSession) -> int:
 
 def measure_tree_stop(width: int = 9, branches: int = 10) -> dict[str, Any]:
     """The stop of a tree of 1 + width · (1 + branches) sessions: how long, in which order, and what is left."""
-    with PrivateDaemon() as daemon, daemon.client(timeout_s=120) as otto:
+    with MeasuredDaemon() as daemon, daemon.client(timeout_s=120) as otto:
         silent = silent_agent(daemon.workdir)
         most = max(width, branches)
         spec = AgentSpec(

@@ -6,9 +6,9 @@ import os
 import time
 from typing import Any
 
+from benchmarks.measured import MeasuredDaemon
 from benchmarks.stream import streaming_agent
 from ottoctl.feed import Feed
-from ottoctl.private import PrivateDaemon
 from ottod.protocol.events import Gap
 from ottod.protocol.requests import MAX_CREDIT_BYTES
 
@@ -18,7 +18,7 @@ def measure_replay(*, sessions: int, rate_hz: float, events: int) -> dict[str, A
 
     With `rate_hz` 0 the records are large batches; with a real rate most of them hold a single event.
     """
-    with PrivateDaemon() as daemon:
+    with MeasuredDaemon() as daemon:
         agent = streaming_agent(daemon.workdir, events=events // sessions, rate_hz=rate_hz, text_bytes=40)
         with daemon.client(timeout_s=120) as otto:
             started = [otto.start(spec=agent, task="fill", cwd=daemon.workdir) for _ in range(sessions)]

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ottoctl.private import PrivateDaemon
+from benchmarks.measured import MeasuredDaemon
 from ottoctl.sync import SyncOtto
 from ottod.protocol.events import SessionStarted
 from ottod.protocol.specs import AgentSpec
@@ -24,7 +24,7 @@ def silent_agent(workdir: Path) -> AgentSpec:
 def measure_spawn(*, warm: int, runs: int = 60) -> dict[str, Any]:
     """Time from sending the request to receiving `session.started`, one session at a time."""
     times_ms: list[float] = []
-    with PrivateDaemon({"pool": {"warm": warm}}) as daemon, daemon.client() as otto:
+    with MeasuredDaemon({"pool": {"warm": warm}}) as daemon, daemon.client() as otto:
         agent = silent_agent(daemon.workdir)
         _wait_ready(otto, agent, daemon.workdir)
         for _ in range(runs):
@@ -62,7 +62,7 @@ def _wait_ready(otto: SyncOtto, agent: AgentSpec, cwd: Path) -> None:
 
 def measure_memory(sessions: int = 50) -> dict[str, Any]:
     """Private memory and proportional share of idle sessions, in MiB, and what root and the zygote need."""
-    with PrivateDaemon() as daemon, daemon.client() as otto:
+    with MeasuredDaemon() as daemon, daemon.client() as otto:
         agent = silent_agent(daemon.workdir)
         started = [otto.start(spec=agent, cwd=daemon.workdir, mode="conversation") for _ in range(sessions)]
         for session in started:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ottoctl.private import PrivateDaemon
+from benchmarks.measured import MeasuredDaemon
 from ottod.protocol.specs import AgentSpec
 
 DEADLINE_S = 300.0
@@ -70,7 +70,7 @@ def cpu_s(pid: int) -> float:
 def measure_stream(sessions: int, *, rate_hz: float = 100.0, seconds: float = 10.0) -> dict[str, Any]:
     """p50, p99 and maximum latency at `sessions` × `rate_hz`, with loss and order checked."""
     started_s = time.monotonic()
-    with PrivateDaemon({"sessions": {"max_live": 2000}}) as daemon:
+    with MeasuredDaemon({"sessions": {"max_live": 2000}}) as daemon:
         # Long enough that all sessions are streaming during the window, however long starting them takes.
         ramp_s = 4.0 + sessions * 0.06
         events = int((ramp_s + seconds + 1) * rate_hz)
@@ -112,7 +112,7 @@ def measure_stream(sessions: int, *, rate_hz: float = 100.0, seconds: float = 10
 
 def measure_saturation(sessions: int = 1, *, events: int = 1_000_000) -> dict[str, Any]:
     """Events per second when sessions emit as fast as they can: worker → ring → subscriber."""
-    with PrivateDaemon() as daemon:
+    with MeasuredDaemon() as daemon:
         agent = streaming_agent(daemon.workdir, events=events // sessions, rate_hz=0, text_bytes=40)
         subscriber = Subscriber(daemon.endpoint, sessions=sessions)
         try:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from benchmarks.measured import MeasuredDaemon
 from benchmarks.peers.jobs import CALM, DIE, LEAK, SIBLINGS_S, SPIN, WARM_S
 from benchmarks.peers.rig import PeerError, PeerReader
 from benchmarks.peers.row import (
@@ -108,7 +109,7 @@ def stream(*, counts: list[int], rate_hz: int, seconds: float) -> list[Row]:
 def _stream(count: int, rate_hz: int, seconds: float, patience: float) -> Row:
     ramp_s = (RAMP_S + count * RAMP_PER_SESSION_S) * patience
     events = int((ramp_s + WARM_S + seconds) * rate_hz)
-    with PrivateDaemon() as daemon, daemon.client() as otto:
+    with MeasuredDaemon() as daemon, daemon.client() as otto:
         agent = streaming_agent(daemon.workdir, events=events, rate_hz=rate_hz, text_bytes=RECORD_BYTES)
         sessions = conversations(otto, agent, daemon.workdir, count)
         with OttoReader(daemon, otto, sessions=count, events=events) as reader:
@@ -122,7 +123,7 @@ def saturation(*, counts: list[int], events: int) -> list[Row]:
     rows: list[Row] = []
     for count in counts:
         expected = events // count * count
-        with PrivateDaemon() as daemon, daemon.client() as otto:
+        with MeasuredDaemon() as daemon, daemon.client() as otto:
             agent = streaming_agent(daemon.workdir, events=events // count, rate_hz=0, text_bytes=RECORD_BYTES)
             sessions = conversations(otto, agent, daemon.workdir, count)
             with OttoReader(daemon, otto, sessions=count, events=events // count) as reader:
@@ -140,7 +141,7 @@ def siblings(*, sessions: int, rate_hz: int) -> list[Row]:
 def _siblings(sessions: int, rate_hz: int, patience: float) -> list[Row]:
     ramp_s = (RAMP_S + sessions * RAMP_PER_SESSION_S) * patience
     events = int((ramp_s + SIBLINGS_S) * rate_hz)
-    with PrivateDaemon() as daemon, daemon.client() as otto:
+    with MeasuredDaemon() as daemon, daemon.client() as otto:
         work = daemon.workdir
         agent = streaming_agent(work, events=events, rate_hz=rate_hz, text_bytes=RECORD_BYTES)
         emitting = conversations(otto, agent, work, sessions)
@@ -206,7 +207,7 @@ def _kills(kills: int) -> Iterable[Row]:
     measure = "kill -9 of a session's process → ready again"
     restart = Restart(policy="permanent", backoff=Backoff(base_s=0, jitter=0))
     times_ms: list[float] = []
-    with PrivateDaemon() as daemon, daemon.client() as otto:
+    with MeasuredDaemon() as daemon, daemon.client() as otto:
         agent = silent_agent(daemon.workdir)
         spec = AgentSpec(name=agent.name, model=agent.model, restart=restart, group=Group(max_restarts=kills + 1))
         # A session of its own each time: what is measured is one restart, not the allowance of restarts.

@@ -1,13 +1,14 @@
 """The providers there are: an explicit table from adapter to constructor.
 
-Importing this module imports no SDK. The zygote calls `preload` so that every worker finds the SDKs loaded; a
-process that uses one adapter loads that one.
+Importing this module imports no SDK. The zygote calls `preload` so that workers find loaded what they are likely to
+need; a process that uses another adapter loads that one.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 
 from ottod.protocol.specs import ModelTarget
 from ottod.providers.base import Provider
@@ -18,15 +19,21 @@ def build_provider(target: ModelTarget, api_key: str = "") -> Provider:
     return _ADAPTERS[target.adapter](target, api_key)
 
 
-def preload() -> None:
-    """Imports what the adapters need, down to the modules that the SDKs would load in the first call."""
-    for name in _PRELOADED:
-        importlib.import_module(name)
-    for name in _PRELOADED_IF_PRESENT:
-        try:
+def preload(adapters: Iterable[str]) -> None:
+    """Imports what these adapters need, down to the modules that their SDKs would load in the first call. Blocks."""
+    for adapter in adapters:
+        for name in _MODULES[adapter]:
             importlib.import_module(name)
-        except ImportError:
-            pass
+        for name in _INNER_MODULES.get(adapter, ()):
+            try:
+                importlib.import_module(name)
+            except ImportError:
+                pass
+
+
+def is_loaded(adapter: str) -> bool:
+    """Whether a provider of this adapter can be built without an import that takes long."""
+    return all(name in sys.modules for name in _MODULES[adapter])
 
 
 def _scripted(target: ModelTarget, api_key: str) -> Provider:
@@ -53,16 +60,16 @@ _ADAPTERS: dict[str, Callable[[ModelTarget, str], Provider]] = {
     "openai": _openai,
 }
 
-_PRELOADED = (
-    "ottod.providers.scripted",
-    "ottod.providers.anthropic",
-    "ottod.providers.openai",
-    "ottod.providers.prices",
-)
+_MODULES: dict[str, tuple[str, ...]] = {
+    "scripted": ("ottod.providers.scripted",),
+    "anthropic": ("ottod.providers.anthropic", "ottod.providers.prices"),
+    "openai": ("ottod.providers.openai", "ottod.providers.prices"),
+}
+ADAPTERS = tuple(_MODULES)
+
 # Both SDKs load resources and their HTTP stack lazily. These are their inner modules, so an SDK may move one
 # without notice: a name that is gone costs the first call some milliseconds, and a test notices.
-_PRELOADED_IF_PRESENT = (
-    "anthropic.resources.messages.messages",
+_HTTP = (
     "anyio._backends._asyncio",
     "anyio.streams.tls",
     "genai_prices.data_snapshot",
@@ -71,12 +78,18 @@ _PRELOADED_IF_PRESENT = (
     "httpcore2._async.http_proxy",
     "httpcore2._backends.anyio",
     "httpcore2._backends.auto",
-    "openai.lib._client_auth",
-    "openai.resources.chat.chat",
-    "openai.resources.chat.completions.completions",
-    "openai.resources.chat.completions.messages",
-    "openai.resources.responses.input_items",
-    "openai.resources.responses.input_tokens",
-    "openai.resources.responses.responses",
     "truststore",
 )
+_INNER_MODULES: dict[str, tuple[str, ...]] = {
+    "anthropic": (*_HTTP, "anthropic.resources.messages.messages"),
+    "openai": (
+        *_HTTP,
+        "openai.lib._client_auth",
+        "openai.resources.chat.chat",
+        "openai.resources.chat.completions.completions",
+        "openai.resources.chat.completions.messages",
+        "openai.resources.responses.input_items",
+        "openai.resources.responses.input_tokens",
+        "openai.resources.responses.responses",
+    ),
+}

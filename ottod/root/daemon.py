@@ -55,6 +55,7 @@ from ottod.root.vault import Vault, open_vault
 from ottod.root.worker_gate import WorkerGate
 from ottod.root.zygote_client import ZygoteClient
 from ottod.settings.daemon import DaemonSettings
+from ottod.settings.keys import preloaded_adapters
 from ottod.settings.paths import Paths
 from ottod.storage.database import Database
 from ottod.storage.ring import Ring
@@ -158,7 +159,12 @@ class Daemon:
         self._workers.on_fsyncs = self._instruments.journal_fsyncs
         endpoint = paths.worker_endpoint
         self._zygote = ZygoteClient(
-            loop, self._reaper, worker_endpoint=endpoint, warm=settings.pool.warm, log=self._log.warning
+            loop,
+            self._reaper,
+            worker_endpoint=endpoint,
+            warm=settings.pool.warm,
+            preload=preloaded_adapters(settings, self._environ),
+            log=self._log.warning,
         )
         self._gateway = GatewayClient(loop, self._reaper, settings=settings, paths=paths, log=self._log.warning)
         self._root = RootContext(

@@ -33,6 +33,16 @@ def look(pid: int, *, now_s: float) -> Vitals | None:
     return Vitals(fields[0], (int(fields[11]) + int(fields[12])) / _TICKS_PER_S, now_s)
 
 
+def is_stuck(before: Vitals, after: Vitals) -> bool:
+    """Whether the process did nothing in between and is not about to: stopped, or asleep without having run.
+
+    One that computes, or waits for a disk, may merely be slow.
+    """
+    if after.state in "TtZ":
+        return True
+    return "S" == before.state == after.state and after.cpu_s == before.cpu_s
+
+
 def is_starved(before: Vitals, after: Vitals) -> bool:
     """Whether the process wanted to run all the time and hardly could."""
     elapsed_s = after.at_s - before.at_s

@@ -6,8 +6,8 @@ the worker's private channel; root keeps the other.
 
 A *lease* is a forked worker with its channel, not yet born. Root keeps a small pool of them warm.
 
-A zygote that answers nothing for a while is looked at. One that merely gets no processor is waited for; one that is
-stopped or hangs is killed, and the next generation takes over its orders.
+A zygote that answers nothing for a while is looked at. One that computes, or waits for a processor, is merely slow;
+one that is stopped or sleeps is killed, and the next generation takes over its orders.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Callable
 from ottod.errors import OttoError, RemoteProtocolError
 from ottod.protocol.worker import Fork, Forked, ForkFailed, ZygoteReady, zygote_replies, zygote_requests
 from ottod.root.reaper import Child, Exit, Reaper
-from ottod.root.vitals import is_starved, look
+from ottod.root.vitals import is_stuck, look
 
 MAX_REPLY_BYTES = 64 * 1024
 FORK_TIMEOUT_S = 60.0
@@ -32,9 +32,9 @@ FORK_TIMEOUT_S = 60.0
 PATIENCE_S = 8.0
 """For an order's answer, before the zygote is looked at."""
 IMPORT_PATIENCE_S = 30.0
-"""The same for its first word: it imports both vendors' libraries."""
+"""The same for its first word: it imports vendors' libraries."""
 EXAMINATION_S = 1.0
-"""How long it is watched before it is called hung."""
+"""How long it is watched before it is called stuck."""
 RETRY_S = 0.01
 RESTART_BASE_S = 0.1
 RESTART_MAX_S = 10.0
@@ -103,6 +103,7 @@ class ZygoteClient:
         *,
         worker_endpoint: str,
         warm: int,
+        preload: tuple[str, ...],
         log: Callable[[str], None],
         patience_s: float = PATIENCE_S,
     ) -> None:
@@ -110,6 +111,7 @@ class ZygoteClient:
         self._reaper = reaper
         self._worker_endpoint = worker_endpoint
         self.warm_target = warm
+        self._preload = preload
         self._log = log
         self._patience_s = patience_s
         self._examination: asyncio.Task[None] | None = None
@@ -150,6 +152,7 @@ class ZygoteClient:
             str(self.generation),
             self._worker_endpoint,
             "ottod.worker.main",
+            *self._preload,
         ]
         os.set_inheritable(theirs.fileno(), True)
         pid = os.posix_spawn(argv[0], argv, environment, setpgroup=0, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
@@ -245,14 +248,14 @@ class ZygoteClient:
             self._examination = self._loop.create_task(self._examine(child, ticket))
 
     async def _examine(self, child: Child, ticket: int | None) -> None:
-        """Kills it unless all that it lacks is a processor. Whoever waits for a worker gets the next generation's."""
+        """Kills it if it is stuck. Whoever waits for a worker gets the next generation's."""
         before = await self._loop.run_in_executor(None, lambda: look(child.pid, now_s=time.monotonic()))
         await asyncio.sleep(EXAMINATION_S)
         after = await self._loop.run_in_executor(None, lambda: look(child.pid, now_s=time.monotonic()))
         is_silent = ticket in self._tickets if ticket is not None else not self._ready.done()
         if not is_silent or child is not self._child or self._is_closing:
             return
-        if before is not None and after is not None and is_starved(before, after):
+        if before is not None and after is not None and not is_stuck(before, after):
             self._loop.call_later(self._patience_s, self._look_after, child, ticket)
             return
         self._log(f"zygote generation {self.generation} does not answer; killed")

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from ottod.errors import ConfigError, ProviderError
+from ottod.errors import ConfigError, OttoError, ProviderError
 from ottod.settings.models import needs_key, providers
 from ottod.settings.nearest import suggestion
 from ottod.settings.sections import DaemonSettings
@@ -102,6 +102,24 @@ def known_secrets(settings: DaemonSettings, env: Mapping[str, str]) -> tuple[dic
         except ConfigError as error:
             missing[name] = str(error)
     return found, missing
+
+
+def preloaded_adapters(settings: DaemonSettings, env: Mapping[str, str]) -> tuple[str, ...]:
+    """The adapters whose libraries workers are to find loaded: with `auto`, those that sessions can use now."""
+    wanted = settings.pool.preload
+    found: set[str] = set()
+    for name, provider in providers(settings).items() if wanted != "none" else ():
+        if provider.adapter is not None and (wanted == "all" or _is_usable(name, settings, env)):
+            found.add(provider.adapter)
+    return tuple(sorted(found - {"scripted"}))
+
+
+def _is_usable(provider: str, settings: DaemonSettings, env: Mapping[str, str]) -> bool:
+    try:
+        api_key(provider, settings, env)
+    except OttoError:
+        return False
+    return True
 
 
 def _from_credentials(env: Mapping[str, str], variable: str, provider: str) -> str:

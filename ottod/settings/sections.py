@@ -149,6 +149,9 @@ class PoolSettings(Section, frozen=True, kw_only=True):
 
     warm: Annotated[int, Meta(ge=0, le=64)] = 2
     """How many; 0 for none."""
+    preload: Literal["auto", "all", "none"] = "auto"
+    """Which vendors' libraries they find loaded. `auto`: of providers that can be used when the daemon starts. A
+    session that needs another loads it by itself, which takes a second and some 60 MiB."""
 
 
 class Prices(Section, frozen=True, kw_only=True):

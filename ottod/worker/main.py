@@ -16,6 +16,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 import uvloop
@@ -40,9 +41,9 @@ LAST_WORD_TIMEOUT_S = 30.0
 """For the last word to be heard, or, without a daemon, for the turn to be brought to an end."""
 
 
-def prepare() -> None:
+def prepare(adapters: Sequence[str]) -> None:
     """What the zygote does once, before the first fork: everything that is slow to import."""
-    preload()
+    preload(("scripted", *adapters))
     shapes_only()
 
 

@@ -26,7 +26,7 @@ from ottod.protocol.worker import AskPermit, Permit, SettlePermit
 from ottod.providers.base import Provider
 from ottod.providers.estimate import bound_frame_tokens, bound_tokens, estimated_usage
 from ottod.providers.prices import cost_usd_micros, quote
-from ottod.providers.registry import build_provider
+from ottod.providers.registry import build_provider, is_loaded, preload
 from ottod.worker import last_call
 from ottod.worker.link import Link
 from ottod.worker.permits import Permits
@@ -260,6 +260,8 @@ class ModelCaller:
         provider = self._providers.get(index)
         if provider is None:
             target = self._targets[index]
+            if not is_loaded(target.adapter):
+                await asyncio.to_thread(preload, (target.adapter,))
             provider = self._providers[index] = self._build(target, self._api_keys.get(target.provider, ""))
         link = self._link
         emit = link.emit

@@ -5,9 +5,9 @@ SEQPACKET socket with one file descriptor, the worker's private channel. The wor
 which is a child subreaper, becomes its parent; the answer leaves only after that has happened. When root's end of
 the socket closes, the zygote ends.
 
-    python -m ottod.zygote SOCKET_FD GENERATION WORKER_ENDPOINT MODULE
+    python -m ottod.zygote SOCKET_FD GENERATION WORKER_ENDPOINT MODULE NAME…
 
-The module has two functions: `prepare()`, called once, and `run(channel_fd, endpoint)`, called in each worker.
+The module has two functions: `prepare(names)`, called once, and `run(channel_fd, endpoint)`, called in each worker.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     module = importlib.import_module(name)
-    module.prepare()
+    module.prepare(sys.argv[5:])
     entry: Entry = module.run
     setproctitle(f"ottod: zygote {generation}")
     assert threading.active_count() == 1, "a module started a thread at import"

@@ -25,8 +25,8 @@ def loaded():
 
 FIRST_CALLS = """
 import asyncio
-from ottod.providers.registry import build_provider, preload
-preload()
+from ottod.providers.registry import ADAPTERS, build_provider, preload
+preload(ADAPTERS)
 before = loaded()
 from ottod.protocol.model import ModelRequest, UserMessage
 from ottod.protocol.specs import ModelTarget
@@ -76,8 +76,8 @@ def test_preload_starts_no_thread() -> None:
     """What is loaded is forked, and threads do not survive a fork."""
     program = """
 import os
-from ottod.providers.registry import preload
-preload()
+from ottod.providers.registry import ADAPTERS, preload
+preload(ADAPTERS)
 print(json.dumps(os.listdir("/proc/self/task")[1:]))
 """
     assert _python(program) == []

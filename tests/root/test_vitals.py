@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ottod.root.vitals import Vitals, is_starved, look
+from ottod.root.vitals import Vitals, is_starved, is_stuck, look
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,23 @@ from ottod.root.vitals import Vitals, is_starved, look
 def test_verdicts(before: Vitals, after: Vitals, starved: bool) -> None:
     """Only a worker that wants to run and cannot is starved."""
     assert is_starved(before, after) is starved
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "stuck"),
+    [
+        (Vitals("R", 1.00, 0), Vitals("T", 1.50, 2), True),  # stopped
+        (Vitals("S", 1.00, 0), Vitals("S", 1.00, 2), True),  # sleeps, and has not run
+        (Vitals("S", 1.00, 0), Vitals("S", 1.01, 2), False),  # has run in between
+        (Vitals("R", 1.00, 0), Vitals("R", 1.00, 2), False),  # gets no processor
+        (Vitals("R", 1.00, 0), Vitals("R", 2.90, 2), False),  # computes
+        (Vitals("D", 1.00, 0), Vitals("D", 1.00, 2), False),  # waits for a disk
+        (Vitals("S", 1.00, 0), Vitals("R", 1.00, 2), False),  # is about to run
+    ],
+)
+def test_who_is_stuck(before: Vitals, after: Vitals, stuck: bool) -> None:
+    """Only a process that does nothing and is not about to; one that is slow is left alone."""
+    assert is_stuck(before, after) is stuck
 
 
 def test_a_look_at_oneself() -> None:
