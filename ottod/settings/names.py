@@ -11,6 +11,7 @@ BUILTIN_TOOL_NAMES = (
     "shell",
     "test_runner",
     "data",
+    "markdown",
     "git",
     "http",
     "artifact_write",

@@ -19,6 +19,7 @@ from ottod.tools.fs_write import FS_WRITE
 from ottod.tools.git import GIT
 from ottod.tools.grep import GREP
 from ottod.tools.http import HTTP
+from ottod.tools.markdown import MARKDOWN
 from ottod.tools.shell import SHELL
 from ottod.tools.spawn_agent import SPAWN_AGENT
 from ottod.tools.test_runner import TEST_RUNNER
@@ -32,6 +33,7 @@ BUILTIN_TOOLS: tuple[Tool[Any], ...] = (
     SHELL,
     TEST_RUNNER,
     DATA,
+    MARKDOWN,
     GIT,
     HTTP,
     ARTIFACT_WRITE,

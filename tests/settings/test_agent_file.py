@@ -111,6 +111,15 @@ WRONG = [
         "1:20: budgets.seconds must be a duration such as 30s or 5m (≥ 0 and ≤ 365d), got 'soon'",
         "write a duration such as 30s or 5m (≥ 0 and ≤ 365d)",
     ),
+    ("a.yml", "http: {hosts: [http://a]}\n", "1:16: http.hosts[0]: 'http://a' is no host", None),
+    ("a.yml", "http: {local: [localhost]}\n", "1:16: http.local[0]: 'localhost' is no local place", None),
+    (
+        "a.yml",
+        "git: {author: nobody}\n",
+        "1:15: git.author is no author: 'nobody'",
+        "write `Name <name@example.org>`",
+    ),
+    ("a.yml", "limits: {max_concurrent: {shel: 1}}\n", "1:33: a cap for the unknown tool 'shel'", None),
     ("a.yml", "name: b\n", "1:7: name 'b' differs from the file's name 'a'", "make them equal"),
     (
         "a.yml",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ottod.errors import ConfigError
-from ottod.protocol.specs import Isolation, PermissionRule
+from ottod.protocol.specs import HttpAccess, Isolation, PermissionRule
 from ottod.settings.agents import AgentFinder, find_agent, finder, list_agents, narrow
 from ottod.settings.sections import DaemonSettings, IsolationSettings, ProjectSettings
 
@@ -234,6 +234,32 @@ def test_the_daemons_file_can_allow_more(world: World) -> None:
         "permissions.rules",
         "env",
     ]
+
+
+WEB = "http: {hosts: [a.example.org, example.org, evil.example], local: ['127.0.0.1:80'], max_bytes: 1000}\n"
+
+
+def test_a_project_opens_no_host(world: World) -> None:
+    """A project's agent has the hosts that the daemon's file lets projects have, and never a local place."""
+    world.agent(world.repo, "web.yml", WEB)
+    entry = world.finder().find("web")
+    assert entry.spec is not None and entry.spec.http == HttpAccess(max_bytes=1000)
+    assert entry.notes == (
+        "http.hosts: a.example.org dropped; project_may.http_hosts does not allow it",
+        "http.hosts: example.org dropped; project_may.http_hosts does not allow it",
+        "http.hosts: evil.example dropped; project_may.http_hosts does not allow it",
+        "http.local: 127.0.0.1:80 dropped; only a user's own agents may have local places",
+    )
+    settings = DaemonSettings(project_may=ProjectSettings(http_hosts=("*.example.org",)))
+    wider = world.finder(settings).find("web").spec
+    assert wider is not None and wider.http == HttpAccess(hosts=("a.example.org",), max_bytes=1000)
+
+
+def test_a_users_agent_names_its_hosts(world: World) -> None:
+    """What stands in the user's own directory holds as it stands."""
+    world.agent(world.config_home, "web.yml", WEB)
+    spec = world.finder().find("web").spec
+    assert spec is not None and len(spec.http.hosts) == 3 and spec.http.local == ("127.0.0.1:80",)
 
 
 def test_a_link_inside_the_project_does_not_widen_it(world: World, tmp_path: Path) -> None:
