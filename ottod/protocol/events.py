@@ -269,6 +269,9 @@ class UsageUpdated(EventBase, frozen=True, kw_only=True, tag="usage.updated"):
     provider: str
     usage: Usage
     total: Usage
+    duration_ms: int = 0
+    """Of the call that answered; `first_token_ms` is how long the first piece of its answer took."""
+    first_token_ms: int | None = None
 
 
 class BudgetWarning(EventBase, frozen=True, kw_only=True, tag="budget.warning"):

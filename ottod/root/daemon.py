@@ -61,6 +61,7 @@ from ottod.storage.database import Database
 from ottod.storage.ring import Ring
 from ottod.telemetry.instruments import Instruments
 from ottod.telemetry.log import Log, is_journal
+from ottod.telemetry.model_instruments import ModelInstruments
 from ottod.telemetry.notify import Notifier, Pulse, status_line
 from ottod.transport.socket import Socket, bind_router
 
@@ -100,6 +101,7 @@ class Daemon:
         """Until somebody says otherwise: a root that cannot start, or breaks, takes nobody with it."""
         self._stopping: asyncio.Event | None = None
         self._instruments = Instruments()
+        self._model_instruments = ModelInstruments()
 
     async def run(self, ready: Callable[[], None]) -> Departure:
         """Runs until it is told to go; says how. `ready` is called once clients can connect.
@@ -157,6 +159,7 @@ class Daemon:
         self._table = SessionTable(self._database.put_session_nowait)
         self._workers = WorkerGate(loop, self._table, self._hub, log=self._log.warning)
         self._workers.on_fsyncs = self._instruments.journal_fsyncs
+        self._workers.on_event = self._model_instruments.observe
         endpoint = paths.worker_endpoint
         self._zygote = ZygoteClient(
             loop,
@@ -288,6 +291,7 @@ class Daemon:
         process = await self._root.in_thread(read_process)
         return collect(
             instruments=self._instruments,
+            models=self._model_instruments,
             process=process,
             started_at_ns=self._started_at_ns,
             table=self._table,

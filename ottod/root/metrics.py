@@ -30,6 +30,7 @@ from ottod.root.zygote_client import ZygoteClient
 from ottod.storage.database import DatabaseStats
 from ottod.telemetry.catalogue import LIVE_STATES, MAX_LAYERS, Report
 from ottod.telemetry.instruments import Instruments
+from ottod.telemetry.model_instruments import ModelInstruments
 
 
 class ProcessReading(NamedTuple):
@@ -53,6 +54,7 @@ class SubscriberLag(NamedTuple):
 def collect(
     *,
     instruments: Instruments,
+    models: ModelInstruments,
     process: ProcessReading,
     started_at_ns: int,
     table: SessionTable,
@@ -73,6 +75,7 @@ def collect(
     report.put("otto_build", 1, version=__version__, python=platform.python_version(), zmq=zmq.zmq_version())
     report.put("otto_start_time_seconds", started_at_ns / 1e9)
     instruments.read(report)
+    models.read(report)
     _read_sessions(report, table)
     report.put("otto_permits_waiting", permits.waiting_count)
     report.put("otto_permits_open", permits.open_count)

@@ -19,7 +19,9 @@ from ottod.core.projection import fold
 from ottod.errors import Failure, RemoteProtocolError
 from ottod.isolation.processes import ProcessId, identify
 from ottod.protocol import PROTOCOL_VERSION
+from ottod.protocol.events import Event, Unknown
 from ottod.protocol.records import HEADER_BYTES, LANE_STATE, decode_payload, parse_unsealed
+from ottod.protocol.results import SessionInfo
 from ottod.protocol.worker import (
     KIND_BATCH,
     KIND_MESSAGE,
@@ -85,6 +87,8 @@ class WorkerGate:
         self.on_request: OnRequest = lambda session, incarnation, request: None
         self._self = identify(os.getpid()) or ProcessId(os.getpid(), 0)
         self.on_fsyncs: Callable[[int, int], None] = lambda count, took_ns: None
+        self.on_event: Callable[[SessionInfo, Event | Unknown, int], None] = lambda info, event, at_ns: None
+        """Hears of every event of the state lane once, with the session as it was before it."""
         self.on_lost: Callable[[Session, str], None] = lambda session, why: None
         self.rejected_messages = 0
         self.batches = 0
@@ -155,6 +159,7 @@ class WorkerGate:
     def _fold(self, session: Session, entries: object, first_offset: int) -> None:
         info = session.info
         for at_ns, event in entries:  # type: ignore[attr-defined]
+            self.on_event(info, event, at_ns)
             info = fold(info, event, at_ns)
         if session.is_stopping and info.state != "stopping":
             # What it still does is on the way to its end.

@@ -16,6 +16,7 @@ import msgspec
 from ottod.protocol.cause import CauseKind
 from ottod.protocol.events import SessionState
 from ottod.protocol.results import MetricFamily, MetricsReport, Sample
+from ottod.settings.names import BUILTIN_TOOL_NAMES
 
 Kind = Literal["counter", "gauge", "histogram", "info"]
 
@@ -31,6 +32,14 @@ OTHER = "other"
 TOKEN_KINDS = ("input", "output", "cache_read", "cache_write")
 PERMIT_OUTCOMES = ("granted", "refused")
 
+TOOL_OUTCOMES = ("completed", "failed", "timeout", "cancelled", "denied", "crashed", "unknown")
+TURN_OUTCOMES = ("completed", "failed", "cancelled")
+
+CALL_BUCKETS_S = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0)
+FIRST_TOKEN_BUCKETS_S = (0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
+TOOL_BUCKETS_S = (0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0)
+TURN_BUCKETS_S = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
+WAIT_BUCKETS_S = (1.0, 10.0, 60.0, 300.0, 1800.0, 7200.0, 43200.0)
 SPAWN_BUCKETS_S = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 FSYNC_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -85,8 +94,8 @@ def _gauge(name: str, help: str, *labels: Label) -> Metric:
     return Metric(name=name, kind="gauge", help=help, labels=labels)
 
 
-def _histogram(name: str, help: str, buckets: tuple[float, ...]) -> Metric:
-    return Metric(name=name, kind="histogram", help=help, buckets=buckets)
+def _histogram(name: str, help: str, buckets: tuple[float, ...], *labels: Label) -> Metric:
+    return Metric(name=name, kind="histogram", help=help, buckets=buckets, labels=labels)
 
 
 METRICS: tuple[Metric, ...] = (
@@ -120,9 +129,31 @@ METRICS: tuple[Metric, ...] = (
     _gauge("otto_permits_open", "Attempts that may be on their way."),
     _counter("otto_model_calls", "Attempts that were paid for, by `provider:model`.", _BY_MODEL),
     _counter("otto_model_tokens", "Tokens of model calls.", _BY_MODEL, Label("kind", TOKEN_KINDS)),
+    _histogram(
+        "otto_model_call_seconds",
+        "Attempts that gave a response, from the request to its end.",
+        CALL_BUCKETS_S,
+        _BY_MODEL,
+    ),
+    _histogram(
+        "otto_model_first_token_seconds",
+        "Of those, from the request to the first piece of the answer.",
+        FIRST_TOKEN_BUCKETS_S,
+        _BY_MODEL,
+    ),
     _counter("otto_model_usd", "US dollars of model calls, where the price is known.", _BY_MODEL),
     _counter("otto_budget_overshoot_tokens", "Tokens beyond what was reserved for their calls."),
     _counter("otto_budget_overshoot_usd", "US dollars beyond what was reserved for their calls."),
+    # Tools and turns
+    _counter(
+        "otto_tool_calls",
+        "Tool calls by what became of them; tools that are not built in are `other`.",
+        Label("tool", (*BUILTIN_TOOL_NAMES, OTHER)),
+        Label("outcome", TOOL_OUTCOMES),
+    ),
+    _histogram("otto_tool_call_seconds", "How long tool calls took.", TOOL_BUCKETS_S),
+    _histogram("otto_turn_seconds", "Turns, by how they ended.", TURN_BUCKETS_S, Label("outcome", TURN_OUTCOMES)),
+    _histogram("otto_approval_wait_seconds", "From a question to its answer, or to its end.", WAIT_BUCKETS_S),
     # Workers
     _gauge("otto_zygote_up", "1 if a zygote runs, from which workers are forked."),
     _gauge("otto_zygote_generation", "The zygote's generation; it grows with each replacement."),
@@ -198,14 +229,14 @@ class Report:
         for key, value in values:
             self.put(name, value, **{label: key})
 
-    def put_histogram(self, name: str, *, counts: Iterable[int], total: float) -> None:
+    def put_histogram(self, name: str, *, counts: Iterable[int], total: float, **labels: str) -> None:
         """A histogram: how many values fell into each bucket, the one beyond the last bound too, and their sum."""
         buckets: list[tuple[float, int]] = []
         running = 0
         for bound, count in zip((*BY_NAME[name].buckets, float("inf")), counts, strict=True):
             running += count
             buckets.append((bound, running))
-        self._add(name, Sample(value=total, buckets=tuple(buckets), count=running))
+        self._add(name, Sample(labels=labels, value=total, buckets=tuple(buckets), count=running))
 
     def _add(self, name: str, sample: Sample) -> None:
         metric, found = BY_NAME.get(name), self._samples.get(name, {})

@@ -55,6 +55,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     permit: Permit
     target: ModelTarget
     latency_ms: int
+    first_token_ms: int | None = None
     shortened: Failure | None = None
     """It was cut where a budget had no room for more."""
 
@@ -142,7 +143,7 @@ class ModelCaller:
         """Adds a response to what was consumed, once it is in the journal, and says so."""
         usage = answer.response.usage
         self.total = self.total + usage
-        self._tell(usage, answer.target)
+        self._tell(usage, answer.target, answer)
         self._permits.settle(
             SettlePermit(
                 permit=answer.permit.permit,
@@ -161,8 +162,17 @@ class ModelCaller:
             # The last response may have been noted by a process that never came to tell of it.
             self._tell(Usage(), self._targets[0])
 
-    def _tell(self, usage: Usage, target: ModelTarget) -> None:
-        self._link.emit(UsageUpdated(model=target.model, provider=target.provider, usage=usage, total=self.total))
+    def _tell(self, usage: Usage, target: ModelTarget, answer: Answer | None = None) -> None:
+        self._link.emit(
+            UsageUpdated(
+                model=target.model,
+                provider=target.provider,
+                usage=usage,
+                total=self.total,
+                duration_ms=answer.latency_ms if answer is not None else 0,
+                first_token_ms=answer.first_token_ms if answer is not None else None,
+            )
+        )
 
     # ------------------------------------------------------------ permits
 
@@ -238,6 +248,7 @@ class ModelCaller:
             permit=permit,
             target=target,
             latency_ms=_ms_since(began_s),
+            first_token_ms=int((streamed.began_s - began_s) * 1000),
             shortened=SHORTENED if is_shortened else None,
         )
 
@@ -268,7 +279,8 @@ class ModelCaller:
         said, thought = link.redactor.stream(), link.redactor.stream()
         async with aclosing(provider.stream(request)) as events:
             async for event in events:
-                progress.has_begun = True
+                if not progress.has_begun:
+                    progress.has_begun, progress.began_s = True, time.monotonic()
                 if type(event) is TextDelta:
                     text = said.feed(event.text)
                     if not text:
@@ -303,6 +315,7 @@ class _Progress:
     """How far a stream has come."""
 
     has_begun = False
+    began_s = 0.0
 
 
 def _begins_with(messages: tuple[Message, ...], beginning: tuple[Message, ...]) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from ottod.protocol.results import MetricsReport
+from ottod.protocol.events import UsageUpdated
+from ottod.protocol.results import MetricsReport, SessionInfo
+from ottod.protocol.usage import Usage
 from ottod.telemetry.catalogue import METRICS, Report
 from ottod.telemetry.instruments import Instruments
+from ottod.telemetry.model_instruments import ModelInstruments
 
 
 def full_report(*, running: int = 3, zygote: bool = True) -> MetricsReport:
@@ -15,6 +18,7 @@ def full_report(*, running: int = 3, zygote: bool = True) -> MetricsReport:
         instruments.spawn_seconds(seconds)
     instruments.session_exited("memory")
     instruments.read(report)
+    _models().read(report)
     special = {"otto_zygote_up": float(zygote)}
     for metric in METRICS:
         if metric.kind == "histogram" or metric.name in COUNTED:
@@ -30,9 +34,19 @@ def full_report(*, running: int = 3, zygote: bool = True) -> MetricsReport:
     return report.finish()
 
 
+def _models() -> ModelInstruments:
+    """One model call, so that its metrics are there."""
+    models = ModelInstruments()
+    info = SessionInfo(session="s-0123456789", agent="a", model="m", state="running")
+    used = UsageUpdated(provider="p", model="m", usage=Usage(calls=1), total=Usage(), first_token_ms=300)
+    models.observe(info, used, 0)
+    return models
+
+
 def _counted() -> frozenset[str]:
     report = Report()
     Instruments().read(report)
+    _models().read(report)
     return frozenset(family.name for family in report.finish().families)
 
 
