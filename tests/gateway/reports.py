@@ -17,6 +17,7 @@ def full_report(*, running: int = 3, zygote: bool = True) -> MetricsReport:
     for seconds in (0.002, 0.004, 20.0):
         instruments.spawn_seconds(seconds)
     instruments.session_exited("memory")
+    instruments.model_called("p:m", Usage(input_tokens=7))
     instruments.read(report)
     _models().read(report)
     special = {"otto_zygote_up": float(zygote)}
@@ -45,7 +46,9 @@ def _models() -> ModelInstruments:
 
 def _counted() -> frozenset[str]:
     report = Report()
-    Instruments().read(report)
+    instruments = Instruments()
+    instruments.model_called("p:m", Usage())
+    instruments.read(report)
     _models().read(report)
     return frozenset(family.name for family in report.finish().families)
 
