@@ -46,7 +46,7 @@ def samples_of(report: MetricsReport) -> dict[tuple[str, tuple[tuple[str, str], 
                 continue
             for bound, count in s.buckets:
                 shown = "+Inf" if bound == float("inf") else str(bound)
-                found[family.name + "_bucket", (*labels, ("le", shown))] = count
+    XX
             found[family.name + "_sum", labels] = s.value
             found[family.name + "_count", labels] = s.count
     return found
