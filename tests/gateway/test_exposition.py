@@ -46,7 +46,7 @@ def samples_of(report: MetricsReport) -> dict[tuple[str, tuple[tuple[str, str], 
                 continue
             for bound, count in s.buckets:
                 shown = "+Inf" if bound == float("inf") else str(bound)
-    XX
+                found[family.name + "_bucket", tuple(sorted((*labels, ("le", shown))))] = count
             found[family.name + "_sum", labels] = s.value
             found[family.name + "_count", labels] = s.count
     return found
