@@ -16,7 +16,6 @@ import msgspec
 from ottod.protocol.cause import CauseKind
 from ottod.protocol.events import SessionState
 from ottod.protocol.results import MetricFamily, MetricsReport, Sample
-from ottod.settings.names import BUILTIN_TOOL_NAMES
 
 Kind = Literal["counter", "gauge", "histogram", "info"]
 
@@ -32,6 +31,8 @@ OTHER = "other"
 TOKEN_KINDS = ("input", "output", "cache_read", "cache_write")
 PERMIT_OUTCOMES = ("granted", "refused")
 
+MAX_TOOLS = 32
+"""Built-in tools that are told apart, and `other`."""
 TOOL_OUTCOMES = ("completed", "failed", "timeout", "cancelled", "denied", "crashed", "unknown")
 TURN_OUTCOMES = ("completed", "failed", "cancelled")
 
@@ -148,7 +149,7 @@ METRICS: tuple[Metric, ...] = (
     _counter(
         "otto_tool_calls",
         "Tool calls by what became of them; tools that are not built in are `other`.",
-        Label("tool", (*BUILTIN_TOOL_NAMES, OTHER)),
+        Label("tool", at_most=MAX_TOOLS),
         Label("outcome", TOOL_OUTCOMES),
     ),
     _histogram("otto_tool_call_seconds", "How long tool calls took.", TOOL_BUCKETS_S),

@@ -16,6 +16,7 @@ from ottod.settings.names import BUILTIN_TOOL_NAMES
 from ottod.telemetry.catalogue import (
     BY_NAME,
     MAX_MODELS,
+    MAX_TOOLS,
     OTHER,
     TOOL_OUTCOMES,
     TURN_OUTCOMES,
@@ -89,7 +90,7 @@ class ModelInstruments:
         self._tool(event.tool, OUTCOME_OF_CODE.get(event.failure.code, "failed"), event.duration_ms)
 
     def _tool(self, tool: str, outcome: str, duration_ms: int) -> None:
-        key = (tool if tool in BUILTIN_TOOL_NAMES else OTHER, outcome)
+        key = (tool if tool in BUILTIN_TOOL_NAMES[: MAX_TOOLS - 1] else OTHER, outcome)
         self._tools[key] = self._tools.get(key, 0) + 1
         self._tool_seconds.observe(_bounded(duration_ms) / 1e3)
 
@@ -107,7 +108,7 @@ class ModelInstruments:
             _put(report, "otto_model_call_seconds", histogram, model=model)
         for model, histogram in self._first_tokens.items():
             _put(report, "otto_model_first_token_seconds", histogram, model=model)
-        for tool in (*BUILTIN_TOOL_NAMES, OTHER):
+        for tool in (*BUILTIN_TOOL_NAMES[: MAX_TOOLS - 1], OTHER):
             for outcome in TOOL_OUTCOMES:
                 if (tool, outcome) in self._tools or outcome == "completed":
                     report.put("otto_tool_calls", self._tools.get((tool, outcome), 0), tool=tool, outcome=outcome)

@@ -17,7 +17,7 @@ from ottod.telemetry.catalogue import BY_NAME, CAUSES, LIVE_STATES, MAX_MODELS, 
 from ottod.telemetry.instruments import Histogram, Instruments
 
 UNBOUNDED = {"session", "session_id", "pid", "path", "agent", "client", "title", "task"}
-MAX_SANE_SERIES = 1000
+MAX_SANE_SERIES = 1500
 
 
 def read(instruments: Instruments) -> dict[str, MetricFamily]:
