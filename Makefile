@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n auto
 PROVIDER ?= scripted
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-peers sim sim-long chaos churn otp-record deb vm-test docs install clean
+.PHONY: help demo test check format bench bench-peers sim sim-long chaos churn crash-sweep otp-record deb vm-test docs install clean
 SEED ?= 1
 SEEDS ?= 10000
 MINUTES ?= 10
@@ -58,6 +58,9 @@ chaos: $(STAMP) ## Kill and freeze parts of a real daemon at random for MINUTES 
 
 churn: $(STAMP) ## Start and end 2,000 sessions and look for growth
 	@$(BIN)/python -m tests.chaos.churn
+
+crash-sweep: $(STAMP) ## Kill a session's worker at every record of its journal and print what that cost, as Markdown
+	@$(BIN)/python -m tests.crash
 
 otp-record: $(STAMP) ## Record the decisions of Erlang/OTP's supervisor anew (needs erl)
 	@$(BIN)/python -m tests.core.otp.record

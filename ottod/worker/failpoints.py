@@ -1,6 +1,6 @@
 """Named points at which a worker dies on purpose, for tests. Outside of them none is ever set.
 
-The daemon's own environment must say `OTTO_FAILPOINTS=1`. Then a session's variable `OTTO_FAILPOINT` may name places,
+The daemon's own environment must say `OTTO_FAILPOINTS=1`. Then a session's variable `FAILPOINT` may name places,
 `INCARNATION:POINT:NUMBER` with commas between them: the incarnation kills itself with SIGKILL where that comes true
 of the journal's record NUMBER, or of its rotation NUMBER.
 
@@ -8,6 +8,8 @@ of the journal's record NUMBER, or of its rotation NUMBER.
     torn      half of it is in the file
     written   it is in the file, and nothing else has followed from it
     synced    it is on disk, and nothing that waits for that has happened
+
+and `rotation-made`, `-written`, `-linked`, `-renamed`, `-durable` and `-compressed` (`ottod.storage.journal`).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import signal
 from ottod.protocol.worker import Birth
 
 SWITCH = "OTTO_FAILPOINTS"
-VARIABLE = "OTTO_FAILPOINT"
+VARIABLE = "FAILPOINT"
 
 
 class Failpoints:

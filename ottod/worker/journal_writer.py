@@ -137,7 +137,7 @@ class JournalWriter:
         number = self._journal.number
         try:
             full = self._journal.rotate(
-                self._past.snapshot(), at=lambda point: self._failpoints.reached(point, number)
+                self._past.snapshot(), at=lambda point: self._failpoints.reached(f"rotation-{point}", number)
             )
         except StorageError as error:
             # There is no room, or the conversation is too large for one entry: the file goes on growing.
@@ -155,7 +155,7 @@ class JournalWriter:
             await asyncio.to_thread(compress_file, full)
         except StorageError as error:
             self.on_trouble(error)
-        self._failpoints.reached("compressed", number)
+        self._failpoints.reached("rotation-compressed", number)
 
     async def close(self) -> None:
         """Waits for what is under way, then closes."""

@@ -102,6 +102,8 @@ class FakeRoot:
         children: tuple[ChildNotice, ...] = (),
         orphan_grace_s: float = 1.0,
         run_mode: str = "interactive",
+        env: Mapping[str, str] | None = None,
+        journal_file_bytes: int = 16 * 1024 * 1024,
         **spec: Any,
     ) -> None:
         """Starts the next incarnation. `after` is what the one before ended of."""
@@ -135,7 +137,8 @@ class FakeRoot:
             mode=mode,  # type: ignore[arg-type]
             run_mode=run_mode,  # type: ignore[arg-type]
             cwd=str(self.workdir),
-            env={"PATH": os.environ["PATH"]},
+            env={"PATH": os.environ["PATH"], **(env or {})},
+            journal_file_bytes=journal_file_bytes,
             session_dir=str(self.session_dir),
             priority="normal",
             orphan_grace_s=orphan_grace_s,
