@@ -43,6 +43,7 @@ OF_CAUSE: dict[CauseKind, int] = {
     "bad_spec": USAGE,
     "workdir_gone": FAILED,
     "daemon_stop": CANCELLED,
+    "time_slice": CANCELLED,
 }
 
 OF_CODE: dict[str, int] = {

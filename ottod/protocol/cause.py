@@ -19,6 +19,7 @@ CauseKind = Literal[
     "bad_spec",
     "workdir_gone",
     "daemon_stop",
+    "time_slice",
 ]
 
 COUNTED_AS_CRASH: frozenset[CauseKind] = frozenset({"failed", "crashed", "memory", "hung", "start_failed"})

@@ -88,7 +88,7 @@ class IncarnationExited(EventBase, frozen=True, kw_only=True, tag="incarnation.e
     """A session lost its process and keeps its life: the next incarnation comes `delay_ms` later, or never.
 
     `restart`: `scheduled` after a crash of its own, `group` because its group restarts together, `parked` when its
-    allowance of restarts is used up and it waits for somebody to unpark it.
+    allowance of restarts is used up and it waits for somebody to unpark it. Cause `time_slice` does not count as one.
     """
 
     incarnation: int

@@ -114,12 +114,16 @@ class CommandReply(Wire, frozen=True, kw_only=True, tag="reply"):
 
 
 class Exiting(Wire, frozen=True, kw_only=True, tag="exiting"):
-    """The incarnation's last word: why, with what result, and the last seq it used. It exits once acknowledged."""
+    """The incarnation's last word: why, with what result, and the last seq it used. It exits once acknowledged.
+
+    `continues`: only its time slice is over; the next incarnation is to go on at once.
+    """
 
     cause: Cause
     last_seq: int
     result: str = ""
     truncated: bool = False
+    continues: bool = False
 
 
 class SpawnChild(Wire, frozen=True, kw_only=True, tag="spawn_child"):

@@ -14,6 +14,7 @@ Source: ADR 0008.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import assert_never
 
@@ -108,6 +109,9 @@ class Groups:
 
     def lost(self, session: Session, incarnation: Incarnation, loss: Loss) -> None:
         """Its worker is gone: the session ends, or goes on with another one."""
+        if self._is_slice_over(session, incarnation, loss):
+            self._next_slice(session, loss)
+            return
         ran_ns = int((self._c.loop.time() - incarnation.started_s) * 1e9) if incarnation.is_ready else 0
         reason: ExitReason = "error"
         if incarnation.verdict is not None or incarnation.is_for_restart:
@@ -121,6 +125,31 @@ class Groups:
             self._suspend(session, loss, event, how="group")
         else:
             self._lost(session, loss, event)
+
+    def _is_slice_over(self, session: Session, incarnation: Incarnation, loss: Loss) -> bool:
+        """Whether the worker left for the next one to go on, and nobody wants anything else.
+
+        It may not do so before its time: what is not counted must not happen as often as a worker likes.
+        """
+        said = incarnation.exiting
+        slice_s = session.plan.spec.time_slice_s if session.plan is not None else None
+        # An adopted worker's time began under another root: only the wall clock knows how long ago.
+        ran_s = max(self._c.loop.time() - incarnation.started_s, (time.time_ns() - incarnation.started_at_ns) / 1e9)
+        if slice_s is None or ran_s < slice_s:
+            return False
+        is_wanted = not (session.is_stopping or session.is_ending or incarnation.is_for_restart or loss.remaining)
+        return said is not None and said.continues and incarnation.verdict is None and is_wanted
+
+    def _next_slice(self, session: Session, loss: Loss) -> None:
+        """To its node nothing has happened: this is no restart, and counts as none."""
+        session.lost_to, session.last_loss = loss.cause.kind, loss
+        exited = IncarnationExited(
+            incarnation=session.info.incarnation, cause=loss.cause, restarts=session.info.restarts
+        )
+        self._c.record(session, exited)
+        self._move(session, "restarting", loss.cause.message)
+        self._await_return(session)
+        self.next_incarnation(session)
 
     def _lost(self, session: Session, loss: Loss, event: SupervisionEvent) -> None:
         if session.is_stopping or loss.remaining or not returns(session.info.restart, loss.cause.kind, event):

@@ -62,4 +62,5 @@ def bounded(exiting: Exiting) -> Exiting:
         last_seq=exiting.last_seq,
         result=result[:MAX_EVENT_TEXT_BYTES].decode("utf-8", "ignore"),
         truncated=exiting.truncated or len(result) > MAX_EVENT_TEXT_BYTES,
+        continues=exiting.continues,
     )

@@ -22,6 +22,7 @@ from ottod.worker.link import Link
 from ottod.worker.model_call import ModelCaller
 from ottod.worker.permits import Permits
 from ottod.worker.sandbox import confine_worker, programs_for
+from ottod.worker.slices import TimeSlice
 from ottod.worker.tool_call import ToolRunner
 from ottod.worker.turns import TurnDriver
 
@@ -48,6 +49,7 @@ class Equipment:
         inbox: Inbox,
         restored: Restored,
         on_step: Callable[[], None],
+        on_slice: Callable[[], None] = lambda: None,
     ) -> Equipment:
         """Blocks for milliseconds, and confines this process for good. Raises OttoError if something is missing."""
         spec = birth.spec
@@ -98,6 +100,8 @@ class Equipment:
             journal=journal,
             link=link,
             on_step=on_step,
+            time_slice=TimeSlice(spec.time_slice_s),
+            on_slice=on_slice,
             on_budget="stop" if birth.run_mode == "headless" else spec.on_budget,
         )
         return cls(driver, models, programs)

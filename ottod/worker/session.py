@@ -205,10 +205,15 @@ class SessionRunner:
                 inbox=self._inbox,
                 restored=restored,
                 on_step=self._calls_changed,
+                on_slice=self._slice_over,
             )
             self._equipment.watch_launcher(self._launcher_lost)
             self._steering.equipped(self._equipment.driver)
         return self._equipment.driver
+
+    def _slice_over(self) -> None:
+        """Another incarnation goes on at once, with a fresh context."""
+        self._end(Cause(kind="time_slice", message="its time slice is over"), is_for_good=False)
 
     def _launcher_lost(self) -> None:
         """This process is confined and cannot make another launcher; another incarnation can, and goes on."""
@@ -334,7 +339,10 @@ class SessionRunner:
 
     def _exit(self, cause: Cause) -> Exiting:
         result, was_cut = cut(self._last_text or self._restored.text)
-        return Exiting(cause=cause, last_seq=self._link.last_seq, result=result, truncated=was_cut)
+        continues = self._is_suspended and cause.kind == "time_slice"
+        return Exiting(
+            cause=cause, last_seq=self._link.last_seq, result=result, truncated=was_cut, continues=continues
+        )
 
     # ------------------------------------------------------------ commands
 

@@ -63,6 +63,7 @@ from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
 from ottod.worker.model_call import Answer, ModelCaller
 from ottod.worker.permits import BudgetReached
+from ottod.worker.slices import TimeSlice
 from ottod.worker.text import cut
 from ottod.worker.tool_call import Outcome, ToolRunner, failed
 
@@ -86,6 +87,8 @@ class TurnDriver:
         link: Link,
         on_step: Callable[[], None],
         on_budget: Literal["stop", "ask"] = "stop",
+        time_slice: TimeSlice | None = None,
+        on_slice: Callable[[], None] = lambda: None,
     ) -> None:
         self._session = session
         self._on_budget = on_budget
@@ -97,6 +100,10 @@ class TurnDriver:
         self._journal = journal
         self._link = link
         self._on_step = on_step
+        self._slice = time_slice or TimeSlice(None)
+        self._on_slice = on_slice
+        self._said = ""
+        """What the turn was begun with."""
         self._events: asyncio.Queue[TurnEvent | None] = asyncio.Queue()
         self._model_task: asyncio.Task[None] | None = None
         self._tool_tasks: dict[str, asyncio.Task[None]] = {}
@@ -172,12 +179,14 @@ class TurnDriver:
     async def run(self, text: str) -> EndTurn | None:
         """One turn, from input to its end; None if it was suspended. Raises StorageError if the journal fails."""
         self._begin()
+        self._said = text
         self._tell_begun(self._machine.turn + 1, text)
         return await self._drive(InputReceived(text=text))
 
     async def resume(self, turn: OpenTurn) -> EndTurn | None:
         """Goes on with a turn that another incarnation began. As `run`."""
         self._begin()
+        self._said = turn.said
         event = turn.event
         if not turn.is_known:
             self._tell_begun(event.turn, turn.said)
@@ -244,6 +253,8 @@ class TurnDriver:
             match action:
                 case NoteSteers():
                     self._join(action)
+                case CallModel() if self._slice.is_over and action.step > 1 and not action.is_last:
+                    await self._end_slice(action)
                 case CallModel():
                     self._model_task = asyncio.create_task(self._call_model(action))
                 case RunTool():
@@ -258,6 +269,13 @@ class TurnDriver:
                 case EndTurn():
                     ended = action
         return ended
+
+    async def _end_slice(self, action: CallModel) -> None:
+        """The next incarnation makes this call, in a fresh context."""
+        fresh = await self._slice.fresh_context(action.messages, task=self._said)
+        entry = j.SliceEnded(turn=action.turn, step=action.step - 1, messages=fresh)
+        await self._journal.put([entry])
+        self._on_slice()
 
     def _join(self, action: NoteSteers) -> None:
         """Nothing depends on the note before the model call that follows, whose own entry is synced."""
