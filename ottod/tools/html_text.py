@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+_NO_TAG = re.compile(r"<(?![A-Za-z/])")
+_NO_REFERENCE = re.compile(r"&(?!#?[A-Za-z0-9]{1,32};)")
+
 
 def html_to_text(html: str, *, url: str = "") -> str:
     """The text of a page; `url` is what relative links are relative to. Blocks."""
@@ -14,7 +19,7 @@ def html_to_text(html: str, *, url: str = "") -> str:
     converter.protect_links = False
     converter.unicode_snob = True
     try:
-        text = converter.handle(html)
+        text = converter.handle(without_traps(html))
     except (ValueError, AssertionError, IndexError, AttributeError):
         # Pages that no parser expects: their words without their order are better than nothing.
         text = _words(html)
@@ -23,7 +28,27 @@ def html_to_text(html: str, *, url: str = "") -> str:
     return "\n".join(kept).strip()
 
 
-def _words(html: str) -> str:
-    import re
+def without_traps(html: str) -> str:
+    """The page without what makes the parser look through the rest of it again and again, in vain.
 
+    Comments, declarations and instructions say nothing to a reader; what is left of `<` and `&` is itself. What an
+    unfinished comment or tag hides, a browser hides too.
+    """
+    kept, at = [], 0
+    while (start := html.find("<!--", at)) >= 0:
+        kept.append(html[at:start])
+        end = html.find("-->", start + 4)
+        if end < 0:
+            at = len(html)
+            break
+        at = end + 3
+    kept.append(html[at:])
+    html = re.sub(r"<[!?][^<>]*>", "", "".join(kept))
+    last = html.rfind("<")
+    if last >= 0 and ">" not in html[last:]:
+        html = html[:last]
+    return _NO_REFERENCE.sub("&amp;", _NO_TAG.sub("&lt;", html))
+
+
+def _words(html: str) -> str:
     return re.sub(r"<[^<>]{0,2000}>", " ", html)

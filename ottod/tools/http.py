@@ -16,7 +16,7 @@ from ottod.tools.keep_whole import keep_whole
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_HEADERS = 32
-MAX_HTML_BYTES = 1024 * 1024
+MAX_HTML_CHARS = 512 * 1024
 """Of a page that is turned into text; what is beyond is cut off."""
 SNIFF_BYTES = 8192
 TEXTUAL = re.compile(
@@ -97,7 +97,7 @@ async def _readable(response: WebResponse, *, raw: bool) -> str:
         return text
     from ottod.tools.html_text import html_to_text
 
-    return await asyncio.to_thread(html_to_text, text[:MAX_HTML_BYTES], url=response.url)
+    return await asyncio.to_thread(html_to_text, text[:MAX_HTML_CHARS], url=response.url)
 
 
 def _decoded(response: WebResponse) -> str:
