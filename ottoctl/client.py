@@ -18,10 +18,12 @@ from ottoctl.replacement import UPGRADE_LOOK_S, UPGRADE_S, not_upgraded, upgrade
 from ottoctl.results import (
     Mode,
     RunResult,
+    Scope,
     approve_request,
     checked_content,
     deny_request,
     expect,
+    explain_request,
     start_request,
 )
 from ottoctl.session import Session
@@ -30,6 +32,7 @@ from ottod.errors import UnreachableError
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.control import Welcome
 from ottod.protocol.events import Gap, SessionState
+from ottod.protocol.policy import StandingGrant
 from ottod.protocol.requests import (
     GetArtifact,
     GetMetrics,
@@ -37,9 +40,12 @@ from ottod.protocol.requests import (
     GetStatus,
     ListApprovals,
     ListArtifacts,
+    ListAudit,
+    ListGrants,
     ListSessions,
     ReadArtifact,
     ReloadDaemon,
+    RevokeGrant,
     StartSession,
     StopDaemon,
     UpgradeDaemon,
@@ -50,9 +56,14 @@ from ottod.protocol.results import (
     ArtifactFound,
     ArtifactList,
     ArtifactPart,
+    AuditEntry,
+    AuditList,
     DaemonStatus,
+    Done,
+    GrantList,
     MetricFamily,
     MetricsReport,
+    PolicyExplanation,
     ReloadResult,
     SessionInfo,
     SessionList,
@@ -242,13 +253,26 @@ class Otto:
         """
         return expect(ApprovalList, await self.connection.call(ListApprovals(session=session))).approvals
 
-    async def approve(self, approval: str, *, session: str = "", for_session: bool = False) -> ApprovalResult:
-        """Lets a tool call go on; with `for_session` every later one of its tool in that session as well.
+    async def approve(
+        self,
+        approval: str,
+        *,
+        session: str = "",
+        scope: Scope = "once",
+        for_session: bool = False,
+        reason: str = "",
+        expires_s: float | None = None,
+    ) -> ApprovalResult:
+        """Lets a tool call go on.
 
-        `approval` is an id or the beginning of one. Raises RefusedError: `already_resolved` if it has been answered,
-        with by whom; `no_such_approval`.
+        `scope`: `once`; `session`, every later call of its tool in that session as well (`for_session` is short for
+        it); `agent`, exactly this for all sessions of the agent in that directory, until it is revoked or `expires_s`
+        have passed. `approval` is an id or the beginning of one. Raises RefusedError: `already_resolved` if it has
+        been answered, with by whom; `no_such_approval`; `bad_scope` if leave for it cannot stand.
         """
-        body = approve_request(approval, session=session, for_session=for_session)
+        body = approve_request(
+            approval, session=session, scope="session" if for_session else scope, reason=reason, expires_s=expires_s
+        )
         return expect(ApprovalResult, await self.connection.call(body))
 
     async def deny(
@@ -286,6 +310,36 @@ class Otto:
                 break
             content += part.data
         return checked_content(artifact, bytes(content))
+
+    async def grants(self, *, agent: str = "") -> tuple[StandingGrant, ...]:
+        """Leave that stands for agents, oldest first; with `agent` only of that name."""
+        return expect(GrantList, await self.connection.call(ListGrants(agent=agent))).grants
+
+    async def revoke(self, grant: str, *, reason: str = "") -> str:
+        """Ends leave that stands; gives its id. Raises RefusedError: `no_such_grant`, `ambiguous_grant`."""
+        return expect(Done, await self.connection.call(RevokeGrant(grant=grant, reason=reason))).detail
+
+    async def audit(self, *, session: str = "", limit: int = 200) -> tuple[AuditEntry, ...]:
+        """The newest decisions and answers about tool calls, oldest first; with `session` only those of it."""
+        return expect(AuditList, await self.connection.call(ListAudit(session=session, limit=limit))).entries
+
+    async def explain(
+        self,
+        agent: str,
+        tool: str,
+        arguments: Mapping[str, object] | str | None = None,
+        *,
+        spec: AgentSpec | None = None,
+        session: str = "",
+        cwd: str | os.PathLike[str] | None = None,
+        headless: bool = False,
+    ) -> PolicyExplanation:
+        """What would become of a tool call, and why; nothing is called.
+
+        Of an agent by name or of `spec`, as a session in `cwd` would get it, or of a live `session`.
+        """
+        body = explain_request(agent, tool, arguments, spec=spec, session=session, cwd=cwd, headless=headless)
+        return expect(PolicyExplanation, await self.connection.call(body))
 
     async def events(
         self,

@@ -41,6 +41,7 @@ from ottod.protocol.requests import (
     MAX_TASK_BYTES,
     RemoveSession,
     RequestBody,
+    RevokeGrant,
     SendInput,
     StartSession,
     StopDaemon,
@@ -80,7 +81,8 @@ class Call:
         """Whether the daemon may meet the request twice without doing anything twice."""
         if isinstance(self.body, StartSession):
             return bool(self.body.key)
-        return not isinstance(self.body, SendInput | StopDaemon | RemoveSession | UnparkSession | UpgradeDaemon)
+        once = SendInput | StopDaemon | RemoveSession | UnparkSession | UpgradeDaemon | RevokeGrant
+        return not isinstance(self.body, once)
 
     def finish(self, *, result: Result | None = None, error: OttoError | None = None) -> None:
         if self.is_done:

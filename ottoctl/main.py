@@ -37,6 +37,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("approvals", "approvals"),
     ("approve", "approvals"),
     ("deny", "approvals"),
+    ("policy", "policy"),
     ("stop", "stop"),
     ("kill", "stop"),
     ("rm", "rm"),

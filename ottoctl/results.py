@@ -14,12 +14,20 @@ from ottod.errors import OttoError, RemoteProtocolError, StorageError
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause
 from ottod.protocol.journal import JournalEntry
-from ottod.protocol.requests import MAX_TASK_BYTES, ForkSession, ResolveApproval, ResumeSession, StartSession
+from ottod.protocol.requests import (
+    MAX_TASK_BYTES,
+    ExplainPolicy,
+    ForkSession,
+    ResolveApproval,
+    ResumeSession,
+    StartSession,
+)
 from ottod.protocol.results import JournalPage, Result, SessionInfo
 from ottod.protocol.specs import AgentSpec
 from ottod.protocol.usage import Usage
 
 Mode = Literal["oneshot", "conversation"]
+Scope = Literal["once", "session", "agent"]
 
 R = TypeVar("R")
 
@@ -163,10 +171,17 @@ def fork_request(
     )
 
 
-def approve_request(approval: str, *, session: str = "", for_session: bool = False) -> ResolveApproval:
-    """The answer that lets a call go on, once or for as long as its session lives."""
+def approve_request(
+    approval: str, *, session: str = "", scope: Scope = "once", reason: str = "", expires_s: float | None = None
+) -> ResolveApproval:
+    """The answer that lets a call go on: once, as long as its session lives, or for all sessions of its agent."""
     return ResolveApproval(
-        session=session, approval=approval, decision="approved", scope="session" if for_session else "once"
+        session=session,
+        approval=approval,
+        decision="approved",
+        scope=scope,
+        reason=check_text("the reason", reason),
+        expires_s=expires_s,
     )
 
 
@@ -205,6 +220,31 @@ def journal_entries(pages: Iterable[JournalPage]) -> list[JournalEntry]:
                 raise RemoteProtocolError(f"a journal entry of a kind that is not known here: {error}") from error
             begun = b""
     return entries
+
+
+def explain_request(
+    agent: str,
+    tool: str,
+    arguments: Mapping[str, object] | str | None = None,
+    *,
+    spec: AgentSpec | None = None,
+    session: str = "",
+    cwd: str | os.PathLike[str] | None = None,
+    headless: bool = False,
+) -> ExplainPolicy:
+    """The question what would become of a call. Arguments are a mapping, or JSON text as a model writes it."""
+    if sum((bool(agent), spec is not None, bool(session))) != 1:
+        raise OttoError("give an agent's name, a spec or a session", code="usage")
+    text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments or {}).decode()
+    return ExplainPolicy(
+        agent=agent,
+        spec=spec,
+        session=session,
+        tool=tool,
+        arguments=check_text("the arguments", text),
+        cwd=_absolute(cwd),
+        run_mode="headless" if headless else "interactive",
+    )
 
 
 def event_record(event: Any) -> dict[str, Any]:

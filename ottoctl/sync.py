@@ -20,11 +20,13 @@ from ottoctl.replacement import UPGRADE_LOOK_S, UPGRADE_S, not_upgraded, upgrade
 from ottoctl.results import (
     Mode,
     RunResult,
+    Scope,
     approve_request,
     check_text,
     checked_content,
     deny_request,
     expect,
+    explain_request,
     fork_request,
     journal_entries,
     resume_request,
@@ -36,6 +38,7 @@ from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.control import Welcome
 from ottod.protocol.events import Gap, SessionState
 from ottod.protocol.journal import JournalEntry
+from ottod.protocol.policy import StandingGrant
 from ottod.protocol.requests import (
     CheckpointSession,
     GetArtifact,
@@ -46,12 +49,15 @@ from ottod.protocol.requests import (
     KillSession,
     ListApprovals,
     ListArtifacts,
+    ListAudit,
+    ListGrants,
     ListSessions,
     PauseSession,
     ReadArtifact,
     ReadJournal,
     ReloadDaemon,
     RemoveSession,
+    RevokeGrant,
     RollBackSession,
     SendInput,
     StartSession,
@@ -68,10 +74,15 @@ from ottod.protocol.results import (
     ArtifactFound,
     ArtifactList,
     ArtifactPart,
+    AuditEntry,
+    AuditList,
     DaemonStatus,
+    Done,
+    GrantList,
     JournalPage,
     MetricFamily,
     MetricsReport,
+    PolicyExplanation,
     ReloadResult,
     Result,
     SessionInfo,
@@ -364,9 +375,20 @@ class SyncOtto:
         """The tool calls that wait for somebody's leave, oldest first; see `Otto.approvals`."""
         return expect(ApprovalList, self.connection.call(ListApprovals(session=session))).approvals
 
-    def approve(self, approval: str, *, session: str = "", for_session: bool = False) -> ApprovalResult:
+    def approve(
+        self,
+        approval: str,
+        *,
+        session: str = "",
+        scope: Scope = "once",
+        for_session: bool = False,
+        reason: str = "",
+        expires_s: float | None = None,
+    ) -> ApprovalResult:
         """Lets a tool call go on; see `Otto.approve`."""
-        body = approve_request(approval, session=session, for_session=for_session)
+        body = approve_request(
+            approval, session=session, scope="session" if for_session else scope, reason=reason, expires_s=expires_s
+        )
         return expect(ApprovalResult, self.connection.call(body))
 
     def deny(
@@ -398,6 +420,33 @@ class SyncOtto:
                 break
             content += part.data
         return checked_content(artifact, bytes(content))
+
+    def grants(self, *, agent: str = "") -> tuple[StandingGrant, ...]:
+        """Leave that stands for agents, oldest first; with `agent` only of that name."""
+        return expect(GrantList, self.connection.call(ListGrants(agent=agent))).grants
+
+    def revoke(self, grant: str, *, reason: str = "") -> str:
+        """Ends leave that stands; gives its id. Raises RefusedError: `no_such_grant`, `ambiguous_grant`."""
+        return expect(Done, self.connection.call(RevokeGrant(grant=grant, reason=reason))).detail
+
+    def audit(self, *, session: str = "", limit: int = 200) -> tuple[AuditEntry, ...]:
+        """The newest decisions and answers about tool calls, oldest first; with `session` only those of it."""
+        return expect(AuditList, self.connection.call(ListAudit(session=session, limit=limit))).entries
+
+    def explain(
+        self,
+        agent: str,
+        tool: str,
+        arguments: Mapping[str, object] | str | None = None,
+        *,
+        spec: AgentSpec | None = None,
+        session: str = "",
+        cwd: str | os.PathLike[str] | None = None,
+        headless: bool = False,
+    ) -> PolicyExplanation:
+        """What would become of a tool call, and why; see `Otto.explain`."""
+        body = explain_request(agent, tool, arguments, spec=spec, session=session, cwd=cwd, headless=headless)
+        return expect(PolicyExplanation, self.connection.call(body))
 
     def events(
         self,

@@ -102,7 +102,7 @@ def _daemon_sections() -> Iterator[str]:
         yield f"### `{field.name}`\n\n{text}\n\n" + _table(section, docs)
         for inner in msgspec.structs.fields(section):
             deeper = _section_of(inner.type)
-            if deeper is not None:
+            if deeper is not None and deeper.__module__ == sections.__name__:
                 yield f"#### `{field.name}.*.{inner.name}.*`\n\n{inspect.getdoc(deeper)}\n\n" + _table(deeper, docs)
     yield from plain
 

@@ -14,6 +14,7 @@ from ottoctl.exits import worst
 from ottod.errors import OttoError
 
 if TYPE_CHECKING:
+    from ottoctl.results import Scope
     from ottoctl.sync import SyncOtto
     from ottod.protocol.results import ApprovalResult, WaitingApproval
 
@@ -41,6 +42,10 @@ ApprovalIds = Annotated[
 ]
 ForSession = Annotated[
     bool, typer.Option("--session", help="Answer for the tool, for as long as the session lives, and not only once")
+]
+ForAgent = Annotated[
+    bool,
+    typer.Option("--agent", help="Leave for exactly this stands for the agent in that directory until it is revoked"),
 ]
 
 
@@ -97,12 +102,43 @@ def _until_some(otto: SyncOtto, session: str) -> tuple[WaitingApproval, ...]:
 
 
 @command
-def approve(console: Console, ids: ApprovalIds, for_session: ForSession = False) -> int | None:
+def approve(
+    console: Console,
+    ids: ApprovalIds,
+    for_session: ForSession = False,
+    for_agent: ForAgent = False,
+    expires: Annotated[
+        str, typer.Option("--for", metavar="TIME", help="With --agent: how long it stands, such as 8h")
+    ] = "",
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it goes on record")] = "",
+) -> int | None:
     """Let tool calls go on that wait for leave
 
     Example: `ottoctl approve 7f3k`
     """
-    return _answer_each(console, ids, lambda otto, approval: otto.approve(approval, for_session=for_session))
+    if for_session and for_agent:
+        raise OttoError("give either --session or --agent", code="usage")
+    if expires and not for_agent:
+        raise OttoError("--for says how long leave stands, and needs --agent", code="usage")
+    expires_s = _seconds(expires) if expires else None
+    scope: Scope = "agent" if for_agent else "session" if for_session else "once"
+
+    def let_go(otto: SyncOtto, approval: str) -> ApprovalResult:
+        return otto.approve(approval, scope=scope, reason=reason, expires_s=expires_s)
+
+    return _answer_each(console, ids, let_go)
+
+
+def _seconds(text: str) -> float:
+    from ottod.settings.units import parse_duration
+
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise OttoError(f"--for: {error}", mend="write 30m, 8h or 7d", code="usage") from error
+    if seconds <= 0:
+        raise OttoError("--for: the time must be more than nothing", code="usage")
+    return seconds
 
 
 @command
@@ -135,6 +171,8 @@ def _answer_each(console: Console, ids: list[str], answer: Callable[[SyncOtto, s
             results.append(result)
             if console.output == "text":
                 console.write(f"{result.approval}\n")
+            if result.grant:
+                console.message(f"it stands as {result.grant}; `ottoctl policy revoke {result.grant}` ends it")
             if result.is_kept:
                 console.message(f"{result.session} has no process now; its next one hears the answer")
     if console.output != "text":

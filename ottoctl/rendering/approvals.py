@@ -8,7 +8,7 @@ from ottoctl.rendering.amounts import age
 from ottoctl.rendering.ansi import one_line, printable
 from ottoctl.rendering.sessions import short_ids
 from ottoctl.rendering.table import Cell, render_table
-from ottoctl.rendering.tools import argument_summary
+from ottoctl.rendering.tools import call_and_claims
 from ottod.protocol.results import WaitingApproval
 
 
@@ -41,4 +41,4 @@ def _left(expires_at_ns: int | None, now_ns: int) -> str:
 def _what(waiting: WaitingApproval) -> str:
     pending = waiting.approval
     why = f" ({one_line(pending.reason)})" if pending.reason else ""
-    return f"{one_line(pending.tool)} {argument_summary(pending.arguments)}".rstrip() + why
+    return call_and_claims(pending.tool, pending.arguments, pending.claims) + why

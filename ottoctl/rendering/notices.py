@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ottoctl.rendering.amounts import duration, in_seconds, size, tokens, usd
 from ottoctl.rendering.ansi import one_line
-from ottoctl.rendering.tools import argument_summary
+from ottoctl.rendering.tools import call_and_claims
 from ottod.protocol.cause import COUNTED_AS_CRASH, Cause
 from ottod.protocol.events import (
     ApprovalRequested,
@@ -25,6 +25,7 @@ from ottod.protocol.events import (
     MessageSent,
     ModelRerouted,
     ModelRetried,
+    PolicyDecided,
     ProviderNotice,
     SessionStarted,
     SessionStateChanged,
@@ -80,9 +81,11 @@ def _about_others(event: Event | Unknown) -> Notice | None:
             return _about_question(event)
         case ApprovalResolved():
             by = f" by {one_line(event.by)}" if event.by else ""
-            scope = ", for this session" if event.scope == "session" else ""
+            scope = {"session": ", for this session", "agent": ", for the agent"}.get(event.scope, "")
             why = f": {one_line(event.reason)}" if event.reason else ""
             return Notice(f"? {one_line(event.approval)} {event.decision}{by}{scope}{why}", "dim")
+        case PolicyDecided() if event.outcome == "granted" and event.grant.startswith("g-"):
+            return Notice(f"? {one_line(event.tool)} goes on: {one_line(event.grant)} covers it", "dim")
         case InputRequested():
             choices = f" [{' / '.join(map(one_line, event.choices))}]" if event.choices else ""
             return Notice(f"? {one_line(event.prompt)}{choices}", "yellow")
@@ -137,7 +140,7 @@ def _about_incarnation(event: IncarnationExited) -> Notice:
 
 def _about_question(event: ApprovalRequested) -> Notice:
     """What waits, why somebody is asked, and how to answer."""
-    what = f"{one_line(event.tool)} {argument_summary(event.arguments)}".strip()
+    what = call_and_claims(event.tool, event.arguments, event.claims)
     why = f" ({one_line(event.reason)})" if event.reason else ""
     approval = one_line(event.approval)
     return Notice(

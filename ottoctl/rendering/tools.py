@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ SPEAKING_ARGUMENTS = ("command", "path", "paths", "pattern", "query", "url", "fi
 """The argument that says most about a call, in order of preference."""
 ARGUMENT_WIDTH = 60
 RESULT_WIDTH = 60
+MAX_SHOWN_CLAIMS = 3
 
 _CUT_ARGUMENT = re.compile(rf'"(?:{"|".join(SPEAKING_ARGUMENTS)})"\s*:\s*"((?:[^"\\]|\\.)*)')
 _TEST_COUNTS = re.compile(r"\b\d+ (?:passed|failed|errors?|skipped|xfailed|xpassed|deselected)\b")
@@ -53,3 +55,13 @@ def result_summary(output: str, exit_status: int | None, *, truncated: bool = Fa
 
 def _plain(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def call_and_claims(tool: str, arguments: str, claims: Sequence[str]) -> str:
+    """`shell git push`, and in brackets what of it needs leave, where that is not the same."""
+    summary = argument_summary(arguments)
+    what = f"{one_line(tool)} {summary}".rstrip()
+    asked = [one_line(claim) for claim in claims if one_line(claim.partition(" ")[2]) != summary]
+    asked = [claim for claim in asked if " with arguments " not in claim]
+    shown = ", ".join(asked[:MAX_SHOWN_CLAIMS]) + (", …" if len(asked) > MAX_SHOWN_CLAIMS else "")
+    return f"{what} [{shown}]" if shown else what

@@ -1,22 +1,20 @@
-"""Leave for tool calls: which rule speaks about a call, and what becomes of the questions that a rule asks.
+"""Leave for tool calls: what becomes of the questions that permission rules ask.
 
-Theory of operation. A call that a rule says `ask` about becomes a *question*. Its id follows from the session and the
-call's place in it, so that an incarnation that comes to the same call again asks the same question. A question is
-settled once: approved, denied, expired when nobody answered in time, or withdrawn with its call. Whoever answers
-later hears what had become of it. An answer with scope `session` settles all open questions about its tool, and is
-the answer to every later one.
+Theory of operation. A call that a rule says `ask` about (see `permission`) becomes a *question*. Its id follows from
+the session and the call's place in it, so that an incarnation that comes to the same call again asks the same
+question. A question is settled once: approved, denied, expired when nobody answered in time, or withdrawn with its
+call. Whoever answers later hears what had become of it. An answer with scope `session` settles all open questions
+about its tool, and is the answer to every later one. Leave with scope `agent` settles the open questions about the
+same claims; root keeps it, and gives it to every session of the agent as a standing grant.
 
 The book is pure. The worker writes each `Settle` to the journal before anybody acts on it, and gives a later
 incarnation what the journal holds.
-
-Of a rule's conditions `tool`, `agent` and `run_mode` count. One with `path`, `command` or `host` has no effect yet.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
 from hashlib import blake2b
 from typing import Literal, assert_never
 
@@ -24,49 +22,13 @@ import msgspec
 
 from ottod.errors import Failure
 from ottod.ids import ALPHABET, ID_CHARS
-from ottod.protocol.specs import PermissionRule
 
 PREFIX = "a-"
 MAX_SETTLED = 1000
 """Settled questions that are remembered for whoever answers them again."""
 
 Decision = Literal["approved", "denied", "expired", "withdrawn"]
-Scope = Literal["once", "session"]
-
-_STRENGTH = {"deny": 2, "ask": 1, "allow": 0}
-_WILD = "*?["
-
-
-def is_enforced(rule: PermissionRule) -> bool:
-    """Whether a rule's conditions are such that it has an effect."""
-    return not (rule.path or rule.command or rule.host)
-
-
-def rule_for(rules: Iterable[PermissionRule], *, tool: str, agent: str, run_mode: str) -> PermissionRule | None:
-    """The rule that speaks about a call of `tool`: the most specific, and of those the strictest; None if none does.
-
-    A tool's own name is more specific than a pattern, a longer pattern more than a shorter one. Between rules with
-    the same tool the agent decides, then whether they name a run mode. Deny is stricter than ask, ask than allow.
-    """
-    fitting = [
-        rule
-        for rule in rules
-        if is_enforced(rule)
-        and fnmatchcase(tool, rule.tool)
-        and fnmatchcase(agent, rule.agent)
-        and rule.run_mode in ("", run_mode)
-    ]
-    return max(fitting, key=_rank, default=None)
-
-
-def _rank(rule: PermissionRule) -> tuple[int, int, int, int, bool, int]:
-    return (*_specificity(rule.tool), *_specificity(rule.agent), rule.run_mode != "", _STRENGTH[rule.effect])
-
-
-def _specificity(pattern: str) -> tuple[int, int]:
-    """An exact name before all patterns, then by the number of characters that are no wildcards."""
-    literal = sum(char not in _WILD for char in pattern)
-    return int(literal == len(pattern)), literal
+Scope = Literal["once", "session", "agent"]
 
 
 def approval_id(session: str, *, turn: int, step: int, call: str) -> str:
@@ -87,7 +49,11 @@ class Value(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Question(Value, frozen=True, kw_only=True):
-    """A call that waits for leave. `expires_at_ns` is the wall clock's: it has to hold for later incarnations."""
+    """A call that waits for leave. `expires_at_ns` is the wall clock's: it has to hold for later incarnations.
+
+    `claims` are what it needs leave for, `source` is where the rule stands. `is_grantable`: the claims say exactly
+    what that is, so that leave for them can stand.
+    """
 
     approval: str
     turn: int
@@ -96,6 +62,9 @@ class Question(Value, frozen=True, kw_only=True):
     tool: str
     reason: str = ""
     expires_at_ns: int | None = None
+    claims: tuple[str, ...] = ()
+    source: str = ""
+    is_grantable: bool = False
 
 
 class Resolution(Value, frozen=True, kw_only=True):
@@ -169,6 +138,20 @@ class Refuse(Value, frozen=True, kw_only=True, tag=True):
 ApprovalAction = Ask | Settle | Refuse
 
 
+def cannot_stand(approval: str, decision: str) -> Failure:
+    """Why an answer cannot hold for an agent's later sessions."""
+    if decision != "approved":
+        text, mend = "only leave can stand for an agent", "to forbid it for good, write a rule with effect: deny"
+    else:
+        text = f"what {approval} asks for cannot be said exactly, so leave for it cannot stand"
+        mend = "answer once or for the session, or write a rule with effect: allow"
+    return Failure(code="bad_scope", message=text, mend=mend)
+
+
+def _is_same(one: Question, other: Question) -> bool:
+    return one.is_grantable and one.tool == other.tool and one.claims == other.claims
+
+
 class ApprovalBook:
     """One session's questions, open and settled."""
 
@@ -219,6 +202,10 @@ class ApprovalBook:
         approvals = [answer.approval]
         if answer.scope == "session":
             approvals += [q.approval for q in self._open.values() if q.tool == question.tool and q is not question]
+        if answer.scope == "agent":
+            if answer.decision != "approved" or not question.is_grantable:
+                return [Refuse(failure=cannot_stand(answer.approval, answer.decision))]
+            approvals += [q.approval for q in self._open.values() if _is_same(q, question) and q is not question]
         return self._end(approvals, answer.decision, scope=answer.scope, by=answer.by, reason=answer.reason)
 
     def _why_not(self, approval: str) -> Failure:

@@ -14,6 +14,9 @@ MAX_NAME_CHARS = 256
 SHOWN_ARGUMENTS_CHARS = 2000
 """Of a pending call's arguments; the event has more, the journal has all."""
 SHOWN_REASON_CHARS = 500
+MAX_CLAIMS = 20
+"""Of one approval, in the table."""
+MAX_CLAIM_CHARS = 2000
 
 
 def fold(info: SessionInfo, event: ev.Event | ev.Unknown, at_ns: int) -> SessionInfo:
@@ -78,6 +81,10 @@ def _without_call(info: SessionInfo, call: str, at_ns: int) -> tuple[PendingAppr
     return tuple(a for a in info.approvals if a.call != call or a.asked_at_ns > at_ns)
 
 
+def _are_whole(claims: tuple[str, ...]) -> bool:
+    return len(claims) <= MAX_CLAIMS and all(len(claim) <= MAX_CLAIM_CHARS for claim in claims)
+
+
 def _with(
     pending: tuple[PendingApproval, ...], asked: ev.ApprovalRequested, at_ns: int
 ) -> tuple[PendingApproval, ...]:
@@ -95,5 +102,8 @@ def _with(
         step=asked.step,
         asked_at_ns=at_ns,
         expires_at_ns=asked.expires_at_ns,
+        claims=tuple(claim[:MAX_CLAIM_CHARS] for claim in asked.claims[:MAX_CLAIMS]),
+        source=asked.source[:SHOWN_REASON_CHARS],
+        is_grantable=asked.is_grantable and _are_whole(asked.claims),
     )
     return (*pending, new)

@@ -31,6 +31,7 @@ MAX_CONFLICTS = 16
 TEMPORARY_PREFIX = ".otto-write-"
 
 Kind = Literal["file", "dir", "symlink", "other"]
+Use = Literal["read", "write"]
 Fingerprint = tuple[int, int, int, int]
 
 
@@ -38,11 +39,19 @@ class BeneathFiles:
     """`Files` of one working directory. `hidden` directories inside it do not exist for tools.
 
     `granted` paths may be written although they are protected. `durable` adds an fsync to every write. Thread-safe.
+    `objection`, given a file's real location and what is done with it, says why not, or nothing: it is asked at the
+    moment of use, when no symlink can mislead any more.
     Raises: ToolError if the root cannot be opened, RefusedError if it lies inside a hidden directory.
     """
 
     def __init__(
-        self, root: str, *, hidden: Sequence[str] = (), granted: Sequence[str] = (), durable: bool = False
+        self,
+        root: str,
+        *,
+        hidden: Sequence[str] = (),
+        granted: Sequence[str] = (),
+        durable: bool = False,
+        objection: Callable[[str, Use], str] | None = None,
     ) -> None:
         try:
             self._root = RootDirectory(root)
@@ -55,6 +64,7 @@ class BeneathFiles:
         self._hidden = tuple(os.path.realpath(path) for path in hidden)
         self._granted = tuple(os.path.realpath(path) for path in granted)
         self._durable = durable
+        self._objection = objection
         self._write_lock = threading.Lock()
         if self._is_hidden(self._root.path):
             self._root.close()
@@ -154,6 +164,7 @@ class BeneathFiles:
         try:
             fd = self._open(self.relative(path), os.O_RDONLY | os.O_DIRECTORY)
             try:
+                self._check_use(self._root.location(fd), "read")
                 entries = _entries(fd, path)
             finally:
                 os.close(fd)
@@ -171,6 +182,11 @@ class BeneathFiles:
     def _is_hidden(self, location: str) -> bool:
         return _is_inside(location, self._hidden)
 
+    def _check_use(self, location: str, use: Use) -> None:
+        """Raises ToolError if there is an objection to a file where it really is."""
+        if self._objection is not None and (reason := self._objection(location, use)):
+            raise ToolError(reason, code="denied", mend="do it in another way")
+
     def _refuse_protected(self, directory: int, name: str) -> None:
         """Raises ToolError if `name` in an open directory is protected, by where that directory really is."""
         location = f"{self._root.location(directory)}/{name}"
@@ -186,6 +202,7 @@ class BeneathFiles:
         try:
             found = os.fstat(path_fd)
             _require_regular(relative, found.st_mode)
+            self._check_use(self._root.location(path_fd), "read")
             if found.st_size > max_bytes:
                 raise too_large(relative, found.st_size, max_bytes)
             # The descriptor's own link names exactly the file just looked at, whatever the path means by now.
@@ -205,6 +222,7 @@ class BeneathFiles:
     def _write(self, relative: str, data: bytes, *, make_parents: bool, expected: Fingerprint | None) -> bool:
         parent, name = self._locate(relative, make_parents=make_parents)
         try:
+            self._check_use(f"{self._root.location(parent)}/{name}", "write")
             old = _lstat(name, parent)
             if old is not None:
                 _require_regular(relative, old.st_mode)

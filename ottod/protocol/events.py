@@ -220,7 +220,9 @@ class ToolFailed(EventBase, frozen=True, kw_only=True, tag="tool.failed"):
 class ApprovalRequested(EventBase, frozen=True, kw_only=True, tag="approval.requested"):
     """A tool call waits for somebody's leave. The same id again is the same question, asked by a later incarnation.
 
-    `reason` is the rule's, `expires_at_ns` the wall clock's when the question lapses.
+    `reason` is the rule's and `source` where it stands, `expires_at_ns` the wall clock's when the question lapses.
+    `claims` are what needs leave, one by one: `exec git push`, `write src/a.py`. `is_grantable`: leave for them can
+    stand for the agent.
     """
 
     approval: str
@@ -231,12 +233,16 @@ class ApprovalRequested(EventBase, frozen=True, kw_only=True, tag="approval.requ
     expires_at_ns: int | None = None
     turn: int = 0
     step: int = 0
+    claims: tuple[str, ...] = ()
+    source: str = ""
+    is_grantable: bool = False
 
 
 class ApprovalResolved(EventBase, frozen=True, kw_only=True, tag="approval.resolved"):
     """The answer, and whose it was. A time-out is `expired`, never `denied`; a stop makes it `withdrawn`.
 
-    With scope `session` it holds for the tool from now on, for as long as the session lives.
+    With scope `session` it holds for the tool from now on, for as long as the session lives; with `agent` it stands,
+    for what was claimed, until it is revoked.
     """
 
     approval: str
@@ -244,6 +250,25 @@ class ApprovalResolved(EventBase, frozen=True, kw_only=True, tag="approval.resol
     by: str = ""
     scope: Literal["once", "session", "agent"] = "once"
     reason: str = ""
+
+
+class PolicyDecided(EventBase, frozen=True, kw_only=True, tag="policy.decided"):
+    """A tool call did not just begin, and nobody was asked: a rule forbids it (`denied`), there is nobody to ask
+    (`unavailable`), or leave that was given before covers it (`granted`, with the id of what covers it).
+
+    `rule` and `source` are the deciding rule and where it stands, `claims` what it is about.
+    """
+
+    call: str
+    tool: str
+    outcome: Literal["denied", "unavailable", "granted"]
+    claims: tuple[str, ...] = ()
+    rule: str = ""
+    source: str = ""
+    reason: str = ""
+    grant: str = ""
+    turn: int = 0
+    step: int = 0
 
 
 class InputRequested(EventBase, frozen=True, kw_only=True, tag="input.requested"):
@@ -437,6 +462,7 @@ Event = (
     | ToolFailed
     | ApprovalRequested
     | ApprovalResolved
+    | PolicyDecided
     | InputRequested
     | InputResolved
     | UsageUpdated

@@ -116,15 +116,21 @@ class ApprovalAsked(Entry, frozen=True, kw_only=True, tag="approval.asked"):
     tool: str
     reason: str = ""
     expires_at_ns: int | None = None
+    claims: tuple[str, ...] = ()
+    source: str = ""
+    is_grantable: bool = False
 
 
 class ApprovalResolved(Entry, frozen=True, kw_only=True, tag="approval.resolved"):
-    """What became of it, noted before anybody acts on it. Scope `session`: it holds for the tool from now on."""
+    """What became of it, noted before anybody acts on it. Scope `session`: it holds for the tool from now on.
+
+    Scope `agent`: root keeps it as a standing grant; here it is for the call alone.
+    """
 
     approval: str
     tool: str
     decision: Literal["approved", "denied", "expired", "withdrawn"]
-    scope: Literal["once", "session"] = "once"
+    scope: Literal["once", "session", "agent"] = "once"
     by: str = ""
     reason: str = ""
 

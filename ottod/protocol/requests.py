@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from ottod.protocol.artifacts import MAX_PART_BYTES
 from ottod.protocol.events import SessionState
-from ottod.protocol.specs import AgentSpec
+from ottod.protocol.specs import AgentSpec, PositiveSeconds
 
 MAX_CREDIT_BYTES = 8 * 1024 * 1024
 """The most that may be on its way to one subscriber; larger grants are clamped."""
@@ -196,14 +196,52 @@ class ResolveApproval(Wire, frozen=True, kw_only=True, tag="approval.resolve"):
     """Answer an approval, by its id or a unique prefix; without `session` it is looked for in all of them.
 
     Answered once the answer cannot be lost any more. Scope `session` answers for the tool, for as long as the session
-    lives; what it asks for already is answered with it.
+    lives; what it asks for already is answered with it. Scope `agent`, for leave only, stands for all sessions of the
+    agent in that directory and for exactly what is asked, until it is revoked or `expires_s` have passed.
     """
 
     session: str = ""
     approval: str
     decision: Literal["approved", "denied"]
-    scope: Literal["once", "session"] = "once"
+    scope: Literal["once", "session", "agent"] = "once"
     reason: str = ""
+    expires_s: PositiveSeconds | None = None
+
+
+class ListGrants(Wire, frozen=True, kw_only=True, tag="policy.grants"):
+    """Leave that stands, of all agents or of one name."""
+
+    agent: str = ""
+
+
+class RevokeGrant(Wire, frozen=True, kw_only=True, tag="policy.revoke"):
+    """End leave that stands, by its id or a unique prefix. What it has let begin goes on."""
+
+    grant: str
+    reason: str = ""
+
+
+class ListAudit(Wire, frozen=True, kw_only=True, tag="policy.audit"):
+    """The newest decisions and answers on record, oldest first; with `session` only those of it."""
+
+    session: str = ""
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 200
+
+
+class ExplainPolicy(Wire, frozen=True, kw_only=True, tag="policy.explain"):
+    """What would become of a tool call, and why. Nothing is called.
+
+    Of an agent as a session in `cwd` would get it, of a `spec`, or of a live `session` with all that binds it.
+    `arguments` is JSON text.
+    """
+
+    agent: str = ""
+    spec: AgentSpec | None = None
+    session: str = ""
+    tool: str
+    arguments: Annotated[str, Meta(max_length=MAX_TASK_BYTES)] = "{}"
+    cwd: str = ""
+    run_mode: Literal["interactive", "headless"] = "interactive"
 
 
 class ListArtifacts(Wire, frozen=True, kw_only=True, tag="artifact.list"):
@@ -306,6 +344,10 @@ RequestBody = (
     | ListArtifacts
     | GetArtifact
     | ReadArtifact
+    | ListGrants
+    | RevokeGrant
+    | ListAudit
+    | ExplainPolicy
     | Subscribe
     | Unsubscribe
     | GetStatus

@@ -7,7 +7,9 @@ from typing import Literal
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause
 from ottod.protocol.events import SessionState
+from ottod.protocol.policy import StandingGrant
 from ottod.protocol.requests import Wire
+from ottod.protocol.specs import Effect
 from ottod.protocol.usage import Usage
 
 
@@ -15,7 +17,7 @@ class ApprovalAnswer(Wire, frozen=True, kw_only=True):
     """An answer that root keeps while the session has no process that could hear it."""
 
     decision: Literal["approved", "denied"]
-    scope: Literal["once", "session"] = "once"
+    scope: Literal["once", "session", "agent"] = "once"
     by: str = ""
     reason: str = ""
 
@@ -34,6 +36,11 @@ class PendingApproval(Wire, frozen=True, kw_only=True):
     expires_at_ns: int | None = None
     answer: ApprovalAnswer | None = None
     """It has been answered, and the session's next process is to hear it."""
+    claims: tuple[str, ...] = ()
+    """What needs leave, one by one: `exec git push`, `write src/a.py`."""
+    source: str = ""
+    """Where the rule stands that asks."""
+    is_grantable: bool = False
 
 
 class BudgetLine(Wire, frozen=True, kw_only=True):
@@ -142,6 +149,95 @@ class ApprovalResult(Wire, frozen=True, kw_only=True, tag="approval_resolved"):
     approval: str
     decision: Literal["approved", "denied"]
     is_kept: bool = False
+    grant: str = ""
+    """The leave that stands from now on."""
+
+
+class GrantList(Wire, frozen=True, kw_only=True, tag="grants"):
+    """Leave that stands, oldest first."""
+
+    grants: tuple[StandingGrant, ...]
+
+
+class AuditEntry(Wire, frozen=True, kw_only=True):
+    """One decision that was more than a plain leave, or one answer. Which fields are set depends on the kind.
+
+    `asked` and `answered` are approvals; `denied`, `unavailable` and `granted` are decisions without one (see the
+    event `policy.decided`); `standing` and `revoked` concern leave that stands; `lost` says that entries are missing.
+    """
+
+    kind: Literal["asked", "answered", "denied", "unavailable", "granted", "standing", "revoked", "lost"]
+    at_ns: int = 0
+    session: str = ""
+    seq: int = 0
+    agent: str = ""
+    tool: str = ""
+    call: str = ""
+    claims: tuple[str, ...] = ()
+    rule: str = ""
+    source: str = ""
+    reason: str = ""
+    approval: str = ""
+    decision: str = ""
+    scope: str = ""
+    by: str = ""
+    grant: str = ""
+
+
+class AuditList(Wire, frozen=True, kw_only=True, tag="audit"):
+    """Entries of the audit trail, oldest first."""
+
+    entries: tuple[AuditEntry, ...]
+
+
+class RuleWord(Wire, frozen=True, kw_only=True):
+    """A rule, where it stands, and what became of it."""
+
+    rule: str
+    source: str = ""
+    reason: str = ""
+    why: str = ""
+
+
+class ClaimRuling(Wire, frozen=True, kw_only=True):
+    """What one authority says of one claim of a call, and the rules that fit as well and did not decide."""
+
+    claim: str
+    effect: Effect
+    authority: str
+    rule: RuleWord
+    others: tuple[RuleWord, ...] = ()
+
+
+class LayerWord(Wire, frozen=True, kw_only=True):
+    """A layer that would stop something of a call, whatever the rules say."""
+
+    layer: str
+    claim: str
+    why: str
+
+
+class PolicyExplanation(Wire, frozen=True, kw_only=True, tag="policy_explanation"):
+    """What would become of a call. `outcome`: it `runs`, `waits` for leave, or `fails`, with `message`."""
+
+    agent: str
+    tool: str
+    effect: Effect
+    outcome: Literal["runs", "waits", "fails"]
+    message: str = ""
+    claim: str = ""
+    authority: str = ""
+    rule: RuleWord = RuleWord(rule="")
+    others: tuple[RuleWord, ...] = ()
+    rulings: tuple[ClaimRuling, ...] = ()
+    layers: tuple[LayerWord, ...] = ()
+    grant: str = ""
+    """Leave that stands and covers it."""
+    agent_source: str = ""
+    cwd: str = ""
+    run_mode: str = "interactive"
+    is_confined: bool = True
+    notes: tuple[str, ...] = ()
 
 
 class ArtifactList(Wire, frozen=True, kw_only=True, tag="artifacts"):
@@ -280,6 +376,9 @@ Result = (
     | ArtifactFound
     | ArtifactPart
     | JournalPage
+    | GrantList
+    | AuditList
+    | PolicyExplanation
     | StopResult
     | Subscribed
     | DaemonStatus

@@ -103,27 +103,35 @@ class Isolation(Spec, frozen=True, kw_only=True):
     write_paths: tuple[str, ...] = ()
 
 
-class PermissionRule(Spec, frozen=True, kw_only=True):
-    """One rule. Patterns are globs; an absent field matches everything.
+Effect = Literal["allow", "ask", "deny"]
+Preset = Literal["strict", "balanced", "autonomous"]
 
-    `expires_s`: how long an approval that it asks for waits for an answer; for ever, unless it is given.
+
+class PermissionRule(Spec, frozen=True, kw_only=True):
+    """One rule. Patterns are globs; an absent field matches everything. What matches is `ottod.core.permission`.
+
+    `permission`: only what a call reads, writes, executes or sends; `none` for tools that do nothing of these.
+    `expires_s`: how long an approval that it asks for waits for an answer; for ever, unless it is given. `source` is
+    the loader's: the file and line where the rule stands.
     """
 
-    effect: Literal["allow", "ask", "deny"]
+    effect: Effect
     tool: str = "*"
     path: str = ""
     command: str = ""
     host: str = ""
     agent: str = "*"
     run_mode: Literal["interactive", "headless", ""] = ""
+    permission: Literal["read", "write", "exec", "net", "none", ""] = ""
     reason: str = ""
     expires_s: PositiveSeconds | None = None
+    source: str = ""
 
 
 class Permissions(Spec, frozen=True, kw_only=True):
     """A preset and the rules laid over it."""
 
-    preset: Literal["strict", "balanced", "autonomous"] = "balanced"
+    preset: Preset = "balanced"
     rules: tuple[PermissionRule, ...] = ()
 
 

@@ -1,7 +1,7 @@
 """How a tool meets the world: files of the working directory, programs that leave nothing behind, and the web.
 
 These are the protocols between the tools and the isolation below them, with the values they exchange. Neither
-side imports the other; the worker puts them together.
+side imports the other; the worker puts them together. `Facts` is what a call says of itself beforehand.
 """
 
 from __future__ import annotations
@@ -10,6 +10,24 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call is about to touch, as far as its arguments tell: what permission rules speak about.
+
+    Paths are relative to the working directory or absolute, not yet normalised. `trees` are directories that are read
+    with everything below them. `commands` are command lines for a shell, `programs` argument lists (an empty first
+    word: one that cannot be named), `hosts` names or addresses without port. `cwd` is where commands run. What is not
+    named here the call does not touch; a tool that cannot say gives no facts at all.
+    """
+
+    reads: tuple[str, ...] = ()
+    trees: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    programs: tuple[tuple[str, ...], ...] = ()
+    hosts: tuple[str, ...] = ()
+    cwd: str = "."
 
 
 class FileStat(msgspec.Struct, frozen=True, kw_only=True):

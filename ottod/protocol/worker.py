@@ -16,6 +16,7 @@ from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.codec import Codec
 from ottod.protocol.events import BudgetWarning
+from ottod.protocol.policy import Authority, StandingGrant
 from ottod.protocol.specs import AgentSpec, ModelTarget
 from ottod.protocol.usage import Usage
 
@@ -70,6 +71,10 @@ class Birth(Wire, frozen=True, kw_only=True, tag="birth"):
     """Child sessions that an earlier incarnation started and that have not ended."""
     open_permits: tuple[str, ...] = ()
     """Permits of earlier incarnations of which nobody has told what became of their calls."""
+    authorities: tuple[Authority, ...] = ()
+    """Who decides about tool calls; without any, the spec's own permissions."""
+    grants: tuple[StandingGrant, ...] = ()
+    """Leave that stands for this agent."""
 
 
 class ChildNotice(Wire, frozen=True, kw_only=True, tag="child_notice"):
@@ -290,7 +295,7 @@ class ResolveApproval(Wire, frozen=True, kw_only=True, tag="resolve_approval"):
 
     approval: str
     decision: Literal["approved", "denied"]
-    scope: Literal["once", "session"] = "once"
+    scope: Literal["once", "session", "agent"] = "once"
     by: str = ""
     reason: str = ""
 
@@ -320,8 +325,22 @@ class ForgetTurns(Wire, frozen=True, kw_only=True, tag="forget_turns"):
     turns: int
 
 
+class SetGrants(Wire, frozen=True, kw_only=True, tag="set_grants"):
+    """All leave that stands for the session's agent now; what waits for it goes on."""
+
+    grants: tuple[StandingGrant, ...] = ()
+
+
 CommandBody = (
-    DeliverInput | StopTurn | ChildNotice | ResolveApproval | InterruptTurn | SetPause | NoteCheckpoint | ForgetTurns
+    DeliverInput
+    | StopTurn
+    | ChildNotice
+    | ResolveApproval
+    | SetGrants
+    | InterruptTurn
+    | SetPause
+    | NoteCheckpoint
+    | ForgetTurns
 )
 
 

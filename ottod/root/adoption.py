@@ -25,6 +25,7 @@ from ottod.isolation.processes import ProcessId, is_alive
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.records import LANE_STATE, decode_payload, split_run
 from ottod.protocol.results import SessionInfo
+from ottod.root.audit import audit_entries
 from ottod.root.births import Births
 from ottod.root.burials import PROOF_TIMEOUT_S, Burials
 from ottod.root.context import RootContext
@@ -158,10 +159,24 @@ class Adoption:
             chunk = ring.read(cursor, session_key=key, max_bytes=CHUNK_BYTES)
             for run in chunk.items:
                 if isinstance(run, bytes):
-                    info = _fold_run(info, run, known_seq)
+                    info = self._fold_run(info, run, known_seq)
             if chunk.caught_up:
                 return info
             cursor = chunk.next_cursor
+
+    def _fold_run(self, info: SessionInfo, run: bytes, known_seq: int) -> SessionInfo:
+        for header, payload in split_run(run):
+            if header.lane != LANE_STATE or header.last_seq <= known_seq:
+                continue
+            try:
+                entries = decode_payload(payload)
+            except RemoteProtocolError:
+                continue  # Its checksum holds, so a worker sent it so; it was delivered as it is.
+            for entry in audit_entries(info, header.first_seq, entries):
+                self._c.database.put_audit_nowait(entry)
+            for at_ns, event in entries:
+                info = fold(info, event, at_ns)
+        return info
 
     def _with_seq(self, key: int, info: SessionInfo, *, is_noted: bool) -> SessionInfo:
         """The database knows where a session was a second ago at most; the ring, if it still has it, exactly."""
@@ -314,16 +329,3 @@ class Adoption:
         known = {s.id for s in self._c.table.live}
         for swept in await self._c.in_thread(self._c.enclosures.sweep, known):
             self._c.log("its control group was left behind, and has been ended and removed", session=swept)
-
-
-def _fold_run(info: SessionInfo, run: bytes, known_seq: int) -> SessionInfo:
-    for header, payload in split_run(run):
-        if header.lane != LANE_STATE or header.last_seq <= known_seq:
-            continue
-        try:
-            entries = decode_payload(payload)
-        except RemoteProtocolError:
-            continue  # Its checksum holds, so a worker sent it so; it was delivered as it is.
-        for at_ns, event in entries:
-            info = fold(info, event, at_ns)
-    return info

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from ottod.core.approval import PREFIX, normalise_approval
+from ottod.core.approval import PREFIX, cannot_stand, normalise_approval
 from ottod.errors import Failure, RefusedError, StorageError
 from ottod.protocol.requests import ResolveApproval
 from ottod.protocol.results import (
@@ -27,6 +27,7 @@ from ottod.protocol.results import (
 )
 from ottod.protocol.worker import ResolveApproval as Order
 from ottod.root.context import RootContext
+from ottod.root.grants import Grants
 from ottod.root.session_table import Session
 
 COMMAND_TIMEOUT_S = 10.0
@@ -43,8 +44,9 @@ MAX_REMEMBERED = 1000
 class Approvals:
     """Of all sessions of this root."""
 
-    def __init__(self, context: RootContext) -> None:
+    def __init__(self, context: RootContext, grants: Grants) -> None:
         self._c = context
+        self._grants = grants
         self._answered: OrderedDict[str, str] = OrderedDict()
         """Approval → what became of it."""
 
@@ -76,6 +78,8 @@ class Approvals:
         )
         approval = pending.approval if pending is not None else wanted
         self._check_open(session, pending)
+        if answer.scope == "agent":
+            self._check_can_stand(approval, pending, answer)
         is_kept = False
         failure = await self._deliver(session, approval, answer)
         if failure is not None:
@@ -86,7 +90,21 @@ class Approvals:
             await self._keep(session, approval, answer)
             is_kept = True
         self._remember(approval, answer)
-        return ApprovalResult(session=session.id, approval=approval, decision=answer.decision, is_kept=is_kept)
+        grant = ""
+        if answer.scope == "agent" and pending is not None:
+            stands = await self._grants.add(
+                session, pending, by=answer.by, reason=answer.reason, expires_s=request.expires_s
+            )
+            grant = stands.grant
+        return ApprovalResult(
+            session=session.id, approval=approval, decision=answer.decision, is_kept=is_kept, grant=grant
+        )
+
+    def _check_can_stand(self, approval: str, pending: PendingApproval | None, answer: ApprovalAnswer) -> None:
+        """Raises RefusedError for an answer that cannot hold for all sessions of an agent."""
+        if answer.decision != "approved" or pending is None or not pending.is_grantable:
+            raise _refused(cannot_stand(approval, answer.decision))
+        self._grants.check_room()
 
     def _find(self, session: Session | None, wanted: str) -> tuple[Session, PendingApproval | None]:
         """The approval that is meant. In a session that is named one may be meant that no longer waits."""

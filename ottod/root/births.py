@@ -19,6 +19,7 @@ from ottod.isolation.processes import identify
 from ottod.isolation.rlimits import limits_for
 from ottod.protocol.cause import Cause
 from ottod.protocol.events import SessionCreated
+from ottod.protocol.policy import Authority, StandingGrant
 from ottod.protocol.requests import StartSession
 from ottod.protocol.results import SessionInfo
 from ottod.protocol.worker import Birth, ChildNotice, births
@@ -28,6 +29,7 @@ from ottod.root.heritage import Heritage
 from ottod.root.plan import SessionPlan
 from ottod.root.process import remove_tree
 from ottod.root.resolve import Resolver
+from ottod.root.rulings import MAX_INHERITED, all_authorities, handed_down
 from ottod.root.session_table import Incarnation, Session, child_notice
 from ottod.root.zygote_client import Lease
 
@@ -63,6 +65,7 @@ class Births:
         self.open_permits: Callable[[str], tuple[str, ...]] = lambda session_id: ()
         """A session's permits that its earlier workers have not told the end of."""
         self.on_failed: OnFailure = lambda session, cause: None
+        self.grants_of: Callable[[Session], tuple[StandingGrant, ...]] = lambda session: ()
         self.on_worker_exit: Callable[..., None] = lambda session, incarnation, exit_: None
 
     async def create(
@@ -92,6 +95,7 @@ class Births:
             directory = self._c.sessions_dir / session_id(key)
             if heritage is None:
                 plan, api_keys = await self._c.in_thread(self._plan, request, directory, spawn_key)
+                plan = replace(plan, inherited=self._inherited(parent))
             else:
                 plan, api_keys = await self._c.in_thread(self._inherit, heritage, request, directory, key)
             session = Session(self._new_info(key, request, plan, directory, parent, heritage), plan)
@@ -151,6 +155,20 @@ class Births:
             remove_tree(directory)
             raise
         return replace(heritage.plan, spawn_key="", start_key=request.key), api_keys
+
+    def _inherited(self, parent: Session | None) -> tuple[Authority, ...]:
+        """What binds a child from above. Raises RefusedError if that is more than can be handed on."""
+        if parent is None or parent.plan is None:
+            return ()
+        rules = self._c.settings.permissions
+        found = handed_down(parent.id, parent.plan.spec, rules, parent.plan.inherited)
+        if len(found) > MAX_INHERITED:
+            raise RefusedError(
+                f"{parent.id} is bound by the rules of {len(found)} others; {MAX_INHERITED} is the limit",
+                code="too_deep",
+                mend="start it further up",
+            )
+        return found
 
     def _take_back(self, session: Session, parent: Session | None) -> None:
         session.is_refused = True
@@ -394,6 +412,14 @@ class Births:
             children=children,
             resumes_after=session.lost_to,
             open_permits=self.open_permits(session.id),
+            authorities=all_authorities(
+                plan.spec,
+                settings.permissions,
+                cwd=plan.cwd,
+                private_dirs=self._private_dirs,
+                inherited=plan.inherited,
+            ),
+            grants=self.grants_of(session),
         )
 
     async def _admit(self, session: Session, pid: int) -> None:

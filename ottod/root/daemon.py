@@ -136,6 +136,7 @@ class Daemon:
         self._enclosures.settle()
         self._log.info(f"enclosures: {self._enclosures.kind} {self._enclosures.place or self._enclosures.reason}")
         self._platform = Platform(functools.partial(probe, self._enclosures))
+        self._database.audit_entries = self._settings.permissions.audit_entries
         self._assemble(loop)
         try:
             self._zygote.start()
@@ -321,6 +322,7 @@ class Daemon:
         await self._root.in_thread(open_vault, self._vault, self._settings, self._log)
         self._root.settings = self._settings
         self._resolver.settings = self._settings
+        self._database.audit_entries = self._settings.permissions.audit_entries
         self._zygote.warm_target = self._settings.pool.warm
         self._log.level = self._settings.logging.level
         self._log.info(f"configuration read again: {', '.join(changes.changed) or 'nothing has changed'}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ottod.protocol.policy import Authority
 from ottod.protocol.specs import AgentSpec, ModelTarget
 
 
@@ -20,6 +21,8 @@ class SessionPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     cwd: str
     spawn_key: str = ""
     start_key: str = ""
+    inherited: tuple[Authority, ...] = ()
+    """What binds the session from above: its parent's rules, and those that bound its parent."""
 
 
 plan_decoder: msgspec.msgpack.Decoder[SessionPlan] = msgspec.msgpack.Decoder(SessionPlan)

@@ -87,6 +87,18 @@ class Resolver:
         self._make_directory(directory)
         return keys
 
+    def look_up(self, request: StartSession) -> tuple[AgentSpec, str]:
+        """The agent and the working directory that a session would get; nothing is made. Raises OttoError."""
+        cwd = self._working_dir(request)
+        spec = self._spec(request, cwd)
+        if spec.working_dir:
+            cwd = self._check_dir(str(Path(cwd, spec.working_dir).resolve()), within=cwd)
+        return spec, cwd
+
+    def layers(self) -> dict[str, str]:
+        """What isolation this host gives, by layer. Blocks on the first call."""
+        return dict(self._platform.report())
+
     def _working_dir(self, request: StartSession) -> str:
         if not os.path.isabs(request.cwd) or "\0" in request.cwd:
             raise WorkdirError(f"the working directory {request.cwd!r} is not absolute")
@@ -107,6 +119,14 @@ class Resolver:
                     code="refused",
                     mend="work in a project directory, where an agent cannot reach the daemon's files",
                 )
+        config = os.path.realpath(self._paths.config_home)
+        if os.path.commonpath([real, config]) in (real, config):
+            # Whoever can write the user's own agents and rules can widen them.
+            raise WorkdirError(
+                f"{path} and Otto's configuration {config} lie within each other",
+                code="refused",
+                mend="work in a project directory, where an agent cannot reach your agents and rules",
+            )
         return real
 
     def _spec(self, request: StartSession, cwd: str) -> AgentSpec:

@@ -16,6 +16,7 @@ from ottod.ids import normalise_prefix
 from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol.requests import (
     CheckpointSession,
+    ExplainPolicy,
     ForkSession,
     GetArtifact,
     GetMetrics,
@@ -25,6 +26,8 @@ from ottod.protocol.requests import (
     KillSession,
     ListApprovals,
     ListArtifacts,
+    ListAudit,
+    ListGrants,
     ListSessions,
     PauseSession,
     Ping,
@@ -35,6 +38,7 @@ from ottod.protocol.requests import (
     RequestBody,
     ResolveApproval,
     ResumeSession,
+    RevokeGrant,
     RollBackSession,
     SendInput,
     StartSession,
@@ -48,9 +52,11 @@ from ottod.protocol.requests import (
     WaitSession,
 )
 from ottod.protocol.results import (
+    AuditList,
     DaemonStatus,
     Done,
     MetricsReport,
+    PolicyExplanation,
     ReloadResult,
     Result,
     SessionInfo,
@@ -162,6 +168,16 @@ class Service:
                 return await self._supervisor.artifacts.get(body, tree=await self._tree(body.session))
             case ReadArtifact():
                 return await self._supervisor.artifacts.read(body)
+            case ListGrants():
+                return self._supervisor.grants.list(body.agent)
+            case RevokeGrant():
+                reason = body.reason[:MAX_REASON_CHARS]
+                revoked = await self._supervisor.grants.revoke(body.grant, by=self.name_of(client), reason=reason)
+                return Done(detail=revoked.grant)
+            case ListAudit():
+                return await self._audit(body)
+            case ExplainPolicy():
+                return await self._explain(body)
             case Subscribe():
                 return await self._subscribe(client, body)
             case Unsubscribe():
@@ -284,6 +300,19 @@ class Service:
     async def _tree(self, prefix: str) -> str:
         """The tree that the session belongs to; empty if none is named."""
         return tree_of(await self._find(prefix)) if prefix else ""
+
+    async def _audit(self, body: ListAudit) -> AuditList:
+        session = body.session and (await self._find(body.session)).id
+        return AuditList(entries=tuple(await self._database.audit(session, limit=body.limit)))
+
+    async def _explain(self, body: ExplainPolicy) -> PolicyExplanation:
+        session = await self._find(body.session) if body.session else None
+        if session is not None:
+            grants = self._supervisor.grants.of(session)
+        else:
+            # Those of the name; the file and directory that they are for are looked at below.
+            grants = self._supervisor.grants.list(body.agent).grants
+        return await self._supervisor.explanations.explain(body, session, grants)
 
     async def _subscribe(self, client: bytes, body: Subscribe) -> Subscribed:
         key = (await self._find(body.session)).key if body.session else None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
@@ -23,10 +24,13 @@ from ottod.protocol.worker import CommandBody, DeliverInput
 from ottod.root.adoption import Adoption, Inheritance
 from ottod.root.approvals import Approvals
 from ottod.root.artifacts import Artifacts
+from ottod.root.audit import Entry, audit_entries
 from ottod.root.births import Births
 from ottod.root.burials import Burials
 from ottod.root.children import Children
 from ottod.root.context import RootContext
+from ottod.root.explanations import Explanations
+from ottod.root.grants import Grants
 from ottod.root.groups import Groups
 from ottod.root.heritage import Heritage
 from ottod.root.lineage import Lineage
@@ -87,7 +91,10 @@ class Supervisor:
             reaper=reaper,
         )
         self._watch = Watch(context)
-        self.approvals = Approvals(context)
+        self.grants = Grants(context)
+        self.approvals = Approvals(context, self.grants)
+        self._births.grants_of = self.grants.of
+        self.explanations = Explanations(context, resolver=resolver, private_dirs=private_dirs)
         self.steering = Steering(context, self.order)
         self.lineage = Lineage(
             context,
@@ -98,6 +105,7 @@ class Supervisor:
         )
         self._keys: OrderedDict[str, asyncio.Future[SessionStartedResult]] = OrderedDict()
         context.gate.on_lost = self._worker_unfit
+        context.gate.on_entries = self._note_decisions
         context.gate.on_ready = self._worker_ready
 
     @property
@@ -162,8 +170,13 @@ class Supervisor:
         if is_adopted:
             self._stops.adopted(session)
             self._c.spawn(self._children.remind(session))
+        self.grants.worker_ready(session, is_adopted=is_adopted)
         if any(pending.answer is not None for pending in session.info.approvals):
             self._c.spawn(self.approvals.deliver_kept(session))
+
+    def _note_decisions(self, session: Session, first_seq: int, entries: Sequence[Entry]) -> None:
+        for entry in audit_entries(session.info, first_seq, entries):
+            self._c.database.put_audit_nowait(entry)
 
     # ------------------------------------------------------------ input
 
@@ -255,6 +268,7 @@ class Supervisor:
 
     async def take_over(self) -> int:
         """Adopts, ends or begins again what an earlier root left behind."""
+        await self.grants.load()
         adopted = await self._adoption.take_over()
         await self.permits.restore()
         return adopted

@@ -11,7 +11,7 @@ import asyncio
 import hmac
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
@@ -61,6 +61,8 @@ MAX_REQUESTS = 256
 
 OnReady = Callable[[Session, bool], None]
 """`is_adopted`: it comes from an earlier root."""
+OnEntries = Callable[[Session, int, Sequence[tuple[int, Event | Unknown]]], None]
+"""State events as they come, with the first one's seq."""
 OnRequest = Callable[[Session, Incarnation, WorkerRequest], None]
 
 
@@ -89,6 +91,7 @@ class WorkerGate:
         self.on_fsyncs: Callable[[int, int], None] = lambda count, took_ns: None
         self.on_event: Callable[[SessionInfo, Event | Unknown, int], None] = lambda info, event, at_ns: None
         """Hears of every event of the state lane once, with the session as it was before it."""
+        self.on_entries: OnEntries = lambda session, first_seq, entries: None
         self.on_lost: Callable[[Session, str], None] = lambda session, why: None
         self.rejected_messages = 0
         self.batches = 0
@@ -154,6 +157,8 @@ class WorkerGate:
         if incarnation.unacked_by_root_bytes >= ACK_BYTES:
             self._urgent.add(identity)
         if entries:
+            # Before the row that follows from them: what is written first cannot be missed by a later root.
+            self.on_entries(session, header.first_seq, entries)
             self._fold(session, entries, first_offset)
 
     def _fold(self, session: Session, entries: object, first_offset: int) -> None:

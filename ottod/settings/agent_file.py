@@ -22,11 +22,12 @@ from ottod.settings.hosts import parse_local, parse_pattern
 from ottod.settings.models import resolve_name
 from ottod.settings.names import BUILTIN_TOOL_NAMES
 from ottod.settings.nearest import suggestion
+from ottod.settings.permission_rules import check_rules, placed_rules
 from ottod.settings.sections import DaemonSettings, IsolationSettings
 from ottod.settings.text_file import decode_text, read_bytes
 from ottod.settings.yaml_source import DataPath, Source, parse
 
-LOADER_FIELDS = ("digest", "source")
+LOADER_FIELDS = ("digest", "source", "permissions.rules[].source")
 """Fields that the loader fills in; a file must not."""
 
 AGENT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
@@ -93,7 +94,10 @@ def parse_agent(
         _check_meaning(spec, source, stem, settings, errors)
     if spec is None or errors:
         return None, sorted(errors, key=lambda e: (e.line, e.column))
-    return msgspec.structs.replace(spec, digest=digest(spec), source=file), []
+    permissions = msgspec.structs.replace(
+        spec.permissions, rules=placed_rules(spec.permissions.rules, source, ("permissions", "rules"))
+    )
+    return msgspec.structs.replace(spec, digest=digest(spec), source=file, permissions=permissions), []
 
 
 def check_spec(
@@ -141,7 +145,9 @@ def _checked(
 
 def digest(spec: AgentSpec) -> str:
     """SHA-256, in hex, of what the spec says; where it came from does not count."""
-    bare = msgspec.structs.replace(spec, digest="", source="")
+    rules = tuple(msgspec.structs.replace(rule, source="") for rule in spec.permissions.rules)
+    permissions = msgspec.structs.replace(spec.permissions, rules=rules)
+    bare = msgspec.structs.replace(spec, digest="", source="", permissions=permissions)
     return hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest()
 
 
@@ -253,7 +259,7 @@ def _check_tools(source: Source, known_tools: Collection[str], errors: list[Conf
             hint = f" — {mend}" if mend.startswith("did") else ""
             errors.append(source.error(f"unknown tool {tool!r}{hint}", ("tools", i), mend=mend or "remove it"))
         seen.add(tool)
-    _check_rule_tools(source, known_tools, errors)
+    check_rules(source, known_tools, errors)
     _check_capped_tools(source, known_tools, errors)
 
 
@@ -266,18 +272,6 @@ def _check_capped_tools(source: Source, known_tools: Collection[str], errors: li
             mend = suggestion(name, known_tools)
             place = ("limits", "max_concurrent", name)
             errors.append(source.error(f"a cap for the unknown tool {name!r}", place, mend=mend or "remove it"))
-
-
-def _check_rule_tools(source: Source, known_tools: Collection[str], errors: list[ConfigError]) -> None:
-    """A rule whose tool nobody has would never hold, in silence. Patterns may match tools that are yet to come."""
-    permissions = source.data.get("permissions")
-    rules = permissions.get("rules") if isinstance(permissions, dict) else None
-    for i, rule in enumerate(rules if isinstance(rules, list) else []):
-        tool = rule.get("tool") if isinstance(rule, dict) else None
-        if isinstance(tool, str) and tool not in known_tools and not set(tool) & set("*?["):
-            mend = suggestion(tool, known_tools)
-            place = ("permissions", "rules", i, "tool")
-            errors.append(source.error(f"a rule for the unknown tool {tool!r}", place, mend=mend or "remove it"))
 
 
 def _check_hosts(spec: AgentSpec, wrong: Complain) -> None:

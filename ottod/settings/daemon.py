@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from ottod.errors import ConfigError
 from ottod.settings.environment import session_env
 from ottod.settings.keys import api_key
 from ottod.settings.models import check_aliases, resolve_model
+from ottod.settings.names import BUILTIN_TOOL_NAMES
 from ottod.settings.sections import DaemonSettings
 
 __all__ = ["DaemonSettings", "api_key", "check", "load", "resolve_model", "session_env"]
@@ -35,16 +38,20 @@ def check(config_file: Path | str, *, must_exist: bool = False) -> DaemonSetting
         return DaemonSettings()
     # YAML costs 20 ms to import: a client that needs only the defaults does not pay.
     from ottod.settings.decode import decode_all
+    from ottod.settings.permission_rules import check_rules, placed_rules
     from ottod.settings.yaml_source import read
 
     try:
         source = read(config_file)
     except ConfigError as error:
         return [error]
-    settings, errors = decode_all(DaemonSettings, source)
-    if settings is None:
-        return errors
-    return check_aliases(settings, source) or settings
+    settings, errors = decode_all(DaemonSettings, source, hidden=("permissions.rules[].source",))
+    check_rules(source, BUILTIN_TOOL_NAMES, errors)
+    if settings is None or errors:
+        return sorted(errors, key=lambda e: (e.line, e.column))
+    rules = placed_rules(settings.permissions.rules, source, ("permissions", "rules"))
+    placed = msgspec.structs.replace(settings, permissions=msgspec.structs.replace(settings.permissions, rules=rules))
+    return check_aliases(placed, source) or placed
 
 
 def _says_nothing(file: Path | str) -> bool:

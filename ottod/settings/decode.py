@@ -7,6 +7,7 @@ reads sizes (`512 MiB`) where a field's name ends in `_bytes` and durations (`5m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from types import NoneType, UnionType
@@ -23,10 +24,11 @@ from ottod.settings.units import format_duration, format_size, parse_duration, p
 from ottod.settings.yaml_source import DataPath, Source
 
 T = TypeVar("T", bound=msgspec.Struct)
+_INDEX = re.compile(r"\[\d+\]")
 
 
 def decode(struct: type[T], source: Source, *, hidden: Iterable[str] = ()) -> T:
-    """The struct that a source describes. `hidden` are top-level fields that a file must not set.
+    """The struct that a source describes. `hidden` are fields that a file must not set, as in `rules[].source`.
 
     Raises: ConfigError, the first in the file when there are several.
     """
@@ -69,7 +71,8 @@ class _Walk:
 
     def struct(self, data: dict[str, Any], struct: type[msgspec.Struct], path: DataPath) -> dict[str, Any]:
         """The data with its leaves read; errors are collected."""
-        hidden = self.hidden if not path else frozenset()
+        prefix = f"{_INDEX.sub('[]', dotted(path))}." if path else ""
+        hidden = {name.removeprefix(prefix) for name in self.hidden if name.startswith(prefix)}
         fields = {f.encode_name: f for f in fields_of(struct) if f.name not in hidden}
         found_before = len(self.errors)
         done: dict[str, Any] = {}

@@ -13,12 +13,12 @@ from pathlib import Path
 import msgspec
 
 from ottod.errors import ConfigError
-from ottod.protocol.specs import AgentSpec, HttpAccess, Isolation, Layer, PermissionRule
+from ottod.protocol.specs import AgentSpec, HttpAccess, Isolation, Layer, PermissionRule, Preset
 from ottod.settings.environment import matches
 from ottod.settings.hosts import parse_pattern
 from ottod.settings.keys import secret_variables
 from ottod.settings.models import aliases, providers, resolve_name
-from ottod.settings.sections import DaemonSettings, Preset
+from ottod.settings.sections import DaemonSettings
 
 LAYER_STRENGTH: dict[Layer, int] = {"off": 0, "preferred": 1, "required": 2}
 PRESET_WIDTH: dict[Preset, int] = {"strict": 0, "balanced": 1, "autonomous": 2}

@@ -9,11 +9,10 @@ import msgspec
 from msgspec import Meta
 
 from ottod.protocol.requests import MAX_CREDIT_BYTES
-from ottod.protocol.specs import Count, Layer, Name, PositiveCount, PositiveSeconds, Seconds
+from ottod.protocol.specs import Count, Layer, Name, PermissionRule, PositiveCount, PositiveSeconds, Preset, Seconds
 from ottod.settings.hosts import parse_pattern
 from ottod.settings.rules import Contradiction
 
-Preset = Literal["strict", "balanced", "autonomous"]
 Adapter = Literal["scripted", "anthropic", "openai"]
 Price = Annotated[float, Meta(ge=0)]
 
@@ -222,6 +221,15 @@ class IsolationSettings(Section, frozen=True, kw_only=True):
     """Tool processes are denied dangerous system calls."""
 
 
+class PermissionSettings(Section, frozen=True, kw_only=True):
+    """Rules about tool calls for all agents, weighed together with an agent's own; see `permissions.rules` below."""
+
+    rules: tuple[PermissionRule, ...] = ()
+    """A list; each rule has an `effect` and conditions, as in an agent's file."""
+    audit_entries: Annotated[int, Meta(ge=100, le=10_000_000)] = 20_000
+    """How many decisions and answers are kept on record for `ottoctl policy audit`; older ones go."""
+
+
 class ProjectSettings(Section, frozen=True, kw_only=True):
     """What agent files inside a project (`.otto/agents`) may ask for. They only narrow what stands here."""
 
@@ -366,6 +374,7 @@ class DaemonSettings(Section, frozen=True, kw_only=True):
     Variables that hold a provider's key never pass.
     """
     isolation: IsolationSettings = IsolationSettings()
+    permissions: PermissionSettings = PermissionSettings()
     project_may: ProjectSettings = ProjectSettings()
     clients: ClientSettings = ClientSettings()
     gateway: GatewaySettings = GatewaySettings()

@@ -20,8 +20,9 @@ import functools
 import os
 import sqlite3
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,8 +30,10 @@ import msgspec
 
 from ottod.errors import StorageError
 from ottod.protocol.events import SessionState
-from ottod.protocol.results import SessionInfo
+from ottod.protocol.policy import StandingGrant
+from ottod.protocol.results import AuditEntry, SessionInfo
 from ottod.storage import database_rows as rows
+from ottod.storage import policy_rows
 from ottod.storage.database_rows import Incarnation
 from ottod.storage.schema import DatabaseFile, DatabaseRecovery, open_database_file, storage_error
 
@@ -40,6 +43,8 @@ COALESCE_S = 0.02
 """How long the thread lets dirty rows gather; at full event rate this is one transaction for many updates."""
 RETRY_S = 1.0
 MAX_REJECTED = 64
+MAX_PENDING_AUDIT = 10_000
+"""Entries that wait for a disk which takes none; beyond it the oldest go, and their number is noted."""
 CLOSE_TIMEOUT_S = 10.0
 THREAD_NAME = "otto-database"
 
@@ -80,6 +85,10 @@ class Database:
         """Guards the jobs, the dirty rows and `_closing`; nobody holds it for more than a few instructions."""
         self._jobs: deque[_Job] = deque()
         self._dirty: dict[str, SessionInfo] = {}
+        self._audit: deque[AuditEntry] = deque()
+        self._audit_lost = 0
+        self.audit_entries = 20_000
+        """How many entries of the audit trail are kept."""
         self._noted_offset = 0
         """Waits to be written with the next rows; 0 for nothing."""
         self._closing = False
@@ -226,6 +235,35 @@ class Database:
         """Runs `work` in one transaction; unless `durable` it survives only a kill. Raises StorageError."""
         return await self._write(lambda: work(self._connection), durable=durable)
 
+    # ------------------------------------------------------------ permission
+
+    def put_audit_nowait(self, entry: AuditEntry) -> None:
+        """Writes an entry of the audit trail, no later than any session row that is put after it. From any thread."""
+        with self._wake:
+            if len(self._audit) >= MAX_PENDING_AUDIT:
+                self._audit.popleft()
+                self._audit_lost += 1
+            self._audit.append(entry)
+            if not self._dirty:
+                self._wake.notify()
+
+    async def audit(self, session: str = "", *, limit: int) -> list[AuditEntry]:
+        """The newest entries, oldest first, of one session or of all. Raises StorageError."""
+        await self._call(self._drain_quickly)
+        return await self._call(lambda: policy_rows.select_audit(self._connection, session, limit))
+
+    async def put_grant(self, grant: StandingGrant) -> None:
+        """Writes leave that stands, durably. Raises StorageError."""
+        await self._write(lambda: policy_rows.upsert_grant(self._connection, grant))
+
+    async def delete_grant(self, grant: str) -> None:
+        """Forgets leave that stood, durably. Raises StorageError."""
+        await self._write(lambda: policy_rows.delete_grant(self._connection, grant))
+
+    async def grants(self) -> list[StandingGrant]:
+        """All leave that stands. Raises StorageError."""
+        return await self._call(lambda: policy_rows.select_grants(self._connection))
+
     # ------------------------------------------------------------ life
 
     async def flush(self) -> None:
@@ -311,8 +349,8 @@ class Database:
 
     def _wait(self, retry: bool) -> None:
         """Waits for work, holding `_wake`: for a job at once, for dirty rows until some have gathered."""
-        if not self._dirty:
-            self._wake.wait_for(lambda: self._jobs or self._dirty or self._closing)
+        if not self._dirty and not self._audit:
+            self._wake.wait_for(lambda: self._jobs or self._dirty or self._audit or self._closing)
         if not self._jobs and not self._closing:
             self._wake.wait_for(lambda: self._jobs or self._closing, RETRY_S if retry else COALESCE_S)
 
@@ -339,19 +377,24 @@ class Database:
         """Writes all dirty rows in one transaction, and syncs older ones too if `durable`. Raises StorageError."""
         with self._wake:
             batch, self._dirty = self._dirty, {}
+            audit, self._audit = self._audit, deque()
+            lost, self._audit_lost = self._audit_lost, 0
             noted = self._noted_offset
-        if not batch and not (durable and self._has_unsynced):
+        if not batch and not audit and not (durable and self._has_unsynced):
             return
         try:
-            written = self._commit(lambda: self._upsert(batch, noted), durable=durable)
+            written = self._commit(lambda: self._upsert(batch, noted, audit, lost), durable=durable)
         except StorageError:
             with self._wake:
                 self._dirty = {**batch, **self._dirty}
+                self._audit = audit + self._audit
+                self._audit_lost += lost
             raise
         self._rows_written += written
 
-    def _upsert(self, batch: dict[str, SessionInfo], noted: int) -> int:
+    def _upsert(self, batch: dict[str, SessionInfo], noted: int, audit: Iterable[AuditEntry], lost: int) -> int:
         written = 0
+        self._add_audit(audit, lost)
         for session, info in batch.items():
             try:
                 rows.upsert_session(self._connection, info)
@@ -369,6 +412,21 @@ class Database:
             # SQLite syncs its log only for a transaction that changes something.
             rows.touch(self._connection)
         return written
+
+    def _add_audit(self, audit: Iterable[AuditEntry], lost: int) -> None:
+        entries = list(audit)
+        if lost:
+            entries.insert(
+                0, AuditEntry(kind="lost", at_ns=time.time_ns(), reason=f"{lost} entries were not written")
+            )
+        if not entries:
+            return
+        try:
+            policy_rows.insert_audit(self._connection, entries, keep=self.audit_entries)
+        except (OverflowError, UnicodeEncodeError) as error:
+            # Trying again would fail again, and take the other rows with it.
+            self._note(error)
+            self._rows_rejected += len(entries)
 
     def _commit(self, work: Callable[[], T], *, durable: bool) -> T:
         """Runs `work` in one transaction. Raises StorageError, with nothing written."""

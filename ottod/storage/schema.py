@@ -128,6 +128,21 @@ MIGRATIONS: tuple[str, ...] = (
         spent_usd_micros INTEGER NOT NULL
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE audit (
+        entry   INTEGER PRIMARY KEY,
+        session TEXT NOT NULL,
+        seq     INTEGER NOT NULL,
+        at_ns   INTEGER NOT NULL,
+        record  BLOB NOT NULL
+    );
+    CREATE UNIQUE INDEX audit_event ON audit (session, seq) WHERE seq > 0;
+    CREATE TABLE grants (
+        id    TEXT PRIMARY KEY,
+        agent TEXT NOT NULL,
+        body  BLOB NOT NULL
+    ) WITHOUT ROWID;
+    """,
 )
 """Append-only: what has been released is never edited."""
 

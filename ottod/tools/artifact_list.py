@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from ottod.tools.artifact_read import describe
 from ottod.tools.artifact_write import artifacts_of
-from ottod.tools.base import Tool, ToolContext, ToolOutput
+from ottod.tools.base import Facts, Tool, ToolContext, ToolOutput
 
 
 class ArtifactListArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,5 +40,6 @@ ARTIFACT_LIST = Tool(
     permissions=frozenset({"read"}),
     idempotent=True,
     run=run,
+    touches=lambda arguments: Facts(),
     timeout_s=30.0,
 )

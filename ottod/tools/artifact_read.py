@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.tools.artifact_write import artifacts_of
-from ottod.tools.base import Tool, ToolContext, ToolOutput
+from ottod.tools.base import Facts, Tool, ToolContext, ToolOutput
 from ottod.tools.text import decode_text, lines_of, plural
 
 NOTE_BYTES = 300
@@ -70,5 +70,6 @@ ARTIFACT_READ = Tool(
     permissions=frozenset({"read", "write"}),
     idempotent=True,
     run=run,
+    touches=lambda arguments: Facts(writes=(arguments.to,) if arguments.to else ()),
     timeout_s=30.0,
 )

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from ottod.errors import ToolError
 from ottod.protocol.artifacts import KINDS, MAX_ARTIFACT_BYTES, MAX_SOURCES
-from ottod.tools.base import Artifacts, Tool, ToolContext, ToolOutput
+from ottod.tools.base import Artifacts, Facts, Tool, ToolContext, ToolOutput
 
 Reference = Annotated[str, Meta(min_length=1, max_length=200)]
 
@@ -65,5 +65,6 @@ ARTIFACT_WRITE = Tool(
     permissions=frozenset({"read", "write"}),
     idempotent=True,
     run=run,
+    touches=lambda arguments: Facts(reads=(arguments.file,) if arguments.file else ()),
     timeout_s=30.0,
 )

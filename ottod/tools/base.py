@@ -16,7 +16,7 @@ import msgspec
 
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.model import ToolSchema
-from ottod.protocol.toolio import DirEntry, Files, FileStat, ProgramResult, Programs, Web
+from ottod.protocol.toolio import DirEntry, Facts, Files, FileStat, ProgramResult, Programs, Web
 
 __all__ = [
     "Args",
@@ -24,6 +24,7 @@ __all__ = [
     "Artifacts",
     "ChildEnd",
     "DirEntry",
+    "Facts",
     "FileStat",
     "Files",
     "Permission",
@@ -145,6 +146,8 @@ class Tool(msgspec.Struct, Generic[Args], frozen=True, kw_only=True):
     `idempotent`: running it twice with the same arguments leaves the same state as once.
     `timeout_s` is the default; the agent's limits may lower it, unless the tool only `waits`: for others, who have
     limits of their own. Of one session at most `max_concurrent` calls run at a time; more of them wait their turn.
+    limits of their own. `touches` says what a call is about to touch, for permission rules; a tool without it is
+    judged by its name and permissions, and any rule that asks or denies by path, command or host meets it.
     """
 
     name: str
@@ -156,6 +159,7 @@ class Tool(msgspec.Struct, Generic[Args], frozen=True, kw_only=True):
     timeout_s: float = 120.0
     waits: bool = False
     max_concurrent: int | None = None
+    touches: Callable[[Args], Facts | None] | None = None
 
     def schema(self) -> ToolSchema:
         """The tool as a model sees it."""

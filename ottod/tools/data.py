@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
-from ottod.tools.base import Tool, ToolContext, ToolOutput
+from ottod.tools.base import Facts, Tool, ToolContext, ToolOutput
 from ottod.tools.data_path import format_path, get, parse_path, put
 from ottod.tools.documents import Format, dump, format_of, indent_of, load, replace_scalar
 from ottod.tools.text import decode_text, plural
@@ -118,6 +118,14 @@ def _describe(value: Any) -> str:
     return "null" if value is None else f"a {type(value).__name__}"
 
 
+def touches(arguments: DataArguments) -> Facts:
+    """The file, and what is written: the file itself, or what it is converted to."""
+    writes = (arguments.file,) if arguments.action == "set" else ()
+    if arguments.action == "convert" and arguments.to:
+        writes = (arguments.to,)
+    return Facts(reads=(arguments.file,), writes=writes)
+
+
 DATA = Tool(
     name="data",
     description=(
@@ -128,5 +136,6 @@ DATA = Tool(
     permissions=frozenset({"read", "write"}),
     idempotent=True,
     run=run,
+    touches=touches,
     timeout_s=30.0,
 )

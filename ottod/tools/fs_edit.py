@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
-from ottod.tools.base import Tool, ToolContext, ToolOutput
+from ottod.tools.base import Facts, Tool, ToolContext, ToolOutput
 from ottod.tools.text import TextFile, decode_text, lines_of, plural
 
 MAX_FILE_BYTES = 8 * 1024 * 1024
@@ -108,5 +108,6 @@ FS_EDIT = Tool(
     permissions=frozenset({"read", "write"}),
     idempotent=False,
     run=run,
+    touches=lambda arguments: Facts(reads=(arguments.path,), writes=(arguments.path,)),
     timeout_s=30.0,
 )

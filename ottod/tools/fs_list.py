@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from ottod.tools.base import Tool, ToolContext, ToolOutput
+from ottod.tools.base import Facts, Tool, ToolContext, ToolOutput
 from ottod.tools.text import printable
 from ottod.tools.tree_walk import MAX_DEPTH, Found, walk
 
@@ -57,6 +57,12 @@ def _collect(arguments: ListArguments, context: ToolContext) -> tuple[list[Found
     return found[: arguments.limit], len(found) > arguments.limit
 
 
+def touches(arguments: ListArguments) -> Facts:
+    """A directory, and when recursive all below it."""
+    place = (arguments.path,)
+    return Facts(trees=place) if arguments.recursive else Facts(reads=place)
+
+
 FS_LIST = Tool(
     name="fs_list",
     description=(
@@ -67,5 +73,6 @@ FS_LIST = Tool(
     permissions=frozenset({"read"}),
     idempotent=True,
     run=run,
+    touches=touches,
     timeout_s=30.0,
 )

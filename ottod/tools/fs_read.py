@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
-from ottod.tools.base import Tool, ToolContext, ToolOutput
+from ottod.tools.base import Facts, Tool, ToolContext, ToolOutput
 from ottod.tools.text import decode_text, lines_of, plural
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
@@ -61,5 +61,6 @@ FS_READ = Tool(
     permissions=frozenset({"read"}),
     idempotent=True,
     run=run,
+    touches=lambda arguments: Facts(reads=(arguments.path,)),
     timeout_s=30.0,
 )

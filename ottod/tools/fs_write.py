@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
-from ottod.tools.base import Tool, ToolContext, ToolOutput
+from ottod.tools.base import Facts, Tool, ToolContext, ToolOutput
 from ottod.tools.text import lines_of, plural
 
 
@@ -45,5 +45,6 @@ FS_WRITE = Tool(
     permissions=frozenset({"write"}),
     idempotent=True,
     run=run,
+    touches=lambda arguments: Facts(writes=(arguments.path,)),
     timeout_s=30.0,
 )

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
-from ottod.tools.base import Tool, ToolContext, ToolOutput
+from ottod.tools.base import Facts, Tool, ToolContext, ToolOutput
 from ottod.tools.git_program import ENVIRONMENT, checked_revision, git, git_or_fail
 from ottod.tools.keep_whole import keep_whole
 from ottod.tools.text import plural
@@ -204,6 +204,13 @@ def _checked_paths(paths: tuple[str, ...], context: ToolContext) -> list[str]:
     return checked
 
 
+def touches(arguments: GitArguments) -> Facts:
+    """The command as a rule about `git` would have it, and the paths that it names."""
+    words = ("git", arguments.action, *((arguments.revision,) if arguments.revision else ()), *arguments.paths)
+    writes = arguments.paths if arguments.action == "restore" else ()
+    return Facts(programs=(words,), trees=tuple(arguments.paths), writes=tuple(writes))
+
+
 GIT = Tool(
     name="git",
     description=(
@@ -214,6 +221,7 @@ GIT = Tool(
     permissions=frozenset({"read", "write", "exec"}),
     idempotent=False,
     run=run,
+    touches=touches,
     timeout_s=60.0,
     max_concurrent=1,
 )

@@ -16,7 +16,7 @@ import pathspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
-from ottod.tools.base import ProgramResult, Tool, ToolContext, ToolOutput
+from ottod.tools.base import Facts, ProgramResult, Tool, ToolContext, ToolOutput
 from ottod.tools.text import lines_of, printable
 from ottod.tools.tree_walk import walk
 
@@ -143,5 +143,6 @@ GREP = Tool(
     permissions=frozenset({"read"}),
     idempotent=True,
     run=run,
+    touches=lambda arguments: Facts(trees=(arguments.path,)),
     timeout_s=30.0,
 )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
 from ottod.protocol.toolio import WebRequest, WebResponse
-from ottod.tools.base import Tool, ToolContext, ToolOutput
+from ottod.tools.base import Facts, Tool, ToolContext, ToolOutput
 from ottod.tools.keep_whole import keep_whole
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -110,6 +111,15 @@ def _decoded(response: WebResponse) -> str:
     raise AssertionError("utf-8 is always there")
 
 
+def touches(arguments: HttpArguments) -> Facts:
+    """The host. One that cannot be told from the URL is no host that a rule could allow."""
+    try:
+        host = urlsplit(arguments.url).hostname
+    except ValueError:
+        host = None
+    return Facts(hosts=(host or "",))
+
+
 HTTP = Tool(
     name="http",
     description=(
@@ -120,6 +130,7 @@ HTTP = Tool(
     permissions=frozenset({"net"}),
     idempotent=False,
     run=run,
+    touches=touches,
     timeout_s=60.0,
     max_concurrent=4,
 )

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
-from ottod.tools.base import ProgramResult, Tool, ToolContext, ToolOutput
+from ottod.tools.base import Facts, ProgramResult, Tool, ToolContext, ToolOutput
 from ottod.tools.text import plural
 
 QUIET = {"PAGER": "cat", "GIT_PAGER": "cat", "GIT_TERMINAL_PROMPT": "0", "TERM": "dumb", "NO_COLOR": "1"}
@@ -83,5 +83,6 @@ SHELL = Tool(
     permissions=frozenset({"exec"}),
     idempotent=False,
     run=run,
+    touches=lambda arguments: Facts(commands=(arguments.command,), cwd=arguments.cwd),
     timeout_s=120.0,
 )

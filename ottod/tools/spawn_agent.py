@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
-from ottod.tools.base import Tool, ToolContext, ToolOutput
+from ottod.tools.base import Facts, Tool, ToolContext, ToolOutput
 
 WAIT_S = 24 * 3600.0
 """The longest wait for a child. Its own budgets and time-outs are what ends it before."""
@@ -81,6 +81,7 @@ SPAWN_AGENT = Tool(
     # The key of the call is the child's: asked again, the daemon gives the child that is there already.
     idempotent=True,
     run=run,
+    touches=lambda arguments: Facts(),
     timeout_s=WAIT_S,
     waits=True,
 )

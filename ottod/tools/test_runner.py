@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
-from ottod.tools.base import Files, ProgramResult, Tool, ToolContext, ToolOutput
+from ottod.tools.base import Facts, Files, ProgramResult, Tool, ToolContext, ToolOutput
 from ottod.tools.shell import QUIET, describe_ending, run_shell
 from ottod.tools.test_reports import Counts, parse_report
 
@@ -249,6 +249,15 @@ def _report(framework: str, result: ProgramResult, counts: Counts | None, timeou
     )
 
 
+def touches(arguments: TestArguments) -> Facts:
+    """The command that is given, or the framework's own. Which that is the project's files may decide."""
+    if arguments.command:
+        return Facts(commands=(arguments.command,), cwd=arguments.cwd)
+    known = {"pytest": ["pytest"], "unittest": ["python", "-m", "unittest"], **COMMANDS}
+    program = known.get(arguments.framework, [""])
+    return Facts(programs=((*program, *arguments.select),), cwd=arguments.cwd)
+
+
 TEST_RUNNER = Tool(
     name="test_runner",
     description=(
@@ -259,5 +268,6 @@ TEST_RUNNER = Tool(
     permissions=frozenset({"read", "exec"}),
     idempotent=False,
     run=run,
+    touches=touches,
     timeout_s=600.0,
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -26,30 +27,38 @@ from ottod.core.approval import (
     Resolution,
     Settle,
     approval_id,
-    is_enforced,
-    rule_for,
 )
+from ottod.core.permission import MAX_KEYS, Verdict, covering_grant, describe_rule, grant_keys
 from ottod.core.resume import Restored
 from ottod.errors import Failure
 from ottod.protocol import journal as j
-from ottod.protocol.events import ApprovalRequested, ApprovalResolved
+from ottod.protocol.events import ApprovalRequested, ApprovalResolved, PolicyDecided
 from ottod.protocol.model import ToolCall
-from ottod.protocol.specs import PermissionRule
+from ottod.protocol.policy import StandingGrant
 from ottod.protocol.worker import Birth, BudgetRefusal, ResolveApproval
 from ottod.worker.journal_writer import JournalWriter
+from ottod.worker.judge import Judge
 from ottod.worker.link import Link
 from ottod.worker.text import MAX_ARGUMENTS_BYTES, cut
 
+Outcome = Literal["denied", "unavailable", "granted"]
+_AS_OUTCOME: dict[str, Outcome] = {"approved": "granted", "denied": "denied"}
 MAX_REASON_BYTES = 2000
 """Of a rule's reason, and of an answer's."""
 BUDGET_TOOL = "budget"
 """The tool's name in a question about a budget."""
+
+MAX_TOLD_CLAIMS = 20
+"""Of one decision, in its event."""
 MAX_LOOK_S = 3600.0
 """Between two looks at the clock while an approval waits that expires: the wall clock may be set meanwhile."""
 
 
 class Approvals:
-    """One session's. `on_wait` is called when a call begins or ceases to wait."""
+    """One session's. `on_wait` is called when a call begins or ceases to wait.
+
+    `judge` is set before the first call: it knows the tools, which an idle session does not have.
+    """
 
     def __init__(
         self,
@@ -60,14 +69,14 @@ class Approvals:
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._session = birth.session
-        self._agent = birth.spec.name
-        self._rules = birth.spec.permissions.rules
         self._run_mode = birth.run_mode
         self._link = link
         self._on_wait = on_wait
         self._now_ns = now_ns
         self._book = ApprovalBook()
         self._journal: JournalWriter | None = None
+        self._grants = birth.grants
+        self.judge: Judge | None = None
         self._waiters: dict[str, asyncio.Future[None]] = {}
         self.waiting_calls = 0
         """Tool calls that wait for an answer now."""
@@ -77,57 +86,98 @@ class Approvals:
         self._book = ApprovalBook(restored.questions, restored.resolutions)
         self._journal = journal
 
-    @property
-    def ignored_rules(self) -> int:
-        """How many of the agent's rules have no effect yet."""
-        return sum(not is_enforced(rule) for rule in self._rules)
-
-    def is_guarded(self, tool: str) -> bool:
-        """Whether calls of this tool need leave, or are forbidden."""
-        rule = self._rule(tool)
-        return rule is not None and rule.effect != "allow"
-
-    def _rule(self, tool: str) -> PermissionRule | None:
-        if not self._rules:
-            return None
-        return rule_for(self._rules, tool=tool, agent=self._agent, run_mode=self._run_mode)
-
     # ------------------------------------------------------------ for the turn
+
+    def verdict(self, call: ToolCall) -> Verdict:
+        """What the rules say of a call."""
+        assert self.judge is not None
+        return self.judge.verdict(call)
+
+    def is_guarded(self, call: ToolCall) -> bool:
+        """Whether the call needs leave, or is forbidden."""
+        return self.verdict(call).effect != "allow"
 
     async def leave(self, call: ToolCall, *, turn: int, step: int) -> Failure | None:
         """Waits until the call may begin; or says why it may not. A cancellation leaves the question open.
 
         Raises: StorageError if the question cannot be noted.
         """
-        rule = self._rule(call.tool)
-        if rule is None or rule.effect == "allow":
+        verdict = self.verdict(call)
+        if verdict.effect == "allow":
             return None
-        why = f": {cut(rule.reason, MAX_REASON_BYTES)[0]}" if rule.reason else ""
-        if rule.effect == "deny":
-            return Failure(code="denied", message=f"a rule forbids {call.tool}{why}", mend="do it without this tool")
+        keys, is_grantable = grant_keys(verdict, arguments=call.arguments)
+        why = f": {cut(verdict.reason, MAX_REASON_BYTES)[0]}" if verdict.reason else ""
+        if verdict.effect == "deny":
+            self._tell(call, verdict, turn, step, outcome="denied")
+            about = f" ({verdict.decisive.claim})" if verdict.decisive.claim.object else ""
+            return Failure(
+                code="denied", message=f"a rule forbids {call.tool}{why}{about}", mend="do it in another way"
+            )
         approval = approval_id(self._session, turn=turn, step=step, call=call.call)
         known = self._book.known(approval, call.tool)
         if known is None:
+            grant = covering_grant(self._grants, tool=call.tool, keys=keys, now_ns=self._now_ns())
+            if grant is not None:
+                self._tell(call, verdict, turn, step, outcome="granted", grant=grant.grant)
+                return None
             if self._run_mode == "headless":
+                self._tell(call, verdict, turn, step, outcome="unavailable")
                 return Failure(
                     code="approval_unavailable",
                     message=f"{call.tool} needs approval{why}, and in a headless session nobody can give it",
                     mend="do it without this tool; a rule with run_mode: headless can allow it",
                 )
-            known = await self._ask(approval, call, turn, step, rule)
+            question = self._question(approval, call, turn, step, verdict, keys, is_grantable)
+            known = await self._hold(question, call.arguments)
+        elif known.approval != approval:
+            self._tell(call, verdict, turn, step, outcome=_AS_OUTCOME[known.decision], grant=known.approval)
         return _refusal(known)
 
-    async def _ask(self, approval: str, call: ToolCall, turn: int, step: int, rule: PermissionRule) -> Resolution:
-        question = Question(
+    def _tell(
+        self, call: ToolCall, verdict: Verdict, turn: int, step: int, *, outcome: Outcome, grant: str = ""
+    ) -> None:
+        """A decision that is more than a plain leave, for whoever watches and for the record."""
+        found = [f for f in verdict.findings if f.effect == verdict.effect]
+        claims = tuple(dict.fromkeys(str(finding.claim) for finding in found))
+        self._link.emit(
+            PolicyDecided(
+                call=call.call,
+                tool=call.tool,
+                outcome=outcome,
+                claims=claims[:MAX_TOLD_CLAIMS],
+                rule=describe_rule(verdict.rule),
+                source=verdict.source,
+                reason=cut(verdict.reason, MAX_REASON_BYTES)[0],
+                grant=grant,
+                turn=turn,
+                step=step,
+            )
+        )
+
+    def _question(
+        self,
+        approval: str,
+        call: ToolCall,
+        turn: int,
+        step: int,
+        verdict: Verdict,
+        keys: tuple[str, ...],
+        is_grantable: bool,
+    ) -> Question:
+        # Of several rules that ask the most impatient one counts.
+        waits_s = [f.rule.expires_s for f in verdict.asks if f.rule.expires_s is not None]
+        return Question(
             approval=approval,
             turn=turn,
             step=step,
             call=call.call,
             tool=call.tool,
-            reason=cut(rule.reason, MAX_REASON_BYTES)[0],
-            expires_at_ns=None if rule.expires_s is None else self._now_ns() + int(rule.expires_s * 1e9),
+            reason=cut(verdict.reason, MAX_REASON_BYTES)[0],
+            expires_at_ns=self._now_ns() + int(min(waits_s) * 1e9) if waits_s else None,
+            claims=tuple(cut(key, MAX_REASON_BYTES)[0] for key in keys[:MAX_KEYS]),
+            source=verdict.source,
+            is_grantable=is_grantable,
         )
-        return await self._hold(question, call.arguments)
 
     async def _hold(self, question: Question, arguments: str) -> Resolution:
         """Asks, and waits for what becomes of it."""
@@ -194,6 +244,16 @@ class Approvals:
         actions = self._book.step(event, now_ns=self._now_ns())
         await self._settle(actions)
         return next((action.failure for action in actions if isinstance(action, Refuse)), None)
+
+    async def set_grants(self, grants: tuple[StandingGrant, ...]) -> None:
+        """Leave stands, or stands no more; open questions that it covers are answered. Raises StorageError."""
+        self._grants = grants
+        now_ns = self._now_ns()
+        for question in self._book.open:
+            grant = covering_grant(grants, tool=question.tool, keys=question.claims, now_ns=now_ns)
+            if grant is not None and question.is_grantable:
+                event = AnswerGiven(approval=question.approval, decision="approved", scope="agent", by=grant.by)
+                await self._settle(self._book.step(event, now_ns=now_ns))
 
     # ------------------------------------------------------------ what the book orders
 

@@ -18,10 +18,11 @@ from ottod.worker.artifacts import Artifacts
 from ottod.worker.children import Children
 from ottod.worker.inbox import Inbox
 from ottod.worker.journal_writer import JournalWriter
+from ottod.worker.judge import Judge, own_authorities
 from ottod.worker.link import Link
 from ottod.worker.model_call import ModelCaller
 from ottod.worker.permits import Permits
-from ottod.worker.sandbox import confine_worker, programs_for
+from ottod.worker.sandbox import are_confined, confine_worker, programs_for
 from ottod.worker.slices import TimeSlice
 from ottod.worker.tool_call import ToolRunner
 from ottod.worker.turns import TurnDriver
@@ -54,16 +55,24 @@ class Equipment:
         """Blocks for milliseconds, and confines this process for good. Raises OttoError if something is missing."""
         spec = birth.spec
         tools = tools_by_name(spec.tools)
-        files = BeneathFiles(birth.cwd, hidden=birth.private_dirs, granted=spec.isolation.write_paths)
+        judge = Judge(
+            authorities=birth.authorities or own_authorities(spec, cwd=birth.cwd, private_dirs=birth.private_dirs),
+            tools=tools,
+            cwd=birth.cwd,
+            run_mode=birth.run_mode,
+            is_confined=are_confined(birth),
+        )
+        approvals.judge = judge
+        files = BeneathFiles(
+            birth.cwd,
+            hidden=birth.private_dirs,
+            granted=spec.isolation.write_paths,
+            objection=judge.objection,
+        )
         programs = programs_for(birth)
         weakness = confine_worker(birth)
         if weakness:
             link.emit(LogWarning(message=weakness, code="unconfined"))
-        if approvals.ignored_rules:
-            text = (
-                f"permission rules with path, command or host have no effect yet: {approvals.ignored_rules} of them"
-            )
-            link.emit(LogWarning(message=text, code="rules_without_effect"))
         models = ModelCaller(
             spec=spec,
             targets=birth.models,
@@ -94,6 +103,7 @@ class Equipment:
                 web=PinnedWeb(spec.http),
                 session=birth.session,
                 link=link,
+                on_begin=judge.enter,
             ),
             approvals=approvals,
             inbox=inbox,

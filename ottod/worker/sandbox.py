@@ -61,6 +61,14 @@ def programs_for(birth: Birth) -> ConfinedPrograms:
     )
 
 
+def are_confined(birth: Birth) -> bool:
+    """Whether programs are held to the working directory, as far as this host gives what that takes.
+
+    Call it before `confine_worker`. Blocks for milliseconds where there is no Landlock.
+    """
+    return birth.spec.isolation.files != "off" and (landlock.abi() > 0 or not bubblewrap.trial())
+
+
 def confine_worker(birth: Birth) -> str:
     """Confines this process for the rest of its life: empty if done, else why not, in one line.
 

@@ -40,6 +40,7 @@ from ottod.protocol.worker import (
     InterruptTurn,
     NoteCheckpoint,
     ResolveApproval,
+    SetGrants,
     SetPause,
     StopTurn,
 )
@@ -357,6 +358,10 @@ class SessionRunner:
                     await self._is_open.wait()
                     if not self._is_over:
                         await self._children.heard(body)
+                    return None
+                case SetGrants():
+                    await self._is_open.wait()
+                    await self._approvals.set_grants(body.grants)
                     return None
                 case _:
                     return await self._obey(body)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -42,7 +43,10 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolRunner:
-    """Runs the calls of one session. `tools` are those that the agent may use; there are no others."""
+    """Runs the calls of one session. `tools` are those that the agent may use; there are no others.
+
+    `on_begin` is called in the task of a call before its tool is run.
+    """
 
     def __init__(
         self,
@@ -56,6 +60,7 @@ class ToolRunner:
         web: Web,
         session: str,
         link: Link,
+        on_begin: Callable[[ToolCall], None] = lambda call: None,
     ) -> None:
         self._spec = spec
         self._tools = tools
@@ -69,6 +74,7 @@ class ToolRunner:
         caps = {name: tool.max_concurrent for name, tool in tools.items()} | dict(spec.limits.max_concurrent)
         self._turns = {name: asyncio.Semaphore(cap) for name, cap in caps.items() if cap is not None}
         """Of the tools that have a cap of their own: who has a turn may run."""
+        self._on_begin = on_begin
 
     def is_idempotent(self, call: ToolCall) -> bool:
         tool = self._tools.get(call.tool)
@@ -104,6 +110,7 @@ class ToolRunner:
             raise ToolError(f"there is no tool {call.tool!r}; you may use: {names}", code="unknown_tool")
         arguments = decode_arguments(tool, call.arguments)
         _check_marks(tool, call)
+        self._on_begin(call)
         timeout_s = self._timeout_s(tool)
         context = ToolContext(
             files=self._files,

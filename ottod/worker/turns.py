@@ -290,7 +290,7 @@ class TurnDriver:
 
     def _is_guarded(self, call: ToolCall) -> bool:
         """Whether a rule stands before the call. One that cannot be run fails by itself, and nobody is asked."""
-        return self._approvals.is_guarded(call.tool) and self._tools.is_runnable(call)
+        return self._tools.is_runnable(call) and self._approvals.is_guarded(call)
 
     def _idempotency_key(self, action: RunTool) -> str:
         return f"{self._session}/{action.turn}/{action.step}/{action.call.call}"

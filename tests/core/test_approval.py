@@ -1,9 +1,8 @@
-"""Leave for tool calls: which rule speaks, and what becomes of a question, whatever happens in whatever order."""
+"""Leave for tool calls: what becomes of a question, whatever happens in whatever order."""
 
 from __future__ import annotations
 
 import string
-from itertools import permutations
 
 import pytest
 from hypothesis import given
@@ -26,7 +25,6 @@ from ottod.core.approval import (
     Settle,
     approval_id,
     normalise_approval,
-    rule_for,
 )
 from ottod.core.projection import MAX_PENDING, SHOWN_ARGUMENTS_CHARS, fold
 from ottod.core.resume import restore
@@ -35,9 +33,7 @@ from ottod.protocol import events as ev
 from ottod.protocol import journal as j
 from ottod.protocol.cause import Cause
 from ottod.protocol.results import ApprovalAnswer, SessionInfo
-from ottod.protocol.specs import PermissionRule
 
-Rule = PermissionRule
 INFO = SessionInfo(session="s-0000000000", agent="a", model="m", state="running")
 
 
@@ -48,37 +44,6 @@ def question(name: str = "a-1", *, tool: str = "shell", expires_at_ns: int | Non
 def held(book: ApprovalBook, *names: str, tool: str = "shell") -> None:
     for name in names:
         book.step(CallHeld(question=question(name, tool=tool)), now_ns=0)
-
-
-# ------------------------------------------------------------------ rules
-
-
-@pytest.mark.parametrize(
-    ("rules", "effect"),
-    [
-        ([], None),
-        ([Rule(effect="deny", tool="git")], None),
-        ([Rule(effect="ask")], "ask"),
-        ([Rule(effect="deny"), Rule(effect="allow", tool="shell")], "allow"),
-        ([Rule(effect="deny", tool="sh*"), Rule(effect="ask", tool="she*")], "ask"),
-        ([Rule(effect="deny", tool="she??*"), Rule(effect="allow", tool="shell")], "allow"),
-        ([Rule(effect="ask", tool="shell"), Rule(effect="deny", tool="shell")], "deny"),
-        ([Rule(effect="allow", tool="shell"), Rule(effect="ask", tool="shell")], "ask"),
-        ([Rule(effect="ask", tool="shell"), Rule(effect="allow", tool="shell", agent="coder")], "allow"),
-        ([Rule(effect="deny", tool="shell", agent="other")], None),
-        ([Rule(effect="deny"), Rule(effect="allow", run_mode="interactive")], "allow"),
-        ([Rule(effect="deny", run_mode="headless")], None),
-        (
-            [Rule(effect="deny", path="/etc/*"), Rule(effect="deny", command="rm*"), Rule(effect="deny", host="*")],
-            None,
-        ),
-    ],
-)
-def test_the_most_specific_rule_speaks_and_the_strictest_of_equals(rules: list[Rule], effect: str | None) -> None:
-    """Whatever the order of the rules; those whose conditions are not enforced yet say nothing."""
-    for order in permutations(rules):
-        found = rule_for(order, tool="shell", agent="coder", run_mode="interactive")
-        assert (found.effect if found is not None else None) == effect
 
 
 def test_an_id_follows_from_the_place_of_the_call() -> None:
@@ -116,6 +81,27 @@ def test_a_question_is_settled_once() -> None:
     known = book.known("a-1", "shell")
     assert known is not None and known.decision == "denied"
     assert book.known("a-2", "shell") is None, "an answer for once is none for the next call"
+
+
+def test_leave_for_the_agent_settles_what_asks_for_exactly_the_same() -> None:
+    """It is for claims that are known exactly, and for leave only; later questions are for grants to answer."""
+    book = ApprovalBook()
+    names = {
+        "a-1": ("exec git push",),
+        "a-2": ("exec git push",),
+        "a-3": ("exec git pull",),
+        "a-4": ("exec git push",),
+    }
+    for name, claims in names.items():
+        asked = replace(question(name), claims=claims, is_grantable=name != "a-4")
+        book.step(CallHeld(question=asked), now_ns=0)
+    (refused,) = book.step(AnswerGiven(approval="a-4", decision="approved", scope="agent"), now_ns=0)
+    assert isinstance(refused, Refuse) and refused.failure.code == "bad_scope"
+    (refused,) = book.step(AnswerGiven(approval="a-1", decision="denied", scope="agent"), now_ns=0)
+    assert isinstance(refused, Refuse) and refused.failure.code == "bad_scope"
+    actions = book.step(AnswerGiven(approval="a-1", decision="approved", scope="agent", by="me"), now_ns=0)
+    assert [a.resolution.approval for a in actions if isinstance(a, Settle)] == ["a-1", "a-2"]
+    assert book.known("a-5", "shell") is None and [q.approval for q in book.open] == ["a-3", "a-4"]
 
 
 def test_an_unknown_question_has_no_answer() -> None:

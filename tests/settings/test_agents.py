@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -189,7 +190,9 @@ def test_a_project_only_narrows(world: World) -> None:
         memory="required", network="preferred", read_paths=(str(world.repo / "docs"),), write_paths=()
     )
     assert spec.permissions.preset == "balanced"
-    assert spec.permissions.rules == (PermissionRule(effect="deny", tool="shell", command="rm *"),)
+    (rule,) = spec.permissions.rules
+    assert rule == PermissionRule(effect="deny", tool="shell", command="rm *", source=rule.source)
+    assert re.fullmatch(r".*/wide\.yml:\d+", rule.source)
     assert spec.env == ("CI", "HOME")
     assert spec.mcp_servers == ()
     assert entry.notes == (

@@ -1,0 +1,96 @@
+"""Explains what would become of a tool call. The tools are known to another process, which is asked each time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import msgspec
+
+from ottod.errors import OttoError, RefusedError
+from ottod.protocol.policy import Authority, Hypothesis, StandingGrant
+from ottod.protocol.requests import ExplainPolicy, StartSession
+from ottod.protocol.results import PolicyExplanation
+from ottod.protocol.specs import AgentSpec
+from ottod.root.context import RootContext
+from ottod.root.resolve import Resolver
+from ottod.root.rulings import all_authorities
+from ottod.root.session_table import Session
+
+PROGRAM = "ottod.worker.explain"
+TIMEOUT_S = 30.0
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+
+
+class Explanations:
+    """Of this root."""
+
+    def __init__(self, context: RootContext, *, resolver: Resolver, private_dirs: tuple[str, ...]) -> None:
+        self._c = context
+        self._resolver = resolver
+        self._private_dirs = private_dirs
+
+    async def explain(
+        self, body: ExplainPolicy, session: Session | None, grants: tuple[StandingGrant, ...]
+    ) -> PolicyExplanation:
+        """What would become of the call. Raises: OttoError for an agent that cannot be resolved."""
+        return await self._c.in_thread(self._explain, body, session, grants)
+
+    def _explain(
+        self, body: ExplainPolicy, session: Session | None, grants: tuple[StandingGrant, ...]
+    ) -> PolicyExplanation:
+        inherited: tuple[Authority, ...] = ()
+        run_mode = body.run_mode
+        if session is not None:
+            if session.plan is None:
+                raise RefusedError(f"{session.id} has ended", code="session_ended", mend="name an agent instead")
+            spec, cwd, inherited = session.plan.spec, session.plan.cwd, session.plan.inherited
+            run_mode = "headless" if session.info.run_mode == "headless" else run_mode
+        else:
+            request = StartSession(agent=body.agent, spec=body.spec, cwd=body.cwd)
+            spec, cwd = self._resolver.look_up(request)
+            grants = tuple(each for each in grants if (each.source, each.cwd) == (spec.source, cwd))
+        report = self._resolver.layers()
+        return _ask(
+            Hypothesis(
+                spec=spec,
+                authorities=all_authorities(
+                    spec,
+                    self._c.settings.permissions,
+                    cwd=cwd,
+                    private_dirs=self._private_dirs,
+                    inherited=inherited,
+                ),
+                grants=grants,
+                tool=body.tool,
+                arguments=body.arguments,
+                cwd=cwd,
+                run_mode=run_mode,
+                is_confined=_are_confined(spec, report),
+                isolation=report,
+            )
+        )
+
+
+def _are_confined(spec: AgentSpec, report: dict[str, str]) -> bool:
+    given = [report.get(layer, "") for layer in ("files", "sandbox")]
+    return spec.isolation.files != "off" and any(text.startswith(("yes", "partly")) for text in given)
+
+
+def _ask(order: Hypothesis) -> PolicyExplanation:
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", PROGRAM],
+            input=msgspec.json.encode(order),
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=False,
+            env={"PATH": os.defpath},
+        )
+        if done.returncode == 0 and len(done.stdout) <= MAX_ANSWER_BYTES:
+            return msgspec.json.decode(done.stdout, type=PolicyExplanation)
+    except (OSError, subprocess.TimeoutExpired, msgspec.MsgspecError) as error:
+        raise OttoError(f"the explanation failed: {error}"[:500], code="internal") from error
+    said = done.stderr.decode("utf-8", "replace").strip().splitlines() or [f"exit status {done.returncode}"]
+    raise OttoError(f"the explanation failed: {said[-1]}"[:500], code="internal", mend="see the daemon's log")

@@ -1,0 +1,47 @@
+"""Permission rules as files hold them: what is wrong with one, and where each stands."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import msgspec
+
+from ottod.errors import ConfigError
+from ottod.protocol.specs import PermissionRule
+from ottod.settings.nearest import suggestion
+from ottod.settings.yaml_source import DataPath, Source
+
+MAX_PATTERN_CHARS = 4096
+
+
+def check_rules(source: Source, known_tools: Collection[str], errors: list[ConfigError]) -> None:
+    """Rules under `permissions.rules` that would never hold, in silence. Read from the data, so that another mistake
+    in the file does not hide them.
+    """
+    permissions = source.data.get("permissions")
+    rules = permissions.get("rules") if isinstance(permissions, dict) else None
+    for i, rule in enumerate(rules if isinstance(rules, list) else []):
+        if not isinstance(rule, dict):
+            continue
+        place: DataPath = ("permissions", "rules", i)
+        tool, path = rule.get("tool"), rule.get("path")
+        # Patterns may match tools that are yet to come.
+        if isinstance(tool, str) and tool not in known_tools and not set(tool) & set("*?["):
+            mend = suggestion(tool, known_tools)
+            message = f"a rule for the unknown tool {tool!r}"
+            errors.append(source.error(message, (*place, "tool"), mend=mend or "remove it"))
+        if isinstance(path, str) and ".." in path.split("/"):
+            mend = "write it relative to the working directory, or absolute, without `..`"
+            errors.append(source.error(f"the pattern {path!r} matches nothing", (*place, "path"), mend=mend))
+        for name in ("tool", "agent", "path", "command", "host"):
+            if len(str(rule.get(name, ""))) > MAX_PATTERN_CHARS:
+                message = f"a pattern of more than {MAX_PATTERN_CHARS} characters"
+                errors.append(source.error(message, (*place, name), mend="make it shorter"))
+
+
+def placed_rules(rules: Iterable[PermissionRule], source: Source, path: DataPath) -> tuple[PermissionRule, ...]:
+    """The rules, each with the file and line where it stands."""
+    return tuple(
+        msgspec.structs.replace(rule, source=f"{source.file}:{source.locate((*path, i)).line}")
+        for i, rule in enumerate(rules)
+    )

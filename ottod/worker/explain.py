@@ -1,0 +1,128 @@
+"""What would become of a tool call: a short-lived program for root, which imports no tool.
+
+It reads one `Hypothesis` from its standard input, as JSON, and writes one `PolicyExplanation`. Nothing is called.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Literal
+
+import msgspec
+
+from ottod.core.other_layers import other_layers
+from ottod.core.permission import Finding, Loser, Verdict, covering_grant, describe_rule, grant_keys
+from ottod.errors import ToolError
+from ottod.protocol.model import ToolCall
+from ottod.protocol.policy import Hypothesis
+from ottod.protocol.results import ClaimRuling, PolicyExplanation, RuleWord
+from ottod.tools.arguments import decode_arguments
+from ottod.tools.base import Tool
+from ottod.tools.registry import BUILTIN_TOOLS
+from ottod.worker.judge import Judge
+
+MAX_RULINGS = 200
+PROGRAM_TOOLS = ("shell", "test_runner")
+
+
+def explain(order: Hypothesis) -> PolicyExplanation:
+    """What the rules say of the call, one by one, and what else would stop it."""
+    tools = {tool.name: tool for tool in BUILTIN_TOOLS}
+    judge = Judge(
+        authorities=order.authorities,
+        tools=tools,
+        cwd=order.cwd,
+        run_mode=order.run_mode,
+        is_confined=order.is_confined,
+    )
+    call = ToolCall(call="c-1", tool=order.tool, arguments=order.arguments)
+    claims = judge.claims(call)
+    verdict = judge.decide(call.tool, claims)
+    keys, _ = grant_keys(verdict, arguments=order.arguments)
+    grant = covering_grant(order.grants, tool=order.tool, keys=keys, now_ns=time.time_ns())
+    outcome, message = _outcome(order, verdict, has_grant=grant is not None)
+    first = verdict.decisive
+    return PolicyExplanation(
+        agent=order.spec.name,
+        agent_source=order.spec.source,
+        tool=order.tool,
+        effect=verdict.effect,
+        outcome=outcome,
+        message=message,
+        claim=str(first.claim),
+        authority=first.authority,
+        rule=_word(first),
+        others=tuple(_loser(each) for each in first.others),
+        rulings=tuple(_ruling(finding) for finding in verdict.findings[:MAX_RULINGS]),
+        layers=other_layers(
+            claims, isolation=order.spec.isolation, given=order.isolation, is_program=order.tool in PROGRAM_TOOLS
+        ),
+        grant=grant.grant if grant is not None else "",
+        cwd=order.cwd,
+        run_mode=order.run_mode,
+        is_confined=order.is_confined,
+        notes=_notes(order, tools.get(order.tool)),
+    )
+
+
+def _outcome(
+    order: Hypothesis, verdict: Verdict, *, has_grant: bool
+) -> tuple[Literal["runs", "waits", "fails"], str]:
+    if order.tool not in order.spec.tools:
+        return "fails", f"{order.spec.name} has no tool {order.tool}"
+    if verdict.effect == "deny":
+        return "fails", "a rule forbids it"
+    if verdict.effect == "allow":
+        return "runs", ""
+    if has_grant:
+        return "runs", "leave for it stands"
+    if order.run_mode == "headless":
+        return "fails", "it needs approval, and in a headless session nobody can give it"
+    return "waits", "somebody has to approve or deny it"
+
+
+def _notes(order: Hypothesis, tool: Tool[Any] | None) -> tuple[str, ...]:
+    notes = []
+    if tool is None:
+        notes.append(
+            f"{order.tool} is no built-in tool: it is judged by its name, and its arguments are not looked at"
+        )
+    else:
+        try:
+            decode_arguments(tool, order.arguments)
+        except ToolError as error:
+            notes.append(f"{error.message}; such a call fails by itself, and is judged by the tool's name here")
+    if not order.is_confined:
+        notes.append("programs of this agent are not confined to the working directory")
+    return tuple(notes)
+
+
+def _word(finding: Finding) -> RuleWord:
+    rule = finding.rule
+    return RuleWord(rule=describe_rule(rule), source=rule.source or finding.authority, reason=rule.reason)
+
+
+def _loser(loser: Loser) -> RuleWord:
+    rule = loser.rule
+    return RuleWord(rule=describe_rule(rule), source=rule.source, reason=rule.reason, why=loser.why)
+
+
+def _ruling(finding: Finding) -> ClaimRuling:
+    return ClaimRuling(
+        claim=str(finding.claim),
+        effect=finding.effect,
+        authority=finding.authority,
+        rule=_word(finding),
+        others=tuple(_loser(each) for each in finding.others),
+    )
+
+
+def main() -> None:
+    """Standard input to standard output."""
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Hypothesis)
+    sys.stdout.buffer.write(msgspec.json.encode(explain(order)))
+
+
+if __name__ == "__main__":
+    main()
