@@ -20,6 +20,7 @@ from pages.events import events_page  # noqa: E402
 from pages.index import index_page  # noqa: E402
 from pages.metrics import metrics_page  # noqa: E402
 from pages.presets import presets_page  # noqa: E402
+from pages.red_team import red_team_page  # noqa: E402
 from pages.states import states_page  # noqa: E402
 from pages.tools import tools_page  # noqa: E402
 from pages.turns import turns_page  # noqa: E402
@@ -31,6 +32,7 @@ PAGES: tuple[tuple[str, Callable[[], str]], ...] = (
     ("events", events_page),
     ("tools", tools_page),
     ("presets", presets_page),
+    ("red-team", red_team_page),
     ("cli", cli_page),
     ("session-states", states_page),
     ("turns", turns_page),
