@@ -16,6 +16,7 @@ from ottoctl.feed import DEFAULT_CREDIT_BYTES, Feed, SessionEvent, gap_event
 from ottoctl.policy import DEFAULT_RECONNECT_S, DEFAULT_TIMEOUT_S, STOP_ANSWER_S
 from ottoctl.replacement import UPGRADE_LOOK_S, UPGRADE_S, not_upgraded, upgraded
 from ottoctl.results import (
+    CostKey,
     Mode,
     RunResult,
     Scope,
@@ -35,6 +36,7 @@ from ottod.protocol.events import Gap, SessionState
 from ottod.protocol.policy import StandingGrant
 from ottod.protocol.requests import (
     GetArtifact,
+    GetCost,
     GetMetrics,
     GetSession,
     GetStatus,
@@ -58,6 +60,8 @@ from ottod.protocol.results import (
     ArtifactPart,
     AuditEntry,
     AuditList,
+    CostReport,
+    CostRow,
     DaemonStatus,
     Done,
     GrantList,
@@ -281,6 +285,13 @@ class Otto:
         """Refuses a tool call: it fails with `reason`, which the model hears, and the turn goes on. As `approve`."""
         body = deny_request(approval, session=session, reason=reason, for_session=for_session)
         return expect(ApprovalResult, await self.connection.call(body))
+
+    async def cost(self, by: CostKey = "agent", *, since_ns: int = 0) -> tuple[CostRow, ...]:
+        """What model calls have cost since then, by agent, model, session or day; also of sessions that are removed.
+
+        The dearest first, by day the newest first. `since_ns` is wall clock nanoseconds.
+        """
+        return expect(CostReport, await self.connection.call(GetCost(by=by, since_ns=since_ns))).rows
 
     async def artifacts(
         self, *, session: str = "", name: str = "", kind: str = "", all_versions: bool = False, limit: int = 1000

@@ -38,6 +38,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("approve", "approvals"),
     ("deny", "approvals"),
     ("policy", "policy"),
+    ("cost", "cost"),
     ("stop", "stop"),
     ("kill", "stop"),
     ("rm", "rm"),

@@ -28,6 +28,7 @@ from ottod.protocol.usage import Usage
 
 Mode = Literal["oneshot", "conversation"]
 Scope = Literal["once", "session", "agent"]
+CostKey = Literal["agent", "model", "session", "day"]
 
 R = TypeVar("R")
 

@@ -18,6 +18,7 @@ from ottoctl.feed import DEFAULT_CREDIT_BYTES, Batch, Feed, SessionEvent, ends_s
 from ottoctl.policy import DEFAULT_RECONNECT_S, DEFAULT_TIMEOUT_S, INTERRUPT_ANSWER_S, STOP_ANSWER_S
 from ottoctl.replacement import UPGRADE_LOOK_S, UPGRADE_S, not_upgraded, upgraded
 from ottoctl.results import (
+    CostKey,
     Mode,
     RunResult,
     Scope,
@@ -42,6 +43,7 @@ from ottod.protocol.policy import StandingGrant
 from ottod.protocol.requests import (
     CheckpointSession,
     GetArtifact,
+    GetCost,
     GetMetrics,
     GetSession,
     GetStatus,
@@ -76,6 +78,8 @@ from ottod.protocol.results import (
     ArtifactPart,
     AuditEntry,
     AuditList,
+    CostReport,
+    CostRow,
     DaemonStatus,
     Done,
     GrantList,
@@ -397,6 +401,10 @@ class SyncOtto:
         """Refuses a tool call; see `Otto.deny`."""
         body = deny_request(approval, session=session, reason=reason, for_session=for_session)
         return expect(ApprovalResult, self.connection.call(body))
+
+    def cost(self, by: CostKey = "agent", *, since_ns: int = 0) -> tuple[CostRow, ...]:
+        """What model calls have cost since then; see `Otto.cost`."""
+        return expect(CostReport, self.connection.call(GetCost(by=by, since_ns=since_ns))).rows
 
     def artifacts(
         self, *, session: str = "", name: str = "", kind: str = "", all_versions: bool = False, limit: int = 1000

@@ -9,7 +9,7 @@ from ottoctl.rendering.amounts import age, duration, in_seconds, size, tokens, u
 from ottoctl.rendering.ansi import one_line, paint, printable
 from ottoctl.rendering.table import Cell, render_table
 from ottod.protocol.cause import Cause
-from ottod.protocol.results import SessionInfo
+from ottod.protocol.results import BudgetLine, SessionInfo
 
 STATE_STYLES = {
     "starting": "cyan",
@@ -113,6 +113,7 @@ def inspect_page(info: SessionInfo, *, now_ns: int, color: bool) -> str:
         ("turns", str(info.turn)),
         ("tokens", usage_line(info.usage)),
         ("cost", usd(info.usage.usd_micros)),
+        ("budgets", ", ".join(map(_budget, info.budgets))),
         ("created", _moment(info.created_at_ns, now_ns)),
         ("ended", _moment(info.ended_at_ns, now_ns)),
         ("took", _took(info)),
@@ -139,6 +140,15 @@ def _questions(info: SessionInfo) -> str:
         for p in info.approvals
     )
     return ", ".join(told)
+
+
+def _budget(line: BudgetLine) -> str:
+    """`1.2k of 4.0k tokens (800 reserved)`."""
+    shown = {"seconds": duration, "tokens": tokens, "usd_micros": usd}[line.budget]
+    unit = " tokens" if line.budget == "tokens" else ""
+    whose = {"session": "", "tree": f" of {line.session}", "day": " today"}[line.scope]
+    reserved = f" ({shown(line.reserved)} reserved)" if line.reserved else ""
+    return f"{shown(line.spent)} of {shown(line.limit)}{unit}{whose}{reserved}"
 
 
 def _usage(info: SessionInfo) -> str:

@@ -294,6 +294,13 @@ class Unsubscribe(Wire, frozen=True, kw_only=True, tag="events.unsubscribe"):
     subscription: int
 
 
+class GetCost(Wire, frozen=True, kw_only=True, tag="cost.get"):
+    """What model calls have cost since then, summed by agent, model, session or day; from the ledger."""
+
+    by: Literal["agent", "model", "session", "day"] = "agent"
+    since_ns: Annotated[int, Meta(ge=0)] = 0
+
+
 class GetStatus(Wire, frozen=True, kw_only=True, tag="daemon.status"):
     """What the daemon is and how it fares."""
 
@@ -350,6 +357,7 @@ RequestBody = (
     | ExplainPolicy
     | Subscribe
     | Unsubscribe
+    | GetCost
     | GetStatus
     | StopDaemon
     | UpgradeDaemon

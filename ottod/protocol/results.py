@@ -277,6 +277,22 @@ class JournalPage(Wire, frozen=True, kw_only=True, tag="journal_page"):
     incomplete: str = ""
 
 
+class CostRow(Wire, frozen=True, kw_only=True):
+    """What calls with a key in common consumed. `presumed_…` is the part that nobody knows: the most it can be."""
+
+    key: str
+    usage: Usage = Usage()
+    presumed_tokens: int = 0
+    presumed_usd_micros: int = 0
+
+
+class CostReport(Wire, frozen=True, kw_only=True, tag="cost"):
+    """Sums of the ledger, the dearest first; by day the newest first."""
+
+    by: Literal["agent", "model", "session", "day"]
+    rows: tuple[CostRow, ...] = ()
+
+
 class StopResult(Wire, frozen=True, kw_only=True, tag="stopped"):
     """The proof: the session has ended and these processes of it remain (none, when the stop succeeded).
 
@@ -379,6 +395,7 @@ Result = (
     | GrantList
     | AuditList
     | PolicyExplanation
+    | CostReport
     | StopResult
     | Subscribed
     | DaemonStatus

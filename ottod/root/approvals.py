@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+import msgspec
 from msgspec.structs import replace
 
 from ottod.core.approval import PREFIX, cannot_stand, normalise_approval
@@ -25,6 +26,7 @@ from ottod.protocol.results import (
     SessionInfo,
     WaitingApproval,
 )
+from ottod.protocol.worker import BudgetRefusal
 from ottod.protocol.worker import ResolveApproval as Order
 from ottod.root.context import RootContext
 from ottod.root.grants import Grants
@@ -37,6 +39,8 @@ DELIVER_AGAIN_S = 0.5
 MAX_REASON_CHARS = 2000
 MAX_BY_CHARS = 200
 MAX_ID_CHARS = 100
+BUDGET_TOOL = "budget"
+"""The tool that a question about a budget names."""
 MAX_REMEMBERED = 1000
 """Answers that are remembered for whoever gives another one without naming the session."""
 
@@ -49,6 +53,8 @@ class Approvals:
         self._grants = grants
         self._answered: OrderedDict[str, str] = OrderedDict()
         """Approval → what became of it."""
+        self.on_budget_granted: Callable[[Session, str, str], bool] = lambda session, owner, unit: False
+        """Somebody lets a budget grow: whose, and which. Its worker asks again as soon as it hears the answer."""
 
     def waiting(self, sessions: Iterable[Session]) -> ApprovalList:
         """What waits for an answer in these sessions, oldest first. What has been answered is not listed."""
@@ -80,6 +86,8 @@ class Approvals:
         self._check_open(session, pending)
         if answer.scope == "agent":
             self._check_can_stand(approval, pending, answer)
+        if pending is not None and pending.tool == BUDGET_TOOL and answer.decision == "approved":
+            self._grant_budget(session, pending)
         is_kept = False
         failure = await self._deliver(session, approval, answer)
         if failure is not None:
@@ -105,6 +113,15 @@ class Approvals:
         if answer.decision != "approved" or pending is None or not pending.is_grantable:
             raise _refused(cannot_stand(approval, answer.decision))
         self._grants.check_room()
+
+    def _grant_budget(self, session: Session, pending: PendingApproval) -> None:
+        """Raises RefusedError if there is no such budget any more."""
+        try:
+            wanted = msgspec.json.decode(pending.arguments, type=BudgetRefusal)
+        except msgspec.DecodeError:
+            wanted = None
+        if wanted is None or not self.on_budget_granted(session, wanted.session, wanted.budget):
+            raise RefusedError(f"{pending.approval} is about a budget that is not there any more")
 
     def _find(self, session: Session | None, wanted: str) -> tuple[Session, PendingApproval | None]:
         """The approval that is meant. In a session that is named one may be meant that no longer waits."""

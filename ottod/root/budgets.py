@@ -103,7 +103,9 @@ class Budgets:
             if gone:
                 await self._ledger.drop_accounts(gone)
             if self._accounts.get(session_id) is not None:
-                await self._ledger.put_accounts(self._unstored(session_id))
+                rows = self._unstored(session_id)
+                await self._ledger.put_accounts(rows)
+                await self._note_stored(rows)
         except OttoError as error:
             self._c.log(f"accounts: {error}", session=session_id)
 
@@ -134,8 +136,9 @@ class Budgets:
 
     async def _put_limits(self, account: Account) -> None:
         try:
-            await self._ledger.put_accounts([_account_row(account)])
-            self._stored.add(account.key)
+            rows = [_account_row(account)]
+            await self._ledger.put_accounts(rows)
+            await self._note_stored(rows)
         except OttoError as error:
             self._c.log(f"accounts: {error}", session=account.key)
 
@@ -181,7 +184,15 @@ class Budgets:
         """Writes what was reserved, and the accounts that it counts in. Raises StorageError."""
         accounts = self._unstored(row.session)
         await self._ledger.put_permit(row, accounts)
-        self._stored.update(account.session for account in accounts)
+        await self._note_stored(accounts)
+
+    async def _note_stored(self, rows: list[AccountRow]) -> None:
+        """These rows are in the database; those whose accounts were closed meanwhile go again."""
+        written = {row.session for row in rows}
+        gone = {key for key in written if self._accounts.get(key) is None}
+        self._stored |= written - gone
+        if gone:
+            await self._ledger.drop_accounts(gone)
 
     def settle(self, session_id: str, permit: str, consumed: Amount, *, is_reserved: bool) -> list[NearlyUsed]:
         """What an attempt consumed in truth takes the place of what was reserved for it."""

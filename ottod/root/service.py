@@ -19,6 +19,7 @@ from ottod.protocol.requests import (
     ExplainPolicy,
     ForkSession,
     GetArtifact,
+    GetCost,
     GetMetrics,
     GetSession,
     GetStatus,
@@ -53,6 +54,7 @@ from ottod.protocol.requests import (
 )
 from ottod.protocol.results import (
     AuditList,
+    CostReport,
     DaemonStatus,
     Done,
     MetricsReport,
@@ -182,6 +184,9 @@ class Service:
                 return await self._subscribe(client, body)
             case Unsubscribe():
                 return Done(detail="" if self._hub.unsubscribe(client, body.subscription) else "not found")
+            case GetCost():
+                rows = await self._supervisor.permits.ledger.cost(body.by, since_ns=body.since_ns)
+                return CostReport(by=body.by, rows=tuple(rows))
             case GetStatus():
                 return self._daemon.status()
             case GetMetrics():

@@ -93,6 +93,7 @@ class Supervisor:
         self._watch = Watch(context)
         self.grants = Grants(context)
         self.approvals = Approvals(context, self.grants)
+        self.approvals.on_budget_granted = self.permits.budgets.extend
         self._births.grants_of = self.grants.of
         self.explanations = Explanations(context, resolver=resolver, private_dirs=private_dirs)
         self.steering = Steering(context, self.order)

@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from ottod.protocol.results import CostRow
 from ottod.protocol.usage import Usage
 from ottod.storage.database import Database
 
@@ -79,15 +80,6 @@ class AccountRow(Row, frozen=True, kw_only=True):
     usd_micros: int | None
     spent_tokens: int = 0
     spent_usd_micros: int = 0
-
-
-class CostRow(Row, frozen=True, kw_only=True):
-    """The sum of the ledger's lines that have a key in common. `presumed` is what of it nobody knows."""
-
-    key: str
-    usage: Usage
-    presumed_tokens: int = 0
-    presumed_usd_micros: int = 0
 
 
 class Ledger:

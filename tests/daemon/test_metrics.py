@@ -125,6 +125,9 @@ def test_sessions_move_the_metrics(daemon: RealDaemon) -> None:
 def test_nothing_that_users_name_becomes_a_label(daemon: RealDaemon) -> None:
     """Odd agents, titles, tasks, models and directories: the series after them are those before them."""
     wait_for("the isolation layers", lambda: any(name == "otto_isolation_layer" for name, _ in scrape(daemon)))
+    with daemon.client() as otto:
+        # Scripts are one model, whatever their files are called.
+        otto.start(spec=AgentSpec(name="a", model=daemon.script("m", {"text": "done"})), task="t").wait()
     before = set(scrape(daemon))
     odd = daemon.workdir / 'a"b\\c{d="e"}\nf'
     odd.mkdir()
@@ -134,7 +137,7 @@ def test_nothing_that_users_name_becomes_a_label(daemon: RealDaemon) -> None:
             spec = AgentSpec(name=f"agent-{i}", model=model, description=f"the {i}th", tags=(f"tag-{i}",))
             title = f'session "{i}"\n# HELP otto_forged x\notto_forged 1'
             otto.start(spec=spec, task=title, title=title, cwd=odd).wait()
-    wait_value(daemon, 8, "otto_sessions_started_total")
+    wait_value(daemon, 9, "otto_sessions_started_total")
     assert set(scrape(daemon)) == before
     assert len(before) <= MAX_SERIES
     assert {name.removesuffix("_total") for name, _ in before} >= {m.name for m in METRICS if m.kind == "counter"}

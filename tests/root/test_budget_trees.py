@@ -1,0 +1,305 @@
+"""Root's real permits over a real database: a hundred random trees that spend, die and come back, never over."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Coroutine
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from ottod.core.budget import NOTHING
+from ottod.errors import OttoError
+from ottod.ids import session_id
+from ottod.protocol.results import SessionInfo
+from ottod.protocol.specs import AgentSpec, Budgets, ModelTarget
+from ottod.protocol.usage import Usage
+from ottod.protocol.worker import AskPermit, Permit, Quote, SettlePermit
+from ottod.root.permits import Permits
+from ottod.root.plan import SessionPlan
+from ottod.root.session_table import Incarnation, Session, SessionTable
+from ottod.settings.daemon import DaemonSettings
+from ottod.settings.sections import BudgetSettings, DayBudget
+from ottod.storage.database import Database
+from ottod.telemetry.instruments import Instruments
+
+NANOS = 3_000
+"""Of a dollar, for a token of output; one of input costs a third."""
+MODELS = tuple(ModelTarget(provider="p", adapter="openai", model=f"m{n}") for n in range(2))
+
+
+class Context:
+    """What permits use of root's instruments."""
+
+    def __init__(self, database: Database, settings: DaemonSettings) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.database = database
+        self.settings = settings
+        self.table = SessionTable(lambda info: None)
+        self.instruments = Instruments()
+        self.logged: list[str] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def log(self, message: str, **ids: object) -> None:
+        self.logged.append(message)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+
+class Call(msgspec.Struct, kw_only=True):
+    """A call that was permitted. `used` is what it consumed, once that is in the journal."""
+
+    session: str
+    permit: Permit
+    bound: int
+    used: Usage | None = None
+    is_told: bool = False
+    is_begun: bool = False
+
+
+class Tree:
+    """One tree, its workers and its roots, one after another."""
+
+    def __init__(self, database: Database, random: Random) -> None:
+        self.database, self.random = database, random
+        day = DayBudget(tokens=random.choice([None, 150_000]), usd=random.choice([None, 0.5]))
+        self.settings = DaemonSettings(budgets=BudgetSettings(day=day))
+        self.sessions: dict[str, Session] = {}
+        self.ended: set[str] = set()
+        self.calls: list[Call] = []
+        self.numbers = itertools.count(1)
+        self.checks = self.granted = self.refused = self.crashes = 0
+        self.context: Context
+        self.permits: Permits
+
+    async def boot(self) -> None:
+        """A root. What the one before had on its mind is gone."""
+        self.context = Context(self.database, self.settings)
+        for key, session in self.sessions.items():
+            if key not in self.ended:
+                self.context.table.add(session)
+        self.permits = Permits(self.context)  # type: ignore[arg-type]
+        self.permits.admission = Checked(self)
+        await self.permits.restore()
+        self.check()
+
+    def check(self) -> None:
+        self.checks += 1
+        self.permits.budgets.validate()
+        accounts = self.permits.budgets.accounts
+        for key in ("day", *self.sessions):
+            if (account := accounts.get(key)) is not None:
+                assert account.overshoot == NOTHING and account.lowered_by == NOTHING
+
+    # ------------------------------------------------------------ what happens
+
+    def start(self) -> None:
+        live = [key for key in self.sessions if key not in self.ended]
+        parent = self.random.choice(live) if live else ""
+        budgets = Budgets(
+            tokens=self.random.choice([None, None, None, 0, *(self.random.randrange(1, 90_000) for _ in range(4))]),
+            usd=self.random.choice([None, None, self.random.randrange(1, 250) / 1000]),
+        )
+        plan = SessionPlan(spec=AgentSpec(name="a", budgets=budgets), models=MODELS, cwd="/")
+        key = session_id(self.random.getrandbits(50))
+        session = Session(SessionInfo(session=key, agent="a", model="p:m0", state="running", parent=parent), plan)
+        session.incarnation = Incarnation(number=1, secret=b"", generation=0)
+        self.sessions[key] = session
+        self.context.table.add(session)
+        self.permits.budgets.opened(session)
+
+    async def call(self, key: str) -> None:
+        """Asks for a permit, and makes the call if there is one."""
+        session = self.sessions[key]
+        worker = session.incarnation
+        assert worker is not None
+        bound = self.random.randrange(10, 5000)
+        ask = AskPermit(
+            permit=f"{worker.number}-{next(self.numbers)}",
+            turn=1,
+            step=1,
+            target=self.random.randrange(2),
+            input_bound_tokens=bound,
+            max_output_tokens=self.random.randrange(1, 8000),
+            min_output_tokens=self.random.choice([1, 200]),
+            quotes=(Quote(input_usd_micros=bound, output_token_usd_nanos=NANOS),) * 2,
+            is_last=self.random.random() < 0.2,
+        )
+        try:
+            reply = await self.permits.ask(session, worker, ask)
+        except OttoError:
+            self.refused += 1
+            return
+        if reply.permit is None or worker.is_over or self.permits.open_names(key).count(ask.permit) == 0:
+            self.refused += 1
+            return
+        self.granted += 1
+        self.calls.append(Call(session=key, permit=reply.permit, bound=bound, is_begun=self.random.random() < 0.9))
+
+    async def answer(self, call: Call) -> None:
+        """The provider answers: at most what was allowed. The worker notes it, and usually lives to tell."""
+        output = self.random.randrange(call.permit.max_output_tokens + 1)
+        read = self.random.randrange(call.bound + 1)
+        call.used = Usage(
+            input_tokens=read, output_tokens=output, usd_micros=-(-(read * 1000 + output * NANOS) // 1000), calls=1
+        )
+        if self.random.random() < 0.8:
+            await self.tell(call)
+
+    async def tell(self, call: Call) -> None:
+        told = SettlePermit(
+            permit=call.permit.permit, outcome="completed", target=call.permit.target, usage=call.used
+        )
+        if call.used is None:
+            told = replace(told, outcome=self.random.choice(["refused", "unknown"]))
+            if not call.is_begun:
+                told = replace(told, outcome="unused")
+        call.is_told = True
+        for _ in range(self.random.choice([1, 1, 2])):
+            await self.permits.settle(self.sessions[call.session], told)
+
+    async def kill_worker(self, key: str) -> None:
+        """kill -9; the next incarnation tells from the journal what the dead one had left open."""
+        self.crashes += 1
+        session = self.sessions[key]
+        assert session.incarnation is not None
+        session.incarnation.is_over = True
+        self.permits.worker_gone(session)
+        self.check()
+        session.incarnation = Incarnation(number=session.incarnation.number + 1, secret=b"", generation=0)
+        if self.random.random() < 0.7:
+            left = self.permits.open_names(key)
+            known = {call.permit.permit: call for call in self.calls if call.session == key}
+            for name in left:
+                if name in known:
+                    await self.tell(known[name])
+                else:
+                    await self.permits.settle(session, SettlePermit(permit=name, outcome="unused"))
+
+    def end(self, key: str) -> None:
+        """The session's end. Parents end before or after their children."""
+        session = self.sessions[key]
+        assert session.incarnation is not None
+        session.incarnation.is_over = True
+        self.permits.worker_gone(session)
+        self.ended.add(key)
+        self.context.table.update(session, replace(session.info, state="ended"))
+        self.permits.ended(session)
+
+    async def step(self) -> None:
+        live = [key for key in self.sessions if key not in self.ended]
+        open_calls = [c for c in self.calls if not c.is_told and c.session not in self.ended]
+        chance = self.random.random()
+        if not live or (chance < 0.15 and len(self.sessions) < 12):
+            self.start()
+        elif chance < 0.55:
+            # Side by side: each sees what the others have reserved.
+            await asyncio.gather(*(self.call(key) for key in self.random.choices(live, k=3)))
+        elif chance < 0.80 and open_calls:
+            some = self.random.sample(open_calls, min(2, len(open_calls)))
+            await asyncio.gather(*(self.answer(c) if c.used is None else self.tell(c) for c in some))
+        elif chance < 0.88:
+            dying = asyncio.gather(*(self.call(key) for key in live[:2]), self.kill_worker(self.random.choice(live)))
+            await dying
+        elif chance < 0.94:
+            self.crashes += 1
+            await self.drain()
+            await self.boot()
+        elif len(live) > 1:
+            self.end(self.random.choice(live))
+        self.check()
+
+    async def drain(self) -> None:
+        while self.context.tasks:
+            await asyncio.wait(self.context.tasks)
+
+    async def finish(self) -> None:
+        """Everything ends; what the books say is what was consumed, and nowhere more than was allowed."""
+        for key in list(self.sessions):
+            if key not in self.ended:
+                self.end(key)
+                self.check()
+        await self.drain()
+        spent: dict[str, list[int]] = {}
+        for key in self.sessions:
+            entries = await self.permits.ledger.entries(key)
+            assert len({entry.permit for entry in entries}) == len(entries)
+            truth = {c.permit.permit: c.used for c in self.calls if c.session == key and c.used is not None}
+            for entry in entries:
+                used = truth.pop(entry.permit, None)
+                assert used is None or entry.is_presumed or entry.usage == used
+                assert used is None or entry.usage.total_tokens >= used.total_tokens
+                for each in self.path(key):
+                    sums = spent.setdefault(each, [0, 0])
+                    sums[0] += entry.usage.total_tokens
+                    sums[1] += entry.usage.usd_micros or 0
+            assert not truth, "what was consumed is not in the books"
+        for key, session in self.sessions.items():
+            assert session.plan is not None
+            budgets = session.plan.spec.budgets
+            tokens, usd_micros = spent.get(key, (0, 0))
+            assert budgets.tokens is None or tokens <= budgets.tokens
+            assert budgets.usd is None or usd_micros <= round(budgets.usd * 1e6)
+        assert self.permits.open_count == self.permits.waiting_count == 0
+        assert await self.permits.ledger.accounts() == {} and await self.permits.ledger.open_permits() == []
+
+    def path(self, key: str) -> list[str]:
+        found = []
+        while key:
+            found.append(key)
+            key = self.sessions[key].info.parent
+        return found
+
+
+class Checked:
+    """An admission that lets the loop turn, and looks at the accounts whenever it is asked or told."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.admitted: set[tuple[str, str]] = set()
+
+    async def admit(self, session: Session, ask: AskPermit) -> Permit:
+        for _ in range(self.tree.random.randrange(3)):
+            await asyncio.sleep(0)
+        self.tree.check()
+        self.admitted.add((session.id, ask.permit))
+        return Permit(permit=ask.permit, target=ask.target, max_output_tokens=ask.max_output_tokens)
+
+    def settled(self, session: Session, permit: Permit, settlement: SettlePermit) -> None:
+        self.admitted.remove((session.id, permit.permit))
+        self.tree.check()
+
+
+async def grow(tree: Tree, steps: int) -> None:
+    await tree.boot()
+    for _ in range(steps):
+        await tree.step()
+    await tree.finish()
+
+
+@pytest.mark.parametrize("batch", range(10))
+def test_a_hundred_random_trees_are_never_over(batch: int, tmp_path: Path) -> None:
+    """At no node, at no moment; with the overshoot exactly 0, and the books complete. Ten trees a batch."""
+    granted = refused = crashes = checks = 0
+    for number in range(10):
+        database = Database.open(tmp_path / f"{number}.db")
+        tree = Tree(database, Random(f"{batch}/{number}"))
+        try:
+            asyncio.run(grow(tree, 60))
+        except BaseException:
+            print(f"seed {batch}/{number}")
+            raise
+        finally:
+            database.close()
+        granted, refused = granted + tree.granted, refused + tree.refused
+        crashes, checks = crashes + tree.crashes, checks + tree.checks
+    print(f"{granted} calls granted, {refused} refused, {crashes} crashes, {checks} checks")
+    assert granted > 50 and refused > 50 and crashes > 20
