@@ -1,7 +1,7 @@
 """The wall clock time that a session may use.
 
 Time counts while the session is at work or idle; it does not while somebody else is waited for: an answer to an
-approval or a question, the end of a pause, a restart. The clock is looked at from time to time; what has passed
+approval or a question, the end of a pause, a process. The clock is looked at from time to time; what has passed
 since the last look counts by what the session did then.
 
 Time cannot be reserved. Once only a tenth of the limit is left, at most a minute, no call begins but the last one;
@@ -14,7 +14,7 @@ NS = 1_000_000_000
 HELD_BACK_PARTS = 10
 MAX_HELD_BACK_NS = 60 * NS
 WARN_PERCENT = 80
-UNCOUNTED = frozenset({"waiting_approval", "waiting_input", "paused", "parked", "restarting"})
+UNCOUNTED = frozenset({"starting", "waiting_approval", "waiting_input", "paused", "parked", "restarting"})
 """States in which a session's time does not count."""
 
 
@@ -24,7 +24,7 @@ class BudgetClock:
     def __init__(self, *, limit_ns: int, now_ns: int, used_ns: int = 0) -> None:
         self.limit_ns = limit_ns
         self.used_ns = used_ns
-        self.is_counting = True
+        self.is_counting = False
         self.is_warned = self._is_nearly_used()
         self._looked_ns = now_ns
 

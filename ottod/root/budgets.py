@@ -151,8 +151,7 @@ class Budgets:
         """
         self._roll()
         self.opened(session)
-        if not ask.is_last:
-            self._check_clocks(session)
+        self._check_clocks(session, is_last=ask.is_last)
         quote = ask.quotes[permit.target] if 0 <= permit.target < len(ask.quotes) else None
         call = Call(
             input_tokens=max(0, ask.input_bound_tokens),
@@ -343,9 +342,9 @@ class Budgets:
             return []
         return [(key, self._clocks[key]) for key in self.path(session.id) if key in self._clocks]
 
-    def _check_clocks(self, session: Session) -> None:
+    def _check_clocks(self, session: Session, *, is_last: bool) -> None:
         for key, clock in self._clocks_above(session):
-            if clock.is_for_last:
+            if clock.is_used or (clock.is_for_last and not is_last):
                 spent, limit = clock.used_ns // NS, clock.limit_ns // NS
                 scope = _scope(session.id, key)
                 raise self._over(key, scope, "seconds", spent=spent, reserved=0, limit=limit, held_back=0)
