@@ -33,16 +33,17 @@ class BudgetReached(OttoError):
 class Permits:
     """One incarnation's permits."""
 
-    def __init__(self, link: Link, *, incarnation: int) -> None:
+    def __init__(self, link: Link, *, session: str, incarnation: int) -> None:
         self._link = link
-        self._incarnation = incarnation
+        # A session may go on from another one's journal, which has that one's permits.
+        self._prefix = f"{session}/{incarnation}"
         self._asked = 0
         self._settling: set[asyncio.Task[None]] = set()
 
     def next_name(self) -> str:
         """A name for an attempt, never used before in this session."""
         self._asked += 1
-        return f"{self._incarnation}-{self._asked}"
+        return f"{self._prefix}/{self._asked}"
 
     async def ask(self, wanted: AskPermit) -> Permit:
         """Waits until root lets the attempt be made. Raises BudgetReached, RefusedError."""

@@ -74,7 +74,7 @@ class SessionRunner:
         self._inbox = Inbox(link, on_arrival=self._wake.set)
         self._children = Children(link, self._inbox, on_end=self._wake.set, on_wait=self._calls_changed)
         self._approvals = Approvals(birth, link, on_wait=self._calls_changed)
-        self._permits = Permits(link, incarnation=birth.incarnation)
+        self._permits = Permits(link, session=birth.session, incarnation=birth.incarnation)
         self._state = AnnouncedState(link)
         self._steering = Steering(link, self._inbox, self._state, equip=self._equip, on_change=self._work_changed)
         self._stop: Cause | None = None
