@@ -127,7 +127,10 @@ def test_nothing_that_users_name_becomes_a_label(daemon: RealDaemon) -> None:
     wait_for("the isolation layers", lambda: any(name == "otto_isolation_layer" for name, _ in scrape(daemon)))
     with daemon.client() as otto:
         # Scripts are one model, whatever their files are called.
-        otto.start(spec=AgentSpec(name="a", model=daemon.script("m", {"text": "done"})), task="t").wait()
+        spec = AgentSpec(name="a", model=daemon.script("m", {"text": "done"}))
+        assert otto.run(spec=spec, task="t", cwd=daemon.workdir).ok
+    for name in ("otto_model_calls_total", "otto_model_call_seconds_sum"):
+        wait_for(name, lambda name=name: any(found == name for found, _ in scrape(daemon)))  # type: ignore[misc]
     before = set(scrape(daemon))
     odd = daemon.workdir / 'a"b\\c{d="e"}\nf'
     odd.mkdir()
