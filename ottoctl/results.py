@@ -50,6 +50,11 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     info: SessionInfo
 
     @property
+    def data(self) -> Any:
+        """The answer of an agent with an `output_schema`, as data; None if there is none, or if it was cut."""
+        return answer_of(self.info)
+
+    @property
     def ok(self) -> bool:
         """The task was completed."""
         return self.cause is not None and self.cause.kind == "completed"
@@ -58,6 +63,24 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     def exit_status(self) -> int:
         """The status with which `ottoctl run` would exit."""
         return status_of_cause(self.cause)
+
+
+def answer_of(info: SessionInfo) -> Any:
+    """The data that a result is, if its agent's schema made it data; None otherwise."""
+    if not info.is_json:
+        return None
+    try:
+        return msgspec.json.decode(info.result.encode())
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+        return None
+
+
+def info_record(info: SessionInfo) -> dict[str, Any]:
+    """A session as JSON shows it, with its answer as data where it is data."""
+    record: dict[str, Any] = msgspec.to_builtins(info)
+    if info.is_json:
+        record["data"] = answer_of(info)
+    return record
 
 
 def run_result(info: SessionInfo) -> RunResult:

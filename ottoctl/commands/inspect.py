@@ -15,6 +15,8 @@ def inspect(console: Console, ids: SessionIds) -> int | None:
     """
     import time
 
+    from ottoctl.results import info_record
+
     with console.connect() as otto:
         infos = [otto.session(prefix).info() for prefix in ids]
     if console.output == "text":
@@ -23,7 +25,7 @@ def inspect(console: Console, ids: SessionIds) -> int | None:
         pages = [inspect_page(info, now_ns=time.time_ns(), color=console.color) for info in infos]
         console.write("\n".join(pages))
     elif len(infos) == 1:
-        console.record(infos[0])
+        console.record(info_record(infos[0]))
     else:
-        console.records(list(infos))
+        console.records([info_record(info) for info in infos])
     return None

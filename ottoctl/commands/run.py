@@ -87,7 +87,9 @@ async def _run(console: Console, request: StartSession, *, detach: bool) -> int:
             if console.output == "text":
                 console.write(f"{session.id}\n")
             else:
-                console.record(await session.info())
+                from ottoctl.results import info_record
+
+                console.record(info_record(await session.info()))
             return OK
         return await watch_to_end(console, session, request)
     finally:
@@ -192,5 +194,7 @@ async def _outcome(console: Console, session: Session, how: str) -> int:
         )
     info = await session.info()
     if console.output == "json":
-        console.record(info)
+        from ottoctl.results import info_record
+
+        console.record(info_record(info))
     return CRASHED if how == "parked" else status_of_cause(info.cause)

@@ -22,7 +22,7 @@ def wait(
 
     Example: `ottoctl wait 7f3k 9d2m`
     """
-    import msgspec
+    from ottoctl.results import info_record
 
     statuses, results = [], []
     with console.connect() as otto:
@@ -35,9 +35,9 @@ def wait(
                 console.write(f"{session.id} {result.cause or result.state}\n")
                 console.flush()
             elif console.output == "jsonl":
-                console.write(encode_json(msgspec.to_builtins(result.info)) + "\n")
+                console.write(encode_json(info_record(result.info)) + "\n")
                 console.flush()
-            results.append(result.info)
+            results.append(info_record(result.info))
     if console.output == "json":
         console.records(list(results))
     return worst(statuses)

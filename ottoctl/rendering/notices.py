@@ -20,6 +20,7 @@ from ottod.protocol.events import (
     Gap,
     IncarnationExited,
     InputRequested,
+    ItemCompleted,
     LogError,
     LogWarning,
     MessageSent,
@@ -89,6 +90,8 @@ def _about_others(event: Event | Unknown) -> Notice | None:
         case InputRequested():
             choices = f" [{' / '.join(map(one_line, event.choices))}]" if event.choices else ""
             return Notice(f"? {one_line(event.prompt)}{choices}", "yellow")
+        case ItemCompleted(kind="compaction"):
+            return _about_compaction(event)
         case ArtifactWritten():
             return Notice(f"+ {one_line(event.name)} {one_line(event.path)}".rstrip(), "dim")
         case ChildStarted():
@@ -147,6 +150,15 @@ def _about_question(event: ApprovalRequested) -> Notice:
         f"? {what} needs approval {approval}{why}: `ottoctl approve {approval}` or `ottoctl deny {approval}`",
         "yellow",
     )
+
+
+def _about_compaction(event: ItemCompleted) -> Notice:
+    before, after = event.data.get("tokens_before"), event.data.get("tokens_after")
+    sizes = ""
+    if isinstance(before, int) and isinstance(after, int):
+        sizes = f" from {tokens(before)} to {tokens(after)} tokens"
+    how = "what was said became a summary" if event.data.get("is_summary") else "old tool output was left out"
+    return Notice(f"≈ conversation shortened{sizes}: {how}", "dim")
 
 
 def _about_child(event: ChildExited) -> Notice:

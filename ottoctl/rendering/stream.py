@@ -198,6 +198,8 @@ class StreamRenderer:
             self._put("view", "\n".join(paint(part, "dim", color=self._color) for part in text.split("\n")))
 
     def _item(self, event: ItemCompleted) -> None:
+        if event.kind == "compaction":
+            self._notice(event)
         if event.kind != "assistant_message":
             return
         was_streamed = event.item in self._streamed_items or "" in self._streamed_items

@@ -53,6 +53,12 @@ def _entry(entry: j.JournalEntry) -> list[str]:
             return [f"**{entry.sender}**, during the turn", entry.text]
         case j.ModelResponded():
             return _blocks(entry.response.blocks)
+        case j.ConversationShortened(summary=""):
+            return [f"*Tool output before message {entry.at} was left out of the conversation from here on.*"]
+        case j.ConversationShortened():
+            return ["*From here on this summary stands for what was said before:*", entry.summary]
+        case j.TurnBegunAnew():
+            return ["*The turn's work begins anew:*", entry.text]
         case j.ToolResolved():
             return _result(entry.result)
         case j.ApprovalAsked():

@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ottod.core.approval import MAX_SETTLED, Question, Resolution
+from ottod.core.context import Measure, begun_anew, measure, shortened
 from ottod.core.turn import (
     EndTurn,
     Steer,
@@ -109,6 +110,8 @@ class Restored(Value, frozen=True, kw_only=True):
     pause_reason: str = ""
     attempts: tuple[Attempt, ...] = ()
     """The newest attempts of model calls."""
+    measures: tuple[Measure, ...] = ()
+    """What providers have counted for beginnings of the conversation."""
 
 
 def unknown_result(call: ToolCall) -> ToolResult:
@@ -156,6 +159,8 @@ class Past:
         self.marks: list[TurnMark] = []
         self.is_paused = False
         self.pause_reason = ""
+        self.measures: list[Measure] = []
+        self.anew_at = 0
 
     def take(self, entry: j.JournalEntry) -> None:
         """The next entry. Any beginning of a journal will do; nothing in one raises."""
@@ -181,6 +186,13 @@ class Past:
             case j.BudgetReached():
                 self._settle()
                 self.budget = entry.failure
+            case j.SummaryCalled():
+                self._settle()
+                self._begin_attempt(Attempt(permit=entry.permit, target=entry.target))
+            case j.ConversationShortened():
+                self._shorten(entry)
+            case j.TurnBegunAnew():
+                self._begin_anew(entry)
             case j.ToolIntended():
                 self.intents[entry.call] = entry.idempotent
             case j.ApprovalAsked():
@@ -199,7 +211,7 @@ class Past:
                 self._roll_back(entry.turns)
             case j.SliceEnded():
                 self._settle()
-                self.messages = list(entry.messages)
+                self.messages, self.measures = list(entry.messages), []
                 # What was replaced cannot be gone back to.
                 self.marks = [TurnMark(turn=self.turn, at=0)] if self.is_open else []
             case j.ChildStarted():
@@ -228,7 +240,7 @@ class Past:
         self.marks.append(TurnMark(turn=entry.turn, at=len(self.messages)))
         self.messages.append(UserMessage(text=entry.text))
         self.turn, self.is_open, self.ended, self.said = entry.turn, True, None, entry.text
-        self.called_step = self.responded_step = 0
+        self.called_step = self.responded_step = self.anew_at = 0
         self.turn_text, self.budget = "", None
 
     def _take_out(self, number: int) -> None:
@@ -246,6 +258,8 @@ class Past:
         self._settle()
         if (begun := self.attempts.get(entry.permit)) is not None:
             self.attempts[entry.permit] = replace(begun, usage=entry.response.usage)
+        if self.budget is None:
+            self.measures.append(measure(self.messages, entry.response.usage))
         self.response = entry.response
         self.responded_step = entry.step
         text = text_of(entry.response)
@@ -267,6 +281,26 @@ class Past:
             is_interrupt=entry.interrupted,
         )
 
+    def _shorten(self, entry: j.ConversationShortened) -> None:
+        self._settle()
+        messages, marks = shortened(tuple(self.messages), tuple(self.marks), entry.at, entry.summary)
+        self.messages, self.marks = list(messages), list(marks)
+        self.measures = [Measure(count=len(messages), tokens=entry.tokens_after)]
+        if entry.usage is not None:
+            self.usages.append(entry.usage)
+            if (begun := self.attempts.get(entry.permit)) is not None:
+                self.attempts[entry.permit] = replace(begun, usage=entry.usage)
+
+    def _begin_anew(self, entry: j.TurnBegunAnew) -> None:
+        self._settle()
+        self.messages = list(begun_anew(tuple(self.messages), tuple(self.marks), entry.turn, entry.text))
+        self._forget_measures()
+        self.anew_at = entry.step
+
+    def _forget_measures(self) -> None:
+        """Of what is no longer there. The newest message now may be another one than it was."""
+        self.measures = [known for known in self.measures if known.count < len(self.messages)]
+
     def _roll_back(self, turns: int) -> None:
         if self.is_open:
             return  # Nobody may have written that.
@@ -275,6 +309,7 @@ class Past:
         if forgotten:
             self.marks = kept
             del self.messages[forgotten[0].at :]
+            self._forget_measures()
             self.ended = None
 
     def _ask(self, entry: j.ApprovalAsked) -> None:
@@ -336,6 +371,7 @@ class Past:
             is_paused=self.is_paused,
             pause_reason=self.pause_reason,
             attempts=tuple(self.attempts.values()),
+            measures=tuple(self.measures),
         )
 
     def _open_turn(self) -> OpenTurn:
@@ -351,6 +387,7 @@ class Past:
                 text=self.turn_text,
                 budget=self.budget,
                 steers=tuple(Steer(number=m.number, text=m.text, sender=m.sender) for m in self.inbox if m.is_steer),
+                anew_at=self.anew_at,
             ),
             unknown=tuple(c for c in undecided if not self.intents[c.call]),
             said=self.said,
@@ -398,6 +435,8 @@ class Past:
             pause_reason=self.pause_reason,
             budget=self.budget,
             attempts=tuple((a.permit, a.target, a.usage) for a in self.attempts.values()),
+            measures=tuple((known.count, known.tokens) for known in self.measures),
+            anew_at=self.anew_at,
         )
 
     def _load(self, entry: j.Snapshot) -> None:
@@ -421,6 +460,8 @@ class Past:
         self.attempts = {
             permit: Attempt(permit=permit, target=target, usage=usage) for permit, target, usage in entry.attempts
         }
+        self.measures = [Measure(count=count, tokens=tokens) for count, tokens in entry.measures]
+        self.anew_at = entry.anew_at
         self.ended = _end_of(entry.ended, entry) if entry.ended is not None else None
 
 

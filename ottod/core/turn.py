@@ -12,6 +12,10 @@ while one waits. An *interrupt* is a cancellation after which the session is to 
 orders no model call and starts no tool call; what runs goes on to its result, and where a model call would be next
 the turn is `held`.
 
+After each step, and when the model gives what it takes for its last word, the agent's *conduct* is asked: it may have
+something said to the model, which joins the conversation as a steer does, end the turn, or have its work begun anew
+behind its input, with half of the steps that are left and one tool at a time.
+
 The machine is pure. The worker executes its actions, writes to the journal before each effect, and feeds results
 back as events. A later incarnation makes a machine with the conversation so far and puts it in the middle of its turn
 by `TurnResumed`: what has a response or a result is not asked for again.
@@ -24,7 +28,10 @@ from __future__ import annotations
 
 from typing import Literal, assert_never
 
+from ottod.core.conduct import NOTHING, SENDER, Conduct, Verdict
+from ottod.core.context import begun_anew, shortened, turn_begins_at
 from ottod.core.turn_events import (
+    BeginAnew,
     BudgetReached,
     CallModel,
     CancelModel,
@@ -38,8 +45,10 @@ from ottod.core.turn_events import (
     PauseRequested,
     Phase,
     RunTool,
+    Shortened,
     Steer,
     SteerReceived,
+    TellFindings,
     ToolResolved,
     TurnAction,
     TurnEvent,
@@ -62,6 +71,8 @@ from ottod.protocol.model import (
 )
 
 __all__ = [
+    "NOTE",
+    "BeginAnew",
     "BudgetReached",
     "CallModel",
     "CancelModel",
@@ -76,8 +87,10 @@ __all__ = [
     "PauseRequested",
     "Phase",
     "RunTool",
+    "Shortened",
     "Steer",
     "SteerReceived",
+    "TellFindings",
     "ToolResolved",
     "TurnAction",
     "TurnEvent",
@@ -96,6 +109,8 @@ __all__ = [
 
 MAX_NAME_CHARS = 256
 """Of a tool's name or a call's id, in a model's answer."""
+NOTE = -1
+"""The number of a steer that nobody sent: no waiting message has it."""
 MAX_CALLS = 128
 """Tool calls in one answer."""
 
@@ -115,6 +130,7 @@ class TurnMachine:
         messages: tuple[Message, ...] = (),
         turn: int = 0,
         marks: tuple[TurnMark, ...] = (),
+        conduct: Conduct | None = None,
     ) -> None:
         self.max_steps = max_steps
         self.max_parallel = max_parallel
@@ -134,6 +150,9 @@ class TurnMachine:
         self._last_text = ""
         self._budget: Failure | None = None
         """Set once the call that is out is the last one."""
+        self._conduct = conduct
+        self._anew_at = 0
+        """The step at which the turn's work was begun anew, if it was."""
 
     def step(self, event: TurnEvent) -> list[TurnAction]:
         """Takes one event and gives the orders that follow. Raises OutOfTurn and changes nothing if it cannot be."""
@@ -164,6 +183,8 @@ class TurnMachine:
                 return self._unpause()
             case TurnsForgotten():
                 return self._forget(event)
+            case Shortened():
+                return self._shorten(event)
             case _:
                 assert_never(event)
 
@@ -181,6 +202,8 @@ class TurnMachine:
         self._last_text = ""
         self.marks = (*self.marks, TurnMark(turn=self.turn, at=len(self.messages)))
         self.messages = (*self.messages, UserMessage(text=text))
+        self._anew_at = 0
+        self._begin_conduct()
         return self._call_model()
 
     def _resume(self, event: TurnResumed) -> list[TurnAction]:
@@ -190,16 +213,22 @@ class TurnMachine:
         self._cancelled, self._budget = None, event.budget
         self._steers = event.steers
         self._last_text = event.text
+        self._anew_at = event.anew_at
+        self._begin_conduct()
         if event.response is None:
             return self._call_model()
         self.phase = "model"
         return self._responded(event.response, results=event.results, begun=event.begun)
 
+    @property
+    def _step_limit(self) -> int:
+        return self.max_steps if not self._anew_at else self._anew_at + max(1, (self.max_steps - self._anew_at) // 2)
+
     def _call_model(self) -> list[TurnAction]:
-        if self.step_number >= self.max_steps and self._budget is None:
+        if self.step_number >= self._step_limit and self._budget is None:
             failure = Failure(
                 code="max_steps",
-                message=f"the turn reached its limit of {self.max_steps} model calls",
+                message=f"the turn reached its limit of {self._step_limit} model calls",
                 mend="raise limits.max_steps of the agent, or split the task",
             )
             return self._end("failed", failure=failure)
@@ -261,9 +290,10 @@ class TurnMachine:
                 mend="raise max_output_tokens of the agent",
             )
             return self._end("failed", failure=failure)
-        if self._steers and self.step_number < self.max_steps:
+        if self._steers and self.step_number < self._step_limit:
             return self._call_model()  # It was spoken to while it gave what would have been its last word.
-        return self._end("completed")
+        verdict = self._conduct.answered(self._last_text, self._turn_messages) if self._conduct else NOTHING
+        return self._end("completed") if verdict == NOTHING else self._go_on(verdict)
 
     def _hand_back(self, response: ModelResponse, failure: Failure) -> list[TurnAction]:
         """The last call's answer. It may not use tools, and if it says nothing, what was said before counts."""
@@ -285,7 +315,8 @@ class TurnMachine:
 
     def _start_waiting(self) -> list[TurnAction]:
         actions: list[TurnAction] = []
-        while self._waiting and not self.is_paused and len(self._running) < self.max_parallel:
+        max_parallel = 1 if self._anew_at else self.max_parallel
+        while self._waiting and not self.is_paused and len(self._running) < max_parallel:
             call = self._waiting.pop(0)
             self._running.add(call.call)
             is_repeat = call.call in self._begun
@@ -302,13 +333,45 @@ class TurnMachine:
         return [] if self._running else self._all_resolved()
 
     def _all_resolved(self) -> list[TurnAction]:
-        self.messages = (
-            *self.messages,
-            ToolResults(results=tuple(self._results[c.call] for c in self._calls)),
-        )
+        results = tuple(self._results[call.call] for call in self._calls)
+        self.messages = (*self.messages, ToolResults(results=results))
         if self._cancelled is not None:
             return self._end("cancelled", cancel=self._cancelled)
-        return self._call_model()
+        if self._conduct is None:
+            return self._call_model()
+        return self._go_on(self._conduct.stepped(self._calls, results, self._turn_messages))
+
+    # ------------------------------------------------------------ conduct
+
+    @property
+    def _turn_messages(self) -> tuple[Message, ...]:
+        return self.messages[turn_begins_at(self.messages, self.marks, self.turn) :]
+
+    def _begin_conduct(self) -> None:
+        if self._conduct is not None:
+            self._conduct.begin_turn(self._turn_messages, is_anew=self._anew_at > 0)
+
+    def _go_on(self, verdict: Verdict) -> list[TurnAction]:
+        actions: list[TurnAction] = [TellFindings(findings=verdict.findings)] if verdict.findings else []
+        if verdict.failure is not None:
+            return [*actions, *self._end("failed", failure=verdict.failure)]
+        if verdict.anew:
+            self.messages = begun_anew(self.messages, self.marks, self.turn, verdict.anew)
+            self._anew_at = self.step_number
+            self._begin_conduct()
+            actions.append(BeginAnew(turn=self.turn, step=self.step_number, text=verdict.anew))
+            return [*actions, *self._call_model()]
+        notes = (Steer(number=NOTE, text=text, sender=SENDER) for text in verdict.notes)
+        self._steers = (*notes, *self._steers)
+        return [*actions, *self._call_model()]
+
+    def _shorten(self, event: Shortened) -> list[TurnAction]:
+        if self.phase not in ("idle", "model"):
+            raise OutOfTurn(f"Shortened cannot happen in phase {self.phase}")
+        self.messages, self.marks = shortened(self.messages, self.marks, event.at, event.summary)
+        if self.phase == "model":
+            self._begin_conduct()
+        return []
 
     def _cancel(self, order: CancelRequested) -> list[TurnAction]:
         if self.phase == "idle" or self._cancelled is not None:

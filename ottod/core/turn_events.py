@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from ottod.core.health import Finding
 from ottod.errors import Failure
 from ottod.protocol.model import Message, ModelResponse, ToolCall, ToolResult
 
@@ -44,7 +45,7 @@ class TurnResumed(Value, frozen=True, kw_only=True, tag=True):
     `step` counts the responses so far. `response` is the newest, unless its consequences are in the conversation
     already; `results` are those of its calls that have theirs, `begun` names those without that may begin again.
     `text` is what the model said last in this turn; `steers` waited to join it. With `budget` it had come to its last
-    call.
+    call. `anew_at` is the step at which its work was begun anew, if it was.
     """
 
     turn: int
@@ -55,6 +56,7 @@ class TurnResumed(Value, frozen=True, kw_only=True, tag=True):
     begun: frozenset[str] = frozenset()
     text: str = ""
     steers: tuple[Steer, ...] = ()
+    anew_at: int = 0
 
 
 class ModelResponded(Value, frozen=True, kw_only=True, tag=True):
@@ -109,6 +111,14 @@ class TurnsForgotten(Value, frozen=True, kw_only=True, tag=True):
     turns: int
 
 
+class Shortened(Value, frozen=True, kw_only=True, tag=True):
+    """The conversation has been made smaller: what lies between the task and message `at` has become `summary`, or,
+    without one, has lost the text of its tool results. Legal between two turns and while a model call is out."""
+
+    at: int
+    summary: str = ""
+
+
 TurnEvent = (
     InputReceived
     | TurnResumed
@@ -121,6 +131,7 @@ TurnEvent = (
     | PauseRequested
     | UnpauseRequested
     | TurnsForgotten
+    | Shortened
 )
 
 # ------------------------------------------------------------------ actions
@@ -144,6 +155,20 @@ class NoteSteers(Value, frozen=True, kw_only=True, tag=True):
     turn: int
     step: int
     steers: tuple[Steer, ...]
+
+
+class BeginAnew(Value, frozen=True, kw_only=True, tag=True):
+    """The turn's work has begun anew behind its input, with this message to the model: note it first."""
+
+    turn: int
+    step: int
+    text: str
+
+
+class TellFindings(Value, frozen=True, kw_only=True, tag=True):
+    """Ways of getting nowhere that were seen in the turn; what follows from them follows."""
+
+    findings: tuple[Finding, ...]
 
 
 class RunTool(Value, frozen=True, kw_only=True, tag=True):
@@ -177,6 +202,6 @@ class EndTurn(Value, frozen=True, kw_only=True, tag=True):
     is_interrupt: bool = False
 
 
-TurnAction = CallModel | NoteSteers | RunTool | CancelModel | CancelTool | EndTurn
+TurnAction = CallModel | NoteSteers | BeginAnew | TellFindings | RunTool | CancelModel | CancelTool | EndTurn
 Phase = Literal["idle", "model", "tools", "held"]
 """`held`: between two model calls, paused."""

@@ -100,7 +100,10 @@ class IncarnationExited(EventBase, frozen=True, kw_only=True, tag="incarnation.e
 
 
 class SessionExited(EventBase, frozen=True, kw_only=True, tag="session.exited"):
-    """The session's one and last end. `remaining_pids` is empty when the end is proved."""
+    """The session's one and last end. `remaining_pids` is empty when the end is proved.
+
+    `is_json`: the result is the whole JSON text that satisfies the agent's `output_schema`.
+    """
 
     cause: Cause
     result: str = ""
@@ -109,6 +112,7 @@ class SessionExited(EventBase, frozen=True, kw_only=True, tag="session.exited"):
     incarnations: int = 1
     remaining_pids: tuple[int, ...] = ()
     truncated: bool = False
+    is_json: bool = False
 
 
 class TurnStarted(EventBase, frozen=True, kw_only=True, tag="turn.started"):

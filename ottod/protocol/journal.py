@@ -94,6 +94,45 @@ class BudgetReached(Entry, frozen=True, kw_only=True, tag="budget.reached"):
     failure: Failure
 
 
+class SummaryCalled(Entry, frozen=True, kw_only=True, tag="summary.called"):
+    """A call for a summary of the conversation is about to be made."""
+
+    turn: int
+    step: int
+    model: str
+    permit: str = ""
+    target: int = 0
+
+
+class ConversationShortened(Entry, frozen=True, kw_only=True, tag="conversation.shortened"):
+    """From here on a summary stands for everything between the task and message `at` of the conversation, or, if
+    `summary` is empty, the tool results before message `at` have lost their texts.
+
+    `usage` is what the summary cost. The tokens are what the conversation weighs before and after, by estimate.
+    """
+
+    turn: int
+    step: int
+    at: int
+    summary: str = ""
+    model: str = ""
+    permit: str = ""
+    usage: Usage | None = None
+    tokens_before: int = 0
+    tokens_after: int = 0
+
+
+class TurnBegunAnew(Entry, frozen=True, kw_only=True, tag="turn.begun_anew"):
+    """The work of a turn was getting nowhere and begins anew behind its input, after model call `step`.
+
+    `text` is what the model is told of it.
+    """
+
+    turn: int
+    step: int
+    text: str
+
+
 class ToolIntended(Entry, frozen=True, kw_only=True, tag="tool.intended"):
     """A tool call is about to have its effect. An intent without a result may or may not have had one."""
 
@@ -251,6 +290,8 @@ class Snapshot(Entry, frozen=True, kw_only=True, tag="snapshot"):
     pause_reason: str = ""
     budget: Failure | None = None
     attempts: tuple[tuple[str, int, Usage | None], ...] = ()
+    measures: tuple[tuple[int, int], ...] = ()
+    anew_at: int = 0
 
 
 class SessionClosed(Entry, frozen=True, kw_only=True, tag="session.closed"):
@@ -267,6 +308,9 @@ JournalEntry = (
     | ModelCalled
     | ModelResponded
     | BudgetReached
+    | SummaryCalled
+    | ConversationShortened
+    | TurnBegunAnew
     | ToolIntended
     | ApprovalAsked
     | ApprovalResolved

@@ -39,10 +39,14 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True, tag="tool_call"):
 Block = Text | Thinking | ToolCall
 
 
-class UserMessage(msgspec.Struct, frozen=True, kw_only=True, tag="user"):
-    """Said by a user, a parent session or another agent."""
+class UserMessage(msgspec.Struct, frozen=True, kw_only=True, tag="user", omit_defaults=True):
+    """Said by a user, a parent session or another agent.
+
+    A summary of what was said before stands for so many assistant messages: `stands_for` is above 0.
+    """
 
     text: str
+    stands_for: int = 0
 
 
 class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True, tag="assistant"):
@@ -78,7 +82,10 @@ class ToolSchema(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One model call. `idle_timeout_s`: the longest silence between two stream events; `timeout_s`: the whole."""
+    """One model call. `idle_timeout_s`: the longest silence between two stream events; `timeout_s`: the whole.
+
+    `purpose`: an answer in the conversation, or a summary of it that nobody but the session reads.
+    """
 
     model: str
     messages: tuple[Message, ...]
@@ -89,6 +96,7 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     thinking_tokens: int = 0
     timeout_s: float = 600.0
     idle_timeout_s: float = 90.0
+    purpose: Literal["answer", "summary"] = "answer"
 
 
 StopReason = Literal["end", "tool_calls", "max_tokens", "refusal"]

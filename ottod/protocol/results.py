@@ -106,6 +106,8 @@ class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
     """The topmost session above it; itself, if it has no parent."""
     budgets: tuple[BudgetLine, ...] = ()
     """What it is held to: its own limits, those of the sessions above it, and the day's."""
+    is_json: bool = False
+    """The result is JSON that satisfies the agent's `output_schema`."""
     resumed_from: str = ""
     """The session that it took the conversation over from, resumed or forked."""
     resumed_turn: int = 0

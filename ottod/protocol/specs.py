@@ -135,6 +135,61 @@ class Permissions(Spec, frozen=True, kw_only=True):
     rules: tuple[PermissionRule, ...] = ()
 
 
+HealthAction = Literal["warn", "restart", "stop", "off"]
+
+
+class LoopRule(Spec, frozen=True, kw_only=True):
+    """The same call with the same arguments gave the same result `after` times, and not long ago."""
+
+    after: Annotated[int, Meta(ge=2)] = 4
+    do: HealthAction = "warn"
+
+
+class ProgressRule(Spec, frozen=True, kw_only=True):
+    """For `after` model calls in a row, no tool call succeeded with anything new."""
+
+    after: PositiveCount = 12
+    do: HealthAction = "warn"
+
+
+class ToolErrorRule(Spec, frozen=True, kw_only=True):
+    """The newest `after` tool calls all failed."""
+
+    after: PositiveCount = 6
+    do: HealthAction = "warn"
+
+
+class ViolationRule(Spec, frozen=True, kw_only=True):
+    """`after` times in a row, a tool did not take its arguments, or an answer was not what `output_schema` says."""
+
+    after: PositiveCount = 4
+    do: HealthAction = "warn"
+
+
+class Health(Spec, frozen=True, kw_only=True):
+    """What is done about an agent that gets nowhere.
+
+    `warn` tells the model and the watchers; `restart` begins the turn's work anew, once, with fewer steps, one tool
+    at a time, and told what went wrong; `stop` fails the turn with code `unhealthy`.
+    """
+
+    loop: LoopRule = LoopRule()
+    no_progress: ProgressRule = ProgressRule()
+    tool_errors: ToolErrorRule = ToolErrorRule()
+    schema_violations: ViolationRule = ViolationRule()
+
+
+class ContextRules(Spec, frozen=True, kw_only=True):
+    """When a conversation is shortened, and to what. Shares are of what a model's context holds beside an answer."""
+
+    compact_at: Annotated[float, Meta(gt=0, le=1)] = 0.7
+    """From this share on, everything but the newest messages becomes a summary."""
+    keep_recent: Annotated[float, Meta(ge=0, lt=1)] = 0.2
+    """So much of the newest stays as it is; the newest exchange in any case."""
+    summary_model: str = ""
+    """Which of the agent's models writes the summary: its own unless given."""
+
+
 class McpServer(Spec, frozen=True, kw_only=True):
     """An MCP tool source: a command (stdio) or a URL (HTTP), not both."""
 
@@ -192,7 +247,12 @@ class AgentSpec(Spec, frozen=True, kw_only=True):
     mcp_servers: tuple[McpServer, ...] = ()
     http: HttpAccess = HttpAccess()
     git: GitSettings = GitSettings()
+    context: ContextRules = ContextRules()
+    health: Health = Health()
     output_schema: dict[str, Any] = {}
+    """What the final answer must be, in JSON Schema; empty: text."""
+    output_retries: Annotated[int, Meta(ge=0, le=20)] = 2
+    """How often an answer that is not as `output_schema` says may be given anew."""
     time_slice_s: PositiveSeconds | None = None
     digest: str = ""
     source: str = ""
@@ -214,6 +274,8 @@ class ModelTarget(Spec, frozen=True, kw_only=True):
     timeout_s: PositiveSeconds = 600.0
     idle_timeout_s: PositiveSeconds = 90.0
     max_retries: Count = 4
+    context_tokens: PositiveCount | None = None
+    """How many tokens its context holds, question and answer together; None: not known."""
     price_input_usd: float | None = None
     price_output_usd: float | None = None
     price_cache_read_usd: float | None = None

@@ -122,6 +122,7 @@ class Exiting(Wire, frozen=True, kw_only=True, tag="exiting"):
     """The incarnation's last word: why, with what result, and the last seq it used. It exits once acknowledged.
 
     `continues`: only its time slice is over; the next incarnation is to go on at once.
+    `is_json`: the result is the JSON that the agent's `output_schema` asks for.
     """
 
     cause: Cause
@@ -129,6 +130,7 @@ class Exiting(Wire, frozen=True, kw_only=True, tag="exiting"):
     result: str = ""
     truncated: bool = False
     continues: bool = False
+    is_json: bool = False
 
 
 class SpawnChild(Wire, frozen=True, kw_only=True, tag="spawn_child"):

@@ -1,8 +1,9 @@
 """A canonical conversation as the body of a Messages API call.
 
-Prompt caching: everything up to a breakpoint is cached (tools, system, messages, in this order), so one breakpoint
-goes after the system prompt, which never changes in a session, and one after the newest message, which the next
-call repeats.
+Prompt caching: everything up to a breakpoint is cached (tools, system, messages, in this order). One breakpoint goes
+after the system prompt, which never changes in a session; one after the newest message, which the next call repeats;
+and one where the call before had its newest: the cache looks back only so many blocks from a breakpoint for what it
+has, and one step of many calls can be longer than that.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ _TAKES_BUDGETS = re.compile(r"claude-(3|instant|2)|claude-[a-z]+-4(-[0-5])?(-\d{
 def messages_request(request: ModelRequest, *, provider: str) -> dict[str, Any]:
     """The arguments of `messages.create`, without `stream`. Thinking of other providers is left out."""
     messages = _messages(request.messages, provider)
+    for message in [m for m in messages if m["role"] == "user"][-2:]:
+        message["content"][-1]["cache_control"] = _BREAKPOINT
     if messages:
         messages[-1]["content"][-1]["cache_control"] = _BREAKPOINT
     body: dict[str, Any] = {

@@ -53,9 +53,8 @@ STOP_REASONS: dict[str, StopReason] = {
 def chat_request(request: ModelRequest, *, provider: str, is_openai: bool) -> dict[str, Any]:
     """The arguments of `chat.completions.create`, without `stream`. Compatible servers know only `max_tokens`."""
     messages: list[dict[str, Any]] = [{"role": "system", "content": request.system}] if request.system else []
-    newest_user = max((i for i, m in enumerate(request.messages) if isinstance(m, UserMessage)), default=0)
-    for i, message in enumerate(request.messages):
-        messages += _messages(message, provider, with_reasoning=i > newest_user)
+    for message in request.messages:
+        messages += _messages(message, provider)
     body: dict[str, Any] = {
         "model": request.model,
         "messages": messages,
@@ -81,9 +80,7 @@ def chat_request(request: ModelRequest, *, provider: str, is_openai: bool) -> di
     return body
 
 
-def _messages(
-    message: UserMessage | AssistantMessage | ToolResults, provider: str, *, with_reasoning: bool
-) -> list[dict[str, Any]]:
+def _messages(message: UserMessage | AssistantMessage | ToolResults, provider: str) -> list[dict[str, Any]]:
     match message:
         case UserMessage():
             return [{"role": "user", "content": message.text}]
@@ -92,14 +89,18 @@ def _messages(
                 {"role": "tool", "tool_call_id": result.call, "content": result.text} for result in message.results
             ]
         case AssistantMessage():
-            said = _assistant(message, provider, with_reasoning=with_reasoning)
+            said = _assistant(message, provider)
             return [said] if len(said) > 1 else []
         case _:
             assert_never(message)
 
 
-def _assistant(message: AssistantMessage, provider: str, *, with_reasoning: bool) -> dict[str, Any]:
-    """Reasoning goes back under the name it came with, and only within the turn it belongs to."""
+def _assistant(message: AssistantMessage, provider: str) -> dict[str, Any]:
+    """Reasoning goes back with the calls it led to, under the name it came with.
+
+    In later turns as well: a server leaves out what its model no longer wants, and what has been sent once and is
+    then missing would make all that follows new to its cache.
+    """
     said: dict[str, Any] = {"role": "assistant"}
     text = "".join(block.text for block in message.blocks if isinstance(block, Text))
     calls = [block for block in message.blocks if isinstance(block, ToolCall)]
@@ -114,7 +115,7 @@ def _assistant(message: AssistantMessage, provider: str, *, with_reasoning: bool
             }
             for call in calls
         ]
-    for block in message.blocks if with_reasoning and calls else ():
+    for block in message.blocks if calls else ():
         if isinstance(block, Thinking) and block.opaque in _REASONING_FIELDS and block.provider == provider:
             said[block.opaque] = said.get(block.opaque, "") + block.text
     return said

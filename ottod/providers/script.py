@@ -1,8 +1,9 @@
 """A script: what a scripted model says, turn by turn.
 
 Which turn is played is a function of the request, so that a resumed session goes on where it was: a *step* is a
-model response, and the step of a request is the number of assistant messages it holds. A turn with `times` is not
-a step of its own; it stands before the step that follows it and is played for that many attempts first.
+model response, and the step of a request is the number of assistant messages it holds, those counted for which a
+summary stands. A turn with `times` is not a step of its own; it stands before the step that follows it and is played
+for that many attempts first. A request for a summary is no step: it plays `summary`.
 
     turns: [A, B(times: 2), C, D]      step 0: A     step 1: B, B, then C     step 2: D
 
@@ -154,6 +155,7 @@ class Script(Part, frozen=True, kw_only=True):
     """A whole script. `chunk` (characters per delta) and `delay_ms` (between deltas) hold for all turns."""
 
     turns: tuple[Turn, ...]
+    summary: Turn | None = None
     description: str = ""
     loop: bool = False
     chunk: PositiveCount = 24
@@ -164,6 +166,8 @@ class Script(Part, frozen=True, kw_only=True):
             raise ValueError("turns is empty: a script has at least one turn")
         if self.turns[-1].times is not None:
             raise ValueError("the last turn has `times`, so nothing follows when they are used up")
+        if self.summary is not None and (self.summary.times is not None or self.summary.tools):
+            raise ValueError("summary has neither `times` nor tools: it is played for every summary")
 
     def steps(self) -> list[tuple[Turn, ...]]:
         """The entries by step: those with `times` first, the one without last."""
@@ -182,13 +186,15 @@ class NoAlternativeError(Exception):
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request says to a script. Texts are empty when there is none."""
+    """What a request says to a script. Texts are empty when there is none. `is_summary`: it is a summary of the
+    conversation that is asked for, and the order to write it is no part of that."""
 
     step: int
     task: str = ""
     input: str = ""
     last_tool_result: str = ""
     tool_is_error: bool = False
+    is_summary: bool = False
 
     def values(self) -> dict[str, str]:
         """The placeholders' values."""
@@ -196,20 +202,23 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
             "task": self.task,
             "input": self.input,
             "last_tool_result": self.last_tool_result,
-            "step": str(self.step + 1),
+            "step": str(self.step if self.is_summary else self.step + 1),
         }
 
 
 def scene(request: ModelRequest) -> Scene:
     """The scene of a request: the results of the newest tool calls count as one text, joined by newlines."""
-    users = [m.text for m in request.messages if isinstance(m, UserMessage)]
-    results = next((m.results for m in reversed(request.messages) if isinstance(m, ToolResults)), ())
+    is_summary = request.purpose == "summary"
+    messages = request.messages[:-1] if is_summary else request.messages
+    users = [m.text for m in messages if isinstance(m, UserMessage) and not m.stands_for]
+    results = next((m.results for m in reversed(messages) if isinstance(m, ToolResults)), ())
     return Scene(
-        step=sum(not isinstance(m, UserMessage | ToolResults) for m in request.messages),
+        step=sum(m.stands_for if isinstance(m, UserMessage) else not isinstance(m, ToolResults) for m in messages),
         task=users[0] if users else "",
         input=users[-1] if users else "",
         last_tool_result="\n".join(result.text for result in results),
         tool_is_error=any(result.is_error for result in results),
+        is_summary=is_summary,
     )
 
 
@@ -218,6 +227,8 @@ def choose(script: Script, scene: Scene, attempt: int) -> Reply | None:
 
     Raises: NoAlternativeError.
     """
+    if scene.is_summary:
+        return _fitting(script.summary or Turn(text="${step} answers were given so far."), scene)
     steps = script.steps()
     step = scene.step % len(steps) if script.loop else scene.step
     if step >= len(steps):
@@ -226,10 +237,14 @@ def choose(script: Script, scene: Scene, attempt: int) -> Reply | None:
         if turn.times is not None and attempt >= turn.times:
             attempt -= turn.times
             continue
-        for reply in turn.alternatives or (turn,):
-            if reply.when is None or fits(reply.when, scene):
-                return reply
-        break
+        return _fitting(turn, scene)
+    raise AssertionError("a step ends with a turn that has no `times`")
+
+
+def _fitting(turn: Turn, scene: Scene) -> Reply:
+    for reply in turn.alternatives or (turn,):
+        if reply.when is None or fits(reply.when, scene):
+            return reply
     seen = scene.last_tool_result.strip()[-80:]
     raise NoAlternativeError(f"step {scene.step + 1} has no alternative that fits (last tool result: …{seen!r})")
 

@@ -71,7 +71,8 @@ class ScriptedProvider:
         """Plays the turn that belongs to the request. Raises ProviderError."""
         now = scene(request)
         attempt = self._attempts.get(now.step, 0)
-        self._attempts[now.step] = attempt + 1
+        if not now.is_summary:
+            self._attempts[now.step] = attempt + 1
         try:
             reply = choose(self._script, now, attempt)
         except NoAlternativeError as error:

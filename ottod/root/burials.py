@@ -77,6 +77,7 @@ class Burials:
             cause=cause,
             result=said.result if said is not None else "",
             truncated=said.truncated if said is not None else False,
+            is_json=said.is_json if said is not None else False,
             remaining=tuple(remaining),
         )
         if reading is not None:
@@ -142,6 +143,7 @@ class Burials:
             incarnations=session.info.incarnation,
             remaining_pids=tuple(p.pid for p in loss.remaining),
             truncated=loss.truncated,
+            is_json=loss.is_json and not loss.truncated,
         )
         session.cancel_timers()
         session.incarnation = None

@@ -161,6 +161,7 @@ class Daemon:
         self._workers = WorkerGate(loop, self._table, self._hub, log=self._log.warning)
         self._workers.on_fsyncs = self._instruments.journal_fsyncs
         self._workers.on_event = self._model_instruments.observe
+        self._workers.on_warning = self._instruments.warned
         endpoint = paths.worker_endpoint
         self._zygote = ZygoteClient(
             loop,

@@ -63,4 +63,5 @@ def bounded(exiting: Exiting) -> Exiting:
         result=result[:MAX_EVENT_TEXT_BYTES].decode("utf-8", "ignore"),
         truncated=exiting.truncated or len(result) > MAX_EVENT_TEXT_BYTES,
         continues=exiting.continues,
+        is_json=exiting.is_json,
     )

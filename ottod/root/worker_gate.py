@@ -19,7 +19,7 @@ from ottod.core.projection import fold
 from ottod.errors import Failure, RemoteProtocolError
 from ottod.isolation.processes import ProcessId, identify
 from ottod.protocol import PROTOCOL_VERSION
-from ottod.protocol.events import Event, Unknown
+from ottod.protocol.events import Event, LogWarning, Unknown
 from ottod.protocol.records import HEADER_BYTES, LANE_STATE, decode_payload, parse_unsealed
 from ottod.protocol.results import SessionInfo
 from ottod.protocol.worker import (
@@ -92,6 +92,8 @@ class WorkerGate:
         self.on_event: Callable[[SessionInfo, Event | Unknown, int], None] = lambda info, event, at_ns: None
         """Hears of every event of the state lane once, with the session as it was before it."""
         self.on_entries: OnEntries = lambda session, first_seq, entries: None
+        self.on_warning: Callable[[str], None] = lambda code: None
+        """Called with the code of each warning that a session gives."""
         self.on_lost: Callable[[Session, str], None] = lambda session, why: None
         self.rejected_messages = 0
         self.batches = 0
@@ -166,6 +168,8 @@ class WorkerGate:
         for at_ns, event in entries:  # type: ignore[attr-defined]
             self.on_event(info, event, at_ns)
             info = fold(info, event, at_ns)
+            if type(event) is LogWarning:
+                self.on_warning(event.code)
         if session.is_stopping and info.state != "stopping":
             # What it still does is on the way to its end.
             info = replace(info, state="stopping")

@@ -19,6 +19,7 @@ from ottod.errors import ConfigError
 from ottod.protocol.specs import AgentSpec
 from ottod.settings.decode import decode_all
 from ottod.settings.hosts import parse_local, parse_pattern
+from ottod.settings.json_schema import KEYWORDS, mistakes
 from ottod.settings.models import resolve_name
 from ottod.settings.names import BUILTIN_TOOL_NAMES
 from ottod.settings.nearest import suggestion
@@ -227,6 +228,13 @@ def _check_meaning(
     _check_hosts(spec, wrong)
     if spec.git.author and not _AUTHOR.match(spec.git.author):
         wrong(f"git.author is no author: {spec.git.author!r}", ("git", "author"), "write `Name <name@example.org>`")
+    _check_output_schema(spec, source, errors)
+    if spec.context.summary_model not in ("", spec.model, *spec.fallback_models):
+        wrong(
+            f"context.summary_model {spec.context.summary_model!r} is none of the agent's models",
+            ("context", "summary_model"),
+            "name its model or one of its fallback_models; put it there if it is to write summaries",
+        )
     for i, name in enumerate(spec.env):
         if not _VARIABLE.match(name):
             wrong(f"env[{i}] is not a variable's name: {name!r}", ("env", i), "write names only, without values")
@@ -286,6 +294,14 @@ def _check_hosts(spec: AgentSpec, wrong: Complain) -> None:
             except ValueError as error:
                 message, _, mend = str(error).partition(": ")
                 wrong(f"http.{field}[{i}]: {message}", ("http", field, i), mend)
+
+
+def _check_output_schema(spec: AgentSpec, source: Source, errors: list[ConfigError]) -> None:
+    """A keyword that is not carried out is refused: an answer would pass for checked that is not."""
+    for mistake in mistakes(spec.output_schema):
+        path: DataPath = ("output_schema", *mistake.path)
+        mend = f"keywords that are checked: {', '.join(KEYWORDS)}"
+        errors.append(source.error(f"output_schema: {mistake.message}", path, mend=mend))
 
 
 def _check_servers(spec: AgentSpec, wrong: Complain) -> None:

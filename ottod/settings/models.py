@@ -36,6 +36,20 @@ _GUESSES = (
     (re.compile(r"(gpt|chatgpt|codex)-|o[1-9](-|\Z)"), "openai"),
 )
 
+_CONTEXT_TOKENS = (
+    (re.compile(r"claude-(?:2|instant|v1)"), 100_000),
+    (re.compile(r"claude-(?:3|(?:opus|sonnet|haiku)-(?:3|4(?:-[0-5])?(?:-\d{8}|-latest|@.*)?\Z))"), 200_000),
+    (re.compile(r"claude-"), 1_000_000),
+    (re.compile(r"gpt-3"), 16_385),
+    (re.compile(r"gpt-4\.1"), 1_000_000),
+    (re.compile(r"(?:chatgpt-|gpt-)4o|gpt-4-turbo|gpt-oss"), 128_000),
+    (re.compile(r"gpt-4"), 8_192),
+    (re.compile(r"gpt-5|codex-"), 400_000),
+    (re.compile(r"gpt-"), 1_000_000),
+    (re.compile(r"o[1-9](?:-|\Z)"), 200_000),
+)
+"""By family, the smaller where members differ: too small a number shortens early, too large a one too late."""
+
 
 def providers(settings: DaemonSettings) -> dict[str, ProviderSettings]:
     """The built-in providers with the configured ones laid over them, key by key."""
@@ -85,11 +99,19 @@ def resolve_model(name: str, settings: DaemonSettings, *, agent_source: str = ""
         timeout_s=provider.timeout_s,
         idle_timeout_s=provider.idle_timeout_s,
         max_retries=provider.max_retries,
+        context_tokens=provider.context_tokens or known_context_tokens(provider, model),
         price_input_usd=price.input if price else None,
         price_output_usd=price.output if price else None,
         price_cache_read_usd=price.cache_read if price else None,
         price_cache_write_usd=price.cache_write if price else None,
     )
+
+
+def known_context_tokens(provider: ProviderSettings, model: str) -> int | None:
+    """What the model's context holds at its maker's API, if its family is known. Other servers decide themselves."""
+    if provider.base_url:
+        return None
+    return next((tokens for pattern, tokens in _CONTEXT_TOKENS if pattern.match(model)), None)
 
 
 def needs_key(provider: ProviderSettings) -> bool:

@@ -191,6 +191,9 @@ class ProviderSettings(Section, frozen=True, kw_only=True):
     """How often a call that failed in passing is made again."""
     prices: dict[str, Prices] = {}
     """By model name; `*` for all others."""
+    context_tokens: PositiveCount | None = None
+    """How many tokens its models' context holds, question and answer together. Known for usual models of the two
+    public APIs; a conversation with any other model is shortened only once the provider says that it is too long."""
 
     def __post_init__(self) -> None:
         if self.base_url and not self.base_url.startswith(("http://", "https://")):

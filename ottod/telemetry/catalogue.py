@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import msgspec
 
+from ottod.core.health import Kind as HealthKind
 from ottod.protocol.cause import CauseKind
 from ottod.protocol.events import SessionState
 from ottod.protocol.results import MetricFamily, MetricsReport, Sample
@@ -21,6 +22,7 @@ Kind = Literal["counter", "gauge", "histogram", "info"]
 
 CAUSES: tuple[CauseKind, ...] = get_args(CauseKind)
 LIVE_STATES: tuple[SessionState, ...] = tuple(s for s in get_args(SessionState) if s != "ended")
+HEALTH_KINDS: tuple[HealthKind, ...] = get_args(HealthKind)
 PEERS = ("client", "worker")
 MAX_LAYERS = 32
 """Isolation layers that are told apart; there are about a dozen."""
@@ -115,6 +117,11 @@ METRICS: tuple[Metric, ...] = (
     _counter("otto_restarts", "Next incarnations ordered, by the cause that the one before ended with.", *_BY_CAUSE),
     _counter("otto_memory_kills", "Workers killed because their session reached its memory cap."),
     _counter("otto_sessions_parked", "Times that a session used up its restarts and was parked."),
+    _counter(
+        "otto_unhealthy_findings",
+        "Times that an agent was found to get nowhere, by what was seen.",
+        Label("kind", HEALTH_KINDS),
+    ),
     _counter("otto_sessions_adopted", "Running sessions taken over from an earlier root."),
     _histogram("otto_spawn_seconds", "From the request for a worker to its being ready.", SPAWN_BUCKETS_S),
     _gauge("otto_sessions_memory_bytes", "Memory of all live sessions' processes together, at the last look."),

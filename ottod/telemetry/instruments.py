@@ -12,9 +12,10 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import TypeVar
 
+from ottod.core.health import WARNING_CODE
 from ottod.protocol.cause import CauseKind
 from ottod.protocol.usage import Usage
-from ottod.telemetry.catalogue import BY_NAME, CAUSES, MAX_MODELS, OTHER, TOKEN_KINDS, Report
+from ottod.telemetry.catalogue import BY_NAME, CAUSES, HEALTH_KINDS, MAX_MODELS, OTHER, TOKEN_KINDS, Report
 
 T = TypeVar("T")
 
@@ -51,6 +52,7 @@ class Instruments:
         self._model_usd_micros: dict[str, int] = {}
         self._overshot_tokens = 0
         self._overshot_usd_micros = 0
+        self._findings: dict[str, int] = dict.fromkeys(HEALTH_KINDS, 0)
         self._fsyncs = 0
         self._fsync_ns = 0
         self._spawn = Histogram(BY_NAME["otto_spawn_seconds"].buckets)
@@ -81,6 +83,12 @@ class Instruments:
     def parked(self) -> None:
         """A session used up its restarts."""
         self._parked += 1
+
+    def warned(self, code: str) -> None:
+        """A session gave a warning; those of agents that get nowhere are counted."""
+        kind = code.removeprefix(WARNING_CODE)
+        if kind != code and kind in self._findings:
+            self._findings[kind] += 1
 
     def adopted(self, count: int) -> None:
         """That many running sessions were taken over from an earlier root."""
@@ -144,6 +152,7 @@ class Instruments:
         report.put("otto_sessions_adopted", self._adopted)
         report.put("otto_sessions_parked", self._parked)
         report.put("otto_memory_kills", self._memory_kills)
+        report.put_each("otto_unhealthy_findings", "kind", self._findings.items())
         report.put_each("otto_sessions_ended", "cause", self._ended.items())
         report.put_each("otto_incarnations_exited", "cause", self._exited.items())
         report.put_each("otto_restarts", "cause", self._restarts.items())

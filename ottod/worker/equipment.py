@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from ottod.core.conduct import Conduct
+from ottod.core.context import ContextMeter
 from ottod.core.resume import Restored
 from ottod.core.turn import TurnMachine
 from ottod.isolation.beneath import BeneathFiles
@@ -16,6 +18,7 @@ from ottod.tools.registry import tools_by_name
 from ottod.worker.approvals import Approvals
 from ottod.worker.artifacts import Artifacts
 from ottod.worker.children import Children
+from ottod.worker.compaction import Compactor
 from ottod.worker.inbox import Inbox
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.judge import Judge, own_authorities
@@ -31,8 +34,11 @@ from ottod.worker.turns import TurnDriver
 class Equipment:
     """Built with the first turn: a session that is never asked anything needs none of it."""
 
-    def __init__(self, driver: TurnDriver, models: ModelCaller, programs: ConfinedPrograms) -> None:
+    def __init__(
+        self, driver: TurnDriver, models: ModelCaller, compactor: Compactor, programs: ConfinedPrograms
+    ) -> None:
         self.driver = driver
+        self._compactor = compactor
         self._models = models
         self._programs = programs
         self._is_closed = False
@@ -82,29 +88,49 @@ class Equipment:
             permits=permits,
         )
         models.restore(restored.usages)
+        artifacts = Artifacts(link, session_dir=birth.session_dir)
+        runner = ToolRunner(
+            spec=spec,
+            tools=tools,
+            files=files,
+            programs=programs,
+            sessions=children,
+            artifacts=artifacts,
+            web=PinnedWeb(spec.http),
+            session=birth.session,
+            link=link,
+            on_begin=judge.enter,
+        )
+        conduct = Conduct(
+            spec,
+            is_malformed=lambda call: not runner.is_runnable(call),
+            harmless=frozenset(name for name, tool in tools.items() if tool.permissions <= {"read"}),
+        )
         machine = TurnMachine(
             max_steps=spec.limits.max_steps,
             max_parallel=spec.limits.max_parallel_tools,
             messages=restored.messages,
             turn=restored.turn,
             marks=restored.marks,
+            conduct=conduct,
+        )
+        compactor = Compactor(
+            spec=spec,
+            window_tokens=birth.models[0].context_tokens,
+            meter=ContextMeter(fixed_bytes=models.fixed_bytes, measures=restored.measures),
+            machine=machine,
+            models=models,
+            artifacts=artifacts,
+            session=birth.session,
+            journal=journal,
+            link=link,
         )
         driver = TurnDriver(
             session=birth.session,
             machine=machine,
             models=models,
-            tools=ToolRunner(
-                spec=spec,
-                tools=tools,
-                files=files,
-                programs=programs,
-                sessions=children,
-                artifacts=Artifacts(link, session_dir=birth.session_dir),
-                web=PinnedWeb(spec.http),
-                session=birth.session,
-                link=link,
-                on_begin=judge.enter,
-            ),
+            tools=runner,
+            compactor=compactor,
             approvals=approvals,
             inbox=inbox,
             journal=journal,
@@ -114,7 +140,7 @@ class Equipment:
             on_slice=on_slice,
             on_budget="stop" if birth.run_mode == "headless" else spec.on_budget,
         )
-        return cls(driver, models, programs)
+        return cls(driver, models, compactor, programs)
 
     def watch_launcher(self, on_lost: Callable[[], None]) -> None:
         """Calls `on_lost` if the session's launcher dies before `aclose`."""
@@ -125,5 +151,6 @@ class Equipment:
         if not self._is_closed:
             self._is_closed = True
             self._programs.unwatch_launcher()
+            await self._compactor.aclose()
             await self._models.aclose()
             await asyncio.to_thread(self._programs.close)

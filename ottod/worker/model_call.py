@@ -16,6 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ottod.core.backoff import delay_s
+from ottod.core.conduct import system_prompt
 from ottod.errors import Failure, OttoError, ProviderError
 from ottod.protocol.events import MAX_EVENT_TEXT_BYTES, ContentDelta, ModelRerouted, ModelRetried, UsageUpdated
 from ottod.protocol.model import Message, ModelRequest, ModelResponse, ResponseCompleted, TextDelta, ThinkingDelta
@@ -92,6 +93,9 @@ class ModelCaller:
         self._counted: dict[int, _Counted] = {}
         self._target = 0
         """Of the newest attempt."""
+        names = (spec.model, *spec.fallback_models)
+        self._summary_target = names.index(spec.context.summary_model) if spec.context.summary_model in names else 0
+        """Of the calls for summaries."""
         self.total = Usage()
 
     def request(self, messages: tuple[Message, ...]) -> ModelRequest:
@@ -99,7 +103,7 @@ class ModelCaller:
         return ModelRequest(
             model=self._targets[0].model,
             messages=messages,
-            system=self._spec.system_prompt,
+            system=system_prompt(self._spec),
             tools=self._schemas,
             max_output_tokens=self._spec.max_output_tokens,
             temperature=self._spec.temperature,
@@ -117,6 +121,12 @@ class ModelCaller:
             max_output_tokens=min(self._spec.max_output_tokens, last_call.MAX_OUTPUT_TOKENS),
             thinking_tokens=0,
         )
+
+    @property
+    def fixed_bytes(self) -> int:
+        """What every request has beside the conversation: the system prompt and the tools."""
+        tools = msgspec.json.encode(self._schemas) if self._schemas else b""
+        return len(system_prompt(self._spec).encode("utf-8", "replace")) + len(tools)
 
     async def call(
         self, request: ModelRequest, *, turn: int, step: int, on_begun: OnBegun, is_last: bool = False
@@ -184,6 +194,7 @@ class ModelCaller:
             turn=turn,
             step=step,
             attempt=attempt,
+            target=self._summary_target if request.purpose == "summary" else 0,
             input_tokens=estimated_usage(request, ()).input_tokens,
             input_bound_tokens=max(bounds),
             max_output_tokens=request.max_output_tokens,
@@ -216,7 +227,8 @@ class ModelCaller:
         told = SettlePermit(permit=permit.permit, outcome="unused", target=permit.target)
         began_s = time.monotonic()
         try:
-            self._take_route(permit)
+            if request.purpose == "answer":
+                self._take_route(permit)
             await on_begun(permit, target.model)
             made = replace(
                 request,
@@ -240,7 +252,7 @@ class ModelCaller:
             raise
         usage = priced(target, response.usage)
         total_input = usage.total_tokens - usage.output_tokens
-        if not permit.is_last:
+        if not permit.is_last and request.purpose == "answer":
             self._counted[permit.target] = _Counted(messages=request.messages, input_tokens=total_input)
         is_shortened = response.stop == "max_tokens" and permit.max_output_tokens < request.max_output_tokens
         return Answer(
@@ -281,7 +293,9 @@ class ModelCaller:
             async for event in events:
                 if not progress.has_begun:
                     progress.has_begun, progress.began_s = True, time.monotonic()
-                if type(event) is TextDelta:
+                if request.purpose == "summary" and type(event) is not ResponseCompleted:
+                    pass  # Nobody watches it being written: it is told when it is whole.
+                elif type(event) is TextDelta:
                     text = said.feed(event.text)
                     if not text:
                         pass  # It is held back until it is known that it is no secret.

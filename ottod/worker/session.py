@@ -16,6 +16,7 @@ import os
 import time
 from typing import Literal, assert_never
 
+from ottod.core.answer import read_answer
 from ottod.core.lifecycle import Happening
 from ottod.core.resume import OpenTurn, Restored
 from ottod.core.turn import EndTurn
@@ -339,10 +340,18 @@ class SessionRunner:
         return self._exit(cause)
 
     def _exit(self, cause: Cause) -> Exiting:
-        result, was_cut = cut(self._last_text or self._restored.text)
-        continues = self._is_suspended and cause.kind == "time_slice"
+        text, is_json = self._last_text or self._restored.text, False
+        if self._birth.spec.output_schema and cause.kind == "completed":
+            answer = read_answer(text, self._birth.spec.output_schema)
+            text, is_json = answer.json or text, bool(answer.json)
+        result, was_cut = cut(text)
         return Exiting(
-            cause=cause, last_seq=self._link.last_seq, result=result, truncated=was_cut, continues=continues
+            cause=cause,
+            last_seq=self._link.last_seq,
+            result=result,
+            truncated=was_cut,
+            continues=self._is_suspended and cause.kind == "time_slice",
+            is_json=is_json,
         )
 
     # ------------------------------------------------------------ commands

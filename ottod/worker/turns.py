@@ -17,9 +17,12 @@ from typing import Literal
 
 from msgspec.structs import replace
 
+from ottod.core.context import measure
+from ottod.core.health import WARNING_CODE
 from ottod.core.resume import UNKNOWN, OpenTurn, Waiting, unknown_result
-from ottod.core.turn import BudgetReached as TurnBudgetReached
 from ottod.core.turn import (
+    NOTE,
+    BeginAnew,
     CallModel,
     CancelModel,
     CancelRequested,
@@ -33,6 +36,7 @@ from ottod.core.turn import (
     RunTool,
     Steer,
     SteerReceived,
+    TellFindings,
     ToolResolved,
     TurnAction,
     TurnEvent,
@@ -42,12 +46,14 @@ from ottod.core.turn import (
     UnpauseRequested,
     calls_of,
 )
+from ottod.core.turn import BudgetReached as TurnBudgetReached
 from ottod.errors import Failure, OttoError, ProviderError, StorageError
 from ottod.protocol import journal as j
 from ottod.protocol.events import (
     ItemCompleted,
     ItemStarted,
     LogError,
+    LogWarning,
     ToolFailed,
     TurnCancelled,
     TurnCompleted,
@@ -58,6 +64,7 @@ from ottod.protocol.model import ModelResponse, Text, Thinking, ToolCall
 from ottod.protocol.worker import BudgetRefusal, Permit
 from ottod.worker import last_call
 from ottod.worker.approvals import Approvals
+from ottod.worker.compaction import Compactor
 from ottod.worker.inbox import Inbox
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
@@ -83,6 +90,7 @@ class TurnDriver:
         tools: ToolRunner,
         approvals: Approvals,
         inbox: Inbox,
+        compactor: Compactor,
         journal: JournalWriter,
         link: Link,
         on_step: Callable[[], None],
@@ -92,6 +100,7 @@ class TurnDriver:
     ) -> None:
         self._session = session
         self._on_budget = on_budget
+        self._compactor = compactor
         self._machine = machine
         self._models = models
         self._tools = tools
@@ -170,6 +179,7 @@ class TurnDriver:
     def forget(self, turns: int) -> None:
         """The last turns leave the conversation. No turn runs, and there are as many."""
         self._machine.step(TurnsForgotten(turns=turns))
+        self._compactor.meter.cut_back(len(self._machine.messages))
 
     def suspend(self) -> None:
         """Leaves the turn as it is, for another incarnation to go on with. No other turn begins here."""
@@ -255,6 +265,11 @@ class TurnDriver:
                     self._join(action)
                 case CallModel() if self._slice.is_over and action.step > 1 and not action.is_last:
                     await self._end_slice(action)
+                case BeginAnew():
+                    self._begin_anew(action)
+                case TellFindings():
+                    for finding in action.findings:
+                        self._link.emit(LogWarning(message=finding.message, code=WARNING_CODE + finding.kind))
                 case CallModel():
                     self._model_task = asyncio.create_task(self._call_model(action))
                 case RunTool():
@@ -285,8 +300,16 @@ class TurnDriver:
             )
             self._journal.note(entry)
             self._inbox.take_out(steer.number)
-            item = f"{action.turn}.m{steer.number}"
+            item = f"{action.turn}.m{steer.number}" if steer.number != NOTE else f"{action.turn}.{action.step}n"
             self._link.emit(ItemCompleted(item=item, kind="user_message", text=cut(steer.text)[0]))
+
+    def _begin_anew(self, action: BeginAnew) -> None:
+        """As with what joins the turn, the model call that follows makes it durable."""
+        self._journal.note(j.TurnBegunAnew(turn=action.turn, step=action.step, text=action.text))
+        self._compactor.meter.cut_back(len(self._machine.messages))
+        self._link.emit(LogWarning(message=f"turn {action.turn} begins anew", code="begun_anew"))
+        item = f"{action.turn}.{action.step}a"
+        self._link.emit(ItemCompleted(item=item, kind="user_message", text=cut(action.text)[0]))
 
     def _is_guarded(self, call: ToolCall) -> bool:
         """Whether a rule stands before the call. One that cannot be run fails by itself, and nobody is asked."""
@@ -309,7 +332,7 @@ class TurnDriver:
     async def _call_model(self, action: CallModel) -> None:
         item = f"{action.turn}.{action.step}"
         try:
-            answer = await (self._call_last(action) if action.is_last else self._call_within_budget(action))
+            answer = await (self._call_last(action) if action.is_last else self._call_fitting(action))
             response = answer.response
             entry = j.ModelResponded(
                 turn=action.turn, step=action.step, response=response, permit=answer.permit.permit
@@ -319,6 +342,8 @@ class TurnDriver:
             if shortened is not None and not action.is_last and not calls_of(response):
                 self._journal.note(j.BudgetReached(turn=action.turn, step=action.step, failure=shortened))
             self._models.count(answer)
+            if not action.is_last:
+                self._compactor.meter.learn(measure(self._machine.messages, response.usage))
             self._announce(response, item)
             await self._journal.put(())
         except ProviderError as error:
@@ -335,9 +360,21 @@ class TurnDriver:
         else:
             self._events.put_nowait(ModelResponded(response=response, shortened=shortened))
 
+    async def _call_fitting(self, action: CallModel) -> Answer:
+        """The call, with a conversation that fits. One that the model finds too long is shortened once."""
+        await self._compactor.fit(turn=action.turn, step=action.step)
+        try:
+            return await self._call_within_budget(action)
+        except ProviderError as error:
+            if error.code != "context_too_long":
+                raise
+            if not await self._compactor.shorten(turn=action.turn, step=action.step, is_urgent=True):
+                raise
+            return await self._call_within_budget(action)
+
     async def _call_within_budget(self, action: CallModel) -> Answer:
         """The call; if no budget has room for it, the question whether one may grow, and the call again."""
-        request = self._models.request(action.messages)
+        request = self._models.request(self._machine.messages)
         on_begun = functools.partial(self._model_called, action)
         asked: set[tuple[str, str, int]] = set()
         while True:

@@ -73,6 +73,8 @@ class FakeRoot:
         self._identity = b""
         self._next_command = 1
         self._replies: dict[int, Failure | None] = {}
+        self.context_tokens: int | None = None
+        """What the model's context holds."""
         self.next_seq = 2
         self.incarnation = 0
         self.process: subprocess.Popen[bytes] | None = None
@@ -131,6 +133,7 @@ class FakeRoot:
                     model=str(self.workdir / "model.yml"),
                     price_input_usd=1.0,
                     price_output_usd=1.0,
+                    context_tokens=self.context_tokens,
                 ),
             ),
             task=task,

@@ -36,14 +36,17 @@ def feed(message: AnthropicMessage, *events: dict[str, Any]) -> list[Any]:
     return [out for event in events for out in message.take(json.dumps(event).encode())]
 
 
-def test_breakpoints_follow_the_system_prompt_and_the_newest_message() -> None:
-    """Two places are marked, whatever the conversation's length, and history stays unmarked to be reused."""
+def test_breakpoints_follow_the_system_prompt_and_the_two_newest_inputs() -> None:
+    """Three places are marked, whatever the conversation's length: the rest of history is there to be reused."""
     call = ToolCall(call="c", tool="fs_read", arguments='{"path": "a"}')
     result = ToolResults(results=(ToolResult(call="c", tool="fs_read", text="data"),))
     made = body(UserMessage(text="x"), AssistantMessage(blocks=(call,)), result)
     assert made["system"] == [{"type": "text", "text": "You fix bugs.", "cache_control": {"type": "ephemeral"}}]
     assert "cache_control" in made["messages"][-1]["content"][-1]
-    assert json.dumps(made).count("cache_control") == 2
+    assert "cache_control" in made["messages"][0]["content"][-1]
+    assert json.dumps(made).count("cache_control") == 3
+    longer = body(UserMessage(text="x"), *(AssistantMessage(blocks=(call,)), result) * 20)
+    assert [i for i, m in enumerate(longer["messages"]) if "cache_control" in json.dumps(m)] == [38, 40]
     without_system = body(system="")
     assert "cache_control" in without_system["tools"][-1]
     assert "system" not in without_system

@@ -62,6 +62,7 @@ def load(directory: Path, text: str) -> Script:
         ("turns:\n  - tools:\n    - name: x\n      arguments: {a: [1, '${b}']}\n", "4:26", "placeholder ${b}"),
         ("turns:\n  - text: a\n    when: {tool_result_matches: '('}\n", "3:11", "not a regular expression"),
         ("turns:\n  - error: {status: 999}\n", "2:21", "599"),
+        ("turns:\n  - text: a\nsummary: {text: b, times: 2}\n", "1:1", "played for every summary"),
         ("turns: [\n", "2:1", "not YAML"),
     ],
 )
@@ -174,3 +175,17 @@ def test_the_reference_page_shows_scripts_that_load_and_lists_every_key(tmp_path
     for part in (Script, Turn, When, ScriptedUsage, Measured):
         for field in msgspec.structs.fields(part):
             assert re.search(rf"`[^`]*\b{field.name}\b", page), field.name
+
+
+def test_a_summary_stands_for_the_answers_it_tells() -> None:
+    """A shortened conversation goes on at the turn where it was; the summary is no step, and is nobody's input."""
+    script = Script(turns=(Turn(text="a"), Turn(text="b")), summary=Turn(text="told ${step}: ${input}"))
+    short: tuple[Message, ...] = (UserMessage(text="task"), UserMessage(text="so far", stands_for=3))
+    assert scene(ModelRequest(model="m", messages=short)) == Scene(step=3, task="task", input="task")
+    asked = (*short, AssistantMessage(blocks=(Text(text="x"),)), UserMessage(text="sum it up"))
+    now = scene(ModelRequest(model="m", messages=asked, purpose="summary"))
+    assert (now.step, now.input) == (4, "task")
+    reply = choose(script, now, 0)
+    assert reply is not None and fill(reply.text, now.values()) == "told 4: task"
+    plain = choose(Script(turns=(Turn(text="a"),)), now, 0)
+    assert plain is not None and fill(plain.text, now.values()) == "4 answers were given so far."

@@ -300,3 +300,30 @@ def test_every_builtin_agent_is_right() -> None:
         assert spec.budgets.usd
         assert spec.model == "default"
     assert not {"fs_write", "fs_edit", "shell", "test_runner"} & set(read_agent(BUILTIN_DIR / "reviewer.yml").tools)
+
+
+def test_what_an_answer_must_be_is_checked_where_it_is_written() -> None:
+    """A keyword that is not carried out, or a wrong argument, has its line and the keywords there are."""
+    text = b"name: a\noutput_schema:\n  type: object\n  properties:\n    n: {type: int}\n  minContains: 2\n"
+    _, errors = parse_agent(text, file="/p/a.yml")
+    assert [(e.line, "output_schema" in e.message) for e in errors] == [(5, True), (6, True)]
+    assert "minContains" in errors[1].message and "uniqueItems" in errors[1].mend
+    (error,) = spec_errors(AgentSpec(name="a", output_schema={"properties": {"n": {"pattern": "("}}}))
+    assert "output_schema.properties.n.pattern" in error.message or "pattern" in error.message
+
+
+def test_how_a_session_is_kept_in_health_has_short_and_full_forms() -> None:
+    """Each kind has its own count; what is not given is the default; a wrong response names the right ones."""
+    spec, errors = parse_agent(
+        b"fallback_models: [fast]\ncontext: {compact_at: 0.5, summary_model: fast}\n"
+        b"health: {loop: {after: 3, do: stop}, tool_errors: {do: off}}\n",
+        file="/p/a.yml",
+        settings=DaemonSettings(),
+    )
+    assert errors == [] and spec is not None
+    assert (spec.health.loop.after, spec.health.loop.do, spec.health.tool_errors.do) == (3, "stop", "off")
+    assert (spec.health.tool_errors.after, spec.health.no_progress.do) == (6, "warn")
+    assert (spec.context.compact_at, spec.context.keep_recent) == (0.5, 0.2)
+    for wrong in (b"health: {loop: {do: halt}}", b"health: {loop: {after: 1}}", b"context: {summary_model: gone}"):
+        _, (error,) = parse_agent(wrong, file="/p/a.yml", settings=DaemonSettings())
+        assert error.line == 1

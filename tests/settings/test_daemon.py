@@ -370,3 +370,30 @@ def test_what_no_environment_can_hold_is_dropped() -> None:
     env = {"PATH": "/bin", "LC_A=B": "x", "LC_\0": "x", "LANG": "a\0b"}
     assert session_env(env, DaemonSettings()) == {"PATH": "/bin"}
     assert session_env({"": "x", "OK": "y"}, DaemonSettings(env=("*",))) == {"OK": "y"}
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        ("anthropic:claude-3-5-sonnet-20241022", 200_000),
+        ("claude-sonnet-4-5-20250929", 200_000),
+        ("claude-opus-4-6", 1_000_000),
+        ("default", 1_000_000),
+        ("gpt-4o-mini", 128_000),
+        ("gpt-4.1", 1_000_000),
+        ("gpt-4", 8_192),
+        ("gpt-5-codex", 400_000),
+        ("gpt-6-sol", 1_000_000),
+        ("o4-mini", 200_000),
+        ("openai:somebody-elses", None),
+        ("local:gpt-4o", None),
+        ("told:gpt-4o", 32_000),
+    ],
+)
+def test_what_a_context_holds(tmp_path: Path, name: str, tokens: int | None) -> None:
+    """Families that are known at their makers; elsewhere what the configuration says, or nothing."""
+    url = "base_url: 'http://127.0.0.1:1/v1'"
+    text = (
+        f"providers: {{local: {{adapter: openai, {url}}}, told: {{adapter: openai, {url}, context_tokens: 32000}}}}"
+    )
+    assert resolve_model(name, settings(text, tmp_path)).context_tokens == tokens

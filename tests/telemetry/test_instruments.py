@@ -42,6 +42,9 @@ def test_every_event_is_counted_where_it_belongs() -> None:
     instruments.restarted("crashed")
     instruments.memory_killed()
     instruments.parked()
+    instruments.warned("unhealthy_loop")
+    instruments.warned("unhealthy_whatever")
+    instruments.warned("loop")
     instruments.adopted(7)
     instruments.journal_fsyncs(3, 1_500_000_000)
     assert sample(instruments, "otto_sessions_started").value == 2
@@ -50,6 +53,7 @@ def test_every_event_is_counted_where_it_belongs() -> None:
     assert sample(instruments, "otto_restarts", cause="crashed").value == 1
     assert sample(instruments, "otto_memory_kills").value == 1
     assert sample(instruments, "otto_sessions_parked").value == 1
+    assert sample(instruments, "otto_unhealthy_findings", kind="loop").value == 1
     assert sample(instruments, "otto_sessions_adopted").value == 7
     instruments.permit_granted()
     instruments.permit_refused()
