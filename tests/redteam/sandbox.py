@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 from typing import Any
 
+from ottod.core.redaction import RedactedStream, Redactor
 from ottod.errors import ToolError
 from ottod.isolation.web import PinnedWeb
 from ottod.protocol.specs import HttpAccess
@@ -229,6 +231,26 @@ def _family(name: str, family: int, kind: str) -> tuple[str, str, str, Act]:
     return f"socket-{name}", f"an {name.upper()} socket from a program", "system call filter", named
 
 
+def _printed(script: str, *, in_pieces: bool = False) -> Act:
+    """A program prints a secret that the daemon knows; what is kept and shown of it does not hold it."""
+
+    def act(arena: Arena) -> str:
+        secret = "correct-horse-battery-staple-4711"
+        (arena.project / "key").write_text(secret)
+        said = arena.shell(script)
+        redactor = Redactor.of({"THE_KEY": secret})
+        if in_pieces:
+            stream = RedactedStream(redactor)
+            shown = "".join(stream.feed(char) for char in said) + stream.rest()
+        else:
+            shown = redactor.text(said)
+        forms = (secret, base64.b64encode(secret.encode()).decode().rstrip("="), secret.encode().hex())
+        assert any(form in said.replace("\n", "") for form in forms), said
+        return BREACH if any(form in shown.replace("\n", "") for form in forms) else "redaction"
+
+    return act
+
+
 SANDBOX: tuple[tuple[str, str, str, Act], ...] = (
     ("program-read-outside", "read a file outside of the working directory", "mount namespace",
      _python("open(sys.argv[1] + '/secret.txt').read()", "{outside}")),
@@ -262,6 +284,10 @@ SANDBOX: tuple[tuple[str, str, str, Act], ...] = (
     ("program-port", "connect to a port of this machine", "network namespace", host_port),
     ("program-abstract-socket", "connect to an abstract unix socket", "network namespace", abstract_socket),
     ("program-control-socket", "connect to the daemon's control socket", "mount namespace", control_socket),
+    ("secret-printed", "print a secret that the daemon knows", "redaction", _printed("cat key")),
+    ("secret-base64", "print it as base64", "redaction", _printed("base64 -w0 key")),
+    ("secret-hex", "print it as hex", "redaction", _printed("od -An -v -tx1 key | tr -d ' \\n'")),
+    ("secret-in-pieces", "print it byte by byte to a watcher", "redaction", _printed("cat key", in_pieces=True)),
     _filtered("io_uring_setup", "libc.syscall(425, 1, 0)"),
     _filtered("unshare", "libc.unshare(0x10000000)"),
     _filtered("mount", "libc.mount(b'none', b'/tmp', b'tmpfs', 0, None)"),
