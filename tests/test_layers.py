@@ -27,7 +27,7 @@ IMPURE = {
     "subprocess",
     "secrets",
 }
-HEAVY = {"anthropic", "openai", "httpx2", "pydantic", "starlette", "uvicorn"}
+HEAVY = {"opentelemetry", "anthropic", "openai", "httpx2", "pydantic", "starlette", "uvicorn"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 CLIENT_FILES = sorted(CLIENT.rglob("*.py"))
 

@@ -103,7 +103,8 @@ def _daemon_sections() -> Iterator[str]:
         for inner in msgspec.structs.fields(section):
             deeper = _section_of(inner.type)
             if deeper is not None and deeper.__module__ == sections.__name__:
-                yield f"#### `{field.name}.*.{inner.name}.*`\n\n{inspect.getdoc(deeper)}\n\n" + _table(deeper, docs)
+                path = f"{field.name}.*.{inner.name}.*" if get_args(field.type) else f"{field.name}.{inner.name}"
+                yield f"#### `{path}`\n\n{inspect.getdoc(deeper)}\n\n" + _table(deeper, docs)
     yield from plain
 
 
@@ -111,7 +112,11 @@ def _table(section: type[msgspec.Struct], docs: dict[tuple[str, str], str]) -> s
     rows = "".join(
         f"| `{f.name}` | {_kind(f)} | {_default(f)} | {cell(docs[section.__name__, f.name])} |\n"
         for f in msgspec.structs.fields(section)
+        # A section within a section has a table of its own.
+        if _section_of(f.type) is None or get_args(f.type)
     )
+    if not rows:
+        return ""
     return f"| key | value | default | meaning |\n|---|---|---|---|\n{rows}"
 
 

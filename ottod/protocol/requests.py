@@ -45,6 +45,8 @@ class StartSession(Wire, frozen=True, kw_only=True, tag="session.start"):
     mode: Literal["oneshot", "conversation"] = "oneshot"
     run_mode: Literal["interactive", "headless"] = "interactive"
     key: str = ""
+    traceparent: str = ""
+    """A span of a trace that the session is to be part of (W3C Trace Context)."""
 
 
 class ListSessions(Wire, frozen=True, kw_only=True, tag="session.list"):

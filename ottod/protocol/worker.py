@@ -30,6 +30,15 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The form that all worker messages share."""
 
 
+class Tracing(Wire, frozen=True, kw_only=True):
+    """Where a session's spans go. `headers` hold secrets."""
+
+    endpoint: str
+    headers: dict[str, str] = {}
+    sample_ratio: float = 1.0
+    timeout_s: float = 3.0
+
+
 class Birth(Wire, frozen=True, kw_only=True, tag="birth"):
     """Everything an incarnation needs to begin. Never logged, never stored: it holds the secret and the keys."""
 
@@ -47,6 +56,9 @@ class Birth(Wire, frozen=True, kw_only=True, tag="birth"):
     """Name → value of everything that must not appear in what the worker says or writes; its own keys too."""
     redact_shapes: bool = True
     """Nor may what only looks like a secret."""
+    tracing: Tracing | None = None
+    traceparent: str = ""
+    """The span that the session's turns are under; none for a topmost session."""
     task: str = ""
     mode: Literal["oneshot", "conversation"] = "oneshot"
     run_mode: Literal["interactive", "headless"] = "interactive"
@@ -144,6 +156,8 @@ class SpawnChild(Wire, frozen=True, kw_only=True, tag="spawn_child"):
     title: str = ""
     model: str = ""
     key: str = ""
+    traceparent: str = ""
+    """The span of the call that starts it."""
 
 
 class StopChild(Wire, frozen=True, kw_only=True, tag="stop_child"):

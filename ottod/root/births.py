@@ -34,6 +34,7 @@ from ottod.root.session_table import Incarnation, Session, child_notice
 from ottod.root.zygote_client import Lease
 
 TITLE_CHARS = 80
+MAX_TRACEPARENT_CHARS = 64
 MAX_NAMES_BYTES = 48 * 1024
 """Of everything that a session is called: its agent, model, directory, title."""
 
@@ -141,6 +142,7 @@ class Births:
             cwd=resolved.cwd,
             spawn_key=spawn_key,
             start_key=request.key,
+            traceparent=request.traceparent[:MAX_TRACEPARENT_CHARS],
         )
         return plan, resolved.api_keys
 
@@ -154,7 +156,7 @@ class Births:
         except OttoError:
             remove_tree(directory)
             raise
-        return replace(heritage.plan, spawn_key="", start_key=request.key), api_keys
+        return replace(heritage.plan, spawn_key="", start_key=request.key, traceparent=request.traceparent), api_keys
 
     def _inherited(self, parent: Session | None) -> tuple[Authority, ...]:
         """What binds a child from above. Raises RefusedError if that is more than can be handed on."""
@@ -395,6 +397,8 @@ class Births:
             api_keys=api_keys,
             secrets=dict(self._c.secrets()),
             redact_shapes=settings.redaction.shapes,
+            tracing=self._c.tracing(),
+            traceparent=plan.traceparent,
             task=info.task,
             mode="conversation" if info.mode == "conversation" else "oneshot",
             run_mode="headless" if info.run_mode == "headless" else "interactive",

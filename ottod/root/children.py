@@ -99,6 +99,7 @@ class Children:
             parent=parent.id,
             run_mode="headless" if info.run_mode == "headless" else "interactive",
             key=key,
+            traceparent=body.traceparent,
         )
         return await self.start(request, parent, body.key)
 

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from ottod.core.projection import fold
 from ottod.isolation.enclosure import Enclosures
 from ottod.protocol.events import Event
+from ottod.protocol.worker import Tracing
 from ottod.root.hub import Hub
 from ottod.root.session_table import Session, SessionTable
 from ottod.root.worker_gate import WorkerGate
@@ -69,6 +70,8 @@ class RootContext:
         self.log = log
         self.secrets: Callable[[], Mapping[str, str]] = dict
         """What every worker must keep out of what it says, by name."""
+        self.tracing: Callable[[], Tracing | None] = lambda: None
+        """Where sessions send their spans, if they do."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def in_thread(self, function: Callable[..., T], *arguments: object) -> T:

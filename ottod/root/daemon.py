@@ -27,6 +27,7 @@ import uvloop
 import zmq
 
 from ottod import __version__
+from ottod.core.trace_ids import parse_traceparent, trace_id
 from ottod.errors import OttoError, RefusedError, StorageError
 from ottod.isolation.enclosure import Enclosures
 from ottod.isolation.probe import probe
@@ -51,7 +52,7 @@ from ottod.root.ring_sync import RingSync
 from ottod.root.service import Service, read_status
 from ottod.root.session_table import SessionTable
 from ottod.root.supervisor import Supervisor
-from ottod.root.vault import Vault, open_vault
+from ottod.root.vault import Vault, open_vault, tracing_of
 from ottod.root.worker_gate import WorkerGate
 from ottod.root.zygote_client import ZygoteClient
 from ottod.settings.daemon import DaemonSettings
@@ -187,6 +188,9 @@ class Daemon:
             log=self._log.warning,
         )
         self._root.secrets = lambda: self._vault.secrets
+        self._tracing = tracing_of(settings, self._vault, self._log)
+        self._root.tracing = lambda: self._tracing
+        self._log.trace_of = self._trace_of
         self._resolver = Resolver(settings=settings, paths=paths, vault=self._vault, platform=self._platform)
         self._supervisor = Supervisor(
             self._root,
@@ -212,6 +216,14 @@ class Daemon:
         service.redacted = self._redacted
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._context.set(zmq.MAX_SOCKETS, 64)
+
+    def _trace_of(self, session_id: str) -> str:
+        """The trace that a session belongs to, for the log; empty without traces."""
+        session = self._table.get(session_id) if self._tracing is not None else None
+        if session is None:
+            return ""
+        above = parse_traceparent(session.plan.traceparent) if session.plan is not None else None
+        return f"{above[0] if above is not None else trace_id(session_id):032x}"
 
     async def _redacted(self, body: RequestBody) -> RequestBody:
         """What a client says, before anybody keeps it."""
@@ -321,6 +333,7 @@ class Daemon:
         changes = compare(self._settings, new)
         self._settings = merge(self._settings, new)
         await self._root.in_thread(open_vault, self._vault, self._settings, self._log)
+        self._tracing = await self._root.in_thread(tracing_of, self._settings, self._vault, self._log)
         self._root.settings = self._settings
         self._resolver.settings = self._settings
         self._database.audit_entries = self._settings.permissions.audit_entries

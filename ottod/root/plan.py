@@ -23,6 +23,7 @@ class SessionPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     start_key: str = ""
     inherited: tuple[Authority, ...] = ()
     """What binds the session from above: its parent's rules, and those that bound its parent."""
+    traceparent: str = ""
 
 
 plan_decoder: msgspec.msgpack.Decoder[SessionPlan] = msgspec.msgpack.Decoder(SessionPlan)

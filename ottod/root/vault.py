@@ -17,7 +17,9 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 
 from ottod.core.redaction import MAX_SECRET_CHARS, MIN_SECRET_CHARS, Redactor, shapes_only
+from ottod.errors import ConfigError
 from ottod.isolation.environment_block import blot_out
+from ottod.protocol.worker import Tracing
 from ottod.settings.daemon import DaemonSettings
 from ottod.settings.keys import known_secrets, secret, secret_variables
 from ottod.telemetry.log import Log
@@ -104,6 +106,23 @@ class Vault:
         os.write(fd, data)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
         self._environ[VARIABLE] = str(fd)
+
+
+def tracing_of(settings: DaemonSettings, vault: Vault, log: Log) -> Tracing | None:
+    """Where spans go; None if traces are off, or a header's secret is not there. Blocks."""
+    if not settings.telemetry.traces.enabled:
+        return None
+    try:
+        headers = {header: vault.secret(name) for header, name in settings.telemetry.traces.headers.items()}
+    except ConfigError as error:
+        log.warning(f"no traces are sent: {error}")
+        return None
+    return Tracing(
+        endpoint=settings.telemetry.traces.endpoint,
+        headers=headers,
+        sample_ratio=settings.telemetry.traces.sample_ratio,
+        timeout_s=settings.telemetry.traces.timeout_s,
+    )
 
 
 def open_vault(vault: Vault, settings: DaemonSettings, log: Log) -> None:

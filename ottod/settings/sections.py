@@ -357,6 +357,35 @@ class RedactionSettings(Section, frozen=True, kw_only=True):
     """Also whatever looks like a key, a token or a password."""
 
 
+class TraceSettings(Section, frozen=True, kw_only=True):
+    """Traces for OpenTelemetry, sent over OTLP/HTTP by each session's own process. They need the extra `otel`."""
+
+    enabled: bool = False
+    """Off: nothing is imported, nothing leaves this machine."""
+    endpoint: str = "http://127.0.0.1:4318/v1/traces"
+    """Where a collector listens, with the path."""
+    headers: dict[str, Name] = {}
+    """Headers of each request: their names, and the names of `secrets` that are their values."""
+    sample_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    """The share of traces that is recorded; a session and all below it are one trace."""
+    timeout_s: Annotated[float, Meta(gt=0, le=30)] = 3.0
+    """How long a request may take, and a session's end may wait for the last one."""
+
+    def __post_init__(self) -> None:
+        if not self.endpoint.startswith(("http://", "https://")):
+            raise Contradiction(
+                f"telemetry.traces.endpoint must start with http:// or https://, got {self.endpoint!r}",
+                field="endpoint",
+                mend="write the whole URL, such as http://127.0.0.1:4318/v1/traces",
+            )
+
+
+class TelemetrySettings(Section, frozen=True, kw_only=True):
+    """What the daemon tells about its sessions besides events, logs and metrics."""
+
+    traces: TraceSettings = TraceSettings()
+
+
 class DaemonSettings(Section, frozen=True, kw_only=True):
     """All settings."""
 
@@ -385,3 +414,4 @@ class DaemonSettings(Section, frozen=True, kw_only=True):
     secrets: dict[Name, SecretSettings] = {}
     """Secrets by name."""
     redaction: RedactionSettings = RedactionSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()

@@ -48,6 +48,8 @@ class Ids(TypedDict, total=False):
     """The zygote's."""
     client: str
     request: str | int
+    trace: str
+    """Of OpenTelemetry; added where traces are on."""
 
 
 class Sink:
@@ -59,6 +61,7 @@ class Sink:
         self.stream = stream
         self.journal = journal
         self.redact: Callable[[str], str] = lambda text: text
+        self.trace_of: Callable[[str], str] = lambda session: ""
 
 
 class Log:
@@ -90,6 +93,15 @@ class Log:
     def redact(self, redact: Callable[[str], str]) -> None:
         self._sink.redact = redact
 
+    @property
+    def trace_of(self) -> Callable[[str], str]:
+        """The trace of a session, which is added to records about one; empty for none. Setting it as `redact`."""
+        return self._sink.trace_of
+
+    @trace_of.setter
+    def trace_of(self, trace_of: Callable[[str], str]) -> None:
+        self._sink.trace_of = trace_of
+
     def bind(self, **ids: Unpack[Ids]) -> Log:
         """The same log, for records that are all about these."""
         bound = Log.__new__(Log)
@@ -117,6 +129,8 @@ class Log:
             return
         message, trace = sink.redact(message)[:MAX_MESSAGE_CHARS], sink.redact(trace)[-MAX_TRACEBACK_CHARS:]
         about: Ids = {**self._bound, **ids}
+        if "session" in about and (trace := sink.trace_of(about["session"])):
+            about["trace"] = trace
         if sink.form == "json":
             lines = [as_json(level, message, about, trace)]
         else:

@@ -113,7 +113,8 @@ class Children:
     async def spawn(self, *, agent: str, task: str, title: str, model: str, key: str, is_reported: bool) -> str:
         """Starts a child, once for each key, and gives its id. Raises ToolError with root's reason."""
         assert self._journal is not None
-        body = SpawnChild(agent=agent, task=task, title=title, model=model, key=key)
+        span = self._link.traceparent_of(key)
+        body = SpawnChild(agent=agent, task=task, title=title, model=model, key=key, traceparent=span)
         asking = asyncio.ensure_future(self._link.request(body))
         try:
             child = await asyncio.shield(asking)

@@ -104,6 +104,12 @@ class Link:
         """How often the journal was forced to disk, and how long that took in nanoseconds, since the birth."""
         self._told_fsyncs = 0, 0
         self._redactor: Redactor | None = None
+        self.on_event: Callable[[Event], None] | None = None
+        """Hears of every event but pieces of streams, as it is sent."""
+        self.on_resumed: Callable[[int], None] = lambda turn: None
+        """A turn that has been told of goes on."""
+        self.traceparent_of: Callable[[str], str] = lambda key: ""
+        """The span of a tool call, by its key, for what is started below it."""
 
     def open(self, birth: Birth, key: int) -> None:
         """Becomes the line of one incarnation and says hello."""
@@ -158,6 +164,8 @@ class Link:
             )
         ):
             event = self.redactor.value(event)
+        if self.on_event is not None and kind is not ContentDelta:
+            self.on_event(event)
         outbox = self.outbox
         now_ns = time.time_ns()
         if now_ns - self._left_ns > IDLE_NS and self._is_welcome and not self._window_s and not outbox.has_unsent:

@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import uvloop
 from setproctitle import setproctitle
@@ -27,11 +27,15 @@ from ottod.ids import session_key
 from ottod.isolation.landlock import forbid_new_privileges
 from ottod.isolation.processes import ProcessId, become_subreaper, identify
 from ottod.protocol.cause import Cause
+from ottod.protocol.events import LogWarning
 from ottod.protocol.worker import MAX_BIRTH_BYTES, Birth, Exiting, WorkerWelcome, births
 from ottod.providers.registry import preload
 from ottod.worker.link import Link
 from ottod.worker.rehearsal import rehearse
 from ottod.worker.session import SessionRunner
+
+if TYPE_CHECKING:
+    from ottod.telemetry.tracing import SessionTracer
 
 OOM_SCORE = b"500"
 """When the machine runs out of memory a worker goes before root and before the user's own programs."""
@@ -68,11 +72,17 @@ async def _live(channel: socket.socket, endpoint: str) -> None:
     _become(birth)
     root = RootWatch(loop, link)
     link.on_root = root.welcomed
+    tracer, problem = await _load_tracer(birth)
     link.open(birth, session_key(birth.session))
     sys.stderr = RedactedOutput(sys.stderr, link)
+    if tracer is not None:
+        link.on_event, link.on_resumed = tracer.observe, tracer.begin_turn
+        link.traceparent_of = tracer.traceparent_of
+    elif problem:
+        link.emit(LogWarning(message=problem, code="no_traces"))
     watcher = loop.create_task(root.watch_channel(channel))
     try:
-        await _be_session(birth, link, root)
+        await _be_session(birth, link, root, tracer)
     finally:
         watcher.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -217,7 +227,21 @@ class RootWatch:
             self._pidfd = None
 
 
-async def _be_session(birth: Birth, link: Link, root: RootWatch) -> None:
+async def _load_tracer(birth: Birth) -> tuple[SessionTracer | None, str]:
+    """What makes spans of what the session says, if that is wanted; or why there is none.
+
+    What is needed is imported now, and only now: before root may give orders.
+    """
+    if birth.tracing is None:
+        return None, ""
+    from ottod.telemetry.tracing import SessionTracer
+
+    tracer = SessionTracer(birth, birth.tracing)
+    problem = await asyncio.to_thread(tracer.load)
+    return (None, problem) if problem else (tracer, "")
+
+
+async def _be_session(birth: Birth, link: Link, root: RootWatch, tracer: SessionTracer | None) -> None:
     loop = asyncio.get_running_loop()
     runner = SessionRunner(birth, link)
     link.on_command = runner.handle_command
@@ -240,11 +264,15 @@ async def _be_session(birth: Birth, link: Link, root: RootWatch) -> None:
             runner.stop("the daemon is gone", "daemon_stop")
             await asyncio.wait({session}, timeout=LAST_WORD_TIMEOUT_S)
             return
+        if tracer is not None:
+            tracer.close_soon()
         # While root is away it is the orphan grace that bounds the wait.
         timeout_s = LAST_WORD_TIMEOUT_S + birth.orphan_grace_s
         farewell = loop.create_task(link.say_farewell(_last_word(session, link), timeout_s=timeout_s))
         await asyncio.wait({farewell, *alone}, return_when=asyncio.FIRST_COMPLETED)
         farewell.cancel()
+        if tracer is not None:
+            await tracer.closed()
     finally:
         for task in alone:
             task.cancel()

@@ -200,6 +200,8 @@ class TurnDriver:
         event = turn.event
         if not turn.is_known:
             self._tell_begun(event.turn, turn.said)
+        else:
+            self._link.on_resumed(event.turn)
         if turn.is_model_call_open:
             self._repeated_step = event.step + 1
         for call in turn.unknown:
