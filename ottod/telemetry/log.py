@@ -129,8 +129,8 @@ class Log:
             return
         message, trace = sink.redact(message)[:MAX_MESSAGE_CHARS], sink.redact(trace)[-MAX_TRACEBACK_CHARS:]
         about: Ids = {**self._bound, **ids}
-        if "session" in about and (trace := sink.trace_of(about["session"])):
-            about["trace"] = trace
+        if "session" in about and (spans := sink.trace_of(about["session"])):
+            about["trace"] = spans
         if sink.form == "json":
             lines = [as_json(level, message, about, trace)]
         else:

@@ -112,7 +112,7 @@ def test_a_collector_that_does_not_answer_holds_up_nobody() -> None:
 def test_off_means_not_imported() -> None:
     """What a worker has loaded when no traces are wanted has nothing of the SDK and its exporter in it."""
     code = (
-        "import sys; from ottod.worker import main; main.prepare();"
+        "import sys; from ottod.worker import main; main.prepare(('anthropic', 'openai'));"
         "print([m for m in sys.modules if m.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
