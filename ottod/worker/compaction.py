@@ -33,8 +33,11 @@ from ottod.worker.artifacts import Artifacts
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
 from ottod.worker.model_call import Answer, ModelCaller
+from ottod.worker.slices import last_words
 from ottod.worker.text import cut
 
+SUM_UP_S = 60.0
+"""For the summary at the end of a time slice: until then the session obeys no order but a signal."""
 KEEP_S = 1.0
 """At a session's end, for the artifacts of its summaries to be taken by root."""
 
@@ -92,18 +95,24 @@ class Compactor:
             return True
         return await self._elide(messages, prefixes, at if not is_urgent else at or len(messages), turn, step)
 
-    async def close_slice(self, *, turn: int, step: int) -> bool:
-        """Makes a summary of the whole conversation, for an incarnation that begins with nothing else.
-
-        Says whether there is one. Raises StorageError.
-        """
-        messages = self._machine.messages
+    async def sum_up(self, messages: tuple[Message, ...]) -> str:
+        """What the whole conversation came to, for an incarnation that begins with nothing else: a summary that is
+        noted and kept as any other, or, if there is none, what the model said last. Raises StorageError."""
+        machine, text = self._machine, ""
         prefixes = self.meter.prefixes(messages)
-        return await self._replace(messages, prefixes, len(messages), turn=turn, step=step)
+        try:
+            async with asyncio.timeout(SUM_UP_S):
+                text = await self._replace(
+                    messages, prefixes, len(messages), turn=machine.turn, step=machine.step_number
+                )
+        except TimeoutError:
+            self._tell_none(f"it took longer than {SUM_UP_S:g} s")
+        return text or await last_words(messages)
 
     async def _replace(
         self, messages: tuple[Message, ...], prefixes: list[int], at: int, *, turn: int, step: int
-    ) -> bool:
+    ) -> str:
+        """The summary that stands there now; empty if there is none."""
         self._link.emit(ItemStarted(item=f"{turn}.{step}c", kind="compaction"))
         try:
             answer = await self._ask((*messages[:at], UserMessage(text=SUMMARY_ORDER)), turn, step)
@@ -111,14 +120,14 @@ class Compactor:
             raise
         except OttoError as error:
             self._tell_none(error.message)
-            return False
+            return ""
         text = text_of(answer.response).strip()
         if not text or answer.response.stop == "refusal":
             self._models.count(answer)
             self._tell_none("the model gave none")
-            return False
+            return ""
         await self._note(messages, prefixes, at, answer, text, turn=turn, step=step)
-        return True
+        return text
 
     async def _ask(self, messages: tuple[Message, ...], turn: int, step: int) -> Answer:
         request = replace(self._models.request(messages), purpose="summary")

@@ -136,7 +136,7 @@ class Equipment:
             journal=journal,
             link=link,
             on_step=on_step,
-            time_slice=TimeSlice(spec.time_slice_s),
+            time_slice=TimeSlice(spec.time_slice_s, summarise=compactor.sum_up),
             on_slice=on_slice,
             on_budget="stop" if birth.run_mode == "headless" else spec.on_budget,
         )

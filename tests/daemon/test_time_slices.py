@@ -18,11 +18,12 @@ def test_a_slice_ends_between_two_model_calls(daemon: RealDaemon) -> None:
             "alternatives": [
                 {"when": {"user_contains": "earlier context"}, "text": "from ${input}"},
                 {
-                    "text": "so far so good",
+                    "text": "hm",
                     "tools": [{"name": "shell", "arguments": {"command": "sleep 0.5; echo slept"}}],
                 },
             ]
         },
+        summary={"text": "so far so good", "usage": {"input_tokens": 5, "output_tokens": 7}},
     )
     with daemon.client() as otto:
         spec = daemon.agent(model, "shell", time_slice_s=0.2)
@@ -38,6 +39,8 @@ def test_a_slice_ends_between_two_model_calls(daemon: RealDaemon) -> None:
     assert [e.turn for e in events if isinstance(e, TurnStarted)] == [1]
     (ended,) = [e for e in entries if isinstance(e, j.SliceEnded)]
     assert (ended.turn, ended.step) == (1, 1)
+    (summary,) = [e for e in entries if isinstance(e, j.ConversationShortened)]
+    assert summary.summary == "so far so good" and info.usage.calls == 3
     assert [e.step for e in entries if isinstance(e, j.ModelCalled)] == [1, 2]
     messages = restore(entries).messages
     assert is_valid_conversation(messages) and sum(isinstance(m, UserMessage) for m in messages) == 1
