@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 
-_NO_TAG = re.compile(r"<(?![A-Za-z/])")
+_NO_TAG = re.compile(r"<(?![A-Za-z/][^<>]{0,4000}>)")
+"""A sign that begins no whole tag, or one that is too long to be meant."""
+_LIST = re.compile(r"<[uo]l\b[^<>]*>", re.IGNORECASE)
+MAX_LISTS = 1000
+"""Beyond them a page's lists are plain text: each that is open costs time for each of its lines."""
 _NO_REFERENCE = re.compile(r"&(?!#?[A-Za-z0-9]{1,32};)")
 
 
@@ -47,6 +51,9 @@ def without_traps(html: str) -> str:
     last = html.rfind("<")
     if last >= 0 and ">" not in html[last:]:
         html = html[:last]
+    lists = [found.start() for found in _LIST.finditer(html)]
+    if len(lists) > MAX_LISTS:
+        html = html[: lists[MAX_LISTS]] + _LIST.sub("", html[lists[MAX_LISTS] :])
     return _NO_REFERENCE.sub("&amp;", _NO_TAG.sub("&lt;", html))
 
 
