@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from ottod.errors import ToolError
 from ottod.protocol.toolio import WebRequest, WebResponse
-from ottod.tools.base import Facts, Tool, ToolContext, ToolOutput
+from ottod.tools.base import IDEMPOTENCY_HEADER, Facts, Tool, ToolContext, ToolOutput
 from ottod.tools.keep_whole import keep_whole
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -52,9 +52,11 @@ async def run(arguments: HttpArguments, context: ToolContext) -> ToolOutput:
         raise ToolError(f"the body has {len(body)} bytes; {MAX_BODY_BYTES} is the limit", code="too_large")
     if body and arguments.method in ("GET", "HEAD", "OPTIONS"):
         raise ToolError(f"{arguments.method} has no body", code="bad_arguments")
-    request = WebRequest(
-        method=arguments.method, url=arguments.url, headers=tuple(arguments.headers.items()), body=body
-    )
+    headers = dict(arguments.headers)
+    if arguments.method not in ("GET", "HEAD", "OPTIONS"):
+        # A server that knows the header does not do twice what a crash makes this tool ask for twice.
+        headers = {IDEMPOTENCY_HEADER: context.idempotency_key, **headers}
+    request = WebRequest(method=arguments.method, url=arguments.url, headers=tuple(headers.items()), body=body)
     response = await context.web.fetch(request, timeout_s=context.timeout_s)
     text = await _readable(response, raw=arguments.raw)
     shown = await keep_whole(text, context, name="http-response.txt", room_bytes=context.max_output_bytes - 1000)

@@ -88,7 +88,7 @@ def test_what_comes_from_outside_stays_apart(place: SessionPlace, server: OddSer
 
 
 def test_methods_headers_and_bodies(place: SessionPlace, server: OddServer) -> None:
-    """A request is what the model said, and nothing besides: no cookie that was set before, no proxy, no login."""
+    """A request is what the model said, and the call's own key: no cookie that was set before, no proxy, no login."""
     call(place, server, "/echo")
     output = call(
         place, server, "/echo", method="POST", body='{"a": 1}', headers={"Content-Type": "application/json"}
@@ -101,6 +101,7 @@ def test_methods_headers_and_bodies(place: SessionPlace, server: OddServer) -> N
         "user-agent": "otto-agent",
         "accept": "*/*",
         "content-type": "application/json",
+        "idempotency-key": "k-1",
         "accept-encoding": "gzip, deflate",
         "connection": "close",
         "content-length": "8",
