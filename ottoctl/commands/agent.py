@@ -143,7 +143,7 @@ def _problems(name: str, cwd: Path | None) -> list[ConfigError]:
     if "/" in name or name.endswith((".yml", ".yaml", ".md")):
         from ottod.settings.agent_file import check_agent
 
-        return check_agent(Path(name), known_tools=finder.known_tools, settings=finder.settings)[1]
+        return check_agent(Path(name), known_tools=finder.all_tools, settings=finder.settings)[1]
     try:
         entry = finder.find(name)
     except ConfigError as error:
@@ -153,7 +153,7 @@ def _problems(name: str, cwd: Path | None) -> list[ConfigError]:
     from ottod.settings.agent_file import check_agent
 
     # The entry holds the first mistake only; whoever validates wants them all.
-    return check_agent(entry.source, known_tools=finder.known_tools, settings=finder.settings)[1] or [entry.error]
+    return check_agent(entry.source, known_tools=finder.all_tools, settings=finder.settings)[1] or [entry.error]
 
 
 def _source_of(agent: str, cwd: Path | None) -> str:

@@ -88,7 +88,8 @@ class Restored(Value, frozen=True, kw_only=True):
     `messages` is the conversation before what is open. `ended` is the last turn, if it is over. `usages` has the
     consumption of every model response, unpriced. `children` are those that tools started and that have not ended.
     `closed` is the session's last word, if it had one. `questions` are the approvals that the open turn waits for,
-    `resolutions` what became of those before. `marks` says where the turns of the conversation begin.
+    `resolutions` what became of those before. `marks` says where the turns of the conversation begin,
+    `processes` which background processes have not ended: they are lost now.
     """
 
     has_begun: bool = False
@@ -112,6 +113,7 @@ class Restored(Value, frozen=True, kw_only=True):
     """The newest attempts of model calls."""
     measures: tuple[Measure, ...] = ()
     """What providers have counted for beginnings of the conversation."""
+    processes: tuple[j.ProcessStarted, ...] = ()
 
 
 def unknown_result(call: ToolCall) -> ToolResult:
@@ -137,6 +139,7 @@ class Past:
         self.usages: list[Usage] = []
         self.children: dict[str, j.ChildStarted] = {}
         self.ended_children: dict[str, j.ChildEnded] = {}
+        self.processes: dict[str, j.ProcessStarted] = {}
         self.closed: Cause | None = None
         self.text = ""
         # The newest turn.
@@ -218,6 +221,10 @@ class Past:
                 self.children[entry.child] = entry
             case j.ChildEnded():
                 self._end_child(entry)
+            case j.ProcessStarted():
+                self.processes[entry.process] = entry
+            case j.ProcessEnded():
+                self.processes.pop(entry.process, None)
             case j.Checkpoint():
                 pass
             case j.Snapshot():
@@ -372,6 +379,7 @@ class Past:
             pause_reason=self.pause_reason,
             attempts=tuple(self.attempts.values()),
             measures=tuple(self.measures),
+            processes=tuple(self.processes.values()),
         )
 
     def _open_turn(self) -> OpenTurn:
@@ -437,6 +445,7 @@ class Past:
             attempts=tuple((a.permit, a.target, a.usage) for a in self.attempts.values()),
             measures=tuple((known.count, known.tokens) for known in self.measures),
             anew_at=self.anew_at,
+            processes=tuple(self.processes.values()),
         )
 
     def _load(self, entry: j.Snapshot) -> None:
@@ -448,6 +457,7 @@ class Past:
         self.usages = list(entry.usages)
         self.children = {child.child: child for child in entry.children}
         self.ended_children = {child.child: child for child in entry.ended_children}
+        self.processes = {process.process: process for process in entry.processes}
         self.text, self.turn, self.said = entry.text, entry.turn, entry.said
         self.called_step, self.responded_step = entry.called_step, entry.responded_step
         self.turn_text, self.is_open = entry.turn_text, entry.is_open

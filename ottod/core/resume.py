@@ -69,6 +69,7 @@ def heir(
         usages=(),
         children=(),
         ended_children=(),
+        processes=(),
         closed=None,
         ended=None,
         budget=None,

@@ -10,7 +10,7 @@ keeper is killed, what it kept becomes the launcher's child and is ended on the 
 the worker closes the socket, after all keepers have ended.
 
     worker → launcher, SEQPACKET, with descriptors:
-        run      control, order, stdin, output, cwd     order: marshal {argv, env, cwd, call}
+        run      control, order, cwd, stdin, output[, errors]     order: marshal {argv, env, cwd, named}
         sweep CALL      control                          answered there: gone COUNT, or left COUNT PID…
 
 Source: ADR 0010.
@@ -41,7 +41,7 @@ else:
     import seccomp
 
 MAX_ORDER_BYTES = 4096
-MAX_FDS = 5
+MAX_FDS = 6
 FD_BYTES = 4
 MAX_FD = 1 << 20
 """Beyond any descriptor that the launcher could have."""
@@ -55,6 +55,8 @@ MAX_FDS_HELD = 16_384
 """Descriptors of directories in the working tree: two for each repository, and one for each mount of a call."""
 SPARE_FDS = 64
 """What a sandbox needs besides those of its mounts."""
+MARKERS = ("OTTO_SESSION", "OTTO_CALL", "PWD")
+"""What an order says of a program's environment in any case; the first two are those of `processes`."""
 IGNORED = (1, 2, 3, 15)
 """SIGHUP, SIGINT, SIGQUIT, SIGTERM: launcher and keepers must outlive whoever tells the whole session to end."""
 PR_SET_CHILD_SUBREAPER = 36
@@ -84,7 +86,7 @@ def _become_subreaper() -> None:
 
 
 class Launcher:
-    """`config`: see `programs.launch_config`."""
+    """`config`: see `launch_config.launch_config`."""
 
     def __init__(self, orders: socket.socket, config: dict[str, Any]) -> None:
         self.orders = orders
@@ -170,8 +172,9 @@ class Launcher:
 
     def _run(self, fds: list[int]) -> None:
         """Forks the call's keeper, which forks the program."""
-        control, order_fd, stdin, output, cwd = fds
-        order = confined_exec.read_config(os.dup(order_fd))
+        control, order_fd, cwd, stdin, output = fds[:5]
+        errors = fds[5] if len(fds) > 5 else output
+        order = self._completed(confined_exec.read_config(os.dup(order_fd)))
         if self.refusal:
             keeper.say(control, b"failed " + self.refusal.split()[0] + b" 0")
             return
@@ -180,7 +183,7 @@ class Launcher:
                 self._refresh()
             except OSError as error:
                 os.write(
-                    output, b"what programs must not change cannot be held: " + os.strerror(error.errno or 0).encode()
+                    errors, b"what programs must not change cannot be held: " + os.strerror(error.errno or 0).encode()
                 )
                 keeper.say(control, f"failed sandbox {error.errno}".encode())
                 return
@@ -195,7 +198,7 @@ class Launcher:
             self.poll.register(fd, select.POLLIN)
             return
         try:
-            self._keep(order, control, stdin, output, cwd)
+            self._keep(order, control, (stdin, output, errors), cwd)
         except BaseException:  # noqa: BLE001 - nothing of the launcher's stack may run in a keeper
             import traceback
 
@@ -214,8 +217,19 @@ class Launcher:
             self.protection.refresh()
             self.refreshed_at = time.monotonic()
 
-    def _keep(self, order: dict[str, Any], control: int, stdin: int, output: int, cwd: int) -> None:
-        """The keeper's life, in a process of its own."""
+    def _completed(self, order: dict[str, Any]) -> dict[str, Any]:
+        """The order, for a program that it only names with what the launcher was told of it, and nothing else.
+
+        Of the order's environment only the markers count then: a variable could make another program of it.
+        """
+        named = self.config["named"].get(order["named"])
+        if named is None:
+            return {**order, "network": False}
+        env = {name: order["env"][name] for name in MARKERS}
+        return {**order, "argv": named["argv"], "env": {**named["env"], **env}, "network": named["network"]}
+
+    def _keep(self, order: dict[str, Any], control: int, streams: tuple[int, int, int], cwd: int) -> None:
+        """The keeper's life, in a process of its own. `streams`: stdin, output, errors."""
         for fd in (self.orders.fileno(), *self.keepers):
             os.close(fd)
         os.setsid()
@@ -224,7 +238,7 @@ class Launcher:
         plan = self._plan(order)
         pid = os.fork()
         if pid == 0:
-            for target, fd in enumerate((stdin, output, output)):
+            for target, fd in enumerate(streams):
                 os.dup2(fd, target)
             if self.is_enclosing:
                 self._enter(order, plan, report_end)
@@ -234,13 +248,14 @@ class Launcher:
             _set_limits(self.limits)
             confined_exec.become(plan, report_end)
         os.close(report_end)
-        for fd in (stdin, cwd):
+        stdin, output, errors = streams
+        for fd in (stdin, cwd, *(() if output == errors else (output,))):
             os.close(fd)
         keeper.Keeper(
             control,
             report,
             pid,
-            output=output,
+            output=errors,
             grace_ms=self.config["grace_ms"],
             is_enclosed=self.is_enclosing,
             protection=self.protection if self.is_protecting() else None,
@@ -251,6 +266,8 @@ class Launcher:
         """Becomes bubblewrap, which becomes the first process of the sandbox. Never returns."""
         try:
             mounts, fds = self._mounts()
+            if order["network"]:
+                mounts = [word for word in mounts if word != "--unshare-net"]
             if len(fds) + SPARE_FDS > self.limits[0]:
                 plan["rlimits"] = [(RLIMIT_NOFILE, self.limits[0]), *plan["rlimits"]]
             else:
@@ -258,7 +275,7 @@ class Launcher:
             config = confined_exec.in_memory("otto-program", marshal.dumps(plan))
         except OSError as error:
             # Another call has changed the tree at this very moment.
-            os.write(1, b"what programs must not change cannot be held: " + os.strerror(error.errno or 0).encode())
+            os.write(2, b"what programs must not change cannot be held: " + os.strerror(error.errno or 0).encode())
             os.write(report, f"failed sandbox {error.errno}\n".encode())
             os._exit(127)
         # A descriptor of a directory outside would be a way out of any mount namespace. Bubblewrap closes those that

@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ END_DEADLINE_S = 12.0
 
 
 class LauncherClient:
-    """One launcher process. `config`: see `programs.launch_config`. Raises OSError if it cannot be started."""
+    """One launcher process. `config`: see `launch_config.launch_config`. Raises OSError if it cannot be started."""
 
     def __init__(self, config: Mapping[str, Any], environment: Mapping[str, str]) -> None:
         config_fd = confined_exec.in_memory("otto-launch", marshal.dumps(dict(config)))
@@ -48,9 +48,12 @@ class LauncherClient:
         """The launcher's process."""
         return self._process.pid
 
-    def run(self, control: int, order: int, stdin: int, output: int, cwd: int) -> None:
-        """Orders one program; what becomes of it is said on `control`. Raises OSError if the launcher is gone."""
-        socket.send_fds(self._orders, [b"run"], [control, order, stdin, output, cwd])
+    def run(self, control: int, order: int, cwd: int, streams: Sequence[int]) -> None:
+        """Orders one program; what becomes of it is said on `control`. Raises OSError if the launcher is gone.
+
+        `streams`: its standard input, its output, and its errors if they are to be apart.
+        """
+        socket.send_fds(self._orders, [b"run"], [control, order, cwd, *streams])
 
     def sweep(self, call: str, *, timeout_s: float) -> Ending:
         """Has everything ended that a call without a keeper left. Blocks; without an answer nothing is proved."""

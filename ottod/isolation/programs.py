@@ -13,28 +13,25 @@ import asyncio
 import errno
 import marshal
 import os
-import resource
 import secrets
 import socket
-import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-import msgspec
+from typing import TypeVar
 
 from ottod.errors import RefusedError, ToolError
-from ottod.isolation import bubblewrap, confined_exec, landlock, processes
+from ottod.isolation import confined_exec, landlock, processes
+from ottod.isolation.launch_config import Confinement, launch_config
 from ottod.isolation.launching import LauncherClient
+from ottod.isolation.live_program import LivePipes, LiveProgram
 from ottod.isolation.openat import RootDirectory
-from ottod.isolation.program_paths import ProgramPaths, program_paths
 from ottod.isolation.refusals import refusal
-from ottod.isolation.running import Ending, RunningProgram, StartFailure
+from ottod.isolation.running import Ending, KeptProgram, RunningProgram, StartFailure, finished
 from ottod.protocol.toolio import ProgramResult
 
-GRACE_MS = 100
-"""How long what a program left running may take to end by itself."""
+__all__ = ["ConfinedPrograms", "Confinement"]
+
 END_DEADLINE_S = 5.0
 """How long the keeper may take to end everything before the launcher is told to."""
 SWEEP_DEADLINE_S = 8.0
@@ -45,29 +42,6 @@ MAX_ARGUMENT_BYTES = 128 * 1024
 KEEPER_DIED = -9
 
 T = TypeVar("T")
-Layer = Literal["required", "preferred", "off"]
-
-
-class Confinement(msgspec.Struct, frozen=True, kw_only=True):
-    """Where programs work and what holds them. Paths are absolute; `rlimits` by name without RLIMIT_, e.g. FSIZE.
-
-    `tmp_dir` is the session's own and writable; `denied_paths` (Otto's directories) are never visible. `files`,
-    `network` and `syscalls` are the layers of `protocol.specs.Isolation`. `pids` bounds the processes of one call,
-    where a sandbox can count them apart from the user's others.
-    """
-
-    root: str
-    tmp_dir: str
-    read_paths: tuple[str, ...] = ()
-    write_paths: tuple[str, ...] = ()
-    denied_paths: tuple[str, ...] = ()
-    files: Layer = "preferred"
-    network: Layer = "preferred"
-    syscalls: Layer = "preferred"
-    bwrap: str = ""
-    """The bubblewrap program; empty to do without."""
-    pids: int | None = None
-    rlimits: dict[str, int] = {}
 
 
 class ConfinedPrograms:
@@ -158,7 +132,7 @@ class ConfinedPrograms:
             finally:
                 # Counted from the start, so that neither output nor what the end takes can move it.
                 is_over = program.exited.done()
-                ending = await _uninterrupted(self._end(program, call, is_over=is_over))
+                ending = await finished(self._end(program, call, is_over=is_over))
             status = _status(program, argv[0])
         finally:
             program.finish()
@@ -172,7 +146,42 @@ class ConfinedPrograms:
             leftovers=(ending.killed if is_over else 0) + len(ending.remaining_pids),
         )
 
-    async def _end(self, program: RunningProgram, call: str, *, is_over: bool) -> Ending:
+    async def start(
+        self,
+        argv: Sequence[str] = (),
+        *,
+        cwd: str = ".",
+        env: Mapping[str, str] | None = None,
+        named: str = "",
+        has_input: bool = False,
+    ) -> LiveProgram:
+        """See `Programs.start`. Raises ToolError."""
+        call = f"{self._session}.{secrets.token_hex(8)}"
+        name = argv[0] if argv else named
+        stdin, output, errors, *theirs = _live_streams(name, has_input=has_input)
+        pipes = LivePipes(stdin=stdin, output=output, errors=errors)
+        try:
+            control = self._order(call, list(argv), cwd, env or {}, theirs, named=named)
+        except ToolError:
+            pipes.close_all()
+            raise
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        program = LiveProgram(
+            control,
+            pipes,
+            refusal=lambda failure: _start_error(failure, name, ""),
+            sweep=lambda: self._end(program, call, is_over=True),
+        )
+        try:
+            await program.wait_started()
+        except BaseException:
+            await finished(program.aclose())
+            raise
+        return program
+
+    async def _end(self, program: KeptProgram, call: str, *, is_over: bool) -> Ending:
         """Returns when nothing of the call is left. On a normal end the keeper has begun by itself."""
         if not is_over:
             program.order_end()
@@ -194,8 +203,34 @@ class ConfinedPrograms:
         max_output_bytes: int,
         on_output: Callable[[str], None] | None,
     ) -> RunningProgram:
+        streams = _streams(argv[0] if argv else "", stdin)
+        output_fd, theirs = streams[0], streams[1:]
+        try:
+            control = self._order(call, argv, cwd, env, theirs)
+        except ToolError:
+            os.close(output_fd)
+            raise
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        return RunningProgram(control, output_fd, max_output_bytes=max_output_bytes, on_output=on_output)
+
+    def _order(
+        self,
+        call: str,
+        argv: list[str],
+        cwd: str,
+        env: Mapping[str, str],
+        streams: Sequence[int],
+        *,
+        named: str = "",
+    ) -> socket.socket:
+        """Orders one program and gives our end of its control socket. `streams`: stdin, output and, if apart, errors.
+
+        Raises ToolError.
+        """
         environment = {**self._env, **env, processes.SESSION_MARKER: self._session, processes.CALL_MARKER: call}
-        _check_texts(argv, environment)
+        _check_texts(argv or [named], environment)
         if self._launcher is None:
             raise ToolError("this session runs no programs", code="not_started")
         opened: list[int] = []
@@ -204,28 +239,23 @@ class ConfinedPrograms:
             opened.append(cwd_fd)
             place = self._root.location(cwd_fd)
             environment["PWD"] = place
-            order = {"argv": argv, "env": environment, "cwd": place}
+            order = {"argv": argv, "env": environment, "cwd": place, "named": named}
             order_fd = confined_exec.in_memory("otto-order", marshal.dumps(order))
             opened.append(order_fd)
-            stdin_fd = confined_exec.in_memory("otto-stdin", stdin) if stdin else os.open(os.devnull, os.O_RDONLY)
-            opened.append(stdin_fd)
-            output_fd, write_end = os.pipe()
-            opened.append(write_end)
             control, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            try:
-                self._launcher.run(far_end.fileno(), order_fd, stdin_fd, write_end, cwd_fd)
-            except OSError:
-                os.close(output_fd)
-                control.close()
-                raise
-            finally:
-                far_end.close()
+            with far_end:
+                try:
+                    self._launcher.run(far_end.fileno(), order_fd, cwd_fd, streams)
+                except OSError:
+                    control.close()
+                    raise
         except OSError as error:
-            raise ToolError(f"cannot start {argv[0]}: {error.strerror or error}", code="not_started") from error
+            name = argv[0] if argv else named
+            raise ToolError(f"cannot start {name}: {error.strerror or error}", code="not_started") from error
         finally:
             for fd in opened:
                 os.close(fd)
-        return RunningProgram(control, output_fd, max_output_bytes=max_output_bytes, on_output=on_output)
+        return control
 
     def _open_directory(self, cwd: str) -> int:
         try:
@@ -236,86 +266,6 @@ class ConfinedPrograms:
             raise refusal(cwd, known, root=self._root.path) from error
 
 
-def launch_config(
-    confinement: Confinement, root: str, env: Mapping[str, str], markers: Mapping[str, str]
-) -> dict[str, Any]:
-    """What the launcher is told once: how the programs of this session are held, with a sandbox and without.
-
-    files, network, syscalls    the layers            trial, sandbox     command lines of bubblewrap; [] without
-    enclosed, plain             for programs in the sandbox and without it: env, read, write, devices, rlimits
-    root, granted               what is protected     python, bootstrap  the sandbox's first process
-    """
-    paths = program_paths(
-        root=root,
-        tmp_dir=confinement.tmp_dir,
-        env=env,
-        read_paths=(*confinement.read_paths, str(Path(confined_exec.__file__).parent)),
-        write_paths=confinement.write_paths,
-        denied_paths=confinement.denied_paths,
-    )
-    limits = {"CORE": 0, **confinement.rlimits}
-    rlimits = [(getattr(resource, f"RLIMIT_{name}"), value) for name, value in limits.items()]
-    is_open = confinement.files == "off"
-    tmp = confinement.tmp_dir if is_open else bubblewrap.TMP
-    enclosed = {
-        "env": _temporary(tmp, env),
-        "read": (*paths.trees_read, "/proc", "/dev"),
-        "write": (*paths.trees_write, tmp, "/dev/shm"),
-        "devices": paths.devices,
-        # A user namespace counts its own processes; outside of one the limit would count all of the user's.
-        "rlimits": [*rlimits, *([(resource.RLIMIT_NPROC, confinement.pids)] if confinement.pids else [])],
-    }
-    plain = {
-        "env": _temporary(confinement.tmp_dir, env),
-        "read": paths.read,
-        "write": paths.write,
-        "devices": paths.devices,
-        "rlimits": rlimits,
-    }
-    return {
-        "files": confinement.files,
-        "network": confinement.network,
-        "syscalls": confinement.syscalls,
-        **_sandbox(confinement, paths, env),
-        "enclosed": enclosed,
-        "plain": plain,
-        "root": root,
-        "granted": [os.path.realpath(path) for path in confinement.write_paths],
-        "markers": dict(markers),
-        "grace_ms": GRACE_MS,
-        "python": os.path.realpath(sys.executable),
-        "bootstrap": confined_exec.BOOTSTRAP.format(str(Path(confined_exec.__file__).parent)),
-    }
-
-
-def _sandbox(confinement: Confinement, paths: ProgramPaths, env: Mapping[str, str]) -> dict[str, list[str]]:
-    if not confinement.bwrap:
-        return {"trial": [], "sandbox": []}
-    has_network = confinement.network == "off"
-    if confinement.files == "off":
-        sandbox = bubblewrap.open_arguments(
-            confinement.bwrap,
-            masked=confinement.denied_paths,
-            tmp_dir=confinement.tmp_dir,
-            has_network=has_network,
-        )
-    else:
-        home = env.get("HOME", "")
-        sandbox = bubblewrap.arguments(
-            confinement.bwrap,
-            paths=paths,
-            tmp_dir=confinement.tmp_dir,
-            home=os.path.normpath(home) if home.startswith("/") else "",
-            has_network=has_network,
-        )
-    return {"trial": bubblewrap.trial_arguments(confinement.bwrap, has_network=has_network), "sandbox": sandbox}
-
-
-def _temporary(directory: str, env: Mapping[str, str]) -> dict[str, str]:
-    cache = {} if "XDG_CACHE_HOME" in env else {"XDG_CACHE_HOME": f"{directory}/cache"}
-    return {**cache, **dict.fromkeys(("TMPDIR", "TMP", "TEMP"), directory)}
-
-
 def _status(program: RunningProgram, name: str) -> int:
     """The program's exit status; after a timeout, that of the kill. Raises ToolError if it never ran."""
     if not program.exited.done():
@@ -323,30 +273,66 @@ def _status(program: RunningProgram, name: str) -> int:
     failure = program.exited.exception()
     if failure is None:
         return program.exited.result()
+    if isinstance(failure, StartFailure) and failure.stage == "launcher" and program.is_started:
+        return KEEPER_DIED  # The program killed its own keeper, or the system did, for memory.
+    raise _start_error(failure, name, program.output.text()[-500:].strip())
+
+
+def _start_error(failure: BaseException, name: str, said: str) -> ToolError:
+    """Why a program was not started, in words; `said` is what was printed meanwhile."""
     if not isinstance(failure, StartFailure):
         raise failure
-    if failure.stage == "launcher" and program.is_started:
-        return KEEPER_DIED  # The program killed its own keeper, or the system did, for memory.
     if failure.stage == "launcher":
-        raise ToolError(f"the launcher failed: {program.output.text()[-500:].strip()}", code="not_started")
+        return ToolError(f"the launcher failed: {said}", code="not_started")
     if failure.stage == "network":
-        raise ToolError(
+        return ToolError(
             "the session requires a network of its own, which bubblewrap cannot give here; `ottoctl doctor` says why",
             code="isolation_unavailable",
         )
     if failure.stage == "syscalls":
-        raise ToolError(
+        return ToolError(
             "the session requires a system call filter; there is none for this machine", code="isolation_unavailable"
         )
     if failure.stage == "sandbox":
-        raise ToolError(f"the sandbox could not be made: {program.output.text()[-500:].strip()}", code="not_started")
+        return ToolError(f"the sandbox could not be made: {said}", code="not_started")
     if failure.stage == "exec" and failure.errno in (errno.ENOENT, errno.ENOTDIR):
-        raise ToolError(f"no such program: {name}; it is not on the session's PATH", code="no_program")
+        return ToolError(f"no such program: {name}; it is not on the session's PATH", code="no_program")
     if failure.stage == "exec" and failure.errno == errno.EACCES:
-        raise ToolError(f"{name} is not executable, or lies where this session may not read", code="no_program")
+        return ToolError(f"{name} is not executable, or lies where this session may not read", code="no_program")
     if failure.stage == "exec" and failure.errno == errno.E2BIG:
-        raise ToolError("the arguments are too long; put them into a file", code="too_large")
-    raise ToolError(f"cannot start {name}: {failure}", code="not_started")
+        return ToolError("the arguments are too long; put them into a file", code="too_large")
+    return ToolError(f"cannot start {name}: {failure}", code="not_started")
+
+
+def _streams(name: str, stdin: bytes) -> tuple[int, int, int]:
+    """Our end of the output; the program's ends of standard input and output. Raises ToolError."""
+    opened: list[int] = []
+    try:
+        opened.append(confined_exec.in_memory("otto-stdin", stdin) if stdin else os.open(os.devnull, os.O_RDONLY))
+        output, output_end = os.pipe()
+    except OSError as error:
+        raise _no_streams(name, opened, error) from error
+    return output, opened[0], output_end
+
+
+def _live_streams(name: str, *, has_input: bool) -> tuple[int, int, int, int, int, int]:
+    """Our ends of standard input (-1 for none), output and errors; then the program's. Raises ToolError."""
+    opened: list[int] = []
+    try:
+        for _ in range(3 if has_input else 2):
+            opened += os.pipe()
+        if not has_input:
+            return -1, opened[0], opened[2], os.open(os.devnull, os.O_RDONLY), opened[1], opened[3]
+    except OSError as error:
+        raise _no_streams(name, opened, error) from error
+    output, output_end, errors, errors_end, stdin_end, stdin = opened
+    return stdin, output, errors, stdin_end, output_end, errors_end
+
+
+def _no_streams(name: str, opened: list[int], error: OSError) -> ToolError:
+    for fd in opened:
+        os.close(fd)
+    return ToolError(f"cannot start {name}: {error.strerror}", code="not_started")
 
 
 def _check_texts(argv: list[str], environment: Mapping[str, str]) -> None:
@@ -361,17 +347,3 @@ def _check_texts(argv: list[str], environment: Mapping[str, str]) -> None:
         raise ToolError("the arguments are not valid text", code="bad_argument") from error
     if longest >= MAX_ARGUMENT_BYTES:
         raise ToolError(f"an argument exceeds {MAX_ARGUMENT_BYTES} bytes; put it into a file", code="too_large")
-
-
-async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
-    """Awaits to the end, then lets a cancellation that came meanwhile take effect."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-    return task.result()

@@ -11,7 +11,8 @@ import asyncio
 import codecs
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -24,6 +25,8 @@ REST_S = 0.02
 DRAIN_BYTES = 4 * 1024 * 1024
 """The most that is read after the program has ended: more than any pipe holds."""
 MAX_PACKET_BYTES = 64 * 1024
+
+T = TypeVar("T")
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,35 +57,25 @@ class StartFailure(Exception):
         self.errno = code
 
 
-class RunningProgram:
-    """Owns the control socket, on which the keeper lives, and the pipe. `finish` must be called, once."""
+class KeptProgram:
+    """A program as its keeper tells of it. Owns the control socket, on which the keeper lives; `release` closes it.
 
-    def __init__(
-        self,
-        control: socket.socket,
-        output_fd: int,
-        *,
-        max_output_bytes: int,
-        on_output: Callable[[str], None] | None,
-    ) -> None:
+    `started` is done once the program runs, `exited` has its status or a StartFailure, `ended` the proof.
+    """
+
+    def __init__(self, control: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
         self._control = control
-        self._output_fd = output_fd
-        self._on_output = on_output
-        self._shown_left = max_output_bytes
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._burst_bytes = 0
-        self._is_reading = False
-        self._rest: asyncio.TimerHandle | None = None
-        self._is_eof = False
-        self.is_started = False
-        self.output = BoundedOutput(max_output_bytes)
+        self.started: asyncio.Future[None] = self._loop.create_future()
         self.exited: asyncio.Future[int] = self._loop.create_future()
         self.ended: asyncio.Future[Ending] = self._loop.create_future()
-        os.set_blocking(output_fd, False)
         control.setblocking(False)
         self._loop.add_reader(control.fileno(), self._on_control)
-        self._resume_reading()
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the program has run at all."""
+        return self.started.done()
 
     def order_end(self) -> None:
         """Tells the keeper to end everything now."""
@@ -91,20 +84,17 @@ class RunningProgram:
         except OSError:
             pass  # The keeper is gone; `ended` says so.
 
-    def finish(self) -> None:
-        """Reads what is left in the pipe and closes everything, which also ends a keeper that is still there."""
-        self._stop_reading()
-        for _ in range(DRAIN_BYTES // READ_BYTES):
-            if self._is_eof or not self._read_once():
-                break
-        self._show("", final=True)
+    def release(self) -> None:
+        """Closes the control socket, which also ends a keeper that is still there."""
         self._loop.remove_reader(self._control.fileno())
         self._control.close()
-        os.close(self._output_fd)
-        for future in (self.exited, self.ended):
+        for future in (self.started, self.exited, self.ended):
             if future.done() and not future.cancelled():
                 future.exception()  # Nobody may be left to look at it.
             future.cancel()
+
+    def _tell(self, line: bytes) -> None:
+        """Something about the program that belongs to its output."""
 
     def _on_control(self) -> None:
         """Takes all that has been said: after an error the loop may never call again."""
@@ -125,20 +115,58 @@ class RunningProgram:
         word, *rest = packet.decode().split() or [""]
         match word:
             case "started":
-                self.is_started = True
+                _settle(self.started, None)
             case "failed":
                 _fail(self.exited, StartFailure(rest[0], int(rest[1])))
             case "exited":
                 _settle(self.exited, int(rest[0]))
             case "mended":
                 path = packet.removeprefix(b"mended ").decode("utf-8", "replace")
-                self.output.feed(f"\n[{path} was made or changed, which programs may not; it was undone]\n".encode())
+                self._tell(f"\n[{path} was made or changed, which programs may not; it was undone]\n".encode())
             case "gone" | "left":
                 _settle(self.ended, parse_ending(word, rest))
             case _:
                 self._loop.remove_reader(self._control.fileno())
                 _fail(self.exited, StartFailure("launcher", 0))
                 _settle(self.ended, Ending())
+
+
+class RunningProgram(KeptProgram):
+    """One that runs to its end within a call, with its output. `finish` must be called, once."""
+
+    def __init__(
+        self,
+        control: socket.socket,
+        output_fd: int,
+        *,
+        max_output_bytes: int,
+        on_output: Callable[[str], None] | None,
+    ) -> None:
+        super().__init__(control)
+        self._output_fd = output_fd
+        self._on_output = on_output
+        self._shown_left = max_output_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._burst_bytes = 0
+        self._is_reading = False
+        self._rest: asyncio.TimerHandle | None = None
+        self._is_eof = False
+        self.output = BoundedOutput(max_output_bytes)
+        os.set_blocking(output_fd, False)
+        self._resume_reading()
+
+    def finish(self) -> None:
+        """Reads what is left in the pipe and closes everything, which also ends a keeper that is still there."""
+        self._stop_reading()
+        for _ in range(DRAIN_BYTES // READ_BYTES):
+            if self._is_eof or not self._read_once():
+                break
+        self._show("", final=True)
+        os.close(self._output_fd)
+        self.release()
+
+    def _tell(self, line: bytes) -> None:
+        self.output.feed(line)
 
     def _resume_reading(self) -> None:
         self._rest = None
@@ -187,11 +215,25 @@ class RunningProgram:
             self._on_output(text)
 
 
-def _settle(future: asyncio.Future[int] | asyncio.Future[Ending], value: object) -> None:
+def _settle(future: asyncio.Future[T], value: T) -> None:
     if not future.done():
-        future.set_result(value)  # type: ignore[arg-type]
+        future.set_result(value)
 
 
 def _fail(future: asyncio.Future[int], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
+
+
+async def finished(work: Coroutine[Any, Any, T]) -> T:
+    """Awaits to the end, then lets a cancellation that came meanwhile take effect."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return task.result()

@@ -243,6 +243,21 @@ class ChildEnded(Entry, frozen=True, kw_only=True, tag="child.ended"):
     number: int = 0
 
 
+class ProcessStarted(Entry, frozen=True, kw_only=True, tag="process.started"):
+    """A background process is about to start. It dies with the incarnation: without an end it is lost in the next."""
+
+    process: str
+    command: str
+    cwd: str = "."
+
+
+class ProcessEnded(Entry, frozen=True, kw_only=True, tag="process.ended"):
+    """It has ended, or never came to be. `exit_status` is minus the signal number; None if nobody knows."""
+
+    process: str
+    exit_status: int | None = None
+
+
 class Checkpoint(Entry, frozen=True, kw_only=True, tag="checkpoint"):
     """A named point to continue from, or to fork at. An open turn stays open.
 
@@ -292,6 +307,7 @@ class Snapshot(Entry, frozen=True, kw_only=True, tag="snapshot"):
     attempts: tuple[tuple[str, int, Usage | None], ...] = ()
     measures: tuple[tuple[int, int], ...] = ()
     anew_at: int = 0
+    processes: tuple[ProcessStarted, ...] = ()
 
 
 class SessionClosed(Entry, frozen=True, kw_only=True, tag="session.closed"):
@@ -322,6 +338,8 @@ JournalEntry = (
     | SliceEnded
     | ChildStarted
     | ChildEnded
+    | ProcessStarted
+    | ProcessEnded
     | Checkpoint
     | Snapshot
     | SessionClosed

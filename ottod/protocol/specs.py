@@ -191,12 +191,38 @@ class ContextRules(Spec, frozen=True, kw_only=True):
 
 
 class McpServer(Spec, frozen=True, kw_only=True):
-    """An MCP tool source: a command (stdio) or a URL (HTTP), not both."""
+    """An MCP tool source: a command (stdio) or a URL (streamable HTTP), not both.
+
+    Without `include` all of its tools are offered but for `exclude`; both hold patterns of the server's own names.
+    """
 
     name: Name
     command: tuple[str, ...] = ()
     url: str = ""
     env: tuple[str, ...] = ()
+    """Names of variables that this server gets, and no other program of the session.
+
+    They are the dispatching client's; what clients do not send, because it looks secret, is the daemon's own.
+    """
+    headers: dict[str, str] = {}
+    """HTTP headers; `${NAME}` in a value stands for a variable or a systemd credential of the daemon."""
+    network: bool = False
+    """Whether a command has the host's network."""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    start_timeout_s: PositiveSeconds = 30.0
+    """For the server to start, to greet and to list its tools."""
+    call_timeout_s: PositiveSeconds = 120.0
+
+
+class ToolFile(Spec, frozen=True, kw_only=True):
+    """A Python file with tools that the agent chose, as it was when the session was made. Never run by a worker."""
+
+    origin: Literal["project", "user"]
+    path: str
+    source: str
+    tools: tuple[str, ...]
+    """The chosen functions' names."""
 
 
 class HttpAccess(Spec, frozen=True, kw_only=True):

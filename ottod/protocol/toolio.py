@@ -102,6 +102,39 @@ class ProgramResult(msgspec.Struct, frozen=True, kw_only=True):
     leftovers: int = 0
 
 
+class LiveProgram(Protocol):
+    """A program that runs across calls. Whoever has it must close it; it dies with the session in any case."""
+
+    @property
+    def exit_status(self) -> int | None:
+        """How it ended, or minus the signal number; None while it runs."""
+        ...
+
+    async def wait_ended(self) -> None:
+        """Returns when it has ended, and with it whatever it started."""
+        ...
+
+    async def read(self) -> bytes:
+        """The next piece of its output; empty at the end. What is not read fills a pipe, and then it waits."""
+        ...
+
+    async def read_errors(self) -> bytes:
+        """The same of its standard error."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """To its standard input. Raises OSError when it takes no more."""
+        ...
+
+    def close_input(self) -> None:
+        """The end of its standard input."""
+        ...
+
+    async def aclose(self) -> bool:
+        """Ends it and all that it started. True if that is proved. A second call changes nothing."""
+        ...
+
+
 class Programs(Protocol):
     """Runs programs confined to the working directory, with the session's environment."""
 
@@ -120,6 +153,22 @@ class Programs(Protocol):
 
         Whatever happens no process of it is left: descendants that made their own session are found and killed.
         `env` is added to the session's environment. Raises ToolError if the program cannot be started.
+        """
+        ...
+
+    async def start(
+        self,
+        argv: Sequence[str] = (),
+        *,
+        cwd: str = ".",
+        env: Mapping[str, str] | None = None,
+        named: str = "",
+        has_input: bool = False,
+    ) -> LiveProgram:
+        """Starts a program that runs across calls, confined as any other; returns once it runs.
+
+        `named` instead of arguments: one that the session was given when it began, with an environment of its own.
+        `has_input`: it reads what is written to it; otherwise its standard input is empty. Raises ToolError.
         """
         ...
 

@@ -17,7 +17,7 @@ from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.codec import Codec
 from ottod.protocol.events import BudgetWarning
 from ottod.protocol.policy import Authority, StandingGrant
-from ottod.protocol.specs import AgentSpec, ModelTarget
+from ottod.protocol.specs import AgentSpec, ModelTarget, ToolFile
 from ottod.protocol.usage import Usage
 
 KIND_MESSAGE = b"M"
@@ -87,6 +87,12 @@ class Birth(Wire, frozen=True, kw_only=True, tag="birth"):
     """Who decides about tool calls; without any, the spec's own permissions."""
     grants: tuple[StandingGrant, ...] = ()
     """Leave that stands for this agent."""
+    server_env: dict[str, str] = {}
+    """Variables that MCP servers of the agent name for themselves; no other program gets them."""
+    server_headers: dict[str, dict[str, str]] = {}
+    """MCP server → HTTP headers, secrets included."""
+    tool_files: tuple[ToolFile, ...] = ()
+    """The Python files with tools that the agent chose."""
 
 
 class ChildNotice(Wire, frozen=True, kw_only=True, tag="child_notice"):

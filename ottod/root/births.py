@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -28,7 +29,7 @@ from ottod.root.context import RootContext
 from ottod.root.heritage import Heritage
 from ottod.root.plan import SessionPlan
 from ottod.root.process import remove_tree
-from ottod.root.resolve import Resolver
+from ottod.root.resolve import Resolver, ServerSecrets
 from ottod.root.rulings import MAX_INHERITED, all_authorities, handed_down
 from ottod.root.session_table import Incarnation, Session, child_notice
 from ottod.root.zygote_client import Lease
@@ -42,6 +43,13 @@ MAX_NOTICES_BYTES = 256 * 1024
 """Of the news of ended children in one birth."""
 
 OnFailure = Callable[[Session, Cause], None]
+
+
+class Secrets(NamedTuple):
+    """What a worker is told over its private channel, and nobody keeps."""
+
+    api_keys: dict[str, str]
+    for_servers: ServerSecrets
 
 
 class Births:
@@ -139,6 +147,8 @@ class Births:
             spec=resolved.spec,
             models=resolved.models,
             env=resolved.env,
+            server_env=resolved.server_env,
+            tool_files=resolved.tool_files,
             cwd=resolved.cwd,
             spawn_key=spawn_key,
             start_key=request.key,
@@ -290,6 +300,9 @@ class Births:
         try:
             if api_keys is None:
                 api_keys = await self._c.in_thread(self._resolver.keys, plan.models)
+            for_servers = ServerSecrets()
+            if plan.spec.mcp_servers:
+                for_servers = await self._c.in_thread(self._resolver.server_secrets, plan)
             await self._enclose(session, plan)
             lease = await self._c.zygote.lease()
             await session.announced.wait()
@@ -297,7 +310,7 @@ class Births:
                 self._abandon(session, lease)
                 return
             incarnation = self._begin(session, lease)
-            await self._bear(session, incarnation, plan, api_keys, lease)
+            await self._bear(session, incarnation, plan, Secrets(api_keys, for_servers), lease)
         except Exception as error:
             # A session must not stay in `starting` because of a defect in bringing it to life.
             if incarnation is not None:
@@ -345,7 +358,7 @@ class Births:
         return incarnation
 
     async def _bear(
-        self, session: Session, incarnation: Incarnation, plan: SessionPlan, api_keys: dict[str, str], lease: Lease
+        self, session: Session, incarnation: Incarnation, plan: SessionPlan, secrets: Secrets, lease: Lease
     ) -> None:
         if self._is_unwanted(session, incarnation):
             return
@@ -363,7 +376,7 @@ class Births:
         session.timers.append(
             self._c.loop.call_later(self._c.settings.sessions.start_timeout_s, self._timed_out, incarnation)
         )
-        await self._send_birth(lease, births.encode(self._birth(session, plan, incarnation, api_keys, children)))
+        await self._send_birth(lease, births.encode(self._birth(session, plan, incarnation, secrets, children)))
 
     @staticmethod
     def _is_unwanted(session: Session, incarnation: Incarnation) -> bool:
@@ -381,7 +394,7 @@ class Births:
         session: Session,
         plan: SessionPlan,
         incarnation: Incarnation,
-        api_keys: dict[str, str],
+        secrets: Secrets,
         children: tuple[ChildNotice, ...],
     ) -> Birth:
         info, settings = session.info, self._c.settings
@@ -394,11 +407,14 @@ class Births:
             endpoint=self._worker_endpoint,
             spec=plan.spec,
             models=plan.models,
-            api_keys=api_keys,
             secrets=dict(self._c.secrets()),
             redact_shapes=settings.redaction.shapes,
             tracing=self._c.tracing(),
             traceparent=plan.traceparent,
+            api_keys=secrets.api_keys,
+            server_env={**secrets.for_servers.env, **plan.server_env},
+            server_headers=secrets.for_servers.headers,
+            tool_files=plan.tool_files,
             task=info.task,
             mode="conversation" if info.mode == "conversation" else "oneshot",
             run_mode="headless" if info.run_mode == "headless" else "interactive",

@@ -93,7 +93,7 @@ class Children:
             agent=body.agent,
             task=body.task,
             cwd=plan.cwd,
-            env=plan.env,
+            env={**plan.env, **plan.server_env},
             model=body.model,
             title=body.title,
             parent=parent.id,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from ottod.protocol.policy import Authority
-from ottod.protocol.specs import AgentSpec, ModelTarget
+from ottod.protocol.specs import AgentSpec, ModelTarget, ToolFile
 
 
 class SessionPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -19,6 +19,8 @@ class SessionPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     models: tuple[ModelTarget, ...]
     env: dict[str, str] = {}
     cwd: str
+    server_env: dict[str, str] = {}
+    tool_files: tuple[ToolFile, ...] = ()
     spawn_key: str = ""
     start_key: str = ""
     inherited: tuple[Authority, ...] = ()

@@ -11,17 +11,19 @@ import msgspec
 from ottod.errors import ConfigError, OttoError, RefusedError, StorageError
 from ottod.isolation.requirements import GIVEN_BY, missing_layers
 from ottod.protocol.requests import MAX_ENV_BYTES, StartSession
-from ottod.protocol.specs import AgentSpec, ModelTarget
+from ottod.protocol.specs import AgentSpec, ModelTarget, ToolFile
 from ottod.root.plan import SessionPlan
 from ottod.root.platform import Platform
 from ottod.root.vault import Vault
-from ottod.settings.agents import check_spec, find_agent
+from ottod.settings.agents import AgentFinder, check_spec, finder
 from ottod.settings.daemon import DaemonSettings
-from ottod.settings.environment import session_env
-from ottod.settings.keys import api_key
+from ottod.settings.environment import matches, session_env
+from ottod.settings.keys import api_key, named_value, server_headers, server_secrets
 from ottod.settings.models import resolve_model
 from ottod.settings.names import BUILTIN_TOOL_NAMES
 from ottod.settings.paths import Paths
+from ottod.settings.policy import project_of
+from ottod.settings.tool_files import ToolShelf
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +33,16 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[ModelTarget, ...]
     api_keys: dict[str, str]
     env: dict[str, str]
+    server_env: dict[str, str] = {}
+    tool_files: tuple[ToolFile, ...] = ()
     cwd: str
+
+
+class ServerSecrets(msgspec.Struct, frozen=True, kw_only=True):
+    """Headers by MCP server, and variables; never logged or stored."""
+
+    headers: dict[str, dict[str, str]] = {}
+    env: dict[str, str] = {}
 
 
 class WorkdirError(OttoError):
@@ -55,7 +66,8 @@ class Resolver:
         Raises: ConfigError, RefusedError, WorkdirError, StorageError.
         """
         cwd = self._working_dir(request)
-        spec = self._spec(request, cwd)
+        shelf = self._finder(cwd).shelf
+        spec = self._spec(request, cwd, shelf)
         if spec.kind != "agent":
             raise RefusedError(f"{spec.name} is a {spec.kind}; this version runs agents", code="unsupported_kind")
         self._check_isolation(spec)
@@ -71,6 +83,8 @@ class Resolver:
             models=targets,
             api_keys=self.keys(targets),
             env=self._env(request.env, spec),
+            server_env=self._server_env(request.env, spec),
+            tool_files=shelf.choose(spec.tools),
             cwd=cwd,
         )
         self._make_directory(directory)
@@ -129,18 +143,22 @@ class Resolver:
             )
         return real
 
-    def _spec(self, request: StartSession, cwd: str) -> AgentSpec:
+    def _finder(self, cwd: str) -> AgentFinder:
+        return finder(
+            cwd=cwd, config_home=self._paths.config_home, settings=self.settings, known_tools=BUILTIN_TOOL_NAMES
+        )
+
+    def _spec(self, request: StartSession, cwd: str, shelf: ToolShelf) -> AgentSpec:
         if request.spec is not None:
-            return check_spec(request.spec, known_tools=BUILTIN_TOOL_NAMES, settings=self.settings)
+            known = (*BUILTIN_TOOL_NAMES, *shelf.names)
+            return check_spec(request.spec, known_tools=known, settings=self.settings)
         if not request.agent:
             raise ConfigError("a session needs an agent's name or a spec")
-        return find_agent(
-            request.agent,
-            cwd=cwd,
-            config_home=self._paths.config_home,
-            settings=self.settings,
-            known_tools=BUILTIN_TOOL_NAMES,
-        )
+        entry = self._finder(cwd).find(request.agent)
+        if entry.spec is None:
+            assert entry.error is not None
+            raise entry.error
+        return entry.spec
 
     def _check_isolation(self, spec: AgentSpec) -> None:
         """Fails closed: a layer that is required and cannot be given refuses the session."""
@@ -161,6 +179,34 @@ class Resolver:
                 keys[target.provider] = api_key(target.provider, self.settings, self._vault.environ)
         self._vault.learn(keys)
         return keys
+
+    def server_secrets(self, plan: SessionPlan) -> ServerSecrets:
+        """What the daemon adds for its MCP servers; for each incarnation anew. Raises ConfigError.
+
+        Clients send nothing that looks secret, so what they did not send is the daemon's to give. A project's servers
+        get nothing of the daemon's.
+        """
+        if project_of(plan.spec.source, Path(os.path.expanduser("~"))) is not None:
+            return ServerSecrets()
+        environ = self._vault.environ
+        headers: dict[str, dict[str, str]] = {}
+        env: dict[str, str] = {}
+        for server in plan.spec.mcp_servers:
+            values = server_secrets(server, self.settings, environ)
+            self._vault.learn(values)
+            headers[server.name] = server_headers(server, values)
+            wanted = [name for name in server.env if "*" not in name and name not in plan.server_env]
+            given = {name: named_value(name, self.settings, environ) for name in wanted}
+            self._vault.learn(given)
+            env |= {name: value for name, value in given.items() if value}
+        return ServerSecrets(headers=headers, env=env)
+
+    def _server_env(self, offered: Mapping[str, str], spec: AgentSpec) -> dict[str, str]:
+        """The client's variables that MCP servers name for themselves."""
+        names = {name for server in spec.mcp_servers for name in server.env}
+        passed = session_env(offered, self.settings, extra=names) if names else {}
+        holds_secret = self._vault.redactor.contains_known
+        return {name: value for name, value in passed.items() if matches(name, names) and not holds_secret(value)}
 
     def _env(self, offered: Mapping[str, str], spec: AgentSpec) -> dict[str, str]:
         """The client's variables that the daemon's allowlist or the agent's own names let through.

@@ -26,6 +26,7 @@ from ottod.settings.nearest import suggestion
 from ottod.settings.permission_rules import check_rules, placed_rules
 from ottod.settings.sections import DaemonSettings, IsolationSettings
 from ottod.settings.text_file import decode_text, read_bytes
+from ottod.settings.tool_names import MAX_SOURCE_NAME_CHARS, PROJECT, SEPARATOR, USER, source_of
 from ottod.settings.yaml_source import DataPath, Source, parse
 
 LOADER_FIELDS = ("digest", "source", "permissions.rules[].source")
@@ -34,6 +35,7 @@ LOADER_FIELDS = ("digest", "source", "permissions.rules[].source")
 AGENT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
 _AUTHOR = re.compile(r"[^<>\n\x00]*[^<>\s][^<>\n\x00]* <[^<>\s\x00]+>\Z")
 _VARIABLE = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]*\*?|\*)\Z")
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
 _FENCE = re.compile(r"(---|\.\.\.)[ \t]*\r?\Z")
 
 Complain = Callable[[str, DataPath, str], None]
@@ -256,18 +258,19 @@ def _models(spec: AgentSpec) -> list[tuple[DataPath, str]]:
 def _check_tools(source: Source, known_tools: Collection[str], errors: list[ConfigError]) -> None:
     """Tool names, read from the data so that another mistake in the file does not hide a wrong one."""
     tools = source.data.get("tools")
+    servers = _servers(source)
     seen: set[str] = set()
     for i, tool in enumerate(tools if isinstance(tools, list) else []):
         if not isinstance(tool, str):
             continue
         if tool in seen:
             errors.append(source.error(f"tool {tool!r} is listed twice", ("tools", i), mend="remove one of the two"))
-        elif tool not in known_tools:
-            mend = suggestion(tool, known_tools)
+        elif tool not in known_tools and source_of(tool) not in servers:
+            mend = _tool_mend(tool, known_tools)
             hint = f" — {mend}" if mend.startswith("did") else ""
             errors.append(source.error(f"unknown tool {tool!r}{hint}", ("tools", i), mend=mend or "remove it"))
         seen.add(tool)
-    check_rules(source, known_tools, errors)
+    check_rules(source, known_tools, errors, sources=(*servers, PROJECT, USER))
     _check_capped_tools(source, known_tools, errors)
 
 
@@ -280,6 +283,28 @@ def _check_capped_tools(source: Source, known_tools: Collection[str], errors: li
             mend = suggestion(name, known_tools)
             place = ("limits", "max_concurrent", name)
             errors.append(source.error(f"a cap for the unknown tool {name!r}", place, mend=mend or "remove it"))
+
+
+def _servers(source: Source) -> set[str]:
+    """The names of the MCP servers, read from the data as the tools are."""
+    servers = source.data.get("mcp_servers")
+    named = (
+        [server.get("name") for server in servers if isinstance(server, dict)] if isinstance(servers, list) else []
+    )
+    return {name for name in named if isinstance(name, str)}
+
+
+def _tool_mend(tool: str, known_tools: Collection[str]) -> str:
+    if source_of(tool) in (PROJECT, USER):
+        own = [name for name in known_tools if source_of(name) == source_of(tool)]
+        where = ".otto/tools/" if source_of(tool) == PROJECT else "the tools/ directory of Otto's configuration"
+        nothing = f"there is no @tool in {where}"
+        if source_of(tool) == PROJECT:
+            nothing += ", or the daemon's project_may.tools is false"
+        return suggestion(tool, own) or nothing
+    if source_of(tool):
+        return f"add a server named {source_of(tool)!r} to mcp_servers, or remove it"
+    return suggestion(tool, [name for name in known_tools if not source_of(name)])
 
 
 def _check_hosts(spec: AgentSpec, wrong: Complain) -> None:
@@ -307,11 +332,27 @@ def _check_output_schema(spec: AgentSpec, source: Source, errors: list[ConfigErr
 def _check_servers(spec: AgentSpec, wrong: Complain) -> None:
     seen: set[str] = set()
     for i, server in enumerate(spec.mcp_servers):
+        here: DataPath = ("mcp_servers", i)
         if bool(server.command) == bool(server.url):
             message = f"MCP server {server.name!r} needs either a command or a URL"
-            wrong(message, ("mcp_servers", i), "write `command: [program, argument]` or `url:`, not both")
+            wrong(message, here, "write `command: [program, argument]` or `url:`, not both")
         elif server.url and not server.url.startswith(("http://", "https://")):
-            wrong(f"not an HTTP URL: {server.url!r}", ("mcp_servers", i, "url"), "begin with https://")
+            wrong(f"not an HTTP URL: {server.url!r}", (*here, "url"), "begin with https://")
         if server.name in seen:
-            wrong(f"MCP server {server.name!r} is listed twice", ("mcp_servers", i), "rename one of the two")
+            wrong(f"MCP server {server.name!r} is listed twice", here, "rename one of the two")
+        if server.name in (PROJECT, USER) or SEPARATOR in server.name or len(server.name) > MAX_SOURCE_NAME_CHARS:
+            message = f"an MCP server cannot be called {server.name!r}: its tools get names that begin with it"
+            mend = (
+                f"at most {MAX_SOURCE_NAME_CHARS} characters, no {SEPARATOR!r}, and neither {PROJECT!r} nor {USER!r}"
+            )
+            wrong(message, (*here, "name"), mend)
+        for key, needed in (("headers", "url"), ("env", "command"), ("network", "command")):
+            if getattr(server, key) and not getattr(server, needed):
+                wrong(f"{key} has no effect without {needed}", (*here, key), f"remove {key}")
+        for name, value in server.headers.items():
+            if not _HEADER.match(name) or not value.isascii() or not value.isprintable():
+                wrong(f"not an HTTP header: {name!r}", (*here, "headers"), "write `Name: value`, in plain characters")
+        for k, name in enumerate(server.env):
+            if not _VARIABLE.match(name):
+                wrong(f"not a variable's name: {name!r}", (*here, "env", k), "write names only, without values")
         seen.add(server.name)

@@ -15,7 +15,7 @@ never a project.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -24,10 +24,12 @@ import msgspec
 from ottod.errors import ConfigError
 from ottod.protocol.specs import AgentSpec
 from ottod.settings.agent_file import check_spec, read_agent, spec_errors
+from ottod.settings.levels import project_levels, same_owner
 from ottod.settings.names import AGENT_SUFFIXES, BUILTIN_TOOL_NAMES
 from ottod.settings.nearest import nearest
-from ottod.settings.policy import is_within, narrow, repository_of
+from ottod.settings.policy import is_within, narrow
 from ottod.settings.sections import DaemonSettings
+from ottod.settings.tool_files import ToolShelf, find_tools
 
 __all__ = ["AgentEntry", "AgentFinder", "check_spec", "find_agent", "finder", "list_agents", "narrow", "spec_errors"]
 
@@ -36,7 +38,6 @@ AgentLayer = Literal["project", "user", "builtin"]
 BUILTIN_DIR = Path(__file__).parent / "builtin" / "agents"
 MAX_AGENT_FILES = 1000
 """Of one directory; beyond it the rest is not looked at."""
-MAX_LEVELS = 64
 
 
 class AgentEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,11 +77,24 @@ class AgentFinder(msgspec.Struct, frozen=True, kw_only=True):
     known_tools: tuple[str, ...] = BUILTIN_TOOL_NAMES
     builtin_dir: Path = BUILTIN_DIR
 
+    @property
+    def shelf(self) -> ToolShelf:
+        """The Python tools that can be had here, as the directories are now. None without `settings`."""
+        if self.settings is None:
+            return ToolShelf()
+        return find_tools(cwd=self.cwd, config_home=self.config_home, home=self.home, settings=self.settings)
+
+    @property
+    def all_tools(self) -> tuple[str, ...]:
+        """What an agent here can name among its tools."""
+        return (*self.known_tools, *self.shelf.names)
+
     def directories(self) -> list[AgentDirectory]:
         """The directories in order of precedence, whether they exist or not."""
         project = [
             AgentDirectory(path=path / ".otto" / "agents", layer="project", project_dir=root)
             for path, root in project_levels(self.cwd, self.home)
+            if same_owner(path, self.cwd, ".otto/agents")
         ]
         return [
             *project,
@@ -145,7 +159,7 @@ class AgentFinder(msgspec.Struct, frozen=True, kw_only=True):
         project = directory.project_dir
         if project is not None and not is_within(file, project):
             raise ConfigError("a link that leaves the project", file=str(file), mend="copy the file into the project")
-        spec = read_agent(file, known_tools=self.known_tools, settings=self.settings)
+        spec = read_agent(file, known_tools=self.all_tools, settings=self.settings)
         return (spec, ()) if self.settings is None else narrow(spec, self.settings, home=self.home)
 
 
@@ -197,28 +211,6 @@ def finder(
         settings=settings,
         known_tools=tuple(known_tools),
     )
-
-
-def project_levels(cwd: Path, home: Path) -> Iterator[tuple[Path, Path]]:
-    """The directories whose `.otto/agents` count, nearest first, each with its project's root."""
-    cwd = Path(os.path.realpath(cwd))
-    root = repository_of(cwd, home)
-    if root is not None:
-        levels = [level for level in (cwd, *cwd.parents) if level.is_relative_to(root)]
-        yield from ((level, root) for level in levels[:MAX_LEVELS] if _same_owner(level, cwd))
-    elif cwd != Path(os.path.realpath(home)):
-        yield cwd, cwd
-
-
-def _same_owner(level: Path, cwd: Path) -> bool:
-    """Whether a level's agents belong to the owner of the session's directory, or to root."""
-    try:
-        owners = {cwd.stat().st_uid, 0}
-        return all((level / below).lstat().st_uid in owners for below in (".otto", ".otto/agents"))
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
 
 
 def _agent_files(directory: Path) -> list[Path]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 from ottod.errors import ConfigError, OttoError, ProviderError
+from ottod.protocol.specs import McpServer
 from ottod.settings.models import needs_key, providers
 from ottod.settings.nearest import suggestion
 from ottod.settings.sections import DaemonSettings
 
 MAX_KEY_BYTES = 16 * 1024
+
+_PLACE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def api_key(provider: str, settings: DaemonSettings, env: Mapping[str, str]) -> str:
@@ -122,11 +126,44 @@ def _is_usable(provider: str, settings: DaemonSettings, env: Mapping[str, str]) 
     return True
 
 
-def _from_credentials(env: Mapping[str, str], variable: str, provider: str) -> str:
+def server_secrets(server: McpServer, settings: DaemonSettings, env: Mapping[str, str]) -> dict[str, str]:
+    """What `${NAME}` stands for in an MCP server's headers, by name.
+
+    Raises: ConfigError for a name that is nothing the daemon has, and for one that holds a model provider's key.
+    """
+    found = {}
+    for name in _PLACE.findall("\n".join(server.headers.values())):
+        value = found[name] = named_value(name, settings, env).strip()
+        if not value or not value.isascii() or not value.isprintable():
+            raise ConfigError(
+                f"MCP server {server.name!r}: the daemon has no secret, credential or variable {name}",
+                mend=f"add it to `secrets` in otto.yml, or set {name} and restart the daemon with it",
+            )
+    return found
+
+
+def server_headers(server: McpServer, values: Mapping[str, str]) -> dict[str, str]:
+    """The headers with each `${NAME}` replaced by its value."""
+    return {name: _PLACE.sub(lambda match: values[match[1]], value) for name, value in server.headers.items()}
+
+
+def named_value(name: str, settings: DaemonSettings, env: Mapping[str, str]) -> str:
+    """A secret of the settings, a credential or a variable of the daemon by that name; empty if there is none.
+
+    Raises: ConfigError for a model provider's key, which nobody gets but the provider.
+    """
+    if name and name in {provider.api_key_env for provider in providers(settings).values()}:
+        raise ConfigError(f"{name} holds a model provider's key, which no server gets", mend="use a key of its own")
+    if name in settings.secrets:
+        return secret(name, settings, env)
+    return _from_credentials(env, name) or env.get(name, "")
+
+
+def _from_credentials(env: Mapping[str, str], variable: str, provider: str = "") -> str:
     directory = env.get("CREDENTIALS_DIRECTORY", "")
     if not directory.startswith("/"):
         return ""
-    for name in filter(None, (variable, provider, f"{provider}_api_key")):
+    for name in filter(None, (variable, provider, f"{provider}_api_key" if provider else "")):
         path = Path(directory) / name
         if os.path.isfile(path):
             return _from_file(path, private=False)  # systemd guards this directory itself.

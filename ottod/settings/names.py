@@ -18,6 +18,10 @@ BUILTIN_TOOL_NAMES = (
     "artifact_read",
     "artifact_list",
     "spawn_agent",
+    "process_start",
+    "process_logs",
+    "process_list",
+    "process_stop",
 )
 """The built-in tools. `tests/settings` compares them with the registry."""
 

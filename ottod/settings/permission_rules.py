@@ -9,14 +9,17 @@ import msgspec
 from ottod.errors import ConfigError
 from ottod.protocol.specs import PermissionRule
 from ottod.settings.nearest import suggestion
+from ottod.settings.tool_names import source_of
 from ottod.settings.yaml_source import DataPath, Source
 
 MAX_PATTERN_CHARS = 4096
 
 
-def check_rules(source: Source, known_tools: Collection[str], errors: list[ConfigError]) -> None:
+def check_rules(
+    source: Source, known_tools: Collection[str], errors: list[ConfigError], *, sources: Collection[str] = ()
+) -> None:
     """Rules under `permissions.rules` that would never hold, in silence. Read from the data, so that another mistake
-    in the file does not hide them.
+    in the file does not hide them. Of tools that one of `sources` gives only that source knows the names.
     """
     permissions = source.data.get("permissions")
     rules = permissions.get("rules") if isinstance(permissions, dict) else None
@@ -26,7 +29,8 @@ def check_rules(source: Source, known_tools: Collection[str], errors: list[Confi
         place: DataPath = ("permissions", "rules", i)
         tool, path = rule.get("tool"), rule.get("path")
         # Patterns may match tools that are yet to come.
-        if isinstance(tool, str) and tool not in known_tools and not set(tool) & set("*?["):
+        is_known = isinstance(tool, str) and (tool in known_tools or source_of(tool) in sources)
+        if isinstance(tool, str) and not is_known and not set(tool) & set("*?["):
             mend = suggestion(tool, known_tools)
             message = f"a rule for the unknown tool {tool!r}"
             errors.append(source.error(message, (*place, "tool"), mend=mend or "remove it"))

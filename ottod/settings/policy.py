@@ -13,12 +13,13 @@ from pathlib import Path
 import msgspec
 
 from ottod.errors import ConfigError
-from ottod.protocol.specs import AgentSpec, HttpAccess, Isolation, Layer, PermissionRule, Preset
+from ottod.protocol.specs import AgentSpec, HttpAccess, Isolation, Layer, McpServer, PermissionRule, Preset
 from ottod.settings.environment import matches
 from ottod.settings.hosts import parse_pattern
 from ottod.settings.keys import secret_variables
 from ottod.settings.models import aliases, providers, resolve_name
 from ottod.settings.sections import DaemonSettings
+from ottod.settings.tool_names import source_of
 
 LAYER_STRENGTH: dict[Layer, int] = {"off": 0, "preferred": 1, "required": 2}
 PRESET_WIDTH: dict[Preset, int] = {"strict": 0, "balanced": 1, "autonomous": 2}
@@ -50,10 +51,13 @@ def narrow(
         env=_env(spec.env, settings, notes),
         http=_http(spec.http, settings.project_may.http_hosts, notes),
     )
-    if narrowed.mcp_servers and not settings.project_may.mcp_servers:
-        names = ", ".join(server.name for server in narrowed.mcp_servers)
-        notes.append(f"mcp_servers: {names} dropped; project_may.mcp_servers is false")
-        narrowed = msgspec.structs.replace(narrowed, mcp_servers=())
+    narrowed = msgspec.structs.replace(narrowed, mcp_servers=_servers(narrowed.mcp_servers, settings, notes))
+    # A name among the tools that no server bears any more would be an unknown one.
+    names = {server.name for server in narrowed.mcp_servers}
+    dropped = {server.name for server in spec.mcp_servers} - names
+    if dropped:
+        tools = tuple(tool for tool in narrowed.tools if source_of(tool) not in dropped)
+        narrowed = msgspec.structs.replace(narrowed, tools=tools)
     return narrowed, tuple(notes)
 
 
@@ -179,6 +183,25 @@ def _http(given: HttpAccess, allowed: tuple[str, ...], notes: list[str]) -> Http
     if given.local:
         notes.append(f"http.local: {', '.join(given.local)} dropped; only a user's own agents may have local places")
     return msgspec.structs.replace(given, hosts=tuple(kept), local=())
+
+
+def _servers(given: tuple[McpServer, ...], settings: DaemonSettings, notes: list[str]) -> tuple[McpServer, ...]:
+    """A project's servers are programs without network, if they are started at all."""
+    if not settings.project_may.mcp_servers:
+        if given:
+            names = ", ".join(server.name for server in given)
+            notes.append(f"mcp_servers: {names} dropped; project_may.mcp_servers is false")
+        return ()
+    kept = []
+    for server in given:
+        if server.url:
+            notes.append(f"mcp_servers: {server.name} dropped; a project cannot grant the network")
+            continue
+        if server.network:
+            notes.append(f"mcp_servers: {server.name}: network dropped; a project cannot grant it")
+        env = _env(server.env, settings, notes)
+        kept.append(msgspec.structs.replace(server, network=False, env=env))
+    return tuple(kept)
 
 
 def _refused(spec: AgentSpec, message: str) -> ConfigError:

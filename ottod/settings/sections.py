@@ -245,7 +245,9 @@ class ProjectSettings(Section, frozen=True, kw_only=True):
     preset: Preset = "balanced"
     """The widest permission preset."""
     mcp_servers: bool = False
-    """Whether they may start MCP servers, which are programs."""
+    """Whether they may start MCP servers, which are programs; never with the network."""
+    tools: bool = False
+    """Whether agents, also your own, may use the Python tools in a project's `.otto/tools`: a stranger's code."""
     http_hosts: tuple[str, ...] = ()
     """Hosts that their http tool may reach: `example.org`, `*.example.org`, or `*` for every public one."""
 

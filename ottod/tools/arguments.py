@@ -26,6 +26,9 @@ def decode_arguments(tool: Tool[Args], json_text: str) -> Args:
     if len(data) > MAX_ARGUMENT_BYTES:
         raise ToolError(f"{tool.name}: the arguments exceed {MAX_ARGUMENT_BYTES} bytes", code="bad_arguments")
     try:
+        if tool.parameters is not None:
+            values = msgspec.json.decode(data, type=dict[str, Any])
+            return msgspec.convert({"values": values}, tool.arguments)
         return msgspec.json.decode(data, type=tool.arguments, strict=False)
     except msgspec.ValidationError as error:
         raise ToolError(
@@ -40,6 +43,9 @@ def decode_arguments(tool: Tool[Args], json_text: str) -> Args:
 
 def fields(tool: Tool[Any]) -> str:
     """The fields of a tool on one line, optional ones with a question mark."""
+    if tool.parameters is not None:
+        required = tool.parameters.get("required", ())
+        return ", ".join(name if name in required else f"{name}?" for name in tool.parameters.get("properties", {}))
     return ", ".join(
         field.encode_name if field.required else f"{field.encode_name}?"
         for field in msgspec.structs.fields(tool.arguments)

@@ -16,7 +16,7 @@ import msgspec
 
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.model import ToolSchema
-from ottod.protocol.toolio import DirEntry, Facts, Files, FileStat, ProgramResult, Programs, Web
+from ottod.protocol.toolio import DirEntry, Facts, Files, FileStat, LiveProgram, ProgramResult, Programs, Web
 
 __all__ = [
     "Args",
@@ -27,7 +27,10 @@ __all__ = [
     "Facts",
     "FileStat",
     "Files",
+    "LiveProgram",
+    "OpenArguments",
     "Permission",
+    "Processes",
     "ProgramResult",
     "Programs",
     "Sessions",
@@ -91,6 +94,48 @@ IDEMPOTENCY_HEADER = "Idempotency-Key"
 """The same for servers."""
 
 
+class ProcessView(msgspec.Struct, frozen=True, kw_only=True):
+    """A background process as a tool sees it. `lost`: an earlier incarnation's, which died with that."""
+
+    name: str
+    command: str
+    state: Literal["running", "exited", "stopped", "lost"]
+    exit_status: int | None = None
+    output_bytes: int = 0
+
+
+class ProcessLog(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of a process's output. The next piece begins at `cursor`; `missed_bytes` before it are gone."""
+
+    text: str
+    cursor: int
+    missed_bytes: int = 0
+
+
+class Processes(Protocol):
+    """The session's background processes: they run across calls, and die with the session."""
+
+    async def start(self, *, name: str, command: str, cwd: str) -> ProcessView:
+        """Starts a command line. Raises ToolError: the name is taken, there are too many, it cannot be started."""
+        ...
+
+    async def stop(self, name: str) -> ProcessView:
+        """Ends one with all it started. Raises ToolError if there is none of that name."""
+        ...
+
+    def logs(self, name: str, *, cursor: int | None, max_bytes: int) -> ProcessLog:
+        """Its output from a cursor on, without one the newest. Raises ToolError."""
+        ...
+
+    async def wait_news(self, name: str, *, cursor: int | None, timeout_s: float) -> None:
+        """Returns when the process has ended, when there is output behind the cursor, or when the time is over."""
+        ...
+
+    def list(self) -> tuple[ProcessView, ...]:
+        """All of them, the oldest first."""
+        ...
+
+
 class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     """What a running tool may use. `idempotency_key` is the same when the call is repeated after a crash."""
 
@@ -107,6 +152,8 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     sessions: Sessions | None = None
     """None where a tool runs outside of any session."""
     artifacts: Artifacts | None = None
+    """None as above."""
+    processes: Processes | None = None
     """None as above."""
     web: Web | None = None
     """None where nothing can be reached."""
@@ -137,11 +184,20 @@ class ToolOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     data: dict[str, Any] = {}
 
 
+class OpenArguments(msgspec.Struct, frozen=True, kw_only=True):
+    """The arguments of a tool that brings a schema of its own: any object; whoever runs the tool checks it."""
+
+    values: dict[str, Any]
+
+
 Args = TypeVar("Args", bound=msgspec.Struct)
 
 
 class Tool(msgspec.Struct, Generic[Args], frozen=True, kw_only=True):
     """A tool. `arguments` is a frozen struct with documented fields that forbids unknown ones.
+
+    `parameters` is a schema that came with the tool from outside, an object's and without references; `arguments` is
+    then `OpenArguments`.
 
     `idempotent`: running it twice with the same arguments leaves the same state as once.
     `timeout_s` is the default; the agent's limits may lower it, unless the tool only `waits`: for others, who have
@@ -160,10 +216,12 @@ class Tool(msgspec.Struct, Generic[Args], frozen=True, kw_only=True):
     waits: bool = False
     max_concurrent: int | None = None
     touches: Callable[[Args], Facts | None] | None = None
+    parameters: dict[str, Any] | None = None
 
     def schema(self) -> ToolSchema:
         """The tool as a model sees it."""
-        return ToolSchema(name=self.name, description=self.description, parameters=inline_schema(self.arguments))
+        parameters = inline_schema(self.arguments) if self.parameters is None else self.parameters
+        return ToolSchema(name=self.name, description=self.description, parameters=parameters)
 
 
 def inline_schema(struct: type[msgspec.Struct]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ottod.tools.git import GIT
 from ottod.tools.grep import GREP
 from ottod.tools.http import HTTP
 from ottod.tools.markdown import MARKDOWN
+from ottod.tools.process_tools import PROCESS_TOOLS
 from ottod.tools.shell import SHELL
 from ottod.tools.spawn_agent import SPAWN_AGENT
 from ottod.tools.test_runner import TEST_RUNNER
@@ -40,6 +41,7 @@ BUILTIN_TOOLS: tuple[Tool[Any], ...] = (
     ARTIFACT_READ,
     ARTIFACT_LIST,
     SPAWN_AGENT,
+    *PROCESS_TOOLS,
 )
 
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ottod.core.conduct import Conduct
 from ottod.core.context import ContextMeter
 from ottod.core.resume import Restored
 from ottod.core.turn import TurnMachine
 from ottod.isolation.beneath import BeneathFiles
-from ottod.isolation.programs import ConfinedPrograms
+from ottod.isolation.running import finished
 from ottod.isolation.web import PinnedWeb
 from ottod.protocol.events import LogWarning
 from ottod.protocol.worker import Birth
+from ottod.settings.tool_names import source_of
+from ottod.tools.base import Tool
 from ottod.tools.registry import tools_by_name
+from ottod.tools.source import open_all
 from ottod.worker.approvals import Approvals
 from ottod.worker.artifacts import Artifacts
+from ottod.worker.background import Background
 from ottod.worker.children import Children
 from ottod.worker.compaction import Compactor
 from ottod.worker.inbox import Inbox
@@ -27,6 +32,7 @@ from ottod.worker.model_call import ModelCaller
 from ottod.worker.permits import Permits
 from ottod.worker.sandbox import are_confined, confine_worker, programs_for
 from ottod.worker.slices import TimeSlice
+from ottod.worker.sources import notices, sources_for
 from ottod.worker.tool_call import ToolRunner
 from ottod.worker.turns import TurnDriver
 
@@ -34,17 +40,15 @@ from ottod.worker.turns import TurnDriver
 class Equipment:
     """Built with the first turn: a session that is never asked anything needs none of it."""
 
-    def __init__(
-        self, driver: TurnDriver, models: ModelCaller, compactor: Compactor, programs: ConfinedPrograms
-    ) -> None:
+    def __init__(self, driver: TurnDriver, models: ModelCaller, compactor: Compactor, outfit: Outfit) -> None:
         self.driver = driver
         self._compactor = compactor
         self._models = models
-        self._programs = programs
+        self._outfit = outfit
         self._is_closed = False
 
     @classmethod
-    def build(
+    async def build(
         cls,
         birth: Birth,
         link: Link,
@@ -58,27 +62,18 @@ class Equipment:
         on_step: Callable[[], None],
         on_slice: Callable[[], None] = lambda: None,
     ) -> Equipment:
-        """Blocks for milliseconds, and confines this process for good. Raises OttoError if something is missing."""
+        """Blocks for milliseconds, and confines this process for good; then waits for the sources of tools.
+
+        Raises OttoError if something is missing. Whatever was started is gone when it raises, or is cancelled.
+        """
         spec = birth.spec
-        tools = tools_by_name(spec.tools)
-        judge = Judge(
-            authorities=birth.authorities or own_authorities(spec, cwd=birth.cwd, private_dirs=birth.private_dirs),
-            tools=tools,
-            cwd=birth.cwd,
-            run_mode=birth.run_mode,
-            is_confined=are_confined(birth),
-        )
-        approvals.judge = judge
-        files = BeneathFiles(
-            birth.cwd,
-            hidden=birth.private_dirs,
-            granted=spec.isolation.write_paths,
-            objection=judge.objection,
-        )
-        programs = programs_for(birth)
-        weakness = confine_worker(birth)
-        if weakness:
-            link.emit(LogWarning(message=weakness, code="unconfined"))
+        outfit = Outfit(birth, link, journal=journal, restored=restored)
+        approvals.judge = outfit.judge
+        try:
+            tools = await outfit.open(spec.tools)
+        except BaseException:
+            await finished(outfit.aclose())
+            raise
         models = ModelCaller(
             spec=spec,
             targets=birth.models,
@@ -92,14 +87,15 @@ class Equipment:
         runner = ToolRunner(
             spec=spec,
             tools=tools,
-            files=files,
-            programs=programs,
+            files=outfit.files,
+            programs=outfit.programs,
             sessions=children,
             artifacts=artifacts,
+            processes=outfit.background,
             web=PinnedWeb(spec.http),
             session=birth.session,
             link=link,
-            on_begin=judge.enter,
+            on_begin=outfit.judge.enter,
         )
         conduct = Conduct(
             spec,
@@ -140,17 +136,59 @@ class Equipment:
             on_slice=on_slice,
             on_budget="stop" if birth.run_mode == "headless" else spec.on_budget,
         )
-        return cls(driver, models, compactor, programs)
+        return cls(driver, models, compactor, outfit)
 
     def watch_launcher(self, on_lost: Callable[[], None]) -> None:
         """Calls `on_lost` if the session's launcher dies before `aclose`."""
-        self._programs.watch_launcher(on_lost)
+        self._outfit.programs.watch_launcher(on_lost)
 
     async def aclose(self) -> None:
         """Gives everything back. A second call changes nothing."""
         if not self._is_closed:
             self._is_closed = True
-            self._programs.unwatch_launcher()
+            self._outfit.programs.unwatch_launcher()
             await self._compactor.aclose()
             await self._models.aclose()
-            await asyncio.to_thread(self._programs.close)
+            await self._outfit.aclose()
+
+
+class Outfit:
+    """What the tools need: files, programs, background processes, and the sources of tools that are not built in.
+
+    Made, it has confined this process. Blocks for milliseconds. Raises OttoError.
+    """
+
+    def __init__(self, birth: Birth, link: Link, *, journal: JournalWriter, restored: Restored) -> None:
+        spec = birth.spec
+        self._tools: dict[str, Tool[Any]] = {}
+        self.judge = Judge(
+            authorities=birth.authorities or own_authorities(spec, cwd=birth.cwd, private_dirs=birth.private_dirs),
+            tools=self._tools,
+            cwd=birth.cwd,
+            run_mode=birth.run_mode,
+            is_confined=are_confined(birth),
+        )
+        self.files = BeneathFiles(
+            birth.cwd,
+            hidden=birth.private_dirs,
+            granted=spec.isolation.write_paths,
+            objection=self.judge.objection,
+        )
+        self.programs = programs_for(birth)
+        weakness = confine_worker(birth)
+        if weakness:
+            link.emit(LogWarning(message=weakness, code="unconfined"))
+        self.background = Background(self.programs, journal, restored.processes)
+        self._notice = notices(link)
+        self._sources = sources_for(birth, self.programs, self._notice)
+
+    async def open(self, names: Sequence[str]) -> dict[str, Tool[Any]]:
+        """The session's tools by name, built-in ones first. Raises ConfigError."""
+        self._tools.update(tools_by_name(name for name in names if not source_of(name)))
+        self._tools.update(await open_all(self._sources, notice=self._notice))
+        return self._tools
+
+    async def aclose(self) -> None:
+        """Ends all that runs."""
+        await asyncio.gather(*(source.aclose() for source in self._sources), self.background.aclose())
+        await asyncio.to_thread(self.programs.close)

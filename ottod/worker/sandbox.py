@@ -26,9 +26,12 @@ from pathlib import Path
 import ottod
 from ottod.errors import RefusedError
 from ottod.isolation import bubblewrap, landlock
+from ottod.isolation.launch_config import Confinement, NamedProgram
 from ottod.isolation.program_paths import worker_paths
-from ottod.isolation.programs import ConfinedPrograms, Confinement
+from ottod.isolation.programs import ConfinedPrograms
+from ottod.protocol.specs import McpServer
 from ottod.protocol.worker import Birth
+from ottod.settings.environment import matches
 
 MAX_CALL_PROCESSES = 4096
 """For an agent that names no limit of its own: room for any build, none for a fork bomb."""
@@ -38,7 +41,7 @@ CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 def programs_for(birth: Birth) -> ConfinedPrograms:
     """The session's programs, with its launcher started. Blocks for milliseconds. Raises OttoError.
 
-    An agent without tools gets no launcher: it starts no program.
+    An agent without tools and servers gets no launcher: it starts no program.
     """
     isolation, limits = birth.spec.isolation, birth.spec.limits
     return ConfinedPrograms(
@@ -56,8 +59,9 @@ def programs_for(birth: Birth) -> ConfinedPrograms:
             bwrap=bubblewrap.find(),
             pids=limits.pids or MAX_CALL_PROCESSES,
             rlimits={"FSIZE": limits.file_bytes} if limits.file_bytes else {},
+            named=tuple(_server_program(birth, server) for server in birth.spec.mcp_servers if server.command),
         ),
-        has_launcher=bool(birth.spec.tools),
+        has_launcher=bool(birth.spec.tools) or any(server.command for server in birth.spec.mcp_servers),
     )
 
 
@@ -67,6 +71,12 @@ def are_confined(birth: Birth) -> bool:
     Call it before `confine_worker`. Blocks for milliseconds where there is no Landlock.
     """
     return birth.spec.isolation.files != "off" and (landlock.abi() > 0 or not bubblewrap.trial())
+
+
+def _server_program(birth: Birth, server: McpServer) -> NamedProgram:
+    """An MCP server's program, with the variables that it alone gets."""
+    own = {name: value for name, value in birth.server_env.items() if matches(name, server.env)}
+    return NamedProgram(name=server.name, argv=server.command, env=own, has_network=server.network)
 
 
 def confine_worker(birth: Birth) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import Literal, assert_never
+from typing import Any, Literal, assert_never
 
 from ottod.core.answer import read_answer
 from ottod.core.lifecycle import Happening
@@ -84,6 +84,7 @@ class SessionRunner:
         self._lingers = False
         """It was told to end, and lets its children go first. Whoever tells it again will not wait for them."""
         self._equipment: Equipment | None = None
+        self._building: asyncio.Future[Equipment] | None = None
         self._journal: JournalWriter | None = None
         self._is_open = asyncio.Event()
         """The journal has been read; before that no command is obeyed but a stop."""
@@ -107,7 +108,8 @@ class SessionRunner:
             self._link.emit(LogError(message=error.message, code=error.code))
             return self._exit(Cause(kind="failed", message=error.message, code=error.code))
         except OttoError as error:
-            return self._exit(Cause(kind="bad_spec", message=error.message, code=error.code))
+            mend = f" ({error.mend})" if error.mend else ""
+            return self._exit(Cause(kind="bad_spec", message=error.message + mend, code=error.code))
         finally:
             self._is_over = True
             self._is_open.set()
@@ -185,33 +187,49 @@ class SessionRunner:
     async def _welcomed_or_stopped(self) -> None:
         """Returns when root listens, or when the session has been told to end: root may be gone for good."""
         welcomed = asyncio.ensure_future(self._link.welcomed())
-        while not welcomed.done() and self._stop is None:
-            self._wake.clear()
-            stopped = asyncio.ensure_future(self._wake.wait())
-            await asyncio.wait({welcomed, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            stopped.cancel()
+        await self._done_or_stopped(welcomed)
         welcomed.cancel()
 
-    def _equip(self) -> TurnDriver:
-        """The driver, built with the first turn."""
+    async def _done_or_stopped(self, work: asyncio.Future[Any]) -> None:
+        """Returns when the work is done, or the session has been told to end."""
+        while not work.done() and self._stop is None:
+            self._wake.clear()
+            stopped = asyncio.ensure_future(self._wake.wait())
+            await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+
+    async def _equip(self) -> TurnDriver | None:
+        """The driver, built when it is first needed; None if the session is to end before it is there."""
         if self._equipment is None:
             assert self._journal is not None
-            restored, self._restored = self._restored, Restored()
-            self._equipment = Equipment.build(
-                self._birth,
-                self._link,
-                journal=self._journal,
-                children=self._children,
-                approvals=self._approvals,
-                permits=self._permits,
-                inbox=self._inbox,
-                restored=restored,
-                on_step=self._calls_changed,
-                on_slice=self._slice_over,
-            )
-            self._equipment.watch_launcher(self._launcher_lost)
-            self._steering.equipped(self._equipment.driver)
-        return self._equipment.driver
+            if self._building is None:
+                build = Equipment.build(
+                    self._birth,
+                    self._link,
+                    journal=self._journal,
+                    children=self._children,
+                    approvals=self._approvals,
+                    permits=self._permits,
+                    inbox=self._inbox,
+                    restored=self._restored,
+                    on_step=self._calls_changed,
+                    on_slice=self._slice_over,
+                )
+                self._building = asyncio.ensure_future(build)
+            await self._done_or_stopped(self._building)
+            if not self._building.done():
+                self._building.cancel()
+                await asyncio.wait({self._building})
+            if self._building.cancelled():
+                return None
+            self._equipped(self._building.result())
+        return self._equipment.driver if self._equipment is not None else None
+
+    def _equipped(self, equipment: Equipment) -> None:
+        if self._equipment is None:
+            self._equipment, self._restored = equipment, Restored()
+            equipment.watch_launcher(self._launcher_lost)
+            self._steering.equipped(equipment.driver)
 
     def _slice_over(self) -> None:
         """Another incarnation goes on at once, with a fresh context."""
@@ -263,7 +281,11 @@ class SessionRunner:
     async def _take_turn(self) -> None:
         """The turn that is open, or the next one."""
         assert self._journal is not None
-        driver = self._equip()
+        if self._equipment is None:
+            # Much may have been said meanwhile, so whoever calls looks again at what is to be done.
+            await self._equip()
+            return
+        driver = self._equipment.driver
         open_turn, self._open_turn = self._open_turn, None
         if open_turn is None:
             message = self._inbox.take()
@@ -295,7 +317,8 @@ class SessionRunner:
         """Shows a turn that does nothing but wait, for leave or for children, as what it is."""
         asking, waiting = self._approvals.waiting_calls, self._children.waiting_calls
         wanted: SessionState = "running"
-        if 0 < self._equip().running_calls == asking + waiting:
+        running = self._equipment.driver.running_calls if self._equipment is not None else 0
+        if 0 < running == asking + waiting:
             wanted = "waiting_approval" if asking else "waiting_children"
         current = self._state.current
         if current == wanted or current not in ("running", "waiting_approval", "waiting_children"):

@@ -6,7 +6,7 @@ incarnation begins paused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from ottod.core.resume import Restored
 from ottod.errors import Failure
@@ -35,7 +35,7 @@ class Steering:
         inbox: Inbox,
         state: AnnouncedState,
         *,
-        equip: Callable[[], TurnDriver],
+        equip: Callable[[], Awaitable[TurnDriver | None]],
         on_change: Callable[[], None],
     ) -> None:
         self._link = link
@@ -134,7 +134,9 @@ class Steering:
     async def forget(self, order: ForgetTurns) -> Failure | None:
         """The last turns leave the conversation. What they did to files is not undone."""
         assert self._journal is not None
-        driver = self._equip()
+        driver = await self._equip()
+        if driver is None:
+            return Failure(code="session_ended", message="the session is ending and hears nothing more")
         if driver.is_driving:
             return Failure(
                 code="turn_open", message="a turn is running", mend="wait for its end, or `ottoctl interrupt` it"

@@ -19,7 +19,7 @@ from ottod.protocol.model import ToolCall, ToolResult
 from ottod.protocol.specs import AgentSpec
 from ottod.protocol.toolio import Files, Programs, Web
 from ottod.tools.arguments import decode_arguments
-from ottod.tools.base import Artifacts, Sessions, Tool, ToolContext, ToolOutput
+from ottod.tools.base import Artifacts, Processes, Sessions, Tool, ToolContext, ToolOutput
 from ottod.tools.untrusted import MARK_BYTES, marked
 from ottod.worker.link import Link
 from ottod.worker.text import MAX_ARGUMENTS_BYTES, cut, pieces
@@ -59,6 +59,7 @@ class ToolRunner:
         artifacts: Artifacts,
         web: Web,
         session: str,
+        processes: Processes,
         link: Link,
         on_begin: Callable[[ToolCall], None] = lambda call: None,
     ) -> None:
@@ -70,6 +71,7 @@ class ToolRunner:
         self._artifacts = artifacts
         self._web = web
         self._session = session
+        self._processes = processes
         self._link = link
         caps = {name: tool.max_concurrent for name, tool in tools.items()} | dict(spec.limits.max_concurrent)
         self._turns = {name: asyncio.Semaphore(cap) for name, cap in caps.items() if cap is not None}
@@ -127,6 +129,7 @@ class ToolRunner:
             session=self._session,
             agent=self._spec.name,
             git_author=self._spec.git.author,
+            processes=self._processes,
         )
         async with self._turns.get(call.tool, NO_CAP), asyncio.timeout(timeout_s + KILL_MARGIN_S):
             return await tool.run(arguments, context)

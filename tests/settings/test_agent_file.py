@@ -327,3 +327,35 @@ def test_how_a_session_is_kept_in_health_has_short_and_full_forms() -> None:
     for wrong in (b"health: {loop: {do: halt}}", b"health: {loop: {after: 1}}", b"context: {summary_model: gone}"):
         _, (error,) = parse_agent(wrong, file="/p/a.yml", settings=DaemonSettings())
         assert error.line == 1
+
+
+SERVER = "mcp_servers: [{name: github, command: [server]}]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "mend"),
+    [
+        ("tools: [github__x]\n", "1:9: unknown tool 'github__x'", "add a server named 'github' to mcp_servers"),
+        ("tools: [project__x]\n", "1:9: unknown tool 'project__x'", "project_may.tools is false"),
+        ("tools: [user__x]\n", "1:9: unknown tool 'user__x'", "there is no @tool in the tools/ directory"),
+        ("mcp_servers: [{name: user, command: [x]}]\n", "1:22: an MCP server cannot be called 'user'", "at most 32"),
+        ("mcp_servers: [{name: a__b, command: [x]}]\n", "an MCP server cannot be called 'a__b'", "at most 32"),
+        ("mcp_servers: [{name: a, url: 'http://x', env: [Y]}]\n", "env has no effect without command", "remove env"),
+        ("mcp_servers: [{name: a, command: [x], headers: {Y: z}}]\n", "headers has no effect without url", "remove"),
+        ("mcp_servers: [{name: a, url: 'http://x', headers: {'Y y': z}}]\n", "not an HTTP header: 'Y y'", "write"),
+        ("mcp_servers: [{name: a, command: [x], env: ['Y=1']}]\n", "not a variable's name: 'Y=1'", "names only"),
+    ],
+)
+def test_a_wrong_server_or_tool_is_named(text: str, message: str, mend: str) -> None:
+    """Tools of servers that are not there, names that cannot be, and keys without effect say what would mend them."""
+    spec, errors = parse_agent(text.encode(), file="/p/a.yml")
+    assert spec is None
+    assert message in errors[0].message and mend in errors[0].mend, (errors[0].message, errors[0].mend)
+
+
+@pytest.mark.parametrize("tools", ["[github__*]", "[github__create_issue, grep]"])
+def test_tools_of_a_listed_server_are_known(tools: str) -> None:
+    """Whatever is named after a server of the file is accepted, in rules as well: only the server knows its tools."""
+    rules = "permissions: {rules: [{effect: ask, tool: github__create_issue}]}\n"
+    spec, errors = parse_agent((f"tools: {tools}\n" + SERVER + rules).encode(), file="/p/a.yml")
+    assert errors == [] and spec is not None

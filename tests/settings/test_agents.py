@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ottod.errors import ConfigError
-from ottod.protocol.specs import HttpAccess, Isolation, PermissionRule
+from ottod.protocol.specs import HttpAccess, Isolation, McpServer, PermissionRule
 from ottod.settings.agents import AgentFinder, find_agent, finder, list_agents, narrow
 from ottod.settings.sections import DaemonSettings, IsolationSettings, ProjectSettings
 
@@ -263,6 +263,27 @@ def test_a_users_agent_names_its_hosts(world: World) -> None:
     world.agent(world.config_home, "web.yml", WEB)
     spec = world.finder().find("web").spec
     assert spec is not None and len(spec.http.hosts) == 3 and spec.http.local == ("127.0.0.1:80",)
+
+
+def test_a_projects_servers_have_no_network(world: World) -> None:
+    """Allowed servers of a project are programs, without network and with harmless variables; tools follow them."""
+    world.agent(
+        world.repo,
+        "served.yml",
+        "tools: [grep, near__x, far__y]\nmcp_servers:\n"
+        "  - {name: near, command: [near], network: true, env: [CI, GITHUB_TOKEN, ANTHROPIC_API_KEY]}\n"
+        "  - {name: far, url: 'https://far.example/mcp', headers: {A: '${GITHUB_TOKEN}'}}\n",
+    )
+    entry = world.finder(DaemonSettings(project_may=ProjectSettings(mcp_servers=True))).find("served")
+    assert entry.spec is not None
+    assert entry.spec.mcp_servers == (McpServer(name="near", command=("near",), env=("CI",)),)
+    assert entry.spec.tools == ("grep", "near__x")
+    assert [note.split(";")[0] for note in entry.notes] == [
+        "mcp_servers: near: network dropped",
+        "env: GITHUB_TOKEN dropped",
+        "env: ANTHROPIC_API_KEY dropped",
+        "mcp_servers: far dropped",
+    ]
 
 
 def test_a_link_inside_the_project_does_not_widen_it(world: World, tmp_path: Path) -> None:
