@@ -104,7 +104,7 @@ class Resolver:
     def look_up(self, request: StartSession) -> tuple[AgentSpec, str]:
         """The agent and the working directory that a session would get; nothing is made. Raises OttoError."""
         cwd = self._working_dir(request)
-        spec = self._spec(request, cwd)
+        spec = self._spec(request, cwd, self._finder(cwd).shelf)
         if spec.working_dir:
             cwd = self._check_dir(str(Path(cwd, spec.working_dir).resolve()), within=cwd)
         return spec, cwd
