@@ -18,7 +18,7 @@ from pathlib import Path
 from ottod.core.past import Past, Restored
 from ottod.errors import StorageError
 from ottod.ids import session_key
-from ottod.protocol.journal import JournalEntry
+from ottod.protocol.journal import JournalEntry, SessionOpened
 from ottod.protocol.worker import Birth
 from ottod.storage.journal import Journal
 from ottod.storage.journal_files import NAME, compress_file
@@ -86,7 +86,9 @@ class JournalWriter:
 
     def note(self, entry: JournalEntry) -> None:
         """Appends an entry that nothing depends on yet. Raises StorageError."""
-        entry = self.redact(entry)
+        # An idle session's first entry has nobody's words in it, and looking for secrets would cost it memory.
+        if type(entry) is not SessionOpened or entry.task:
+            entry = self.redact(entry)
         number = self._appended
         self._failpoints.reached("before", number)
         self._journal.append(entry)
