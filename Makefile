@@ -7,11 +7,12 @@ PYTEST_ARGS ?= -n auto
 PROVIDER ?= scripted
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-peers sim sim-long chaos churn crash-sweep otp-record deb vm-test docs install clean
+.PHONY: help demo test check format bench bench-peers sim sim-long chaos churn crash-sweep otp-record deb vm-test mcp-peer docs install clean
 SEED ?= 1
 SEEDS ?= 10000
 MINUTES ?= 10
 VM_RUN ?= ../shared/vm/vm-run
+MCP_PEERS := $(addprefix @modelcontextprotocol/,server-everything@2026.8.31 server-filesystem@2026.8.31)
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +71,10 @@ deb: $(STAMP) ## Build the Debian package into dist/
 
 vm-test: deb ## Test the package in a virtual machine with systemd and cgroup v2 (VM_RUN names the tool)
 	@VM_RUN=$(VM_RUN) $(BIN)/python packaging/vm/run.py
+
+mcp-peer: $(STAMP) ## Install MCP servers from npm into build/ and try them as sources of tools
+	@npm install --silent --no-audit --no-fund --prefix build/mcp-peer $(MCP_PEERS)
+	@$(BIN)/python -m pytest -q tests/tools/test_mcp_peer.py
 
 docs: $(STAMP) ## Write the generated reference pages anew
 	@$(BIN)/python docs/generate.py
