@@ -59,7 +59,7 @@ class ToolRunner:
         artifacts: Artifacts,
         web: Web,
         session: str,
-        processes: Processes,
+        processes: Processes | None = None,
         link: Link,
         on_begin: Callable[[ToolCall], None] = lambda call: None,
     ) -> None:
