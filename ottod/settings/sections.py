@@ -15,6 +15,7 @@ from ottod.settings.rules import Contradiction
 
 Adapter = Literal["scripted", "anthropic", "openai"]
 Price = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(gt=0, le=1)]
 
 MIN_SEGMENTS = 8
 """Fewer segments than this would make the ring forget in large steps."""
@@ -166,6 +167,46 @@ class Prices(Section, frozen=True, kw_only=True):
     """Input written to it."""
 
 
+class BreakerSettings(Section, frozen=True, kw_only=True):
+    """When calls of one model are not worth making for a while: each model of the provider has a breaker of its own.
+
+    Open, it refuses them, and agents go on with their `fallback`. After a time it lets a few calls try.
+    """
+
+    enabled: bool = True
+    """Off: every call is made."""
+    window_s: PositiveSeconds = 60.0
+    """Calls that ended within this time are counted."""
+    min_calls: PositiveCount = 10
+    """Fewer calls within the window open nothing."""
+    error_rate: Share = 0.5
+    """The share of failed calls that opens it: overloaded, timed out, cut, unreadable, or no connection."""
+    slow_after_s: PositiveSeconds | None = None
+    """A call whose answer takes longer to begin is slow; without it none is."""
+    slow_rate: Share = 0.8
+    """The share of slow calls that opens it."""
+    quota_tokens: PositiveCount | None = None
+    """What the account has for this model in `quota_period_s`; without it nothing is counted."""
+    quota_period_s: PositiveSeconds = 3600.0
+    """The time in which the quota is counted, always the last so many seconds."""
+    quota_share: Share = 0.8
+    """The share of the quota that opens it, until enough of what was used is older than the period."""
+    open_s: PositiveSeconds = 10.0
+    """How long it is open at first. Each opening that follows soon on another lasts twice as long."""
+    max_open_s: PositiveSeconds = 300.0
+    """The longest that it is open for failures or slow answers."""
+    probes: Annotated[int, Meta(ge=1, le=100)] = 2
+    """Calls that try at once after that, and how many must succeed to close it."""
+
+    def __post_init__(self) -> None:
+        if self.max_open_s < self.open_s:
+            raise Contradiction(
+                f"breaker.max_open_s is less than open_s ({self.open_s:g} s)",
+                field="max_open_s",
+                mend=f"write {self.open_s:g} or more, or a smaller open_s",
+            )
+
+
 class ProviderSettings(Section, frozen=True, kw_only=True):
     """A model provider. `scripted`, `anthropic` and `openai` exist already; an entry changes what it names."""
 
@@ -189,6 +230,14 @@ class ProviderSettings(Section, frozen=True, kw_only=True):
     """The longest silence between two pieces of a stream."""
     max_retries: Count = 4
     """How often a call that failed in passing is made again."""
+    max_concurrent: PositiveCount = 64
+    """Calls of all sessions together that may run at once; others wait their turn."""
+    requests_per_minute: PositiveCount | None = None
+    """Calls of all sessions together that may begin in any minute; without it no limit."""
+    tokens_per_minute: PositiveCount | None = None
+    """The same in tokens, input and output: estimated when a call begins, settled when it ends."""
+    breaker: BreakerSettings = BreakerSettings()
+    """When calls are not worth making for a while; see below."""
     prices: dict[str, Prices] = {}
     """By model name; `*` for all others."""
     context_tokens: PositiveCount | None = None
