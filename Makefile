@@ -7,10 +7,11 @@ PYTEST_ARGS ?= -n auto
 PROVIDER ?= scripted
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-peers sim sim-long chaos churn crash-sweep otp-record deb vm-test mcp-peer docs install clean
+.PHONY: help demo test check format bench bench-peers sim sim-long chaos churn crash-sweep storm otp-record deb vm-test mcp-peer docs install clean
 SEED ?= 1
 SEEDS ?= 10000
 MINUTES ?= 10
+SESSIONS ?= 50
 VM_RUN ?= ../shared/vm/vm-run
 MCP_PEERS := $(addprefix @modelcontextprotocol/,server-everything@2026.8.31 server-filesystem@2026.8.31)
 
@@ -62,6 +63,9 @@ churn: $(STAMP) ## Start and end 2,000 sessions and look for growth
 
 crash-sweep: $(STAMP) ## Kill a session's worker at every record of its journal and print what that cost, as Markdown
 	@$(BIN)/python -m tests.crash
+
+storm: $(STAMP) ## Let SESSIONS loose on a local provider that refuses, breaks down, stalls and cuts streams (SEED=n)
+	@$(BIN)/python -m tests.storm --sessions $(SESSIONS) --seed $(SEED)
 
 otp-record: $(STAMP) ## Record the decisions of Erlang/OTP's supervisor anew (needs erl)
 	@$(BIN)/python -m tests.core.otp.record

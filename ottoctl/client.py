@@ -44,6 +44,7 @@ from ottod.protocol.requests import (
     ListArtifacts,
     ListAudit,
     ListGrants,
+    ListProviders,
     ListSessions,
     ReadArtifact,
     ReloadDaemon,
@@ -68,6 +69,8 @@ from ottod.protocol.results import (
     MetricFamily,
     MetricsReport,
     PolicyExplanation,
+    ProviderLineInfo,
+    ProviderList,
     ReloadResult,
     SessionInfo,
     SessionList,
@@ -383,6 +386,10 @@ class Otto:
     async def metrics(self) -> tuple[MetricFamily, ...]:
         """The daemon's metrics, as Prometheus would read them."""
         return expect(MetricsReport, await self.connection.call(GetMetrics())).families
+
+    async def providers(self) -> tuple[ProviderLineInfo, ...]:
+        """The model providers that were asked for anything: breakers, limits, and what waits for them."""
+        return expect(ProviderList, await self.connection.call(ListProviders())).providers
 
     async def reload_daemon(self) -> ReloadResult:
         """Lets the daemon read its configuration again: what holds from now on, and what waits for a restart.

@@ -39,6 +39,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("deny", "approvals"),
     ("policy", "policy"),
     ("cost", "cost"),
+    ("providers", "providers"),
     ("stop", "stop"),
     ("kill", "stop"),
     ("rm", "rm"),

@@ -53,6 +53,7 @@ from ottod.protocol.requests import (
     ListArtifacts,
     ListAudit,
     ListGrants,
+    ListProviders,
     ListSessions,
     PauseSession,
     ReadArtifact,
@@ -87,6 +88,8 @@ from ottod.protocol.results import (
     MetricFamily,
     MetricsReport,
     PolicyExplanation,
+    ProviderLineInfo,
+    ProviderList,
     ReloadResult,
     Result,
     SessionInfo,
@@ -482,6 +485,10 @@ class SyncOtto:
     def metrics(self) -> tuple[MetricFamily, ...]:
         """The daemon's metrics, as Prometheus would read them."""
         return expect(MetricsReport, self.connection.call(GetMetrics())).families
+
+    def providers(self) -> tuple[ProviderLineInfo, ...]:
+        """The model providers that were asked for anything; see `Otto.providers`."""
+        return expect(ProviderList, self.connection.call(ListProviders())).providers
 
     def reload_daemon(self) -> ReloadResult:
         """Lets the daemon read its configuration again; see `Otto.reload_daemon`."""

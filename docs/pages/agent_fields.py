@@ -11,6 +11,9 @@ AGENT_FIELDS = {
     "kind": "What runs in the session's process.",
     "model": "An alias, `provider:model`, or a model's name.",
     "fallback_models": "Used in this order when the model does not answer.",
+    "fallback": "What stands in, in the order given, for a model that does not answer: `fallback_models`, an earlier "
+    "answer to an identical request, `fallback_answer`, a human who says whether to try again.",
+    "fallback_answer": "What the agent says then, word for word; for `rule` in `fallback`.",
     "tools": "What the agent may use; nothing that is not listed. Also `tools: fs_read, grep`.",
     "system_prompt": "Who the agent is and how it works. In Markdown files, the body.",
     "working_dir": "Below the session's directory.",

@@ -103,7 +103,8 @@ def _daemon_sections() -> Iterator[str]:
         for inner in msgspec.structs.fields(section):
             deeper = _section_of(inner.type)
             if deeper is not None and deeper.__module__ == sections.__name__:
-                path = f"{field.name}.*.{inner.name}.*" if get_args(field.type) else f"{field.name}.{inner.name}"
+                path = field.name + (".*." if get_args(field.type) else ".") + inner.name
+                path += ".*" if get_args(inner.type) else ""
                 yield f"#### `{path}`\n\n{inspect.getdoc(deeper)}\n\n" + _table(deeper, docs)
     yield from plain
 
@@ -161,6 +162,8 @@ def _default(field: Any) -> str:
     value = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
     if value is None or value in ("", (), [], {}):
         return "none"
+    if isinstance(value, msgspec.Struct):
+        return "see below"
     if isinstance(value, bool):
         return "`true`" if value else "`false`"
     if decode.is_size(field.name):

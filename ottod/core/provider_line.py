@@ -27,7 +27,7 @@ from ottod.settings.sections import ProviderSettings
 
 MAX_LANES = 256
 """Models of one provider that are told apart at once; beyond it those are forgotten that nothing is known against."""
-UNCOUNTED = frozenset({"rate_limited", "connection", "auth", "bad_request", "context_too_long"})
+UNCOUNTED = frozenset({"unused", "rate_limited", "connection", "auth", "bad_request", "context_too_long"})
 """Failures of calls that the provider did not work on: their tokens come back."""
 
 
@@ -168,7 +168,7 @@ class ProviderLine:
         self._lanes: dict[str, _Lane] = {}
         self._calls = _calls_bucket(settings, now_ns)
         self._tokens = _tokens_bucket(settings, now_ns)
-        self._rate_due_ns: int | None = None
+        self._due_at_ns: int | None = None
 
     @property
     def running(self) -> int:
@@ -194,13 +194,11 @@ class ProviderLine:
                 assert_never(event)
         return actions + self._serve(now_ns)
 
-    def next_due_ns(self, *, now_ns: int) -> int | None:
-        """When the clock alone may let a call begin; None if only another event can."""
-        dues = [] if self._rate_due_ns is None else [self._rate_due_ns]
-        if len(self._running) < self.settings.max_concurrent:
-            paused = [lane.throttle.paused_until_ns for lane in self._lanes.values() if lane.waiting]
-            dues += [until_ns for until_ns in paused if until_ns > now_ns]
-        return min(dues, default=None)
+    @property
+    def due_ns(self) -> int | None:
+        """When the clock alone may let a call begin; None if only another event can. It holds until the next event,
+        also when it has passed: whoever is late to look still has to."""
+        return self._due_at_ns
 
     # ------------------------------------------------------------ events
 
@@ -274,14 +272,16 @@ class ProviderLine:
 
     def _serve(self, now_ns: int) -> list[LineAction]:
         actions: list[LineAction] = []
-        self._rate_due_ns = None
+        self._due_at_ns = None
         while self._queue and len(self._running) < self.settings.max_concurrent:
             waiting = self._queue.first(lambda w: self._lanes[w.model].has_room(now_ns))
             if waiting is None:
+                pauses = [lane.throttle.paused_until_ns for lane in self._lanes.values() if lane.waiting]
+                self._due_at_ns = min((until_ns for until_ns in pauses if until_ns > now_ns), default=None)
                 break
             due_ns = self._due_ns(waiting, now_ns)
             if due_ns > now_ns:
-                self._rate_due_ns = due_ns
+                self._due_at_ns = due_ns
                 break
             actions += self._begin(waiting, now_ns)
         return actions

@@ -61,10 +61,14 @@ class Throttle:
             current = min(float(running), self.max_concurrent if self._window is None else self._window)
             self._window = max(1.0, current / 2)
             self._closed_at_ns = now_ns
-        pause_s = delay_s(UNSAID, self._refusals, random=random) if retry_after_s is None else retry_after_s
-        if is_news or retry_after_s is not None:
-            until_ns = now_ns + int(min(pause_s, MAX_PAUSE_S) * 1e9)
-            self.paused_until_ns = max(self.paused_until_ns, until_ns)
+        if retry_after_s is not None:
+            self._pause(retry_after_s, now_ns)
+        elif is_news:
+            self._pause(delay_s(UNSAID, self._refusals, random=random), now_ns)
+
+    def _pause(self, pause_s: float, now_ns: int) -> None:
+        until_ns = now_ns + int(min(max(0.0, pause_s), MAX_PAUSE_S) * 1e9)
+        self.paused_until_ns = max(self.paused_until_ns, until_ns)
 
     def answered(self, *, began_ns: int) -> None:
         """A call that began then got through."""

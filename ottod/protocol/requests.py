@@ -278,6 +278,10 @@ class ReadArtifact(Wire, frozen=True, kw_only=True, tag="artifact.read"):
     length: Annotated[int, Meta(ge=1, le=MAX_PART_BYTES)] = MAX_PART_BYTES
 
 
+class ListProviders(Wire, frozen=True, kw_only=True, tag="provider.list"):
+    """How it stands with the model providers: breakers, limits, and who waits."""
+
+
 class Subscribe(Wire, frozen=True, kw_only=True, tag="events.subscribe"):
     """Events from `from_offset` on (None: only new ones; 0: all there are), of one session or of all.
 
@@ -357,6 +361,7 @@ RequestBody = (
     | RevokeGrant
     | ListAudit
     | ExplainPolicy
+    | ListProviders
     | Subscribe
     | Unsubscribe
     | GetCost

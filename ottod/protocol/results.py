@@ -295,6 +295,47 @@ class CostReport(Wire, frozen=True, kw_only=True, tag="cost"):
     rows: tuple[CostRow, ...] = ()
 
 
+class ModelLine(Wire, frozen=True, kw_only=True):
+    """One model of a provider. `open_until_ns` and `paused_until_ns` are wall clock, 0 when it is not.
+
+    `failed_share` and `slow_share` are of the `calls` that the breaker looks at; `allowance` is how many may run at
+    once. `longest_wait_ms` is the longest that any call has waited since the daemon began.
+    """
+
+    model: str
+    breaker: Literal["closed", "open", "half_open"] = "closed"
+    reason: str = ""
+    """Why the breaker opened, while it is not closed."""
+    open_until_ns: int = 0
+    paused_until_ns: int = 0
+    calls: int = 0
+    failed_share: float = 0.0
+    slow_share: float = 0.0
+    running: int = 0
+    allowance: int = 0
+    waiting: int = 0
+    oldest_wait_ms: int = 0
+    longest_wait_ms: int = 0
+
+
+class ProviderLineInfo(Wire, frozen=True, kw_only=True):
+    """One provider, with those of its models that were asked for. Limits are of all models together."""
+
+    provider: str
+    running: int = 0
+    waiting: int = 0
+    max_concurrent: int = 0
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    models: tuple[ModelLine, ...] = ()
+
+
+class ProviderList(Wire, frozen=True, kw_only=True, tag="providers"):
+    """The providers that were asked for anything since the daemon began, or that it remembers something of."""
+
+    providers: tuple[ProviderLineInfo, ...]
+
+
 class StopResult(Wire, frozen=True, kw_only=True, tag="stopped"):
     """The proof: the session has ended and these processes of it remain (none, when the stop succeeded).
 
@@ -398,6 +439,7 @@ Result = (
     | AuditList
     | PolicyExplanation
     | CostReport
+    | ProviderList
     | StopResult
     | Subscribed
     | DaemonStatus

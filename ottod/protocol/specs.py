@@ -246,6 +246,10 @@ class GitSettings(Spec, frozen=True, kw_only=True):
     """`Name <address>`; by default the agent's own name."""
 
 
+Resort = Literal["model", "cache", "rule", "human"]
+"""What may stand in for a model that does not answer."""
+
+
 class AgentSpec(Spec, frozen=True, kw_only=True):
     """An agent definition. `digest` and `source` are the loader's: what exactly was read, and from where."""
 
@@ -254,6 +258,8 @@ class AgentSpec(Spec, frozen=True, kw_only=True):
     kind: Literal["agent", "workflow", "harness"] = "agent"
     model: str = "default"
     fallback_models: tuple[str, ...] = ()
+    fallback: tuple[Resort, ...] = ("model",)
+    fallback_answer: str = ""
     tools: tuple[str, ...] = ()
     system_prompt: str = ""
     working_dir: str = ""

@@ -15,7 +15,7 @@ from ottod.errors import Failure
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.codec import Codec
-from ottod.protocol.events import BudgetWarning
+from ottod.protocol.events import BreakerStateChanged, BudgetWarning
 from ottod.protocol.policy import Authority, StandingGrant
 from ottod.protocol.specs import AgentSpec, ModelTarget, ToolFile
 from ottod.protocol.usage import Usage
@@ -24,6 +24,8 @@ KIND_MESSAGE = b"M"
 KIND_BATCH = b"B"
 
 MAX_BIRTH_BYTES = 4 * 1024 * 1024
+MAX_ANSWER_BYTES = 64 * 1024
+"""Of an answer that is kept to stand in for another: it has to fit into a worker's message."""
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -252,9 +254,34 @@ class SettlePermit(Wire, frozen=True, kw_only=True, tag="permit.settle"):
     code: str = ""
     retry_after_s: float | None = None
     latency_ms: int = 0
+    first_ms: int = 0
+    """Until the answer began; 0 if it never did."""
 
 
-WorkerRequestBody = SpawnChild | StopChild | WriteArtifact | FetchArtifact | FindArtifacts | AskPermit | SettlePermit
+class RecallAnswer(Wire, frozen=True, kw_only=True, tag="answer.recall"):
+    """An earlier answer to an identical request, of any session of the same agent. `digest` is the request's."""
+
+    digest: str
+
+
+class KeepAnswer(Wire, frozen=True, kw_only=True, tag="answer.keep"):
+    """Keep an answer of at most `MAX_ANSWER_BYTES`, so that it can be had again. Only workers know what is in it."""
+
+    digest: str
+    answer: bytes
+
+
+WorkerRequestBody = (
+    SpawnChild
+    | StopChild
+    | WriteArtifact
+    | FetchArtifact
+    | FindArtifacts
+    | AskPermit
+    | SettlePermit
+    | RecallAnswer
+    | KeepAnswer
+)
 
 
 class WorkerRequest(Wire, frozen=True, kw_only=True, tag="request"):
@@ -415,6 +442,10 @@ class RequestReply(Wire, frozen=True, kw_only=True, tag="request_reply"):
     """Beside a failure with code `budget`."""
     warnings: tuple[BudgetWarning, ...] = ()
     """For the session to tell."""
+    moves: tuple[BreakerStateChanged, ...] = ()
+    """The same: of breakers that its calls have moved."""
+    answer: bytes = b""
+    """An earlier answer; empty if there is none."""
 
 
 RootToWorker = WorkerWelcome | WorkerRejected | Ack | Command | ExitAck | RequestReply

@@ -319,6 +319,7 @@ class Daemon:
             database=self._database.stats(),
             gateway=self._gateway,
             permits=self._supervisor.permits,
+            providers=self._supervisor.providers,
             isolation=self._platform.known,
         )
 
@@ -337,6 +338,7 @@ class Daemon:
         self._root.settings = self._settings
         self._resolver.settings = self._settings
         self._database.audit_entries = self._settings.permissions.audit_entries
+        self._supervisor.providers.configure(self._settings)
         self._zygote.warm_target = self._settings.pool.warm
         self._log.level = self._settings.logging.level
         self._log.info(f"configuration read again: {', '.join(changes.changed) or 'nothing has changed'}")

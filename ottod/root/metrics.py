@@ -23,12 +23,13 @@ from ottod.root.gateway_client import GatewayClient
 from ottod.root.hub import RETRY_S, Hub, Subscription
 from ottod.root.lag import LoopLag
 from ottod.root.permits import Permits
+from ottod.root.provider_gate import ProviderGate
 from ottod.root.reaper import Reaper
 from ottod.root.session_table import SessionTable
 from ottod.root.worker_gate import WorkerGate
 from ottod.root.zygote_client import ZygoteClient
 from ottod.storage.database import DatabaseStats
-from ottod.telemetry.catalogue import LIVE_STATES, MAX_LAYERS, Report
+from ottod.telemetry.catalogue import LIVE_STATES, MAX_LAYERS, MAX_MODELS, OTHER, Report
 from ottod.telemetry.instruments import Instruments
 from ottod.telemetry.model_instruments import ModelInstruments
 
@@ -68,6 +69,7 @@ def collect(
     database: DatabaseStats,
     gateway: GatewayClient,
     permits: Permits,
+    providers: ProviderGate,
     isolation: Mapping[str, str],
 ) -> MetricsReport:
     """Reads everything. `isolation` is what the probe said, by layer: `yes…`, `partly…` or `no…`."""
@@ -83,6 +85,7 @@ def collect(
     _read_ring(report, hub)
     _read_clients(report, hub, control, workers, subscriptions)
     _read_root(report, lag, database, process)
+    _read_providers(report, providers)
     report.put("otto_gateway_up", gateway.pid != 0)
     report.put("otto_gateway_deaths", gateway.deaths)
     for layer in sorted(isolation)[:MAX_LAYERS]:
@@ -137,6 +140,28 @@ def _read_sessions(report: Report, table: SessionTable) -> None:
     report.put("otto_sessions_processes", processes)
     report.put("otto_approvals_pending", len(asked_at_ns))
     report.put("otto_approval_oldest_age_seconds", _age_s(asked_at_ns))
+
+
+def _read_providers(report: Report, gate: ProviderGate) -> None:
+    """By the names that the configuration has, as many as the table has room for; all others together."""
+    states = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
+    named = {f"{provider}:{model}" for provider, model in gate.named_models}
+    kept = set(sorted(named)[: MAX_MODELS - 1])
+    found: dict[str, list[float]] = {}
+    for provider in gate.read().providers:
+        for line in provider.models:
+            name = f"{provider.provider}:{line.model}"
+            sums = found.setdefault(name if name in kept else OTHER, [0.0, 0.0, 0.0, 0.0])
+            sums[0] = max(sums[0], states[line.breaker])
+            sums[1] += line.running
+            sums[2] += line.waiting
+            sums[3] = max(sums[3], line.oldest_wait_ms / 1e3)
+    for model, (state, running, waiting, oldest_s) in sorted(found.items()):
+        report.put("otto_breaker_state", state, model=model)
+        report.put("otto_model_calls_running", running, model=model)
+        report.put("otto_model_calls_waiting", waiting, model=model)
+        report.put("otto_model_call_oldest_wait_seconds", oldest_s, model=model)
+    report.put("otto_breakers_opened", gate.opened)
 
 
 def _read_workers(report: Report, zygote: ZygoteClient, reaper: Reaper, workers: WorkerGate) -> None:

@@ -43,7 +43,7 @@ class Admission(Protocol):
     async def admit(self, session: Session, ask: AskPermit) -> Permit:
         """Waits until the attempt may be made; says with which of the models. Its output may only be lowered.
 
-        Cancelled when nobody waits for it any more. Raises RefusedError.
+        Cancelled when nobody waits for it any more. Raises RefusedError, or ProviderError if it cannot be made now.
         """
         ...
 

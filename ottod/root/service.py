@@ -29,6 +29,7 @@ from ottod.protocol.requests import (
     ListArtifacts,
     ListAudit,
     ListGrants,
+    ListProviders,
     ListSessions,
     PauseSession,
     Ping,
@@ -180,6 +181,8 @@ class Service:
                 return await self._audit(body)
             case ExplainPolicy():
                 return await self._explain(body)
+            case ListProviders():
+                return self._supervisor.providers.read()
             case Subscribe():
                 return await self._subscribe(client, body)
             case Unsubscribe():

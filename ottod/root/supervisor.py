@@ -2,9 +2,10 @@
 
 The parts behind it: `births` (how a worker comes into the world), `burials` (how it leaves), `groups` (what becomes
 of its session: the supervision engine), `stops`, `steering` (what running ones are told), `lineage` (what goes on
-from their pasts), `children` (that workers ask for), `permits` (for model calls), `approvals` (what they wait
-for leave to do), `artifacts` (what they leave for each other), `adoption` (what an earlier root left behind) and
-`watch`. Everything that may block (files, the database, walks through /proc) happens on threads; the loop routes.
+from their pasts), `children` (that workers ask for), `permits` (for model calls) and `providers` (what these may
+bear), `approvals` (what they wait for leave to do), `artifacts` (what they leave for each other), `adoption` (what an
+earlier root left behind) and `watch`. Everything that may block (files, the database, walks through /proc) happens on
+threads; the loop routes.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from ottod.root.groups import Groups
 from ottod.root.heritage import Heritage
 from ottod.root.lineage import Lineage
 from ottod.root.permits import Permits
+from ottod.root.provider_gate import ProviderGate
 from ottod.root.reaper import Reaper
 from ottod.root.resolve import Resolver
 from ottod.root.session_table import Session
@@ -74,8 +76,14 @@ class Supervisor:
         self._children = Children(context, self._births, self._groups)
         self._children.begin_stop = lambda session, reason: self._stops.begin_for(session, reason, "cancelled")
         self.permits = Permits(context)
+        self.providers = ProviderGate(context)
+        self.permits.admission = self.providers
         context.gate.on_request = WorkerRequests(
-            context, children=self._children, artifacts=self.artifacts, permits=self.permits
+            context,
+            children=self._children,
+            artifacts=self.artifacts,
+            permits=self.permits,
+            news=self.providers.news,
         ).requested
         self._burials.on_worker_gone = self.permits.worker_gone
         self._burials.on_ended = self.permits.ended
@@ -264,6 +272,7 @@ class Supervisor:
     def close(self) -> None:
         self._watch.close()
         self.permits.close()
+        self.providers.close()
 
     # ------------------------------------------------------------ the past
 
@@ -272,6 +281,7 @@ class Supervisor:
         await self.grants.load()
         adopted = await self._adoption.take_over()
         await self.permits.restore()
+        await self.providers.restore()
         return adopted
 
     async def listening(self) -> Inheritance:

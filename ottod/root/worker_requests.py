@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import assert_never
 
 from msgspec.structs import replace
 
 from ottod.errors import Failure, OttoError
+from ottod.protocol.events import BreakerStateChanged
 from ottod.protocol.worker import (
     AskPermit,
     FetchArtifact,
     FindArtifacts,
+    KeepAnswer,
+    RecallAnswer,
     RequestReply,
     SettlePermit,
     SpawnChild,
@@ -19,6 +23,7 @@ from ottod.protocol.worker import (
     WorkerRequestBody,
     WriteArtifact,
 )
+from ottod.root.answers import Answers
 from ottod.root.artifacts import Artifacts
 from ottod.root.children import Children
 from ottod.root.context import RootContext
@@ -29,11 +34,22 @@ from ottod.root.session_table import Incarnation, Session
 class WorkerRequests:
     """Serves the requests of all workers. The gate bounds how many each may have open."""
 
-    def __init__(self, context: RootContext, *, children: Children, artifacts: Artifacts, permits: Permits) -> None:
+    def __init__(
+        self,
+        context: RootContext,
+        *,
+        children: Children,
+        artifacts: Artifacts,
+        permits: Permits,
+        news: Callable[[Session], tuple[BreakerStateChanged, ...]],
+    ) -> None:
+        """`news` gives what the session has to tell of breakers; it goes with the next reply."""
         self._c = context
+        self._news = news
         self._children = children
         self._artifacts = artifacts
         self._permits = permits
+        self._answers = Answers(context)
 
     def requested(self, session: Session, incarnation: Incarnation, request: WorkerRequest) -> None:
         """One request of a worker."""
@@ -43,12 +59,12 @@ class WorkerRequests:
         try:
             reply = await self._answer(session, incarnation, request.body)
         except OttoError as error:
-            reply = RequestReply(id=request.id, failure=error.failure())
+            reply = RequestReply(id=0, failure=error.failure())
         except Exception as error:
             failure = Failure(code="internal", message=f"the request failed: {error!r}"[:500])
             self._c.gate.answer(incarnation, RequestReply(id=request.id, failure=failure))
             raise
-        self._c.gate.answer(incarnation, replace(reply, id=request.id))
+        self._c.gate.answer(incarnation, replace(reply, id=request.id, moves=self._news(session)))
 
     async def _answer(self, session: Session, incarnation: Incarnation, body: WorkerRequestBody) -> RequestReply:
         match body:
@@ -62,5 +78,10 @@ class WorkerRequests:
                 return await self._permits.ask(session, incarnation, body)
             case SettlePermit():
                 return await self._permits.settle(session, body)
+            case RecallAnswer():
+                return RequestReply(id=0, answer=await self._answers.recall(session, body.digest))
+            case KeepAnswer():
+                await self._answers.keep(session, body.digest, body.answer)
+                return RequestReply(id=0)
             case _:
                 assert_never(body)

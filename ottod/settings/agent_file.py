@@ -195,7 +195,7 @@ def _long_form(data: dict[str, Any], stem: str, defaults: IsolationSettings | No
     for key, field in (("restart", "policy"), ("permissions", "preset")):
         if isinstance(full.get(key), str):
             full[key] = {field: full[key]}
-    for key in ("tools", "tags"):
+    for key in ("tools", "tags", "fallback"):
         value = full.get(key)
         if isinstance(value, str):
             full[key] = [word for word in re.split(r"[,\s]+", value) if word]
@@ -237,6 +237,7 @@ def _check_meaning(
             ("context", "summary_model"),
             "name its model or one of its fallback_models; put it there if it is to write summaries",
         )
+    _check_fallback(spec, wrong)
     for i, name in enumerate(spec.env):
         if not _VARIABLE.match(name):
             wrong(f"env[{i}] is not a variable's name: {name!r}", ("env", i), "write names only, without values")
@@ -327,6 +328,22 @@ def _check_output_schema(spec: AgentSpec, source: Source, errors: list[ConfigErr
         path: DataPath = ("output_schema", *mistake.path)
         mend = f"keywords that are checked: {', '.join(KEYWORDS)}"
         errors.append(source.error(f"output_schema: {mistake.message}", path, mend=mend))
+
+
+def _check_fallback(spec: AgentSpec, wrong: Complain) -> None:
+    """A resort that could never help would be noticed only when it is needed."""
+    for i, resort in enumerate(spec.fallback):
+        if resort in spec.fallback[:i]:
+            wrong(f"fallback lists {resort!r} twice", ("fallback", i), "remove one of the two")
+    if "rule" in spec.fallback and not spec.fallback_answer.strip():
+        place = ("fallback", spec.fallback.index("rule"))
+        wrong("fallback has `rule`, and there is no fallback_answer", place, "add `fallback_answer:` with a text")
+    if spec.fallback_answer and "rule" not in spec.fallback:
+        mend = f"write `fallback: [{', '.join((*spec.fallback, 'rule'))}]`"
+        wrong("fallback_answer is never given: fallback has no `rule`", ("fallback_answer",), mend)
+    if spec.fallback_models and "model" not in spec.fallback:
+        mend = f"write `fallback: [{', '.join(('model', *spec.fallback))}]`, or remove them"
+        wrong("fallback_models are never asked: fallback has no `model`", ("fallback_models",), mend)
 
 
 def _check_servers(spec: AgentSpec, wrong: Complain) -> None:

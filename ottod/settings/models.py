@@ -19,8 +19,11 @@ from ottod.settings.sections import DaemonSettings, Prices, ProviderSettings
 if TYPE_CHECKING:
     from ottod.settings.yaml_source import Source
 
+SCRIPTED_CONCURRENT = 10_000
+"""Scripts cost nobody anything: as many at once as there can be sessions."""
+
 BUILTIN_PROVIDERS: dict[str, ProviderSettings] = {
-    "scripted": ProviderSettings(adapter="scripted", needs_key=False),
+    "scripted": ProviderSettings(adapter="scripted", needs_key=False, max_concurrent=SCRIPTED_CONCURRENT),
     "anthropic": ProviderSettings(adapter="anthropic", api_key_env="ANTHROPIC_API_KEY"),
     "openai": ProviderSettings(adapter="openai", api_key_env="OPENAI_API_KEY"),
 }
@@ -112,6 +115,22 @@ def known_context_tokens(provider: ProviderSettings, model: str) -> int | None:
     if provider.base_url:
         return None
     return next((tokens for pattern, tokens in _CONTEXT_TOKENS if pattern.match(model)), None)
+
+
+def configured_models(settings: DaemonSettings) -> set[tuple[str, str]]:
+    """Provider and model of every model that the configuration names: in lists, prices and aliases."""
+    found = {
+        (name, model)
+        for name, provider in providers(settings).items()
+        for model in (*provider.models, *provider.prices)
+        if model != "*"
+    }
+    for alias in aliases(settings):
+        try:
+            found.add(resolve_name(alias, settings))
+        except ConfigError:
+            pass  # Nothing answers to it, and whoever uses it is told.
+    return found
 
 
 def needs_key(provider: ProviderSettings) -> bool:

@@ -143,6 +143,14 @@ MIGRATIONS: tuple[str, ...] = (
         body  BLOB NOT NULL
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE provider_lanes (
+        provider TEXT NOT NULL,
+        model    TEXT NOT NULL,
+        kept     BLOB NOT NULL,
+        PRIMARY KEY (provider, model)
+    ) WITHOUT ROWID;
+    """,
 )
 """Append-only: what has been released is never edited."""
 

@@ -162,6 +162,14 @@ METRICS: tuple[Metric, ...] = (
     _histogram("otto_tool_call_seconds", "How long tool calls took.", TOOL_BUCKETS_S),
     _histogram("otto_turn_seconds", "Turns, by how they ended.", TURN_BUCKETS_S, Label("outcome", TURN_OUTCOMES)),
     _histogram("otto_approval_wait_seconds", "From a question to its answer, or to its end.", WAIT_BUCKETS_S),
+    # Model providers
+    _gauge("otto_breaker_state", "Whether calls of a model are refused: 0 no, 0.5 a few try, 1 yes.", _BY_MODEL),
+    _counter("otto_breakers_opened", "Times that a breaker opened."),
+    _gauge("otto_model_calls_running", "Model calls that are being made.", _BY_MODEL),
+    _gauge("otto_model_calls_waiting", "Model calls that wait for their turn.", _BY_MODEL),
+    _gauge(
+        "otto_model_call_oldest_wait_seconds", "How long the oldest of them has waited; 0 without any.", _BY_MODEL
+    ),
     # Workers
     _gauge("otto_zygote_up", "1 if a zygote runs, from which workers are forked."),
     _gauge("otto_zygote_generation", "The zygote's generation; it grows with each replacement."),

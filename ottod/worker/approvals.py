@@ -45,6 +45,8 @@ Outcome = Literal["denied", "unavailable", "granted"]
 _AS_OUTCOME: dict[str, Outcome] = {"approved": "granted", "denied": "denied"}
 MAX_REASON_BYTES = 2000
 """Of a rule's reason, and of an answer's."""
+MODEL_TOOL = "model"
+"""The tool's name in the question whether a model is to be asked again."""
 BUDGET_TOOL = "budget"
 """The tool's name in a question about a budget."""
 
@@ -212,6 +214,22 @@ class Approvals:
             reason = cut(why, MAX_REASON_BYTES)[0]
             question = Question(approval=approval, turn=turn, step=step, call=name, tool=BUDGET_TOOL, reason=reason)
             known = await self._hold(question, arguments)
+        return known.decision == "approved"
+
+    async def another_try(self, failure: Failure, *, turn: int, step: int, asked: int) -> bool:
+        """Asks whether a model call that failed is to be made again. In a headless session the answer is no.
+
+        `asked` counts these questions within the call. Raises: StorageError if the question cannot be noted.
+        """
+        if self._run_mode == "headless":
+            return False
+        name = f"model:{asked}"
+        approval = approval_id(self._session, turn=turn, step=step, call=name)
+        known = self._book.known(approval, "")
+        if known is None:
+            reason = cut(f"no model answers; approve to try again: {failure.message}", MAX_REASON_BYTES)[0]
+            question = Question(approval=approval, turn=turn, step=step, call=name, tool=MODEL_TOOL, reason=reason)
+            known = await self._hold(question, msgspec.json.encode(failure).decode())
         return known.decision == "approved"
 
     async def _answered(self, waiter: asyncio.Future[None], approval: str) -> None:

@@ -33,6 +33,7 @@ from ottod.worker.permits import Permits
 from ottod.worker.sandbox import are_confined, confine_worker, programs_for
 from ottod.worker.slices import TimeSlice
 from ottod.worker.sources import notices, sources_for
+from ottod.worker.stand_ins import StandIns
 from ottod.worker.tool_call import ToolRunner
 from ottod.worker.turns import TurnDriver
 
@@ -74,6 +75,7 @@ class Equipment:
         except BaseException:
             await finished(outfit.aclose())
             raise
+        stand_ins = StandIns(spec, link, approvals)
         models = ModelCaller(
             spec=spec,
             targets=birth.models,
@@ -81,6 +83,7 @@ class Equipment:
             schemas=tuple(t.schema() for t in tools.values()),
             link=link,
             permits=permits,
+            stand_ins=stand_ins,
         )
         models.restore(restored.usages)
         artifacts = Artifacts(link, session_dir=birth.session_dir)

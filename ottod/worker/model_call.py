@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 
 import msgspec
 from msgspec.structs import replace
 
+from ottod.core import fallback
 from ottod.core.backoff import delay_s
 from ottod.core.conduct import system_prompt
 from ottod.errors import Failure, OttoError, ProviderError
@@ -31,7 +33,8 @@ from ottod.providers.registry import build_provider, is_loaded, preload
 from ottod.worker import last_call
 from ottod.worker.link import Link
 from ottod.worker.permits import Permits
-from ottod.worker.text import pieces
+from ottod.worker.stand_ins import StandIns
+from ottod.worker.text import cut, pieces
 
 WHOLE_CHARS = MAX_EVENT_TEXT_BYTES // 4
 """A text of no more characters fits an event, whatever they are."""
@@ -44,6 +47,9 @@ REFUSED_CODES = frozenset(
 """Failures with which a provider says no before it begins: they cost nothing, if nothing of an answer had come."""
 
 SHORTENED = Failure(code="budget", message="a budget left no room for the whole answer")
+
+MAX_REASON_BYTES = 500
+"""Of the reason why another model answers."""
 
 OnBegun = Callable[[Permit, str], Awaitable[None]]
 """Called with the permit and the model's name before an attempt is made."""
@@ -80,6 +86,7 @@ class ModelCaller:
         schemas: tuple[Schema, ...],
         link: Link,
         permits: Permits,
+        stand_ins: StandIns,
         build: Callable[[ModelTarget, str], Provider] = build_provider,
     ) -> None:
         self._spec = spec
@@ -88,14 +95,19 @@ class ModelCaller:
         self._schemas = schemas
         self._link = link
         self._permits = permits
+        self._stand_ins = stand_ins
         self._build = build
         self._providers: dict[int, Provider] = {}
         self._counted: dict[int, _Counted] = {}
-        self._target = 0
-        """Of the newest attempt."""
         names = (spec.model, *spec.fallback_models)
         self._summary_target = names.index(spec.context.summary_model) if spec.context.summary_model in names else 0
         """Of the calls for summaries."""
+        self._answering = _name(targets[0])
+        """Who answers now, as was told last."""
+        self._tried = -1
+        """The last model that the present call has tried in vain."""
+        self._why = ""
+        """Why it was in vain."""
         self.total = Usage()
 
     def request(self, messages: tuple[Message, ...]) -> ModelRequest:
@@ -131,26 +143,88 @@ class ModelCaller:
     async def call(
         self, request: ModelRequest, *, turn: int, step: int, on_begun: OnBegun, is_last: bool = False
     ) -> Answer:
-        """Streams one response. `is_last`: it hands back partial work, and may use what is kept for that.
+        """Streams one response, or what stands in for it. `is_last`: it hands back partial work, and only models do.
 
-        Raises: BudgetReached; RefusedError if root does not let the call be made; ProviderError once retrying is
-        pointless or used up.
+        Raises: BudgetReached; RefusedError if root does not let the call be made; ProviderError once nothing is left
+        to try.
         """
-        attempt = 1
+        place = _Place(turn=turn, step=step, on_begun=on_begun, is_last=is_last)
+        resorts = tuple(r for r in self._spec.fallback if r == "model") if is_last else self._spec.fallback
+        left = list(fallback.chain(resorts, models=len(self._targets)))
+        if request.purpose == "summary":
+            # What stands in for an answer is no summary.
+            resorts, left = (), [fallback.Step(kind="model", target=self._summary_target)]
+        error = ProviderError("no model was asked")
+        self._tried, self._why, asked = -1, "", 0
+        while left:
+            resort = left.pop(0)
+            match resort.kind:
+                case "model":
+                    if resort.target <= self._tried:
+                        continue
+                    try:
+                        answer = await self._ask_model(request, resort.target, place, has_more=bool(left))
+                    except ProviderError as failed:
+                        if not fallback.falls_back(failed.failure()):
+                            raise
+                        error = failed
+                    else:
+                        if request.purpose == "answer" and not is_last:
+                            self._stand_ins.keep(request, answer.response)
+                        return answer
+                case "cache":
+                    earlier = await self._stand_ins.recall(request)
+                    if earlier is not None:
+                        return self._stand_in(earlier, "cache", error)
+                case "rule":
+                    return self._stand_in(self._stand_ins.rule(), "rule", error)
+                case "human":
+                    asked += 1
+                    if await self._stand_ins.try_again(error.failure(), turn=turn, step=step, asked=asked):
+                        left = list(fallback.chain(resorts, models=len(self._targets)))
+                        self._tried = -1
+        raise error
+
+    async def _ask_model(self, request: ModelRequest, wanted: int, place: _Place, *, has_more: bool) -> Answer:
+        """An answer of the wanted model, or of one that root names instead; tried as often as the provider's
+        `max_retries` says. `has_more`: something else is left to try, so nobody waits for a breaker to close.
+
+        Raises: as `call`.
+        """
+        attempts: Counter[int] = Counter()
         while True:
-            wanted = self._wanted(request, turn=turn, step=step, attempt=attempt, is_last=is_last)
-            permit = await self._permits.ask(wanted)
+            used = wanted
             try:
-                return await self._attempt(request, permit, turn=turn, step=step, on_begun=on_begun)
+                permit = await self._permits.ask(self._wanted(request, wanted, place, attempts.total() + 1))
+                used = permit.target
+                return await self._attempt(request, permit, place)
             except ProviderError as error:
                 failure = error.failure()
-                if not failure.retryable or attempt > self._targets[permit.target].max_retries:
+                attempts[used] += 1
+                is_open = failure.code == "breaker_open"
+                is_used_up = attempts[used] > self._targets[used].max_retries
+                if not failure.retryable or is_used_up or (is_open and has_more):
+                    is_rerouted = is_open and fallback.may_reroute(self._spec.fallback)
+                    self._tried = len(self._targets) - 1 if is_rerouted else used
+                    self._why = failure.message
                     raise
-                await self._wait(attempt, failure, self._targets[permit.target])
-                attempt += 1
+                await self._wait(attempts[used], failure, self._targets[used])
+
+    def _stand_in(self, response: ModelResponse, name: str, error: ProviderError) -> Answer:
+        """An answer that nobody was paid for."""
+        self._answers(name, error.message)
+        permit = Permit(permit="", max_output_tokens=0)
+        return Answer(response=response, permit=permit, target=self._targets[0], latency_ms=0)
+
+    @property
+    def asking(self) -> int:
+        """1 while a human is asked whether to try again."""
+        return self._stand_ins.asking
 
     def count(self, answer: Answer) -> None:
         """Adds a response to what was consumed, once it is in the journal, and says so."""
+        if not answer.permit.permit:
+            return
         usage = answer.response.usage
         self.total = self.total + usage
         self._tell(usage, answer.target, answer)
@@ -161,6 +235,7 @@ class ModelCaller:
                 target=answer.permit.target,
                 usage=usage,
                 latency_ms=answer.latency_ms,
+                first_ms=answer.first_token_ms or 0,
             )
         )
 
@@ -186,23 +261,23 @@ class ModelCaller:
 
     # ------------------------------------------------------------ permits
 
-    def _wanted(self, request: ModelRequest, *, turn: int, step: int, attempt: int, is_last: bool) -> AskPermit:
+    def _wanted(self, request: ModelRequest, target: int, place: _Place, attempt: int) -> AskPermit:
         bounds = [self._input_bound(index, request) for index in range(len(self._targets))]
         pairs = zip(self._targets, bounds, strict=True)
         return AskPermit(
             permit=self._permits.next_name(),
-            turn=turn,
-            step=step,
+            turn=place.turn,
+            step=place.step,
             attempt=attempt,
-            target=self._summary_target if request.purpose == "summary" else 0,
+            target=target,
             input_tokens=estimated_usage(request, ()).input_tokens,
             input_bound_tokens=max(bounds),
             max_output_tokens=request.max_output_tokens,
             min_output_tokens=min(
-                request.max_output_tokens, last_call.MIN_OUTPUT_TOKENS if is_last else MIN_OUTPUT_TOKENS
+                request.max_output_tokens, last_call.MIN_OUTPUT_TOKENS if place.is_last else MIN_OUTPUT_TOKENS
             ),
             quotes=tuple(quote(target, input_tokens=bound) for target, bound in pairs),
-            is_last=is_last,
+            is_last=place.is_last,
         )
 
     def _input_bound(self, index: int, request: ModelRequest) -> int:
@@ -219,17 +294,16 @@ class ModelCaller:
         frame = bound_frame_tokens(request, is_framed=is_framed)
         return frame + bound_tokens(request.messages, is_framed=is_framed)
 
-    async def _attempt(
-        self, request: ModelRequest, permit: Permit, *, turn: int, step: int, on_begun: OnBegun
-    ) -> Answer:
+    async def _attempt(self, request: ModelRequest, permit: Permit, place: _Place) -> Answer:
         """One attempt, and what became of it told to root; of an answer it is told by `count`."""
         target = self._targets[permit.target]
         told = SettlePermit(permit=permit.permit, outcome="unused", target=permit.target)
         began_s = time.monotonic()
+        streamed = _Progress()
         try:
             if request.purpose == "answer":
-                self._take_route(permit)
-            await on_begun(permit, target.model)
+                self._answers(_name(target), permit.reason or self._why)
+            await place.on_begun(permit, target.model)
             made = replace(
                 request,
                 model=target.model,
@@ -238,9 +312,9 @@ class ModelCaller:
                 idle_timeout_s=target.idle_timeout_s,
             )
             told = replace(told, outcome="unknown")
-            streamed = _Progress()
+            began_s = time.monotonic()
             try:
-                response = await self._stream(permit.target, made, f"{turn}.{step}", streamed)
+                response = await self._stream(permit.target, made, f"{place.turn}.{place.step}", streamed)
             except ProviderError as error:
                 outcome = "refused" if error.code in REFUSED_CODES and not streamed.has_begun else "unknown"
                 told = replace(told, outcome=outcome, code=error.code, retry_after_s=error.retry_after_s)
@@ -248,7 +322,8 @@ class ModelCaller:
         except BaseException as error:
             if isinstance(error, OttoError) and not told.code:
                 told = replace(told, code=error.code)
-            self._permits.settle(replace(told, latency_ms=_ms_since(began_s)))
+            first_ms = streamed.first_ms(began_s)
+            self._permits.settle(replace(told, latency_ms=_ms_since(began_s), first_ms=first_ms))
             raise
         usage = priced(target, response.usage)
         total_input = usage.total_tokens - usage.output_tokens
@@ -260,16 +335,16 @@ class ModelCaller:
             permit=permit,
             target=target,
             latency_ms=_ms_since(began_s),
-            first_token_ms=int((streamed.began_s - began_s) * 1000),
+            first_token_ms=streamed.first_ms(began_s),
             shortened=SHORTENED if is_shortened else None,
         )
 
-    def _take_route(self, permit: Permit) -> None:
-        if permit.target != self._target:
-            old, new = self._targets[self._target], self._targets[permit.target]
-            names = (f"{target.provider}:{target.model}" for target in (old, new))
-            self._link.emit(ModelRerouted(from_model=next(names), to_model=next(names), reason=permit.reason))
-            self._target = permit.target
+    def _answers(self, name: str, reason: str) -> None:
+        """Says who answers, if it is somebody else than before."""
+        if name != self._answering:
+            text = cut(reason or "it is asked again", MAX_REASON_BYTES)[0]
+            self._link.emit(ModelRerouted(from_model=self._answering, to_model=name, reason=text))
+            self._answering = name
 
     async def _wait(self, attempt: int, failure: Failure, target: ModelTarget) -> None:
         seconds = delay_s(RETRY_BACKOFF, attempt, random=random.random(), at_least_s=failure.retry_after_s or 0.0)
@@ -292,7 +367,7 @@ class ModelCaller:
         async with aclosing(provider.stream(request)) as events:
             async for event in events:
                 if not progress.has_begun:
-                    progress.has_begun, progress.began_s = True, time.monotonic()
+                    progress.begin()
                 if request.purpose == "summary" and type(event) is not ResponseCompleted:
                     pass  # Nobody watches it being written: it is told when it is whole.
                 elif type(event) is TextDelta:
@@ -321,15 +396,40 @@ class ModelCaller:
 
     async def aclose(self) -> None:
         """Closes connections."""
+        await self._stand_ins.aclose()
         for provider in self._providers.values():
             await provider.aclose()
+
+
+class _Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where in its session a call is made, and who is told before an attempt."""
+
+    turn: int
+    step: int
+    on_begun: OnBegun
+    is_last: bool
 
 
 class _Progress:
     """How far a stream has come."""
 
-    has_begun = False
-    began_s = 0.0
+    def __init__(self) -> None:
+        self._first_s = 0.0
+
+    @property
+    def has_begun(self) -> bool:
+        return self._first_s > 0
+
+    def begin(self) -> None:
+        self._first_s = time.monotonic()
+
+    def first_ms(self, began_s: float) -> int:
+        """How long it took until the answer began; 0 if it has not."""
+        return max(1, int((self._first_s - began_s) * 1000)) if self.has_begun else 0
+
+
+def _name(target: ModelTarget) -> str:
+    return f"{target.provider}:{target.model}"
 
 
 def _begins_with(messages: tuple[Message, ...], beginning: tuple[Message, ...]) -> bool:

@@ -146,8 +146,8 @@ class TurnDriver:
 
     @property
     def running_calls(self) -> int:
-        """How many tool calls run now. A question about a budget counts as one."""
-        return self._asking + sum(not task.done() for task in self._tool_tasks.values())
+        """How many tool calls run now. A question about a budget, or about a model, counts as one."""
+        return self._asking + self._models.asking + sum(not task.done() for task in self._tool_tasks.values())
 
     def cancel(self, reason: str) -> None:
         """Asks the turn that is running to end; without one nothing happens."""

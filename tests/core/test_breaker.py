@@ -1,4 +1,4 @@
-"""The breaker: it opens for the reasons it is given and no others, tries with few calls, and forgets nothing of it."""
+"""The breaker: it opens for the reasons it is given and no others, tries with few calls, and forgets none of it."""
 
 from __future__ import annotations
 

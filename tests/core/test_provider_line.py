@@ -71,7 +71,7 @@ class Rig:
     def wait(self, seconds: float) -> None:
         """Looks at the clock whenever the line says that something is due, and at the end."""
         until_ns = self.now_ns + round(seconds * S)
-        while (due_ns := self.line.next_due_ns(now_ns=self.now_ns)) is not None and due_ns <= until_ns:
+        while (due_ns := self.line.due_ns) is not None and due_ns <= until_ns:
             assert due_ns > self.now_ns, "what is due already would be looked at for ever"
             self.now_ns = due_ns
             self.step(ClockLooked())
@@ -124,6 +124,17 @@ def test_a_refusal_anywhere_closes_the_line_for_everyone() -> None:
     assert rig.begun == [first, other]
     rig.wait(0.2)
     assert rig.begun == [first, other, waiting[0]], "after a refusal only one of one may run"
+
+
+def test_what_is_due_stays_due_until_somebody_looks() -> None:
+    """A timer that was late, or taken back for another, loses nobody's turn."""
+    rig = Rig()
+    rig.end(rig.ask("A1"), "rate_limited", retry_after_s=3)
+    waiting = rig.ask("B1")
+    rig.now_ns = 10 * S
+    assert rig.line.due_ns == 3 * S
+    rig.step(ClockLooked())
+    assert (rig.begun[-1], rig.line.due_ns) == (waiting, None)
 
 
 def test_the_rate_holds_for_all_models_together() -> None:
@@ -304,7 +315,7 @@ def test_everyone_is_served_or_told_in_the_end(
             rig.end(ticket, ends[ticket])
         rig.wait(100)
     assert set(rig.begun) | set(rig.refused) == set(ends)
-    assert (rig.line.running, rig.line.waiting, rig.line.next_due_ns(now_ns=rig.now_ns)) == (0, 0, None)
+    assert (rig.line.running, rig.line.waiting, rig.line.due_ns) == (0, 0, None)
 
 
 class LineMachine(RuleBasedStateMachine):
@@ -375,7 +386,7 @@ class LineMachine(RuleBasedStateMachine):
     @rule(ns=st.integers(0, 90 * S))
     def pass_time(self, ns: int) -> None:
         until_ns = self.rig.now_ns + ns
-        while (due_ns := self.rig.line.next_due_ns(now_ns=self.rig.now_ns)) is not None and due_ns <= until_ns:
+        while (due_ns := self.rig.line.due_ns) is not None and due_ns <= until_ns:
             self.rig.now_ns = due_ns
             self.rig.step(ClockLooked())
             self.hear()
@@ -396,7 +407,7 @@ class LineMachine(RuleBasedStateMachine):
     def nobody_waits_for_nothing(self) -> None:
         """While calls wait, a call is on its way or the clock will let one in."""
         if self.waiting and not self.running:
-            assert self.rig.line.next_due_ns(now_ns=self.rig.now_ns) is not None
+            assert self.rig.line.due_ns is not None
 
 
 TestLine = LineMachine.TestCase

@@ -61,6 +61,15 @@ def test_a_burst_that_is_refused_together_counts_once() -> None:
     assert throttle.allowance == 5
 
 
+def test_a_late_refusal_of_an_old_call_changes_nothing() -> None:
+    """The burst was refused, others got through since; one more of the burst is no news, and asks for nothing."""
+    throttle = Throttle(max_concurrent=8)
+    refused(throttle, 1, began_s=0.5)
+    throttle.answered(began_ns=3 * S)
+    refused(throttle, 4, began_s=0.6)
+    assert throttle.paused_until_ns == 2 * S
+
+
 def test_at_least_one_call_may_always_run() -> None:
     """However often it is refused, the line is never closed for good."""
     throttle = Throttle(max_concurrent=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,10 @@ class CutError(Exception):
 
 @dataclass
 class Recorded:
-    """One request and what became of it: `open`, `answered`, `refused`, `cut` or `disconnected`."""
+    """One request and what became of it: `open`, `answered`, `refused`, `cut` or `disconnected`.
+
+    `at_s` is when it came, on the monotonic clock.
+    """
 
     path: str
     headers: dict[str, str]
@@ -40,6 +44,7 @@ class Recorded:
     ended: str = "open"
     problem: str = ""
     chunks_sent: int = 0
+    at_s: float = field(default_factory=time.monotonic)
 
 
 @dataclass

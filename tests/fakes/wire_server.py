@@ -21,6 +21,7 @@ import json
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -36,8 +37,10 @@ STOP_S = 10.0
 class WireServer:
     """The server in a thread of its own. A context manager: when it is left, thread and sockets are gone."""
 
-    def __init__(self, script: Path | str, *, key: str = KEY, port: int = 0) -> None:
-        self.app = WireApp(load_script(script), Path(script).parent, key)
+    def __init__(
+        self, script: Path | str, *, key: str = KEY, port: int = 0, make_app: Callable[..., WireApp] = WireApp
+    ) -> None:
+        self.app = make_app(load_script(script), Path(script).parent, key)
         self._socket = socket.create_server(("127.0.0.1", port))
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="wire-server")

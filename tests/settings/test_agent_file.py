@@ -127,6 +127,31 @@ WRONG = [
         "1:7: name must be a string (lower-case letters, digits, - and _), got 'A b'",
         "write a string (lower-case letters, digits, - and _)",
     ),
+    (
+        "a.yml",
+        "fallback: [model, human, rul]\n",
+        "1:26: fallback[2] must be one of model, cache, rule, human, got 'rul'",
+        "did you mean 'rule'?",
+    ),
+    ("a.yml", "fallback: [cache, cache]\n", "1:19: fallback lists 'cache' twice", "remove one of the two"),
+    (
+        "a.yml",
+        "fallback: model, rule\n",
+        "1:11: fallback has `rule`, and there is no fallback_answer",
+        "add `fallback_answer:` with a text",
+    ),
+    (
+        "a.yml",
+        "fallback_answer: I cannot say.\n",
+        "1:18: fallback_answer is never given: fallback has no `rule`",
+        "write `fallback: [model, rule]`",
+    ),
+    (
+        "a.yml",
+        "fallback: [cache]\nfallback_models: [fast]\n",
+        "2:18: fallback_models are never asked: fallback has no `model`",
+        "write `fallback: [model, cache]`, or remove them",
+    ),
     ("a.yml", "digest: x\n", "1:1: key 'digest' is filled in by Otto", "remove it"),
     ("a.yml", "source: x\n", "1:1: key 'source' is filled in by Otto", "remove it"),
     (

@@ -117,6 +117,31 @@ WRONG = [
         "write the URL up to and with the version, such as http://127.0.0.1:8080/v1",
     ),
     (
+        "providers:\n  openai: {max_concurrent: 0}\n",
+        "2:28: providers.openai.max_concurrent must be an integer (≥ 1), got 0",
+        "write an integer (≥ 1)",
+    ),
+    (
+        "providers:\n  openai: {requests_per_minute: 0}\n",
+        "2:33: providers.openai.requests_per_minute must be an integer (≥ 1), got 0",
+        "write an integer (≥ 1)",
+    ),
+    (
+        "providers:\n  openai: {breaker: {error_rate: 50}}\n",
+        "2:34: providers.openai.breaker.error_rate must be a number (> 0 and ≤ 1), got 50",
+        "write a number (> 0 and ≤ 1)",
+    ),
+    (
+        "providers:\n  openai: {breaker: {errorrate: 1}}\n",
+        "2:22: unknown key 'errorrate' in 'providers.openai.breaker' — did you mean 'error_rate'?",
+        "write 'error_rate'",
+    ),
+    (
+        "providers:\n  openai:\n    breaker: {open_s: 1m, max_open_s: 30s}\n",
+        "3:39: breaker.max_open_s is less than open_s (60 s)",
+        "write 60 or more, or a smaller open_s",
+    ),
+    (
         "providers:\n  openai: {adapter: opnai}\n",
         "2:21: providers.openai.adapter must be one of scripted, anthropic, openai, got 'opnai'",
         "did you mean 'openai'?",
