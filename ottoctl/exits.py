@@ -85,6 +85,7 @@ OF_CODE: dict[str, int] = {
     "ambiguous_grant": USAGE,
     "too_many_grants": REFUSED,
     "bad_artifact": REFUSED,
+    "breaker_open": REFUSED,
     "budget": REFUSED,
     "price_unknown": REFUSED,
     "withdrawn": REFUSED,
