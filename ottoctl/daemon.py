@@ -62,6 +62,14 @@ def start_daemon(env: Mapping[str, str] | None = None, *, attempts: int = 20) ->
     return done.stdout.strip()
 
 
+def descriptor_of(pid: int) -> int:
+    """A pidfd of the process; -1 if it is gone or not ours to look at."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return -1
+
+
 def wait_gone(pidfd: int, endpoint: str, *, timeout_s: float) -> bool:
     """Waits until the process behind the pidfd (-1: unknown) has ended and nobody listens; closes the pidfd."""
     deadline = time.monotonic() + timeout_s

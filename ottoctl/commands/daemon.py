@@ -68,12 +68,12 @@ def stop(
 
     Example: `ottoctl daemon stop --grace 30`
     """
-    from ottoctl.daemon import wait_gone
+    from ottoctl.daemon import descriptor_of, wait_gone
 
     with console.connect() as otto:
         pid = otto.daemon.pid
         sessions = otto.list(limit=MAX_LISTED)
-        otto_pidfd = _pidfd(pid)
+        otto_pidfd = descriptor_of(pid)
         try:
             otto.stop_daemon(grace, keep_sessions=keep_sessions)
             endpoint = otto.connection.endpoint
@@ -175,13 +175,6 @@ def run(console: Console) -> int | None:
     console.flush()
     argv = daemon_command("run")
     os.execv(argv[0], argv)
-
-
-def _pidfd(pid: int) -> int:
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        return -1
 
 
 def _page(console: Console, status: DaemonStatus, verbose: bool) -> str:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ottoctl.session import Session
     from ottod.protocol.requests import StartSession
 
+GONE_S = 30.0
+"""For a daemon that nobody asked for to be gone."""
 LAST_EVENTS_S = 2.0
 
 
@@ -97,12 +99,17 @@ async def _run(console: Console, request: StartSession, *, detach: bool) -> int:
 
 
 async def _start(console: Console, otto: Otto, request: StartSession) -> Session:
-    """Starts the session. A daemon that was started only for it goes away again if it is refused."""
+    """Starts the session. A daemon that was started only for it is gone again when it is refused."""
     try:
         session = await otto.start_with(request)
     except OttoError:
         if otto.started_daemon and not await otto.list():
+            from ottoctl.daemon import descriptor_of, wait_gone
+            from ottoctl.endpoint import resolve_endpoint
+
+            pidfd = descriptor_of(otto.daemon.pid)
             await otto.stop_daemon(0.0)
+            await asyncio.to_thread(wait_gone, pidfd, resolve_endpoint(console.endpoint), timeout_s=GONE_S)
         raise
     if otto.started_daemon:
         console.message(f"started ottod (pid {otto.daemon.pid})")

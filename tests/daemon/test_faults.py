@@ -11,7 +11,8 @@ from ottod.protocol.events import ModelRetried, SessionExited, ToolFailed, TurnF
 from ottod.protocol.results import SessionInfo
 from tests.daemon.harness import RealDaemon, running_daemon, wait_for
 
-SETTINGS = {"providers": {"scripted": {"max_retries": 1, "idle_timeout_s": 0.3}}}
+SETTINGS = {"providers": {"scripted": {"max_retries": 1, "idle_timeout_s": 0.3, "breaker": {"enabled": False}}}}
+"""Without a breaker: all of these models are one script, and so many failures would open it."""
 
 
 @pytest.fixture(scope="module")

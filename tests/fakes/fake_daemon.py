@@ -170,11 +170,13 @@ class FakeDaemon:
 
     def end_session(self, session: str, cause: Cause, *, result: str = "") -> None:
         """`session.exited`, the new state, and an answer to whoever waits."""
-        self.append(session, [SessionExited(cause=cause, result=result)])
         with self._lock:
+            # Before the event: whoever has it and asks for the session must find that it has ended.
             self.sessions[session] = msgspec.structs.replace(
                 self.sessions[session], state="ended", cause=cause, result=result, ended_at_ns=AT_NS + 10**9
             )
+        self.append(session, [SessionExited(cause=cause, result=result)])
+        with self._lock:
             for identity, number, waiting in self._waiters:
                 if waiting == session:
                     self._send(identity, Reply(id=number, result=self.sessions[session]))
