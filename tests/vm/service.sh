@@ -58,6 +58,9 @@ check "ottoctl runs" as ottoctl version
 check "the completion for bash is there" grep -q ottoctl /usr/share/bash-completion/completions/ottoctl
 check "systemd finds nothing wrong with the units" systemd-analyze verify --man=no /lib/systemd/system/ottod@.service /lib/systemd/system/otto-sessions@.service
 
+# Until a root is up again, sessions wait for as long as ten times the usual grace: the machine is ten times slower.
+echo 'sessions: {orphan_grace_s: 5m}' > $home/.config/otto/otto.yml
+
 # Two agents: one streams and streams, the other takes more memory than it may have.
 cat > $home/.config/otto/agents/streamer.yml <<YML
 description: Streams twenty pieces a second for a long time.
