@@ -50,14 +50,16 @@ def heir(
     origin: str,
     turn: int | None = None,
     checkpoint: str = "",
+    at_rest: bool = False,
     goes_on: bool = False,
 ) -> j.Snapshot:
-    """What a new session begins with that takes over from `origin`: all of it, or what it was at a turn's end.
+    """What a new session begins with that takes over from `origin`: all of it, or what it was at a turn's end, at a
+    checkpoint, or, `at_rest`, before the turn that is open.
 
     A turn that is open there is closed, unless it `goes_on`; then what waited for a turn is taken over as well.
     Raises: RefusedError if there is no such turn or checkpoint.
     """
-    past = _past_at(list(entries), origin, turn, checkpoint)
+    past = _past_at(list(entries), origin, turn, checkpoint, at_rest=at_rest)
     if past.is_open and not goes_on:
         past.take(j.TurnEnded(turn=past.turn, outcome="cancelled"))
     return replace(
@@ -81,25 +83,78 @@ def heir(
     )
 
 
-def _past_at(entries: list[j.JournalEntry], origin: str, turn: int | None, checkpoint: str) -> Past:
-    end = len(entries)
+def _past_at(entries: list[j.JournalEntry], origin: str, turn: int | None, checkpoint: str, *, at_rest: bool) -> Past:
     if checkpoint:
-        named = [n for n, e in enumerate(entries) if isinstance(e, j.Checkpoint) and e.name == checkpoint]
-        if not named:
-            known = dict.fromkeys(e.name for e in entries if isinstance(e, j.Checkpoint))
-            mend = f"there are: {', '.join(known)}" if known else "name a turn instead"
-            raise RefusedError(f"{origin} has no checkpoint {checkpoint!r}", code="no_such_checkpoint", mend=mend)
-        end = named[-1] + 1
-    elif turn == 0:
-        end = 0
-    elif turn is not None:
-        ends = [n for n, e in enumerate(entries) if isinstance(e, j.TurnEnded) and e.turn == turn]
-        if not ends:
-            newest = max((e.turn for e in entries if isinstance(e, j.TurnEnded)), default=0)
-            mend = f"its newest turn that is over is {newest}" if newest else "none of its turns is over"
-            raise RefusedError(f"turn {turn} of {origin} has no end", code="no_such_turn", mend=mend)
-        end = ends[-1] + 1
+        return _at_checkpoint(entries, origin, checkpoint)
+    if turn is not None:
+        return _at_end_of(entries, origin, turn)
+    return _at_rest(entries) if at_rest else _fold(entries)
+
+
+def _fold(entries: Iterable[j.JournalEntry]) -> Past:
     past = Past()
-    for entry in entries[:end]:
+    for entry in entries:
         past.take(entry)
+    return past
+
+
+def _at_rest(entries: list[j.JournalEntry]) -> Past:
+    """As it was when no turn was open the last time, which may be now."""
+    past, end = Past(), 0
+    for number, entry in enumerate(entries, start=1):
+        past.take(entry)
+        end = number if not past.is_open else end
+    inherited = next((e for e in entries if isinstance(e, j.Snapshot)), None)
+    if end == 0 and inherited is not None:
+        return _before_newer(_fold([inherited]), inherited.turn - 1)
+    return _fold(entries[:end])
+
+
+def _at_end_of(entries: list[j.JournalEntry], origin: str, turn: int) -> Past:
+    if turn == 0:
+        return Past()
+    ends = [n for n, e in enumerate(entries) if isinstance(e, j.TurnEnded) and e.turn == turn]
+    if ends:
+        return _fold(entries[: ends[-1] + 1])
+    # A session that goes on from another one, or whose oldest files are gone, knows turns whose end it has not noted.
+    for number, entry in enumerate(entries):
+        if isinstance(entry, j.Snapshot) and _holds_end(entry, turn):
+            return _before_newer(_fold(entries[: number + 1]), turn)
+    newest = max((e.turn for e in entries if isinstance(e, j.TurnEnded)), default=0)
+    mend = f"its newest turn that is over is {newest}" if newest else "none of its turns is over"
+    raise RefusedError(f"turn {turn} of {origin} has no end", code="no_such_turn", mend=mend)
+
+
+def _holds_end(snapshot: j.Snapshot, turn: int) -> bool:
+    if snapshot.turn == turn:
+        return not snapshot.is_open
+    return any(known == turn for known, _ in snapshot.marks)
+
+
+def _before_newer(past: Past, turn: int) -> Past:
+    """The same past without the turns behind this one, as far as they can be told apart."""
+    if past.is_open:
+        past.take(j.TurnEnded(turn=past.turn, outcome="cancelled"))
+    newer = sum(mark.turn > turn for mark in past.marks)
+    if newer:
+        past.take(j.TurnsRolledBack(turns=newer, turn=turn))
+        past.turn = turn
+    return past
+
+
+def _at_checkpoint(entries: list[j.JournalEntry], origin: str, checkpoint: str) -> Past:
+    """As it was at the newest checkpoint of that name. Calls that ran there keep the results that they came to have:
+    what they did is done in every future."""
+    named = [n for n, e in enumerate(entries) if isinstance(e, j.Checkpoint) and e.name == checkpoint]
+    if not named:
+        known = dict.fromkeys(e.name for e in entries if isinstance(e, j.Checkpoint))
+        mend = f"there are: {', '.join(known)}" if known else "name a turn instead"
+        raise RefusedError(f"{origin} has no checkpoint {checkpoint!r}", code="no_such_checkpoint", mend=mend)
+    end = named[-1] + 1
+    past = _fold(entries[:end])
+    for entry in entries[end:]:
+        if isinstance(entry, j.ModelCalled | j.ModelResponded | j.TurnEnded | j.UserSaid | j.SliceEnded | j.Snapshot):
+            break
+        if isinstance(entry, j.ToolResolved) and entry.call in past.intents:
+            past.take(entry)
     return past

@@ -128,9 +128,7 @@ class Lineage:
 
     def _inherit_at(self, session_id: str, turn: int | None, checkpoint: str) -> j.Snapshot:
         entries = read_history(self._directory(session_id)).entries
-        if turn is None and not checkpoint:
-            turn = max((e.turn for e in entries if isinstance(e, j.TurnEnded)), default=0)
-        return heir(entries, origin=session_id, turn=turn, checkpoint=checkpoint)
+        return heir(entries, origin=session_id, turn=turn, checkpoint=checkpoint, at_rest=True)
 
     # ------------------------------------------------------------ reading
 

@@ -13,7 +13,7 @@ from ottod.core.turn import Steer, TurnMark, is_valid_conversation
 from ottod.errors import Failure, RefusedError
 from ottod.protocol import journal as j
 from ottod.protocol.cause import Cause
-from ottod.protocol.model import ModelResponse, Text, ToolCall, ToolResult, UserMessage
+from ottod.protocol.model import ModelResponse, Text, ToolCall, ToolResult, ToolResults, UserMessage
 from ottod.protocol.usage import Usage
 
 OPENED = j.SessionOpened(session="s-1", incarnation=1, agent="a", model="m", cwd="/", task="the task")
@@ -137,9 +137,6 @@ def test_an_heir_begins_where_it_is_told() -> None:
         *turn(3),
     ]
 
-    def said(snapshot: j.Snapshot) -> list[str]:
-        return [m.text for m in snapshot.messages if isinstance(m, UserMessage)]
-
     assert len(said(heir(entries, origin="s-1"))) == 2
     assert [heir(entries, origin="s-1", turn=n).turn for n in (0, 1, 2, 3)] == [0, 1, 2, 3]
     assert [len(said(heir(entries, origin="s-1", turn=n))) for n in (0, 1, 2, 3)] == [0, 1, 2, 2]
@@ -206,3 +203,70 @@ def test_a_slice_replaces_the_conversation_and_keeps_the_turn() -> None:
     assert restored.messages == (UserMessage(text="so far"),) and restored.marks == (TurnMark(turn=2, at=0),)
     assert restored.open is not None and (restored.open.event.turn, restored.open.event.step) == (2, 1)
     assert restored.open.event.response is None and not restored.open.is_model_call_open
+
+
+def said(snapshot: j.Snapshot) -> list[str]:
+    assert is_valid_conversation(snapshot.messages)
+    return [m.text for m in snapshot.messages if isinstance(m, UserMessage)]
+
+
+def test_an_heir_of_an_heir_has_the_whole_conversation() -> None:
+    """Also if it has ended no turn of its own; and it begins at turns that it took over."""
+    first = [OPENED, *turn(1, "one"), *turn(2, "two")]
+    heritage = heir(first, origin="s-1")
+    second: list[j.JournalEntry] = [heritage, OPENED]
+    assert said(heir(second, origin="s-2", at_rest=True)) == ["one", "two"]
+    assert said(heir([*second, *turn(3, "three")], origin="s-2", at_rest=True)) == ["one", "two", "three"]
+    for number, expected in ((0, []), (1, ["one"]), (2, ["one", "two"])):
+        found = heir(second, origin="s-2", turn=number)
+        assert said(found) == expected and found.turn == number
+    with pytest.raises(RefusedError):
+        heir(second, origin="s-2", turn=3)
+
+
+def test_an_heir_begins_before_the_turn_that_is_open() -> None:
+    """At rest: neither what is not over yet nor what was rolled back is part of it."""
+    open_turn = [j.UserSaid(text="open", turn=3), j.ModelCalled(turn=3, step=1, model="m"), responded(3, 1, "a")]
+    rolled = [OPENED, *turn(1, "one"), *turn(2, "two"), j.TurnsRolledBack(turns=1, turn=1)]
+    assert said(heir(rolled, origin="s-1", at_rest=True)) == ["one"]
+    assert said(heir([*rolled, *open_turn], origin="s-1", at_rest=True)) == ["one"]
+    assert said(heir([OPENED, *open_turn], origin="s-1", at_rest=True)) == []
+    resumed = heir([OPENED, *turn(1, "one"), *open_turn], origin="s-1", goes_on=True)
+    found = heir([resumed, OPENED], origin="s-2", at_rest=True)
+    assert said(found) == ["one"] and not found.is_open
+
+
+@settings(max_examples=300, deadline=None)
+@given(entries=st.lists(entry, max_size=30), number=st.integers(0, 3))
+def test_an_heir_at_rest_is_whole(entries: list[j.JournalEntry], number: int) -> None:
+    """Whatever came before: no turn is open in it, and its conversation is valid; so too at the end of any turn."""
+    for place in ({"at_rest": True}, {"turn": number}, {"checkpoint": "x"}):
+        try:
+            found = heir([Past().snapshot(), *entries], origin="s-1", **place)  # type: ignore[arg-type]
+        except RefusedError:
+            continue
+        assert not found.is_open and is_valid_conversation(found.messages)
+
+
+def test_calls_that_ran_at_a_checkpoint_keep_their_results() -> None:
+    """What they did is done; a call that began later has not begun there."""
+    entries = [
+        OPENED,
+        j.UserSaid(text="go", turn=1),
+        j.ModelCalled(turn=1, step=1, model="m"),
+        responded(1, 1, "a", "b", "c"),
+        intended("a"),
+        intended("b"),
+        j.Checkpoint(name="here", turn=1, last_seq=1),
+        resolved("a"),
+        intended("c"),
+        resolved("c"),
+        resolved("b"),
+        j.ModelCalled(turn=1, step=2, model="m"),
+        responded(1, 2),
+        j.TurnEnded(turn=1, outcome="completed"),
+    ]
+    results = heir(entries, origin="s-1", checkpoint="here").messages[-1]
+    assert isinstance(results, ToolResults)
+    assert [r.text for r in results.results][:2] == ["a done", "b done"]
+    assert results.results[2].text.startswith("not started")
