@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from ottod.core.approval import MAX_SETTLED, Question, Resolution
 from ottod.core.context import Measure, begun_anew, measure, shortened
 from ottod.core.turn import (
+    UNKNOWN,
     EndTurn,
     Steer,
     TurnMark,
@@ -23,6 +24,7 @@ from ottod.core.turn import (
     calls_of,
     not_started,
     text_of,
+    unknown_result,
     what_is_wrong,
 )
 from ottod.errors import Failure
@@ -40,12 +42,10 @@ from ottod.protocol.model import (
 )
 from ottod.protocol.usage import Usage
 
+__all__ = ["UNKNOWN", "Attempt", "OpenTurn", "Past", "Restored", "Waiting", "child_report", "unknown_result"]
+
 MAX_ATTEMPTS = 256
 """Of model calls, that are remembered: more cannot be open at once."""
-UNKNOWN = (
-    "unknown: the process that made this call was lost before its result was noted. It may or may not have had its "
-    "effect, in whole or in part. Find out before you repeat it."
-)
 
 
 class Waiting(Value, frozen=True, kw_only=True):
@@ -114,11 +114,6 @@ class Restored(Value, frozen=True, kw_only=True):
     measures: tuple[Measure, ...] = ()
     """What providers have counted for beginnings of the conversation."""
     processes: tuple[j.ProcessStarted, ...] = ()
-
-
-def unknown_result(call: ToolCall) -> ToolResult:
-    """The result of a call of which nobody knows whether it had its effect."""
-    return ToolResult(call=call.call, tool=call.tool, text=UNKNOWN, is_error=True)
 
 
 def child_report(ended: j.ChildEnded) -> Waiting:

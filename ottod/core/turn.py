@@ -72,6 +72,7 @@ from ottod.protocol.model import (
 
 __all__ = [
     "NOTE",
+    "UNKNOWN",
     "BeginAnew",
     "BudgetReached",
     "CallModel",
@@ -104,6 +105,7 @@ __all__ = [
     "is_valid_conversation",
     "not_started",
     "text_of",
+    "unknown_result",
     "what_is_wrong",
 ]
 
@@ -113,6 +115,10 @@ NOTE = -1
 """The number of a steer that nobody sent: no waiting message has it."""
 MAX_CALLS = 128
 """Tool calls in one answer."""
+UNKNOWN = (
+    "unknown: the process that made this call was lost before its result was noted. It may or may not have had its "
+    "effect, in whole or in part. Find out before you repeat it."
+)
 
 
 class OutOfTurn(AssertionError):
@@ -378,15 +384,32 @@ class TurnMachine:
             return []
         self._cancelled = order
         if self.phase == "model":
+            if order.response is not None:
+                self._take_in(order.response)
             return [CancelModel(), *self._end("cancelled", cancel=order)]
         if self.phase == "held":
             return self._end("cancelled", cancel=order)
         for call in self._waiting:
-            self._results[call.call] = not_started(call)
+            self._results[call.call] = unknown_result(call) if call.call in self._begun else not_started(call)
         self._waiting = []
         if not self._running:
             return self._all_resolved()
         return [CancelTool(call=c.call) for c in self._calls if c.call in self._running]
+
+    def _take_in(self, response: ModelResponse) -> None:
+        """A paid answer belongs to the conversation, also if nothing follows from it: its calls are not started."""
+        text, calls = text_of(response), calls_of(response)
+        if self._budget is not None:
+            if text:
+                self._last_text = text
+                self.messages = (*self.messages, AssistantMessage(blocks=(Text(text=text),)))
+            return
+        self._last_text = text
+        if not response.blocks or what_is_wrong(calls):
+            return
+        self.messages = (*self.messages, AssistantMessage(blocks=response.blocks))
+        if calls:
+            self.messages = (*self.messages, ToolResults(results=tuple(map(not_started, calls))))
 
     def _unpause(self) -> list[TurnAction]:
         self.is_paused = False
@@ -437,6 +460,11 @@ def not_started(call: ToolCall) -> ToolResult:
     """The result of a call that waited when its turn was cancelled."""
     text = "not started: the turn was cancelled"
     return ToolResult(call=call.call, tool=call.tool, text=text, is_error=True)
+
+
+def unknown_result(call: ToolCall) -> ToolResult:
+    """The result of a call of which nobody knows whether it had its effect."""
+    return ToolResult(call=call.call, tool=call.tool, text=UNKNOWN, is_error=True)
 
 
 def what_is_wrong(calls: tuple[ToolCall, ...]) -> str:

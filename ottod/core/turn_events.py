@@ -91,10 +91,14 @@ class SteerReceived(Value, frozen=True, kw_only=True, tag=True):
 
 
 class CancelRequested(Value, frozen=True, kw_only=True, tag=True):
-    """Somebody wants the turn to end now. Idempotent. `is_interrupt`: the session is to stay, and wait."""
+    """Somebody wants the turn to end now. Idempotent. `is_interrupt`: the session is to stay, and wait.
+
+    `response` is what the model call that is out has given, if it is in the journal and not heard of yet.
+    """
 
     reason: str = ""
     is_interrupt: bool = False
+    response: ModelResponse | None = None
 
 
 class PauseRequested(Value, frozen=True, kw_only=True, tag=True):

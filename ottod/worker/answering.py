@@ -1,11 +1,14 @@
 """The model's part of a turn: a call that fits the context and the budgets, noted, told, and only then acted upon.
 
 The conversation is shortened where it must be. A call that no budget has room for is asked about if somebody may let
-the budget grow, and otherwise becomes the last one. What came of a call is an event for the turn machine.
+the budget grow, and otherwise becomes the last one. What came of a call is an event for the turn machine. When the
+incarnation's time slice is over, what the next one begins with is made in place of the call; it can be cancelled like
+one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable
 from typing import Literal
@@ -25,6 +28,7 @@ from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
 from ottod.worker.model_call import Answer, ModelCaller
 from ottod.worker.permits import BudgetReached
+from ottod.worker.slices import TimeSlice
 from ottod.worker.text import cut
 
 
@@ -43,6 +47,8 @@ class Answering:
         tell: Callable[[TurnEvent], None],
         on_broken: Callable[[StorageError], None],
         on_budget: Literal["stop", "ask"] = "stop",
+        time_slice: TimeSlice | None = None,
+        on_slice: Callable[[], None] = lambda: None,
     ) -> None:
         self._machine = machine
         self._models = models
@@ -53,47 +59,83 @@ class Answering:
         self._tell = tell
         self._on_broken = on_broken
         self._on_budget = on_budget
+        self._slice = time_slice or TimeSlice(None)
+        self._on_slice = on_slice
+        self.said = ""
+        """What the turn was begun with."""
         self._asking = 0
         """1 while a question about a budget waits for its answer."""
         self.repeated_step = 0
         """The step whose call an earlier incarnation has begun, and watchers have heard something of."""
+        self.noted: ModelResponse | None = None
+        """What the call that was started last has given, once it is in the journal: from then on it belongs to the
+        conversation, whether or not the machine comes to hear of it."""
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def asking(self) -> int:
         """How many questions about a budget, or about a model, wait for an answer."""
         return self._asking + self._models.asking
 
-    async def call(self, action: CallModel) -> None:
-        """Makes the call. Cancelled, it tells nothing."""
-        item = f"{action.turn}.{action.step}"
+    def start(self, action: CallModel) -> None:
+        """Makes the call; what came of it comes as an event."""
+        self.noted = None
+        self._task = asyncio.create_task(self._answer(action))
+
+    def cancel(self) -> None:
+        """Abandons the call that is out. It tells nothing more."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def take_tasks(self) -> list[asyncio.Task[None]]:
+        """The call that was started last, for whoever ends the turn: it is forgotten here."""
+        task, self._task, self.noted = self._task, None, None
+        return [task] if task is not None else []
+
+    async def _answer(self, action: CallModel) -> None:
+        event: TurnEvent
         try:
-            answer = await (self._call_last(action) if action.is_last else self._call_fitting(action))
-            response = answer.response
-            entry = j.ModelResponded(
-                turn=action.turn, step=action.step, response=response, permit=answer.permit.permit
-            )
-            self._journal.note(entry)
-            shortened = answer.shortened
-            if shortened is not None and not action.is_last and not calls_of(response):
-                self._journal.note(j.BudgetReached(turn=action.turn, step=action.step, failure=shortened))
-            self._models.count(answer)
-            if not action.is_last:
-                self._compactor.meter.learn(measure(self._machine.messages, response.usage))
-            self._announce(response, item)
-            await self._journal.put(())
+            if self._slice.is_over and action.step > 1 and not action.is_last:
+                await self._end_slice(action)
+                return
+            event = await self._respond(action)
         except ProviderError as error:
-            self._tell(ModelFailed(failure=error.failure()))
+            event = ModelFailed(failure=error.failure())
         except StorageError as error:
             self._on_broken(error)
+            return
         except BudgetReached as error:
             await self._reach_budget(action, error)
+            return
         except OttoError as error:
-            self._tell(ModelFailed(failure=error.failure()))
+            event = ModelFailed(failure=error.failure())
         except Exception as error:  # noqa: BLE001 - a provider's defect fails the turn, not the session's process
             text = f"the provider adapter failed: {type(error).__name__}: {error}"[:2000]
-            self._tell(ModelFailed(failure=Failure(code="provider_defect", message=text)))
-        else:
-            self._tell(ModelResponded(response=response, shortened=shortened))
+            event = ModelFailed(failure=Failure(code="provider_defect", message=text))
+        self._tell(event)
+
+    async def _respond(self, action: CallModel) -> TurnEvent:
+        answer = await (self._call_last(action) if action.is_last else self._call_fitting(action))
+        response = answer.response
+        entry = j.ModelResponded(turn=action.turn, step=action.step, response=response, permit=answer.permit.permit)
+        self._journal.note(entry)
+        self.noted = response
+        shortened = answer.shortened
+        if shortened is not None and not action.is_last and not calls_of(response):
+            self._journal.note(j.BudgetReached(turn=action.turn, step=action.step, failure=shortened))
+        self._models.count(answer)
+        if not action.is_last:
+            self._compactor.meter.learn(measure(self._machine.messages, response.usage))
+        self._announce(response, f"{action.turn}.{action.step}")
+        await self._journal.put(())
+        return ModelResponded(response=response, shortened=shortened)
+
+    async def _end_slice(self, action: CallModel) -> None:
+        """The next incarnation makes this call, in a fresh context."""
+        fresh = await self._slice.fresh_context(action.messages, task=self.said)
+        # One step of the loop: whatever comes in from now on, the turn stays open, and the next one has it.
+        self._journal.note(j.SliceEnded(turn=action.turn, step=action.step - 1, messages=fresh))
+        self._on_slice()
 
     async def _call_fitting(self, action: CallModel) -> Answer:
         """The call, with a conversation that fits. One that the model finds too long is shortened once."""

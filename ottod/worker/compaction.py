@@ -37,7 +37,7 @@ from ottod.worker.slices import last_words
 from ottod.worker.text import cut
 
 SUM_UP_S = 60.0
-"""For the summary at the end of a time slice: until then the session obeys no order but a signal."""
+"""For the summary at the end of a time slice."""
 KEEP_S = 1.0
 """At a session's end, for the artifacts of its summaries to be taken by root."""
 

@@ -8,6 +8,7 @@ of the journal's record NUMBER, or of its rotation NUMBER.
     torn      half of it is in the file
     written   it is in the file, and nothing else has followed from it
     synced    it is on disk, and nothing that waits for that has happened
+    held      it is not killed: the record is not on disk before there is a file `go` in the session's directory
 
 and `rotation-made`, `-written`, `-linked`, `-renamed`, `-durable` and `-compressed` (`ottod.storage.journal`).
 """
@@ -16,18 +17,22 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from pathlib import Path
 
 from ottod.protocol.worker import Birth
 
 SWITCH = "OTTO_FAILPOINTS"
 VARIABLE = "FAILPOINT"
+LOOK_S = 0.01
 
 
 class Failpoints:
     """Those of one incarnation."""
 
-    def __init__(self, places: frozenset[tuple[str, int]] = frozenset()) -> None:
+    def __init__(self, places: frozenset[tuple[str, int]] = frozenset(), directory: str = "") -> None:
         self._places = places
+        self._go = Path(directory) / "go"
 
     @classmethod
     def of(cls, birth: Birth) -> Failpoints:
@@ -35,10 +40,16 @@ class Failpoints:
         if os.environ.get(SWITCH) != "1":
             return cls()
         places = (place.split(":") for place in birth.env.get(VARIABLE, "").split(",") if place)
-        return cls(frozenset((point, int(n)) for number, point, n in places if int(number) == birth.incarnation))
+        mine = frozenset((point, int(n)) for number, point, n in places if int(number) == birth.incarnation)
+        return cls(mine, birth.session_dir)
 
     def is_set(self, point: str, number: int) -> bool:
         return (point, number) in self._places
+
+    def hold(self, numbers: range) -> None:
+        """On a thread: blocks while one of these records is to be held."""
+        while any(("held", number) in self._places for number in numbers) and not self._go.exists():
+            time.sleep(LOOK_S)
 
     def reached(self, point: str, number: int) -> None:
         """Dies here, if that is wanted."""

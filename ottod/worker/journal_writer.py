@@ -114,8 +114,9 @@ class JournalWriter:
     async def _sync(self) -> None:
         covered = self._appended
         try:
-            took_ns = await asyncio.to_thread(self._timed_sync)
-            for number in range(self._durable, covered):
+            numbers = range(self._durable, covered)
+            took_ns = await asyncio.to_thread(self._timed_sync, numbers)
+            for number in numbers:
                 self._failpoints.reached("synced", number)
             self._durable = covered
             self._fsyncs += 1
@@ -123,7 +124,8 @@ class JournalWriter:
         finally:
             self._syncing = None
 
-    def _timed_sync(self) -> int:
+    def _timed_sync(self, numbers: range) -> int:
+        self._failpoints.hold(numbers)
         started_ns = time.perf_counter_ns()
         self._journal.sync()
         return time.perf_counter_ns() - started_ns

@@ -25,6 +25,13 @@ NO_TURN = Failure(
     code="no_turn", message="no turn is running", mend="say something to the session, or see `ottoctl ps`"
 )
 
+LEFT_OPEN = Failure(
+    code="turn_open",
+    message="the session goes on in another process, and its turn is still open",
+    mend="interrupt it again",
+    retryable=True,
+)
+
 
 class Steering:
     """One session's. `equip` gives the driver, built if need be; `on_change` is called when work may go on."""
@@ -87,8 +94,8 @@ class Steering:
         """Ends the turn that runs, and nothing else; done when it is over."""
         if self.driver is None or not self.driver.is_driving:
             return NO_TURN
-        await self.driver.interrupt(cut(order.reason, MAX_REASON_BYTES)[0])
-        return None
+        is_over = await self.driver.interrupt(cut(order.reason, MAX_REASON_BYTES)[0])
+        return None if is_over else LEFT_OPEN
 
     async def set_pause(self, order: SetPause) -> Failure | None:
         """Idempotent. What has begun goes on to its result."""
@@ -101,18 +108,19 @@ class Steering:
             if self.driver is not None:
                 self.driver.pause()
             self._journal.note(j.SessionPaused(reason=reason))
-            if self._state.current != "starting":
+            if self._state.current not in ("starting", "paused"):
                 self._state.happened("pause_requested", reason)
             await self._journal.put(())
             return None
-        await self._journal.put([j.SessionUnpaused()])
-        self._go_on()
+        # At once, so that who pauses it again before this is durable is not told that it is paused.
+        self.is_paused, self._pause_reason = False, ""
+        self._journal.note(j.SessionUnpaused())
+        await self._journal.put(())
+        if not self.is_paused:
+            self._go_on()
         return None
 
     def _go_on(self) -> None:
-        if not self.is_paused:
-            return  # Two said so at the same time.
-        self.is_paused, self._pause_reason = False, ""
         if self._state.current == "paused":
             self._state.happened("unpause_requested", is_passing=not self._is_driving)
             if not self._is_driving:

@@ -95,15 +95,12 @@ class TurnDriver:
         self._journal = journal
         self._link = link
         self._on_step = on_step
-        self._slice = time_slice or TimeSlice(None)
-        self._on_slice = on_slice
-        self._said = ""
-        """What the turn was begun with."""
         self._events: asyncio.Queue[TurnEvent | None] = asyncio.Queue()
-        self._model_task: asyncio.Task[None] | None = None
         self._started_ns = 0
         self._broken: StorageError | None = None
         self._is_suspended = False
+        self._is_left_open = False
+        """The turn that ran is not over: another incarnation goes on with it."""
         self._over = asyncio.Event()
         """No turn runs."""
         self._over.set()
@@ -119,6 +116,8 @@ class TurnDriver:
             tell=self._events.put_nowait,
             on_broken=self._break,
             on_budget=on_budget,
+            time_slice=time_slice,
+            on_slice=on_slice,
         )
         self._acting = Acting(
             session=session,
@@ -155,10 +154,12 @@ class TurnDriver:
         """Asks the turn that is running to end; without one nothing happens."""
         self._events.put_nowait(CancelRequested(reason=reason))
 
-    async def interrupt(self, reason: str) -> None:
-        """Cancels the turn that runs, for the session to stay; returns when it is over."""
+    async def interrupt(self, reason: str) -> bool:
+        """Cancels the turn that runs, for the session to stay; returns when it is over, or, with False, when it has
+        been left open for another incarnation."""
         self._events.put_nowait(CancelRequested(reason=reason, is_interrupt=True))
         await self._over.wait()
+        return not self._is_left_open
 
     def steer(self, message: Waiting) -> None:
         """A waiting message is to join the turn that runs; without one it goes on waiting."""
@@ -191,14 +192,14 @@ class TurnDriver:
     async def run(self, text: str) -> EndTurn | None:
         """One turn, from input to its end; None if it was suspended. Raises StorageError if the journal fails."""
         self._begin()
-        self._said = text
+        self._answering.said = text
         self._tell_begun(self._machine.turn + 1, text)
         return await self._drive(InputReceived(text=text))
 
     async def resume(self, turn: OpenTurn) -> EndTurn | None:
         """Goes on with a turn that another incarnation began. As `run`."""
         self._begin()
-        self._said = turn.said
+        self._answering.said = turn.said
         event = turn.event
         if not turn.is_known:
             self._tell_begun(event.turn, turn.said)
@@ -241,6 +242,7 @@ class TurnDriver:
                 if happened is None:
                     break
                 event = happened
+            self._is_left_open = True
             return None
         finally:
             await self._leave_nothing()
@@ -249,6 +251,8 @@ class TurnDriver:
     async def _next_event(self) -> TurnEvent | None:
         while True:
             event = await self._events.get()
+            if isinstance(event, CancelRequested):
+                return replace(event, response=self._answering.noted)
             # A turn before this one may have begun with the message, or another way have taken it.
             if not isinstance(event, SteerReceived) or self._inbox.holds(event.steer.number):
                 return event
@@ -267,32 +271,22 @@ class TurnDriver:
             match action:
                 case NoteSteers():
                     self._join(action)
-                case CallModel() if self._slice.is_over and action.step > 1 and not action.is_last:
-                    await self._end_slice(action)
                 case BeginAnew():
                     self._begin_anew(action)
                 case TellFindings():
                     for finding in action.findings:
                         self._link.emit(LogWarning(message=finding.message, code=WARNING_CODE + finding.kind))
                 case CallModel():
-                    self._model_task = asyncio.create_task(self._answering.call(action))
+                    self._answering.start(action)
                 case RunTool():
                     self._acting.start(action)
                 case CancelModel():
-                    if self._model_task is not None:
-                        self._model_task.cancel()
+                    self._answering.cancel()
                 case CancelTool():
                     self._acting.cancel(action.call)
                 case EndTurn():
                     ended = action
         return ended
-
-    async def _end_slice(self, action: CallModel) -> None:
-        """The next incarnation makes this call, in a fresh context."""
-        fresh = await self._slice.fresh_context(action.messages, task=self._said)
-        entry = j.SliceEnded(turn=action.turn, step=action.step - 1, messages=fresh)
-        await self._journal.put([entry])
-        self._on_slice()
 
     def _join(self, action: NoteSteers) -> None:
         """Nothing depends on the note before the model call that follows, whose own entry is synced."""
@@ -348,7 +342,7 @@ class TurnDriver:
 
     async def _leave_nothing(self) -> None:
         """Cancels and awaits whatever still runs: a turn's tasks do not outlive it."""
-        tasks = [t for t in (self._model_task, *self._acting.take_tasks()) if t is not None]
+        tasks = [*self._answering.take_tasks(), *self._acting.take_tasks()]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -356,7 +350,6 @@ class TurnDriver:
         for task in tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
                 self._link.emit(LogError(message=f"a task of the turn failed: {error!r}", code="internal"))
-        self._model_task = None
 
 
 def _steer(message: Waiting) -> Steer:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from ottod.core.resume import restore
 from ottod.core.turn import (
     BudgetReached,
     CallModel,
@@ -34,6 +35,7 @@ from ottod.core.turn import (
     is_valid_conversation,
 )
 from ottod.errors import Failure
+from ottod.protocol import journal as j
 from ottod.protocol.model import (
     Block,
     ModelResponse,
@@ -172,6 +174,46 @@ def test_cancel_during_a_model_call_abandons_it() -> None:
     actions = m.step(CancelRequested(reason="stop"))
     assert isinstance(actions[0], CancelModel) and isinstance(actions[1], EndTurn)
     assert m.phase == "idle"
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+@pytest.mark.parametrize(
+    "blocks",
+    [(), (Text(text="said"),), (Text(text="look"), call("a"), call("b")), (call("a"), call("a"))],
+    ids=["nothing", "text", "calls", "wrong"],
+)
+def test_a_paid_answer_that_a_cancellation_overtook(blocks: tuple[Block, ...], is_last: bool) -> None:
+    """It was in the journal and not heard of yet: the conversation is then what the journal says that it is."""
+    failure = Failure(code="budget", message="spent")
+    m = machine()
+    m.step(InputReceived(text="go"))
+    if is_last:
+        m.step(BudgetReached(failure=failure))
+    response = said(*blocks).response
+    cancel, ended = m.step(CancelRequested(is_interrupt=True, response=response))
+    assert isinstance(cancel, CancelModel) and isinstance(ended, EndTurn) and ended.is_interrupt
+    entries: list[j.JournalEntry] = [
+        j.SessionOpened(session="s-1", incarnation=1, agent="a", model="m", cwd="/", task="go"),
+        j.UserSaid(text="go", turn=1),
+        *([j.BudgetReached(turn=1, step=1, failure=failure)] if is_last else []),
+        j.ModelCalled(turn=1, step=1, model="m"),
+        j.ModelResponded(turn=1, step=1, response=response),
+        j.TurnEnded(turn=1, outcome="cancelled", interrupted=True),
+    ]
+    restored = restore(entries)
+    assert m.messages == restored.messages and is_valid_conversation(m.messages)
+    assert restored.ended is not None and ended.text == restored.ended.text
+
+
+def test_a_call_that_had_begun_is_not_said_to_be_unstarted() -> None:
+    """An earlier incarnation began it, and the turn is cancelled before it could begin again: nobody knows."""
+    m = machine()
+    m.step(PauseRequested())
+    response = said(call("a"), call("b")).response
+    assert m.step(TurnResumed(turn=1, step=1, response=response, begun=frozenset({"a"}))) == []
+    m.step(CancelRequested(is_interrupt=True))
+    (results,) = (message for message in m.messages if isinstance(message, ToolResults))
+    assert [result.text.partition(":")[0] for result in results.results] == ["unknown", "not started"]
 
 
 def test_the_step_limit_ends_the_turn() -> None:
@@ -441,6 +483,16 @@ class TurnsUnderFire(RuleBasedStateMachine):
     @rule(is_interrupt=st.booleans())
     def cancel(self, is_interrupt: bool) -> None:
         self.obey(self.m.step(CancelRequested(reason="stop", is_interrupt=is_interrupt)))
+
+    @precondition(lambda self: self.model_out)
+    @rule(calls=st.integers(0, 2))
+    def cancel_unheard(self, calls: int) -> None:
+        names = [f"c{self.count + i}" for i in range(calls)]
+        self.count += calls
+        response = said(Text(text="x"), *(call(n) for n in names)).response
+        known = len(self.m.messages)
+        self.obey(self.m.step(CancelRequested(is_interrupt=True, response=response)))
+        assert len(self.m.messages) == known + (2 if calls else 1)
 
     @rule()
     def speak(self) -> None:

@@ -208,8 +208,16 @@ class FakeRoot:
 
     def command(self, body: CommandBody) -> Failure | None:
         """Gives an order and waits for the answer."""
+        return self.answer_to(self.order(body))
+
+    def order(self, body: CommandBody) -> int:
+        """Gives an order, and a number to know its answer by."""
         number, self._next_command = self._next_command, self._next_command + 1
         self._send(Command(id=number, body=body))
+        return number
+
+    def answer_to(self, number: int) -> Failure | None:
+        """Waits for the answer to an order."""
         self.until("a reply", lambda: number in self._replies)
         return self._replies[number]
 

@@ -12,6 +12,7 @@ from ottod.protocol.events import (
     ContentDelta,
     ConversationRolledBack,
     ItemCompleted,
+    ItemStarted,
     SessionStarted,
     SessionStateChanged,
     ToolCompleted,
@@ -22,6 +23,7 @@ from ottod.protocol.events import (
 )
 from ottod.protocol.model import UserMessage
 from ottod.protocol.worker import DeliverInput, ForgetTurns, InterruptTurn, NoteCheckpoint, SetPause, StopTurn
+from ottod.worker.failpoints import SWITCH, VARIABLE
 from tests.fakes.fake_root import FakeRoot
 
 
@@ -248,3 +250,86 @@ def test_a_session_that_ends_obeys_nothing_more(root: FakeRoot, order: SetPause)
     refused = root.command(order)
     assert refused is None or refused.code == "session_ended"
     root.finish()
+
+
+def test_an_interrupt_does_not_lose_an_answer_that_is_paid_for(
+    root: FakeRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes while the answer is on its way to the disk: the journal has it, so the next request has it too."""
+    monkeypatch.setenv(SWITCH, "1")
+    root.script({"text": "look", "tools": [shell("touch ran")]}, {"text": "${task} ${input}"})
+    root.bear("shell", mode="conversation", env={VARIABLE: "1:held:3"})
+    root.until("it is told", lambda: [e for e in root.of(ItemCompleted) if e.kind == "assistant_message"])
+    number = root.order(InterruptTurn(reason="no"))
+    root.until_event(TurnCancelled)
+    (root.session_dir / "go").touch()
+    assert root.answer_to(number) is None
+    root.until("it waits", lambda: state(root) == "idle")
+    assert root.command(DeliverInput(text="and now")) is None
+    root.until_event(TurnCompleted)
+    assert root.of(ItemCompleted)[-1].text == "the task and now", "the script counts answers: one was in the request"
+    assert root.command(StopTurn()) is None
+    root.finish()
+    assert not (root.workdir / "ran").exists() and said_to_model(root) == ["the task", "and now"]
+
+
+def test_an_interrupt_reaches_a_session_that_sums_up(root: FakeRoot) -> None:
+    """Its time slice is over, and the summary takes long: the turn ends, and the session stays as it is."""
+    root.script(
+        {"tools": [shell("echo one")]},
+        {"text": "instead: ${input}"},
+        summary={"text": "0123456789" * 100, "chunk": 1, "delay_ms": 50},
+    )
+    root.bear("shell", time_slice_s=0.001)
+    root.until("it sums up", lambda: [e for e in root.of(ItemStarted) if e.kind == "compaction"])
+    assert root.command(InterruptTurn(reason="no")) is None
+    (cancelled,) = root.of(TurnCancelled)
+    assert cancelled.interrupted
+    root.until("it waits", lambda: state(root) == "idle")
+    assert root.command(DeliverInput(text="this")) is None
+    word = root.finish()
+    assert word.cause.kind == "completed" and word.result == "instead: this"
+    assert not [e for e in root.journal() if isinstance(e, j.SliceEnded)]
+
+
+def test_a_stop_reaches_a_session_that_sums_up(root: FakeRoot) -> None:
+    """As any other model call, the summary is given up."""
+    root.script({"tools": [shell("echo one")]}, summary={"text": "0123456789" * 100, "chunk": 1, "delay_ms": 50})
+    root.bear("shell", time_slice_s=0.001)
+    root.until("it sums up", lambda: [e for e in root.of(ItemStarted) if e.kind == "compaction"])
+    assert root.command(StopTurn(reason="enough")) is None
+    word = root.finish()
+    assert word.cause.kind == "cancelled" and not word.continues
+
+
+def test_an_interrupt_of_a_session_that_leaves_its_turn_open_says_so(root: FakeRoot) -> None:
+    """Whoever asked for it is not told that the turn is over when another incarnation goes on with it."""
+    root.script({"tools": [shell("trap '' TERM INT; touch stuck; while :; do sleep 0.1; done")]}, {"text": "x"})
+    root.bear("shell")
+    root.until("it runs", lambda: (root.workdir / "stuck").exists())
+    number = root.order(InterruptTurn())
+    assert root.command(StopTurn(cause="daemon_stop")) is None
+    answer = root.answer_to(number)
+    over = [e for e in root.journal() if isinstance(e, j.TurnEnded)]
+    assert (answer is None) == bool(over)
+    assert answer is None or (answer.code == "turn_open" and answer.retryable)
+    root.finish()
+
+
+def test_who_pauses_again_is_not_overtaken(root: FakeRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pause that comes while its end is on its way to the disk is a pause."""
+    monkeypatch.setenv(SWITCH, "1")
+    root.script({"text": "one"}, {"text": "two: ${input}"})
+    root.bear(mode="conversation", env={VARIABLE: "1:held:6"})
+    root.until("it is idle", lambda: root.of(SessionStateChanged) and state(root) == "idle")
+    assert root.command(SetPause(paused=True)) is None
+    assert isinstance(root.journal()[5], j.SessionPaused)
+    goes_on = root.order(SetPause(paused=False))
+    root.until("it is noted", lambda: len(root.journal()) == 7)
+    pauses = root.order(SetPause(paused=True))
+    root.until("it is noted", lambda: len(root.journal()) == 8)
+    (root.session_dir / "go").touch()
+    assert root.answer_to(goes_on) is None and root.answer_to(pauses) is None
+    assert root.command(DeliverInput(text="hello")) is None
+    assert state(root) == "paused" and len(root.of(TurnCompleted)) == 1
+    assert restore(root.journal()).is_paused
