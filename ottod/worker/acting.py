@@ -103,12 +103,7 @@ class Acting:
             if not running.done():
                 self._approvals.withdraw(call, turn=action.turn, step=action.step)
                 running.cancel()
-            outcome = self._link.redacted(await self._outcome_of(running, call))
-            self._journal.note(
-                j.ToolResolved(turn=action.turn, step=action.step, call=call.call, result=outcome.result)
-            )
-            self._link.emit(outcome.event)
-            await self._journal.put(())
+            outcome = await self._conclude(action, await self._outcome_of(running, call))
         except StorageError as error:
             self._on_broken(error)
         else:
@@ -119,6 +114,26 @@ class Acting:
                 # The turn itself is going down, and nothing of it may outlive it.
                 running.cancel()
                 await asyncio.wait({running})
+
+    async def _conclude(self, action: RunTool, outcome: Outcome) -> Outcome:
+        """Notes and tells what became of a call; gives what the model is told. Raises StorageError."""
+        try:
+            return await self._note(action, outcome)
+        except StorageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - without a result the turn would wait for ever
+            text = f"the result of {action.call.tool} could not be noted: {type(error).__name__}: {error}"[:2000]
+            failure = Failure(code="tool_crashed", message=ascii(text))
+            return await self._note(action, failed(action.call, failure))
+
+    async def _note(self, action: RunTool, outcome: Outcome) -> Outcome:
+        outcome = self._link.redacted(outcome)
+        self._journal.note(
+            j.ToolResolved(turn=action.turn, step=action.step, call=action.call.call, result=outcome.result)
+        )
+        self._link.emit(outcome.event)
+        await self._journal.put(())
+        return outcome
 
     async def _run_with_leave(self, action: RunTool) -> Outcome:
         """The call, once it may begin. Raises StorageError."""

@@ -18,6 +18,17 @@ def cut(text: str, limit_bytes: int = MAX_EVENT_TEXT_BYTES) -> tuple[str, bool]:
     return data[:limit_bytes].decode("utf-8", "ignore"), True
 
 
+def encodable(text: str) -> str:
+    """Text that any encoder accepts: halves of characters, which documents may name, become replacement marks."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
 def pieces(text: str, limit_bytes: int = MAX_EVENT_TEXT_BYTES) -> list[str]:
     """The text in pieces that each fit `limit_bytes` of UTF-8, whatever its characters; none of an empty text."""
     if not text:

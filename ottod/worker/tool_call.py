@@ -22,7 +22,7 @@ from ottod.tools.arguments import decode_arguments
 from ottod.tools.base import Artifacts, Processes, Sessions, Tool, ToolContext, ToolOutput
 from ottod.tools.untrusted import MARK_BYTES, marked
 from ottod.worker.link import Link
-from ottod.worker.text import MAX_ARGUMENTS_BYTES, cut, pieces
+from ottod.worker.text import MAX_ARGUMENTS_BYTES, cut, encodable, pieces
 
 KILL_MARGIN_S = 15.0
 """What a tool gets beyond its own timeout to bring its processes down before its task is cancelled."""
@@ -138,12 +138,12 @@ class ToolRunner:
         return tool.timeout_s if tool.waits else min(tool.timeout_s, self._spec.limits.tool_timeout_s)
 
     def _progress(self, call: str, message: str) -> None:
-        self._link.emit(ToolProgress(call=call, message=cut(message, 500)[0]))
+        self._link.emit(ToolProgress(call=call, message=cut(encodable(message), 500)[0]))
 
     def _show(self, call: str, text: str) -> None:
         # A flood of output must not fill the outbox: the result is what counts, this is for watchers.
         if not self._link.outbox.is_full:
-            for piece in pieces(text):
+            for piece in pieces(encodable(text)):
                 self._link.emit(ContentDelta(stream="tool_output", text=piece, item=call))
 
     async def _outcome(self, task: asyncio.Task[ToolOutput], call: ToolCall) -> ToolOutput | Failure:
@@ -178,7 +178,9 @@ def _check_marks(tool: Tool[Any], call: ToolCall) -> None:
 
 def failed(call: ToolCall, failure: Failure, duration_ms: int = 0) -> Outcome:
     """The outcome of a call that gave no output."""
-    failure = replace(failure, message=cut(failure.message, MAX_FAILURE_BYTES)[0])
+    failure = replace(
+        failure, message=cut(encodable(failure.message), MAX_FAILURE_BYTES)[0], mend=encodable(failure.mend)
+    )
     text = failure.message + (f"\n{failure.mend}" if failure.mend else "")
     return Outcome(
         result=ToolResult(call=call.call, tool=call.tool, text=text, is_error=True),
@@ -196,7 +198,7 @@ def _text(output: ToolOutput) -> str:
 
 
 def _finished(call: ToolCall, output: ToolOutput, duration_ms: int) -> Outcome:
-    text = _text(output)
+    text = encodable(_text(output))
     shown, was_cut = cut(text)
     event: ToolCompleted | ToolFailed
     if output.is_error:

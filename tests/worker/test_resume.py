@@ -311,3 +311,15 @@ def test_killed_again_and_again(root: FakeRoot, moment: int) -> None:
     assert len(resolved) == len(set(resolved)) == 3
     messages = restore(entries).messages
     assert is_valid_conversation(messages) and sum(isinstance(m, AssistantMessage) for m in messages) == 4
+
+
+def test_a_result_that_no_encoder_takes_does_not_hold_the_turn(root: FakeRoot) -> None:
+    """Half of a character in a file that a tool reads: the turn goes on, with a mark in its place."""
+    (root.workdir / "f.json").write_text('{"half": "\\ud83d"}')
+    root.script(
+        {"tools": [{"name": "data", "arguments": {"action": "get", "file": "f.json"}}]},
+        {"text": "${last_tool_result}"},
+    )
+    root.bear("data")
+    word = root.finish()
+    assert word.cause.kind == "completed" and "\ufffd" in word.result

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from ottod.core.outbox import Outbox
 from ottod.core.redaction import Redactor
+from ottod.errors import Failure
 from ottod.protocol.model import ToolCall
 from ottod.protocol.specs import AgentSpec, Limits
 from ottod.tools.base import Tool, ToolContext, ToolOutput
 from ottod.tools.untrusted import marked
-from ottod.worker.tool_call import ToolRunner
+from ottod.worker.tool_call import ToolRunner, failed
 
 T = TypeVar("T")
 
@@ -159,3 +160,12 @@ def test_waiting_for_a_turn_costs_no_time_of_the_call() -> None:
         return [outcome.result.text for outcome in await asyncio.gather(*tasks)]
 
     assert asyncio.run(work()) == ["done", "cancelled before it finished", "done"]
+
+
+def test_half_characters_become_marks() -> None:
+    """A JSON document may name half of a character; the journal, events and providers cannot hold one."""
+    assert text_of(ToolOutput(text="a \ud83d b")) == "a \ufffd b"
+    assert text_of(ToolOutput(text="a \ud83d\ude00 b")) == "a \U0001f600 b"
+    assert text_of(ToolOutput(text="", untrusted="x \udc00", untrusted_source="a page")).count("\ufffd") == 1
+    failed_text = failed(ToolCall(call="c", tool="t"), Failure(code="x", message="no \ud83d")).result.text
+    assert failed_text == "no \ufffd"
