@@ -34,6 +34,9 @@ def last_messages(messages: tuple[Message, ...], *, max_bytes: int) -> tuple[Mes
         text = text or LEFT_OUT
         is_model = isinstance(message, AssistantMessage)
         told.append(AssistantMessage(blocks=(Text(text=text),)) if is_model else UserMessage(text=text))
+    if told and isinstance(told[-1], AssistantMessage):
+        # What came before it is left out, and there are providers for which only a user can speak first.
+        told.append(UserMessage(text=LEFT_OUT))
     return (*reversed(told), UserMessage(text=ORDER))
 
 
