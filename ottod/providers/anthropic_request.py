@@ -31,6 +31,7 @@ NO_TEXT = "(no text)"
 """The API refuses blank text blocks, but the conversation may hold one."""
 
 _BREAKPOINT = {"type": "ephemeral"}
+_THOUGHTS = ("thinking", "redacted_thinking")
 
 _TAKES_BUDGETS = re.compile(r"claude-(3|instant|2)|claude-[a-z]+-4(-[0-5])?(-\d{8}|-latest|@.*)?$")
 """Models up to 4.5 take a thinking budget; later ones refuse it and think adaptively, by effort."""
@@ -47,7 +48,7 @@ def messages_request(request: ModelRequest, *, provider: str) -> dict[str, Any]:
         "model": request.model,
         "max_tokens": request.max_output_tokens,
         "messages": messages,
-        **_thinking(request),
+        **_thinking(request, messages),
     }
     if request.tools:
         body["tools"] = [
@@ -64,7 +65,7 @@ def messages_request(request: ModelRequest, *, provider: str) -> dict[str, Any]:
     return body
 
 
-def _thinking(request: ModelRequest) -> dict[str, Any]:
+def _thinking(request: ModelRequest, messages: list[dict[str, Any]]) -> dict[str, Any]:
     if not request.thinking_tokens:
         return {}
     if not _TAKES_BUDGETS.search(request.model):
@@ -74,9 +75,18 @@ def _thinking(request: ModelRequest) -> dict[str, Any]:
             "output_config": {"effort": effort(request.thinking_tokens)},
         }
     budget = min(max(request.thinking_tokens, MIN_THINKING_TOKENS), request.max_output_tokens - 1)
-    if budget < MIN_THINKING_TOKENS:
+    if budget < MIN_THINKING_TOKENS or not _may_think(messages):
         return {}
     return {"thinking": {"type": "enabled", "budget_tokens": budget}}
+
+
+def _may_think(messages: list[dict[str, Any]]) -> bool:
+    """With a budget, an answer whose calls have just got their results must begin with thinking. One that another
+    model gave, or that had a secret in its thoughts, has none: then this step goes without."""
+    if len(messages) < 2 or messages[-1]["content"][0]["type"] != "tool_result":
+        return True
+    kind: str = messages[-2]["content"][0]["type"]
+    return kind in _THOUGHTS
 
 
 def _messages(conversation: tuple[Message, ...], provider: str) -> list[dict[str, Any]]:
@@ -99,7 +109,11 @@ def _content(message: Message, provider: str) -> tuple[str, list[dict[str, Any]]
             return "user", [{"type": "text", "text": message.text if message.text.strip() else NO_TEXT}]
         case AssistantMessage():
             blocks = [_block(block, provider) for block in message.blocks]
-            return "assistant", [block for block in blocks if block is not None]
+            said = [block for block in blocks if block is not None]
+            # The API takes no message that ends in thinking, which an answer that was cut can do.
+            while said and said[-1]["type"] in _THOUGHTS:
+                said.pop()
+            return "assistant", said
         case ToolResults():
             return "user", [
                 {

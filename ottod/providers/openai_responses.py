@@ -73,7 +73,11 @@ def _items(message: UserMessage | AssistantMessage | ToolResults, provider: str)
             return [{"type": "message", "role": "user", "content": message.text}]
         case AssistantMessage():
             items = [_item(block, provider) for block in message.blocks]
-            return [item for item in items if item is not None]
+            said = [item for item in items if item is not None]
+            # The API takes no reasoning that nothing follows, which an answer that was cut can end in.
+            while said and said[-1]["type"] == "reasoning":
+                said.pop()
+            return said
         case ToolResults():
             return [
                 {"type": "function_call_output", "call_id": result.call, "output": result.text}

@@ -77,6 +77,7 @@ def _check_assistant(blocks: list[dict[str, Any]], where: str) -> list[str]:
                 calls.append(block["id"])
             case other:
                 require(False, f"{where}: unknown block type {other!r}")
+    require("thinking" not in blocks[-1]["type"], f"{where}: the final block cannot be thinking")
     require(len(set(calls)) == len(calls), f"{where}: tool_use ids must be unique")
     return calls
 

@@ -155,3 +155,38 @@ def test_events_that_break_the_protocol_are_malformed(event: Any) -> None:
     with pytest.raises(ProviderError) as caught:
         feed(AnthropicMessage(PEER), event)
     assert (caught.value.code, caught.value.retryable) == ("malformed", True)
+
+
+@pytest.mark.parametrize(
+    "thoughts",
+    [
+        (Thinking(text="mine", signature="sig", provider="anthropic"),),
+        (Thinking(text="mine", signature="sig", provider="anthropic"), Text(text="  ")),
+        (Thinking(opaque="secret==", provider="anthropic"), Thinking(text="cut", provider="anthropic")),
+    ],
+)
+def test_an_answer_that_came_to_nothing_but_thinking_is_left_out(thoughts: tuple[Any, ...]) -> None:
+    """It was cut, or said nothing: the API takes no message that ends in thinking, and the session goes on."""
+    made = body(UserMessage(text="x"), AssistantMessage(blocks=thoughts), UserMessage(text="y"))
+    assert [[block["text"] for block in m["content"]] for m in made["messages"]] == [["x", "y"]]
+    said = body(UserMessage(text="x"), AssistantMessage(blocks=(Text(text="said"), *thoughts)), UserMessage(text="y"))
+    assert said["messages"][1]["content"] == [{"type": "text", "text": "said"}]
+
+
+def test_a_budget_for_thinking_needs_an_answer_that_began_with_it() -> None:
+    """In the middle of a step of tools: one of another model, or with redacted thoughts, has none."""
+    call, result = ToolCall(call="c", tool="t"), ToolResults(results=(ToolResult(call="c", tool="t", text="r"),))
+    mine = Thinking(text="mine", signature="sig", provider="anthropic")
+    fields = {"model": "claude-opus-4-5", "thinking_tokens": 2000, "max_output_tokens": 8000}
+    for thought, wants in ((mine, True), (Thinking(text="no proof"), False)):
+        made = body(UserMessage(text="x"), AssistantMessage(blocks=(thought, call)), result, **fields)
+        assert ("thinking" in made) is wants
+        later = body(
+            UserMessage(text="x"),
+            AssistantMessage(blocks=(thought, call)),
+            result,
+            AssistantMessage(blocks=(Text(text="done"),)),
+            UserMessage(text="more"),
+            **fields,
+        )
+        assert "thinking" in later

@@ -120,3 +120,14 @@ def test_events_that_do_not_parse_are_malformed(data: bytes) -> None:
     with pytest.raises(ProviderError) as caught:
         ResponsesMessage(PEER, request()).take(data)
     assert caught.value.code == "malformed"
+
+
+def test_reasoning_that_nothing_followed_is_left_out() -> None:
+    """An answer that was cut while the model reasoned: the API refuses the item without what it led to."""
+    thought = Thinking(text="hm", opaque='{"type": "reasoning", "id": "rs_1"}', provider="openai")
+    messages = (UserMessage(text="x"), AssistantMessage(blocks=(thought, Text(text=""))), UserMessage(text="y"))
+    made = responses_request(request(*messages), provider="openai")
+    assert [item["type"] for item in made["input"]] == ["message", "message"]
+    led = AssistantMessage(blocks=(thought, thought, ToolCall(call="c", tool="t")))
+    made = responses_request(request(UserMessage(text="x"), led), provider="openai")
+    assert [item["type"] for item in made["input"]] == ["message", "reasoning", "reasoning", "function_call"]
