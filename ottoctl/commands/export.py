@@ -37,6 +37,7 @@ def export(
     """
     import msgspec
 
+    from ottoctl.rendering.ansi import printable
     from ottoctl.rendering.transcript import transcript
 
     form = output or ("markdown" if console.output == "text" else console.output)
@@ -45,7 +46,8 @@ def export(
         info = session.info()
         entries = session.journal()
     if form == "markdown":
-        console.write(transcript(info, entries))
+        # A document is shown sooner or later, and what a tool has printed must not drive anybody's terminal.
+        console.write(printable(transcript(info, entries)))
     elif form == "jsonl":
         console.write("".join(encode_json(msgspec.to_builtins(entry)) + "\n" for entry in entries))
     else:
