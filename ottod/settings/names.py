@@ -17,6 +17,7 @@ BUILTIN_TOOL_NAMES = (
     "artifact_write",
     "artifact_read",
     "artifact_list",
+    "checkpoint",
     "spawn_agent",
     "process_start",
     "process_logs",

@@ -157,6 +157,8 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     """None as above."""
     web: Web | None = None
     """None where nothing can be reached."""
+    checkpoint: Callable[[str], Awaitable[int]] | None = None
+    """Notes a checkpoint of that name in the conversation, durably, and gives the turn. None outside of a session."""
     session: str = ""
     agent: str = ""
     git_author: str = ""

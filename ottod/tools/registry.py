@@ -11,6 +11,7 @@ from ottod.tools.artifact_list import ARTIFACT_LIST
 from ottod.tools.artifact_read import ARTIFACT_READ
 from ottod.tools.artifact_write import ARTIFACT_WRITE
 from ottod.tools.base import Tool
+from ottod.tools.checkpoint import CHECKPOINT
 from ottod.tools.data import DATA
 from ottod.tools.fs_edit import FS_EDIT
 from ottod.tools.fs_list import FS_LIST
@@ -40,6 +41,7 @@ BUILTIN_TOOLS: tuple[Tool[Any], ...] = (
     ARTIFACT_WRITE,
     ARTIFACT_READ,
     ARTIFACT_LIST,
+    CHECKPOINT,
     SPAWN_AGENT,
     *PROCESS_TOOLS,
 )

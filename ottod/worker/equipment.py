@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from ottod.core.conduct import Conduct
@@ -60,6 +60,7 @@ class Equipment:
         permits: Permits,
         inbox: Inbox,
         restored: Restored,
+        checkpoint: Callable[[str], Awaitable[int]],
         on_step: Callable[[], None],
         on_slice: Callable[[], None] = lambda: None,
     ) -> Equipment:
@@ -95,6 +96,7 @@ class Equipment:
             sessions=children,
             artifacts=artifacts,
             processes=outfit.background,
+            checkpoint=checkpoint,
             web=PinnedWeb(spec.http),
             session=birth.session,
             link=link,

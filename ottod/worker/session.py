@@ -212,6 +212,7 @@ class SessionRunner:
                     permits=self._permits,
                     inbox=self._inbox,
                     restored=self._restored,
+                    checkpoint=self._steering.note_checkpoint,
                     on_step=self._calls_changed,
                     on_slice=self._slice_over,
                 )

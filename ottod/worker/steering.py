@@ -131,13 +131,18 @@ class Steering:
 
     async def checkpoint(self, order: NoteCheckpoint) -> Failure | None:
         """Notes a point to fork at, wherever the session is."""
+        await self.note_checkpoint(order.name)
+        return None
+
+    async def note_checkpoint(self, name: str) -> int:
+        """The same, for whoever wants one; gives the turn, which it is named after without a name."""
         assert self._journal is not None
         turn = self.driver.turns if self.driver is not None else self._turn
-        name = order.name or f"turn-{turn}"
+        name = name or f"turn-{turn}"
         self._journal.note(j.Checkpoint(name=name, turn=turn, last_seq=self._link.last_seq))
         self._link.emit(CheckpointWritten(checkpoint=name, turn=turn))
         await self._journal.put(())
-        return None
+        return turn
 
     async def forget(self, order: ForgetTurns) -> Failure | None:
         """The last turns leave the conversation. What they did to files is not undone."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -60,6 +60,7 @@ class ToolRunner:
         web: Web,
         session: str,
         processes: Processes | None = None,
+        checkpoint: Callable[[str], Awaitable[int]] | None = None,
         link: Link,
         on_begin: Callable[[ToolCall], None] = lambda call: None,
     ) -> None:
@@ -72,6 +73,7 @@ class ToolRunner:
         self._web = web
         self._session = session
         self._processes = processes
+        self._checkpoint = checkpoint
         self._link = link
         caps = {name: tool.max_concurrent for name, tool in tools.items()} | dict(spec.limits.max_concurrent)
         self._turns = {name: asyncio.Semaphore(cap) for name, cap in caps.items() if cap is not None}
@@ -130,6 +132,7 @@ class ToolRunner:
             agent=self._spec.name,
             git_author=self._spec.git.author,
             processes=self._processes,
+            checkpoint=self._checkpoint,
         )
         async with self._turns.get(call.tool, NO_CAP), asyncio.timeout(timeout_s + KILL_MARGIN_S):
             return await tool.run(arguments, context)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ottod.errors import ConfigError, ToolError
 from ottod.tools.arguments import decode_arguments
 from ottod.tools.base import Tool
+from ottod.tools.checkpoint import CHECKPOINT
 from ottod.tools.fs_read import FS_READ
 from ottod.tools.registry import BUILTIN_TOOLS, tools_by_name
 from ottod.tools.test_reports import Counts, parse_report
@@ -117,3 +118,11 @@ def test_reports_are_read(framework: str, output: str, expected: Counts | None) 
 def test_any_output_can_be_read(output: str) -> None:
     """No output breaks the readers."""
     parse_report("make", output)
+
+
+@pytest.mark.parametrize("name", ["2", "", "a b", "-x", "x" * 65, "é"])
+def test_a_checkpoint_has_a_name_that_is_no_turn(name: str) -> None:
+    """`fork --at 2` means a turn."""
+    with pytest.raises(ToolError):
+        decode_arguments(CHECKPOINT, msgspec.json.encode({"name": name}).decode())
+    assert decode_arguments(CHECKPOINT, '{"name": "tests-green.2"}').name == "tests-green.2"

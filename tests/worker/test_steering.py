@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ottod.core.resume import restore
+from ottod.core.resume import heir, restore
 from ottod.core.turn import is_valid_conversation
 from ottod.protocol import journal as j
 from ottod.protocol.events import (
@@ -21,7 +21,7 @@ from ottod.protocol.events import (
     TurnCancelled,
     TurnCompleted,
 )
-from ottod.protocol.model import UserMessage
+from ottod.protocol.model import ToolResults, UserMessage
 from ottod.protocol.worker import DeliverInput, ForgetTurns, InterruptTurn, NoteCheckpoint, SetPause, StopTurn
 from ottod.worker.failpoints import SWITCH, VARIABLE
 from tests.fakes.fake_root import FakeRoot
@@ -333,3 +333,30 @@ def test_who_pauses_again_is_not_overtaken(root: FakeRoot, monkeypatch: pytest.M
     assert root.command(DeliverInput(text="hello")) is None
     assert state(root) == "paused" and len(root.of(TurnCompleted)) == 1
     assert restore(root.journal()).is_paused
+
+
+def test_a_model_names_a_point_to_go_back_to(root: FakeRoot) -> None:
+    """The tool `checkpoint`: noted before it is told; a fork there has the results of that step."""
+    root.script(
+        {"tools": [shell("echo work >> ran"), {"name": "checkpoint", "arguments": {"name": "half-way"}}]},
+        {"text": "${last_tool_result}"},
+    )
+    root.bear("shell", "checkpoint")
+    word = root.finish()
+    assert "half-way is noted, in turn 1" in word.result
+    assert [e.checkpoint for e in root.of(CheckpointWritten)] == ["half-way"]
+    found = heir(root.journal(), origin=root.session, checkpoint="half-way")
+    results = found.messages[-1]
+    assert isinstance(results, ToolResults) and not any(r.is_error for r in results.results)
+
+
+def test_a_point_is_named_once_more_after_a_loss(root: FakeRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the checkpoint and the call's result: the call is made again, and the newest one counts."""
+    monkeypatch.setenv(SWITCH, "1")
+    root.script({"tools": [{"name": "checkpoint", "arguments": {"name": "p"}}]}, {"text": "${last_tool_result}"})
+    root.bear("checkpoint", env={VARIABLE: "1:synced:5"})
+    root.until("it is dead", lambda: root.process is not None and root.process.poll() is not None)
+    root.kill()
+    root.bear("checkpoint")
+    assert "p is noted" in root.finish().result
+    assert sum(isinstance(e, j.Checkpoint) for e in root.journal()) == 2
