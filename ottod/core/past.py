@@ -114,6 +114,8 @@ class Restored(Value, frozen=True, kw_only=True):
     measures: tuple[Measure, ...] = ()
     """What providers have counted for beginnings of the conversation."""
     processes: tuple[j.ProcessStarted, ...] = ()
+    workflow: tuple[j.WorkflowEntry, ...] = ()
+    """A workflow's past, in order."""
 
 
 def child_report(ended: j.ChildEnded) -> Waiting:
@@ -159,6 +161,7 @@ class Past:
         self.pause_reason = ""
         self.measures: list[Measure] = []
         self.anew_at = 0
+        self.workflow: list[j.WorkflowEntry] = []
 
     def take(self, entry: j.JournalEntry) -> None:
         """The next entry. Any beginning of a journal will do; nothing in one raises."""
@@ -220,6 +223,19 @@ class Past:
                 self.processes[entry.process] = entry
             case j.ProcessEnded():
                 self.processes.pop(entry.process, None)
+            case (
+                j.WorkflowBegun()
+                | j.StepBegun()
+                | j.StepEnded()
+                | j.StepSkipped()
+                | j.StepAnswered()
+                | j.CompensationBegun()
+                | j.CompensationEnded()
+                | j.WorkflowAwoke()
+                | j.WorkflowCancelled()
+                | j.WorkflowPaused()
+            ):
+                self.workflow.append(entry)
             case j.Checkpoint():
                 pass
             case j.Snapshot():
@@ -375,6 +391,7 @@ class Past:
             attempts=tuple(self.attempts.values()),
             measures=tuple(self.measures),
             processes=tuple(self.processes.values()),
+            workflow=tuple(self.workflow),
         )
 
     def _open_turn(self) -> OpenTurn:
@@ -441,6 +458,7 @@ class Past:
             measures=tuple((known.count, known.tokens) for known in self.measures),
             anew_at=self.anew_at,
             processes=tuple(self.processes.values()),
+            workflow=tuple(self.workflow),
         )
 
     def _load(self, entry: j.Snapshot) -> None:
@@ -467,6 +485,7 @@ class Past:
         }
         self.measures = [Measure(count=count, tokens=tokens) for count, tokens in entry.measures]
         self.anew_at = entry.anew_at
+        self.workflow = list(entry.workflow)
         self.ended = _end_of(entry.ended, entry) if entry.ended is not None else None
 
 

@@ -7,7 +7,7 @@ added. What an incarnation makes of them when it goes on is `ottod.core.resume`.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -269,6 +269,126 @@ class Checkpoint(Entry, frozen=True, kw_only=True, tag="checkpoint"):
     last_seq: int
 
 
+class ArtifactFacts(Entry, frozen=True, kw_only=True):
+    """What a workflow's conditions want to know of an artifact's newest version.
+
+    `fields` are dotted paths of its JSON, with plain values, or `{"size": N}` for a list or a mapping.
+    """
+
+    name: str
+    version: int
+    artifact: str = ""
+    fields: dict[str, Any] = {}
+
+
+class WorkflowBegun(Entry, frozen=True, kw_only=True, tag="workflow.begun"):
+    """A workflow's own past begins; its inputs are there. All moments of a workflow are of the wall clock."""
+
+    at_ns: int
+    facts: tuple[ArtifactFacts, ...] = ()
+
+
+class StepBegun(Entry, frozen=True, kw_only=True, tag="step.begun"):
+    """A session for an attempt of a step is about to be asked for. `path` leads to the step: `build[2]/review`."""
+
+    path: str
+    attempt: int
+    agent: str
+    at_ns: int
+
+
+class StepEnded(Entry, frozen=True, kw_only=True, tag="step.ended"):
+    """An attempt of a step is over; its outputs have been looked at. Nothing of it is ever done again.
+
+    `artifacts` are `NAME@VERSION` of what it left, `facts` what has become known with it. `is_final`: trying again
+    with the same agent is of no use. `jitter`, in [0, 1), spreads the delay before the next attempt.
+    """
+
+    path: str
+    attempt: int
+    outcome: Literal["completed", "failed", "cancelled"]
+    at_ns: int
+    session: str = ""
+    failure: Failure | None = None
+    is_final: bool = False
+    summary: str = ""
+    artifacts: tuple[str, ...] = ()
+    facts: tuple[ArtifactFacts, ...] = ()
+    jitter: float = 0.5
+
+
+class StepSkipped(Entry, frozen=True, kw_only=True, tag="step.skipped"):
+    """A step or a block did not have its turn. It follows from what was noted before; it is here to be read."""
+
+    path: str
+    at_ns: int
+    reason: str = ""
+
+
+class StepAnswered(Entry, frozen=True, kw_only=True, tag="step.answered"):
+    """Somebody's leave for a step or a block was given, or was not: then `failure` says why."""
+
+    path: str
+    at_ns: int
+    failure: Failure | None = None
+
+
+class CompensationBegun(Entry, frozen=True, kw_only=True, tag="compensation.begun"):
+    """A session that undoes a step is about to be asked for."""
+
+    path: str
+    attempt: int
+    agent: str
+    at_ns: int
+
+
+class CompensationEnded(Entry, frozen=True, kw_only=True, tag="compensation.ended"):
+    """An attempt to undo a step is over."""
+
+    path: str
+    attempt: int
+    outcome: Literal["completed", "failed", "cancelled"]
+    at_ns: int
+    session: str = ""
+    failure: Failure | None = None
+    jitter: float = 0.5
+
+
+class WorkflowAwoke(Entry, frozen=True, kw_only=True, tag="workflow.awoke"):
+    """A moment that the workflow waited for has come: a time-out, or the end of a delay."""
+
+    at_ns: int
+
+
+class WorkflowCancelled(Entry, frozen=True, kw_only=True, tag="workflow.cancelled"):
+    """Somebody stopped the workflow: no step begins any more."""
+
+    at_ns: int
+    reason: str = ""
+
+
+class WorkflowPaused(Entry, frozen=True, kw_only=True, tag="workflow.paused"):
+    """From here on no step begins, or, with `paused` False, they begin again."""
+
+    at_ns: int
+    paused: bool
+    reason: str = ""
+
+
+WorkflowEntry = (
+    WorkflowBegun
+    | StepBegun
+    | StepEnded
+    | StepSkipped
+    | StepAnswered
+    | CompensationBegun
+    | CompensationEnded
+    | WorkflowAwoke
+    | WorkflowCancelled
+    | WorkflowPaused
+)
+
+
 class Snapshot(Entry, frozen=True, kw_only=True, tag="snapshot"):
     """Everything that the entries before this one amount to: a file that begins with it needs none of them.
 
@@ -308,6 +428,8 @@ class Snapshot(Entry, frozen=True, kw_only=True, tag="snapshot"):
     measures: tuple[tuple[int, int], ...] = ()
     anew_at: int = 0
     processes: tuple[ProcessStarted, ...] = ()
+    workflow: tuple[WorkflowEntry, ...] = ()
+    """A workflow's past, whole: it is what its next incarnation begins from."""
 
 
 class SessionClosed(Entry, frozen=True, kw_only=True, tag="session.closed"):
@@ -340,6 +462,16 @@ JournalEntry = (
     | ChildEnded
     | ProcessStarted
     | ProcessEnded
+    | WorkflowBegun
+    | StepBegun
+    | StepEnded
+    | StepSkipped
+    | StepAnswered
+    | CompensationBegun
+    | CompensationEnded
+    | WorkflowAwoke
+    | WorkflowCancelled
+    | WorkflowPaused
     | Checkpoint
     | Snapshot
     | SessionClosed
