@@ -28,16 +28,34 @@ MAX_PROGRAMS = 500
 
 _BLANKS = " \t"
 _ENDS_WORD = frozenset(" \t\n;&|<>()")
-_REDIRECTION = re.compile(r"(?:\d*|\{\w+\})(<<<|<<-|<<|<>|<&|>>|>\||>&|<|>)|(&>>|&>)")
-_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*(?:\[[^\]]*\])?\+?=")
-_NAME = re.compile(r"[A-Za-z_]\w*|\d|[@*#?$!-]")
-_DESCRIPTOR = re.compile(r"\d+-?|-")
+_REDIRECTION = re.compile(r"(?:\d*|\{\w+\})(<<<|<<-|<<|<>|<&|>>|>\||>&|<|>)|(&>>|&>)", re.ASCII)
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*(?:\[[^\]]*\])?\+?=", re.ASCII)
+_NAME = re.compile(r"[A-Za-z_]\w*|\d|[@*#?$!-]", re.ASCII)
+_DESCRIPTOR = re.compile(r"\d+-?|-", re.ASCII)
+_EXPANSION = re.compile(
+    r"\{(?:#?\w+|[@*#?$!-])(?:(?::?[-=+?]|##?|%%?|//?|\^\^?|,,?)[\w ./:,=+%^#*?~!-]*)?\}", re.ASCII
+)
+"""`${…}` whose end nobody reads differently: without quotes, escapes, substitutions and arithmetic in it."""
+_OWN_VARIABLE = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
+"""What a loop may be counted by: no variable of a shell's own, or of a program's, is called so."""
 _NETWORK = re.compile(r"/dev/(?:tcp|udp)/([^/]+)/")
 _HARMLESS = re.compile(r"/dev/(?:null|zero|full|tty|stdin|stdout|stderr|fd/\d+)\Z")
 _PREFIXES = frozenset({"if", "then", "elif", "else", "while", "until", "do", "!", "{", "time"})
 _SUFFIXES = frozenset({"fi", "done", "}"})
 _UNREADABLE = frozenset({"case", "esac", "function", "select", "coproc"})
-_ALTERING = frozenset({"export", "declare", "typeset", "readonly", "local", "alias", "enable", "hash", "shopt"})
+_ALTERING = frozenset(
+    {
+        *("export", "declare", "typeset", "readonly", "local", "alias", "enable", "hash", "shopt", "set", "unset"),
+        *("read", "mapfile", "readarray", "getopts", "source", "."),
+    }
+)
+_EVALUATING = frozenset(
+    {
+        *("printf", "test", "[", "read", "unset", "let", "declare", "typeset", "local", "export", "readonly"),
+        *("mapfile", "readarray", "getopts", "wait"),
+    }
+)
+"""Builtins that take names of variables, and evaluate what stands between their brackets: `a[$(…)]` runs it."""
 _MOVING = frozenset({"cd", "pushd", "popd", "chroot"})
 
 
@@ -212,11 +230,14 @@ class _Reader:
         """One simple command, its keywords and assignments taken away."""
         at = 0
         while at < len(words) and _is_keyword(words[at], _PREFIXES):
+            is_timed = words[at].text == "time"
             at += 1
+            while is_timed and at < len(words) and words[at].text in ("-p", "--") and not words[at].is_open:
+                at += 1
         if at < len(words) and _is_keyword(words[at], _UNREADABLE):
             raise Opaque(f"it has `{words[at].text}`")
         if at < len(words) and _is_keyword(words[at], frozenset({"for"})):
-            self._mention(words[at + 1 :])
+            self._loop(words[at + 1 :])
             return
         while at < len(words) and _is_keyword(words[at], _SUFFIXES):
             at += 1
@@ -231,13 +252,23 @@ class _Reader:
             return
         self.emit(words[at:], is_altered=is_altered)
 
+    def _loop(self, words: list[Word]) -> None:
+        """What stands behind `for`: a variable and its values, or at once what is done with each argument."""
+        variable = words[0] if words else Word("")
+        self._found.is_altered |= variable.is_open or not _OWN_VARIABLE.fullmatch(variable.text)
+        if len(words) > 1 and _is_keyword(words[1], frozenset({"do"})):
+            self._command(words[1:])
+        else:
+            self._mention(words[1:])
+
     def emit(self, words: list[Word], *, is_altered: bool) -> None:
         """Notes a program, and what it starts in turn. Raises Opaque."""
         if len(self._found.programs) >= MAX_PROGRAMS or self._depth > MAX_DEPTH:
             raise Opaque("it starts too many programs")
         is_altered = is_altered or self._found.is_altered
         name = words[0]
-        if name.is_open or not name.text:
+        # No program is called like an option: whatever comes before it was not understood.
+        if name.is_open or not name.text or name.text.startswith("-"):
             self._found.programs.append(Program(is_open=True))
             self._mention(words)
             return
@@ -260,6 +291,8 @@ class _Reader:
         if inner.is_opaque:
             self._found.programs.append(Program(is_open=True))
         base = name.text.rsplit("/", 1)[-1]
+        if base in _EVALUATING and any("[" in w.text and ("$" in w.text or "`" in w.text) for w in words[1:]):
+            self._found.programs.append(Program(is_open=True))
         self._found.is_altered |= base in _ALTERING
         self._found.is_moved |= base in _MOVING
 
@@ -286,6 +319,9 @@ class _Reader:
             return
         if not target.text and not target.is_open:
             raise Opaque("a redirection has no target")
+        if operator in (">&", "<&") and ("$" in target.text or "`" in target.text):
+            # bash takes such a word's quotes away and expands it a second time.
+            raise Opaque("a redirection expands what was quoted")
         if operator in ("<", "<>", "<&"):
             self._target(target, self._found.reads)
         if operator not in ("<", "<&"):
@@ -362,7 +398,7 @@ class _Reader:
             elif char == "$":
                 piece, opens = self._dollar(is_quoted=True)
             elif char == "`":
-                self._backticks()
+                self._backticks(is_quoted=True)
                 piece, opens = "", True
             else:
                 piece = char
@@ -376,6 +412,9 @@ class _Reader:
     def _dollar(self, *, is_quoted: bool) -> tuple[str, bool]:
         """An expansion; its value is never known."""
         self._at += 1
+        # A shell takes line continuations away before it looks at what follows.
+        while self._peek(2) == "\\\n":
+            self._at += 2
         if self._peek(2) == "((":
             raise Opaque("it has arithmetic")
         following = self._peek()
@@ -384,11 +423,10 @@ class _Reader:
             self._nest()
             return "", True
         if following == "{":
-            end = self._text.find("}", self._at)
-            inside = self._text[self._at : end]
-            if end < 0 or "$" in inside or "`" in inside or "{" in inside[1:]:
-                raise Opaque("it has an expansion inside an expansion")
-            self._at = end + 1
+            expansion = _EXPANSION.match(self._text, self._at)
+            if expansion is None:
+                raise Opaque("it has an expansion that is more than a name and a plain value")
+            self._at = expansion.end()
             return "", True
         if following in "'\"" and following and not is_quoted:
             if following == "'":
@@ -401,10 +439,12 @@ class _Reader:
             return "", True
         return "$", False
 
-    def _backticks(self) -> None:
+    def _backticks(self, *, is_quoted: bool = False) -> None:
         at = self._at + 1
         inside: list[str] = []
         while at < len(self._text) and self._text[at] != "`":
+            if is_quoted and self._text[at] in '"\\':
+                raise Opaque("it has backticks inside of quotes, with quotes or escapes in them")
             if self._text[at] == "\\" and self._text[at + 1 : at + 2] in ("`", "\\", "$"):
                 at += 1
             inside.append(self._text[at])

@@ -68,6 +68,12 @@ WRAPPERS: dict[str, Wrapper] = {
     "busybox": Wrapper(is_transparent=True),
     "toybox": Wrapper(is_transparent=True),
 }
+_WATCH = Wrapper(
+    "bcdegptwrC",
+    "nq",
+    ("beep", "color", "no-color", "errexit", "chgexit", "precise", "no-title", "no-wrap", "no-rerun", "differences"),
+    ("interval", "equexit"),
+)
 SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "rbash", "fish"})
 OPAQUE_WRAPPERS = frozenset(
     {
@@ -75,6 +81,8 @@ OPAQUE_WRAPPERS = frozenset(
         "valgrind", "rlwrap", "expect", "entr", "at", "batch", "crontab", "screen", "tmux", "runuser", "proot",
         "bwrap", "firejail", "setpriv", "capsh", "perf", "linux32", "linux64", "setarch", "pkexec", "socat", "nc",
         "ncat", "m4", "ed", "ex", "vi", "vim", "nvim", "view", "emacs", "awk", "gawk", "mawk", "nawk", "sqlite3",
+        "i386", "x86_64", "prlimit", "choom", "uclampset", "numactl", "cgexec", "fakeroot", "xvfb-run", "unbuffer",
+        "start-stop-daemon", "run-parts", "runcon", "sg", "newgrp", "dbus-launch", "chpst", "complete", "bind",
     }
 )  # fmt: skip
 """They start what they are told in ways that are not followed here."""
@@ -90,6 +98,15 @@ RUNNING_OPTIONS: dict[str, tuple[str, ...]] = {
     "man": ("-P", "-H"),
 }
 """Options by which ordinary programs start others."""
+ATTACHED_OPTIONS: dict[str, tuple[str, ...]] = {"tar": ("I", "F"), "rsync": ("e",), "ssh": ("o", "F")}
+"""Those of them whose value may follow at once, or which may stand in a cluster with others: `-cIzstd`."""
+MIN_ABBREVIATION_CHARS = 4
+"""Long options may be cut short, down to `--to` for `--to-command`."""
+GIT_RUNS = frozenset({"bisect", "filter-branch", "difftool", "mergetool", "foreach", "send-email", "shell"})
+"""Commands of git that run what they are told."""
+GIT_PAGERS = ("-O", "--open-files-in-pager", "--ext-diff", "--textconv")
+CODE_SOURCES = ("/dev/", "/proc/")
+"""Where what is read as commands comes from somewhere else than from a file."""
 FIND_ACTIONS = ("-exec", "-execdir", "-ok", "-okdir")
 FIND_WRITES = ("-fprint", "-fprint0", "-fprintf", "-fls")
 _XARGS = Wrapper(
@@ -115,8 +132,21 @@ def inner_commands(words: Sequence[Word]) -> Inner:
         return _find(rest)
     if name in SHELLS:
         return _shell(rest)
-    if name in ("eval", "watch"):
+    if name == "eval":
         return Inner(lines=(" ".join(w.text for w in rest),)) if _are_known(rest) and rest else _opaque_if(rest)
+    if name == "watch":
+        behind = _skip_options(rest, _WATCH)
+        known = behind is not None and _are_known(behind)
+        return Inner(lines=(" ".join(w.text for w in behind),)) if behind and known else _opaque_if(rest)
+    if name in ("source", "."):
+        is_file = bool(rest) and not rest[0].is_open and not rest[0].text.startswith(CODE_SOURCES)
+        return Inner() if is_file else _opaque_if(rest)
+    if name == "alias":
+        # Some shells run the value wherever the name comes up.
+        values = tuple(w.text.partition("=")[2] for w in rest if "=" in w.text)
+        return Inner(lines=values, is_opaque=not _are_known(rest))
+    if name in ("hash", "enable", "mapfile", "readarray"):
+        return _opaque_if([w for w in rest if w.is_open or w.text.startswith(("-p", "-f", "-C"))])
     if name == "trap":
         return Inner(lines=(rest[0].text,)) if rest and _are_known(rest[:1]) else _opaque_if(rest)
     if name in ("su", "script"):
@@ -140,10 +170,23 @@ def _runs_anything(name: str, rest: Sequence[Word]) -> bool:
         return True
     options = RUNNING_OPTIONS.get(name)
     if options is not None and name != "make":
-        return any(w.text.split("=", 1)[0] in options for w in rest)
+        return any(_is_running(name, w.text, options) for w in rest) or (name == "git" and _git_runs(rest))
     if name.startswith(INTERPRETERS):
         return not rest or any(w.text.startswith(INLINE_OPTIONS) for w in rest[:1]) or rest[0].is_open
     return False
+
+
+def _is_running(name: str, word: str, options: Sequence[str]) -> bool:
+    """Whether a word is one of these options, with its value or without, or cut short."""
+    option = word.split("=", 1)[0]
+    if option.startswith("--"):
+        return any(known.startswith(option) for known in options) and len(option) >= MIN_ABBREVIATION_CHARS
+    letters = ATTACHED_OPTIONS.get(name, ())
+    return option in options or (word[:1] == "-" and any(letter in word for letter in letters))
+
+
+def _git_runs(rest: Sequence[Word]) -> bool:
+    return any(w.text in GIT_RUNS or w.text.startswith(GIT_PAGERS) for w in rest)
 
 
 def _skip_options(rest: list[Word], wrapper: Wrapper) -> list[Word] | None:
@@ -247,7 +290,8 @@ def _shell(rest: list[Word]) -> Inner:
     if at >= len(rest):
         return _OPAQUE
     if not wants_line:
-        return _OPAQUE if rest[at].is_open or rest[at].text in ("-", "/dev/stdin") else Inner()
+        is_file = not rest[at].is_open and rest[at].text != "-" and not rest[at].text.startswith(CODE_SOURCES)
+        return Inner() if is_file else _OPAQUE
     if rest[at].is_open:
         return _OPAQUE
     return Inner(lines=(rest[at].text,), is_transparent=True)

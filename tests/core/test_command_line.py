@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import random
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -48,6 +51,22 @@ def programs(line: str) -> list[str]:
         ("for f in a b; do rm $f; done", ["rm …"]),
         ("! rm a", ["rm a"]),
         ("time rm a", ["rm a"]),
+        ("time -p -- rm a", ["rm a"]),
+        ("for a do rm b; done", ["rm b"]),
+        ("for a\ndo rm b; done", ["rm b"]),
+        ("-x rm a", [OPEN]),
+        ('echo "$\\\n(rm x)"', ["rm x", "echo …"]),
+        ("echo $\\\n'\\x72m'", [OPEN]),
+        ("echo ${x:-a b} ${x#a} ${x//a/b} ${#x}", ["echo …"]),
+        ("echo ${x:-\"}\"} ; rm x # \"", [OPEN]),
+        ("echo ${x:-<(rm x)}", [OPEN]),
+        ("echo ${x@P}", [OPEN]),
+        ("echo ${x:a}", [OPEN]),
+        ('echo "`rm \\"x\\"`"', [OPEN]),
+        ('echo "`rm x`"', ["rm x", "echo …"]),
+        ("a >&'$(rm x)'", [OPEN]),
+        ("printf -v 'a[$(rm x)]' y", ["printf -v a[$(rm x)] y", OPEN]),
+        ("[ -f 'a[1]' ]", ["[ -f a[1] ]"]),
         ("A=1 B=$(rm x) make", ["rm x", "make"]),
         ("$X y", [OPEN]),
         ("${X}m y", [OPEN]),
@@ -83,6 +102,17 @@ def programs(line: str) -> list[str]:
         ("eval $X", ["eval …", OPEN]),
         ("trap 'rm x' EXIT", ["trap rm x EXIT", "rm x"]),
         ("su -c 'rm x'", ["su -c rm x", "rm x"]),
+        ("watch -n 1 -d rm x", ["watch -n 1 -d rm x", "rm x"]),
+        ("watch --strange rm x", ["watch --strange rm x", OPEN]),
+        ("alias l='rm x' m", ["alias l=rm x m", "rm x"]),
+        (". ./env.sh", [". ./env.sh"]),
+        (". /dev/fd/3", [". /dev/fd/3", OPEN]),
+        ("sh /proc/self/fd/3", ["sh /proc/self/fd/3", OPEN]),
+        ("hash -p /bin/rm ls", ["hash -p /bin/rm ls", OPEN]),
+        ("tar -xzf a.tgz", ["tar -xzf a.tgz"]),
+        ("tar --to-com=x xf a", ["tar --to-com=x xf a", OPEN]),
+        ("git clean -xdf --exclude=a", ["git clean -xdf --exclude=a"]),
+        ("git submodule foreach 'rm x'", ["git submodule foreach rm x", OPEN]),
         ("/lib64/ld-linux-x86-64.so.2 /bin/rm x", ["/lib64/ld-linux-x86-64.so.2 /bin/rm x", "/bin/rm x"]),
         ("python -c 'x'", ["python -c x", OPEN]),
         ("python3", ["python3", OPEN]),
@@ -221,3 +251,63 @@ def test_bash_agrees_on_what_is_started(tmp_path: Path) -> None:
         found = analyse(line)
         known = {program.text.split(" ")[0] for program in found.programs}
         assert started <= known or any(program.is_open and not program.text for program in found.programs), line
+
+
+_PIECES = (
+    *("m", "m", " m", ";m;", '"', '"', "'", "\\", "\n", "$", "(", ")", "{", "}", "{ ", "`", "`", ";", "&", "|", "<"),
+    *(">", "#", " ", " ", " ", "x", "=", "for a ", "for x in y", "do ", "done", "if ", "then ", "fi", ":", "${x:-"),
+    *("${x", "}", "$(", "$((", "))", '"$', "\\\n", "[[ ", "]]", "!", "time ", "-p ", "in ", "-", "echo ", "eval "),
+    *("x=", "x=m ", "<(", ">(", "<<<", "2>&1", ">&2", "<&", " -- ", "case ", "esac", "set -- a;", "printf -v "),
+    *("'a[$(m)]'", "a[", "[", "]", "test -v ", "command ", "builtin ", "exec ", "{a,m}", "~", "*", "?", "$x", "$@"),
+    *(
+        '"$@"',
+        "alias e=m",
+        "trap ",
+        " EXIT",
+        "shift;",
+        "read ",
+        ". /dev/stdin",
+        "<<< m",
+        "<<E\n",
+        "\nE\n",
+        "\r",
+        "\t",
+    ),
+    *("coproc ", "function ", "select ", "$[", "$'", '$"', "@P", "!x", "#x"),
+)
+_RUN_ALL = """
+m() { echo RAN >&9; }
+while IFS= read -r -d '' line <&8; do
+  ( ulimit -t 1; eval "$line"; wait ) < /dev/null > /dev/null 2>&1
+  echo NEXT >&9
+done
+"""
+
+
+def test_bash_starts_nothing_that_is_not_found_in_any_line(tmp_path: Path) -> None:
+    """The oracle is a real shell: where it runs `m`, `m` was found, or something that may be anything."""
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("there is no bash")
+    choose = random.Random(20261128)
+    lines = ["".join(choose.choice(_PIECES) for _ in range(choose.randint(2, 12))) for _ in range(900)]
+    (tmp_path / "lines").write_bytes(b"".join(line.encode() + b"\0" for line in lines))
+    (tmp_path / "work").mkdir()
+    with (tmp_path / "lines").open("rb") as source, (tmp_path / "log").open("wb") as log:
+        words = [bash, "--noprofile", "--norc", "-c", f"exec 8<&{source.fileno()} 9>&{log.fileno()}\n{_RUN_ALL}"]
+        for file in (source, log):
+            os.set_inheritable(file.fileno(), True)
+        env = {"PATH": "/nonexistent"}
+        subprocess.run(words, cwd=tmp_path / "work", env=env, check=False, close_fds=False, timeout=120)
+    said = (tmp_path / "log").read_text().split("NEXT\n")
+    assert len(said) == len(lines) + 1
+    started = [line for line, outcome in zip(lines, said, strict=False) if "RAN" in outcome]
+    assert len(started) >= 10
+    assert [line for line in started if not _is_found(line)] == []
+
+
+def _is_found(line: str) -> bool:
+    found = analyse(line)
+    beginnings = [program.text.split("\n")[0].split(" ")[0] for program in found.programs]
+    is_named = "m" in beginnings
+    return bool(found.opaque) or is_named or any(p.is_open and p.text in ("", "m") for p in found.programs)
