@@ -107,6 +107,11 @@ def plain_path(path: str, root: str) -> str:
     return normalise_path(path, root)
 
 
+def host_claim(host: str) -> Claim:
+    """The claim to reach a host."""
+    return _host("net", host)
+
+
 def _host(kind: Kind, host: str, *, is_mention: bool = False) -> Claim:
     name = host.lower().rstrip(".")
     return Claim(kind=kind, subject="host", object=name, is_open=not _HOST.match(name), is_mention=is_mention)

@@ -66,7 +66,10 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
 class PinnedWeb:
-    """`Web` of one session. `resolve` gives the addresses of a host, `tls` says which certificates are believed."""
+    """`Web` of one session. `resolve` gives the addresses of a host, `tls` says which certificates are believed.
+
+    `objection` says why the call under way may not go to a host; empty if it may. It is asked for each request.
+    """
 
     def __init__(
         self,
@@ -75,8 +78,10 @@ class PinnedWeb:
         resolve: Resolve | None = None,
         tls: ssl.SSLContext | None = None,
         now_s: Callable[[], float] = time.monotonic,
+        objection: Callable[[str], str] = lambda host: "",
     ) -> None:
         self._http = http
+        self._objection = objection
         self._resolve = resolve or SystemResolver().resolve
         self._tls = tls
         self._rate = Rate(http.requests_per_minute, now_s=now_s)
@@ -110,6 +115,8 @@ class PinnedWeb:
         refusal = refused_host(target, self._http)
         if refusal is not None:
             raise ToolError(refusal.message, code=refusal.code)
+        if reason := self._objection(target.host):
+            raise ToolError(reason, code="denied")
 
     async def _addresses(self, target: Target) -> list[str]:
         """The host's addresses, all of which have been judged. Raises ToolError."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
+from ottod.core.web_address import Target, parse_url
 from ottod.errors import ToolError
 from ottod.protocol.toolio import WebRequest, WebResponse
 from ottod.tools.base import IDEMPOTENCY_HEADER, Facts, Tool, ToolContext, ToolOutput
@@ -114,12 +114,9 @@ def _decoded(response: WebResponse) -> str:
 
 
 def touches(arguments: HttpArguments) -> Facts:
-    """The host. One that cannot be told from the URL is no host that a rule could allow."""
-    try:
-        host = urlsplit(arguments.url).hostname
-    except ValueError:
-        host = None
-    return Facts(hosts=(host or "",))
+    """The host, as the request itself will read it. Where there is none, there is none that a rule could allow."""
+    target = parse_url(arguments.url)
+    return Facts(hosts=(target.host if isinstance(target, Target) else "",))
 
 
 HTTP = Tool(

@@ -97,7 +97,7 @@ class Equipment:
             artifacts=artifacts,
             processes=outfit.background,
             checkpoint=checkpoint,
-            web=PinnedWeb(spec.http),
+            web=PinnedWeb(spec.http, objection=outfit.judge.host_objection),
             session=birth.session,
             link=link,
             on_begin=outfit.judge.enter,

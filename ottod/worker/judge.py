@@ -1,7 +1,8 @@
 """What the rules say of a call: its claims, looked at where their paths really lead, before all authorities.
 
 Between that and the moment of use a path can come to lead elsewhere: somebody may think about it for hours. So file
-tools ask again, with the place that they have really opened (`objection`).
+tools ask again, with the place that they have really opened (`objection`), and so does the web, with each host that a
+redirect leads to (`host_objection`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple
 
-from ottod.core.claims import Claim, claims_of, with_real_paths
+from ottod.core.claims import Claim, claims_of, host_claim, with_real_paths
 from ottod.core.pattern import normalise_path
 from ottod.core.permission import Call, Verdict, decide, hard_denies
 from ottod.errors import ToolError
@@ -121,6 +122,27 @@ class Judge:
         if use == "write" and judged.needed_leave and has_named_writes:
             return f"leave was given for another file: the path leads to {path} by now"
         return ""
+
+    def host_objection(self, host: str) -> str:
+        """Why the call under way may not go to a host; empty if it may.
+
+        The host that was judged before the call is not judged again. Another one, where a redirect leads, is; and
+        leave that was given for one host is none for another.
+        """
+        under_way = _UNDER_WAY.get()
+        if under_way is None:
+            return ""
+        tool, judged = under_way
+        claim = host_claim(host)
+        if any((each.kind, each.subject, each.object) == ("net", "host", claim.object) for each in judged.claims):
+            return ""
+        found = self.decide(tool, (claim,))
+        if found.effect == "allow":
+            return ""
+        why = f": {found.reason}" if found.reason else ""
+        if found.effect == "ask":
+            return f"{tool} needs leave for {host}, where a redirect leads{why}; request it by itself"
+        return f"a rule forbids {tool} where a redirect leads ({host}){why}"
 
 
 def _is_claimed(claim: Claim, path: str, use: str) -> bool:

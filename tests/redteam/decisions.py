@@ -9,10 +9,13 @@ from typing import Any
 from ottod.core.claims import claims_of
 from ottod.core.permission import Call, decide
 from ottod.errors import ToolError
+from ottod.isolation.web import PinnedWeb
 from ottod.protocol.model import ToolCall
 from ottod.protocol.policy import Authority
-from ottod.protocol.specs import PermissionRule
-from ottod.protocol.toolio import Facts
+from ottod.protocol.specs import HttpAccess, PermissionRule, Preset
+from ottod.protocol.toolio import Facts, WebRequest
+from tests.fakes.odd_server import OddServer
+from tests.fakes.session_place import run
 from tests.redteam.arena import BREACH, Act, Arena
 
 Rule = PermissionRule
@@ -188,6 +191,35 @@ def _host(host: str) -> Act:
     return act
 
 
+def _redirected(*rules: PermissionRule, preset: Preset = "autonomous") -> Act:
+    """A page of an allowed host sends the request on to another one, which only a rule stands before."""
+
+    def act(arena: Arena) -> str:
+        async def resolve(host: str, port: int) -> list[str]:
+            return ["127.0.0.1"]
+
+        with OddServer() as server:
+            first, second = (f"{name}.example:{server.port}" for name in ("docs", "inner"))
+            url = f"http://{first}/to/302/http://{second}/echo"
+            judge = arena.judge(*rules, preset=preset)
+            call = ToolCall(call="c-1", tool="http", arguments=json.dumps({"url": url}))
+            assert judge.verdict(call).effect != "deny"
+
+            async def fetch() -> None:
+                judge.enter(call)
+                web = PinnedWeb(HttpAccess(local=(first, second)), resolve=resolve, objection=judge.host_objection)
+                await web.fetch(WebRequest(method="GET", url=url), timeout_s=20)
+
+            try:
+                run(fetch())
+            except ToolError as error:
+                assert error.code == "denied" and "/echo" not in server.paths
+                return "decision at the moment of use"
+        return BREACH
+
+    return act
+
+
 def wider_child(arena: Arena) -> str:
     """A child with the widest rules of its own, below a parent that may not."""
     parent = Authority(name="rules of the parent", agent="lead", preset="strict")
@@ -226,6 +258,10 @@ OTHER_DECISIONS: tuple[tuple[str, str, str, Act], ...] = (
     ("host-suffix", "`docs.example.evil.test`, `*.example` is allowed", "decision: rules",
      _host("docs.example.evil.test")),
     ("host-empty", "no host at all, `*.example` is allowed", "decision: rules", _host("")),
+    ("redirect-denied", "a redirect from an allowed host to a denied one", "decision at the moment of use",
+     _redirected(Rule(effect="deny", tool="http", host="inner.*"))),
+    ("redirect-after-leave", "a redirect to another host than leave was given for", "decision at the moment of use",
+     _redirected(preset="strict")),
     ("wider-child", "a child session with wider rules than its parent", "decision: preset strict", wider_child),
     ("unconfined", "a program on a host that confines nothing, by default", "decision: preset balanced",
      unconfined_programs),
