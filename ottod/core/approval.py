@@ -24,6 +24,7 @@ from ottod.errors import Failure
 from ottod.ids import ALPHABET, ID_CHARS
 
 PREFIX = "a-"
+OWN_QUESTIONS = b"otto's own"
 MAX_SETTLED = 1000
 """Settled questions that are remembered for whoever answers them again."""
 
@@ -31,9 +32,13 @@ Decision = Literal["approved", "denied", "expired", "withdrawn"]
 Scope = Literal["once", "session", "agent"]
 
 
-def approval_id(session: str, *, turn: int, step: int, call: str) -> str:
-    """The id of the question about a call: `a-` and ten characters, the same for the same call."""
-    digest = blake2b(f"{session}/{turn}/{step}/{call}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+def approval_id(session: str, *, turn: int, step: int, call: str, is_own: bool = False) -> str:
+    """The id of the question about a call: `a-` and ten characters, the same for the same call.
+
+    `is_own`: the question is Otto's own and `call` its name. No call has its id, whatever a model's answer calls it.
+    """
+    place = f"{session}/{turn}/{step}/{call}".encode("utf-8", "surrogatepass")
+    digest = blake2b(place, digest_size=8, person=OWN_QUESTIONS if is_own else b"").digest()
     number = int.from_bytes(digest, "big")
     return PREFIX + "".join(ALPHABET[number >> 5 * place & 31] for place in range(ID_CHARS))
 

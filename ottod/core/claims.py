@@ -33,12 +33,17 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that a call does. `object` is a normalised path, a program with its words, or a host.
 
     `forms` are other ways to say it, which rules that restrict look at as well. `is_tree`: with all below it.
+    `exact` says it so that it cannot mean anything else, where `object` could; `place` is where a program runs, if
+    not in the working directory, `is_moved`: somewhere else again.
     """
 
     kind: Kind
     subject: Subject = ""
     object: str = ""
     forms: tuple[str, ...] = ()
+    exact: str = ""
+    place: str = ""
+    is_moved: bool = False
     is_open: bool = False
     is_tree: bool = False
     is_altered: bool = False
@@ -65,7 +70,7 @@ def claims_of(permissions: Iterable[str], facts: Facts | None, *, root: str) -> 
     lines = [analyse(line) for line in facts.commands] + [analyse_words(words) for words in facts.programs]
     for line in lines:
         found += _commanded(line, root, normalise_path(facts.cwd, root))
-    found += [_host("net", host) for host in facts.hosts]
+    found += [_host("net", host, deed=facts.deed) for host in facts.hosts]
     covered = {claim.kind for claim in found}
     # What the tool needs besides, without naming an object.
     if not found:
@@ -112,13 +117,21 @@ def host_claim(host: str) -> Claim:
     return _host("net", host)
 
 
-def _host(kind: Kind, host: str, *, is_mention: bool = False) -> Claim:
+def _host(kind: Kind, host: str, *, is_mention: bool = False, deed: str = "") -> Claim:
     name = host.lower().rstrip(".")
-    return Claim(kind=kind, subject="host", object=name, is_open=not _HOST.match(name), is_mention=is_mention)
+    return Claim(
+        kind=kind,
+        subject="host",
+        object=name,
+        exact=f"{deed} {name}" if deed else "",
+        is_open=not _HOST.match(name),
+        is_mention=is_mention,
+    )
 
 
 def _commanded(line: CommandLine, root: str, cwd: str) -> list[Claim]:
-    found = [_program(program) for program in line.programs] or [Claim(kind="exec", subject="command")]
+    place = "" if cwd == "." else cwd
+    found = [_program(program, place) for program in line.programs] or [Claim(kind="exec", subject="command")]
     found += [_target("read", target, root, cwd) for target in line.reads]
     found += [_target("write", target, root, cwd) for target in line.writes]
     found += [_host("net", host) for host in line.hosts]
@@ -129,7 +142,7 @@ def _commanded(line: CommandLine, root: str, cwd: str) -> list[Claim]:
     return found
 
 
-def _program(program: Program) -> Claim:
+def _program(program: Program, place: str) -> Claim:
     name, _, rest = program.text.partition(" ")
     base = name.rsplit("/", 1)[-1]
     forms = [f"{base} {rest}" if rest else base] if base != name else []
@@ -141,6 +154,9 @@ def _program(program: Program) -> Claim:
         subject="command",
         object=program.text,
         forms=tuple(forms),
+        exact=program.exact if program.exact != program.text else "",
+        place=place,
+        is_moved=program.is_moved,
         is_open=program.is_open,
         is_altered=program.is_altered,
         is_mention=program.is_transparent,

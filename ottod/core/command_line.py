@@ -16,6 +16,7 @@ Source: POSIX.1-2024, Shell Command Language; bash(1).
 from __future__ import annotations
 
 import re
+import shlex
 
 import msgspec
 
@@ -64,10 +65,13 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
 
     `is_open`: only the beginning of the text is known. `is_altered`: its environment or the shell's was changed on
     the line, so that its name may mean another program. `is_transparent`: it only starts another one, which is listed
-    as well.
+    as well. `exact` has the words in quotes where they need some, so that it cannot be read as others; `is_moved`: it
+    runs in another directory than the line.
     """
 
     text: str = ""
+    exact: str = ""
+    is_moved: bool = False
     is_open: bool = False
     is_altered: bool = False
     is_transparent: bool = False
@@ -275,7 +279,14 @@ class _Reader:
         inner = inner_commands(words)
         text, is_open = _joined(words)
         self._found.programs.append(
-            Program(text=text, is_open=is_open, is_altered=is_altered, is_transparent=inner.is_transparent)
+            Program(
+                text=text,
+                exact="" if is_open else shlex.join(word.text for word in words),
+                is_open=is_open,
+                is_altered=is_altered,
+                is_transparent=inner.is_transparent,
+                is_moved=self._found.is_moved,
+            )
         )
         self._mention(words[1:])
         for path in inner.writes:

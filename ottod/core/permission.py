@@ -331,18 +331,31 @@ def grant_keys(verdict: Verdict, *, arguments: str) -> tuple[tuple[str, ...], bo
             digest = sha256(arguments.encode("utf-8", "surrogatepass")).hexdigest()
             keys.append(f"{claim.kind} with arguments {digest[:32]}")
             continue
-        is_exact = is_exact and not (claim.is_open or claim.is_altered or claim.is_mention)
-        below = "below " if claim.is_tree else ""
-        keys.append(f"{claim.kind} {below}{claim.object}{'…' if claim.is_open else ''}")
+        is_exact = is_exact and not (claim.is_open or claim.is_altered or claim.is_mention or claim.is_moved)
+        keys.append(_key(claim))
     is_exact = is_exact and len(keys) <= MAX_KEYS and all(len(key) <= MAX_KEY_CHARS for key in keys)
     return tuple(keys), is_exact
 
 
+def _key(claim: Claim) -> str:
+    """`exec git push`, `exec make (in src)`, `read below src`. No two claims that can be granted have the same."""
+    below = "below " if claim.is_tree else ""
+    known = claim.exact or claim.object
+    if claim.subject == "path" and known.startswith("below "):
+        known = f"./{known}"
+    # Within a program's words there are no brackets without quotes.
+    place = f" (in {claim.place})" if claim.place else ""
+    return f"{claim.kind} {below}{known}{'…' if claim.is_open else ''}{place}"
+
+
 def covering_grant(
-    grants: Iterable[StandingGrant], *, tool: str, keys: Sequence[str], now_ns: int
+    grants: Iterable[StandingGrant], *, tool: str, keys: Sequence[str], is_exact: bool, now_ns: int
 ) -> StandingGrant | None:
-    """A grant that covers everything that a call needs leave for; None if there is none that still holds."""
-    for grant in grants:
+    """A grant that covers everything that a call needs leave for; None if there is none that still holds.
+
+    `is_exact`: the keys say it all. What they do not say nobody has given leave for.
+    """
+    for grant in grants if is_exact else ():
         is_valid = grant.expires_at_ns is None or grant.expires_at_ns > now_ns
         if is_valid and grant.tool == tool and keys and set(keys) <= set(grant.claims):
             return grant

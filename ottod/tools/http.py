@@ -27,6 +27,8 @@ TEXTUAL = re.compile(
 KNOWN_MEDIA = re.compile(r"(?:application|audio|font|image|model|text|video)/[a-z0-9.+-]{1,40}\Z")
 """What may be said of a type outside of the marks."""
 HTML = ("text/html", "application/xhtml+xml")
+LOOKING = ("GET", "HEAD", "OPTIONS")
+"""Methods that change nothing at a server that keeps to the standard."""
 
 
 class HttpArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,10 +52,10 @@ async def run(arguments: HttpArguments, context: ToolContext) -> ToolOutput:
     body = arguments.body.encode("utf-8", "replace")
     if len(body) > MAX_BODY_BYTES:
         raise ToolError(f"the body has {len(body)} bytes; {MAX_BODY_BYTES} is the limit", code="too_large")
-    if body and arguments.method in ("GET", "HEAD", "OPTIONS"):
+    if body and arguments.method in LOOKING:
         raise ToolError(f"{arguments.method} has no body", code="bad_arguments")
     headers = dict(arguments.headers)
-    if arguments.method not in ("GET", "HEAD", "OPTIONS"):
+    if arguments.method not in LOOKING:
         # A server that knows the header does not do twice what a crash makes this tool ask for twice.
         headers = {IDEMPOTENCY_HEADER: context.idempotency_key, **headers}
     request = WebRequest(method=arguments.method, url=arguments.url, headers=tuple(headers.items()), body=body)
@@ -116,7 +118,8 @@ def _decoded(response: WebResponse) -> str:
 def touches(arguments: HttpArguments) -> Facts:
     """The host, as the request itself will read it. Where there is none, there is none that a rule could allow."""
     target = parse_url(arguments.url)
-    return Facts(hosts=(target.host if isinstance(target, Target) else "",))
+    deed = "" if arguments.method in LOOKING else arguments.method
+    return Facts(hosts=(target.host if isinstance(target, Target) else "",), deed=deed)
 
 
 HTTP = Tool(

@@ -118,7 +118,9 @@ class Approvals:
         approval = approval_id(self._session, turn=turn, step=step, call=call.call)
         known = self._book.known(approval, call.tool)
         if known is None:
-            grant = covering_grant(self._grants, tool=call.tool, keys=keys, now_ns=self._now_ns())
+            grant = covering_grant(
+                self._grants, tool=call.tool, keys=keys, is_exact=is_grantable, now_ns=self._now_ns()
+            )
             if grant is not None:
                 self._tell(call, verdict, turn, step, outcome="granted", grant=grant.grant)
                 return None
@@ -208,7 +210,7 @@ class Approvals:
         # Each limit is a question of its own: what was said about one says nothing about a larger one.
         name = f"budget:{refusal.session}:{refusal.budget}:{refusal.limit}"
         arguments = msgspec.json.encode(refusal).decode()
-        approval = approval_id(self._session, turn=turn, step=step, call=name)
+        approval = approval_id(self._session, turn=turn, step=step, call=name, is_own=True)
         known = self._book.known(approval, "")
         if known is None:
             reason = cut(why, MAX_REASON_BYTES)[0]
@@ -224,7 +226,7 @@ class Approvals:
         if self._run_mode == "headless":
             return False
         name = f"model:{asked}"
-        approval = approval_id(self._session, turn=turn, step=step, call=name)
+        approval = approval_id(self._session, turn=turn, step=step, call=name, is_own=True)
         known = self._book.known(approval, "")
         if known is None:
             reason = cut(f"no model answers; approve to try again: {failure.message}", MAX_REASON_BYTES)[0]
@@ -268,8 +270,10 @@ class Approvals:
         self._grants = grants
         now_ns = self._now_ns()
         for question in self._book.open:
-            grant = covering_grant(grants, tool=question.tool, keys=question.claims, now_ns=now_ns)
-            if grant is not None and question.is_grantable:
+            grant = covering_grant(
+                grants, tool=question.tool, keys=question.claims, is_exact=question.is_grantable, now_ns=now_ns
+            )
+            if grant is not None:
                 event = AnswerGiven(approval=question.approval, decision="approved", scope="agent", by=grant.by)
                 await self._settle(self._book.step(event, now_ns=now_ns))
 

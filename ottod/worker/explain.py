@@ -39,8 +39,8 @@ def explain(order: Hypothesis) -> PolicyExplanation:
     call = ToolCall(call="c-1", tool=order.tool, arguments=order.arguments)
     claims = judge.claims(call)
     verdict = judge.decide(call.tool, claims)
-    keys, _ = grant_keys(verdict, arguments=order.arguments)
-    grant = covering_grant(order.grants, tool=order.tool, keys=keys, now_ns=time.time_ns())
+    keys, is_exact = grant_keys(verdict, arguments=order.arguments)
+    grant = covering_grant(order.grants, tool=order.tool, keys=keys, is_exact=is_exact, now_ns=time.time_ns())
     outcome, message = _outcome(order, verdict, has_grant=grant is not None)
     first = verdict.decisive
     return PolicyExplanation(

@@ -53,7 +53,8 @@ def test_an_id_follows_from_the_place_of_the_call() -> None:
     assert first == approval_id("s-1", **place)  # type: ignore[arg-type]
     others = [approval_id("s-2", **place), approval_id("s-1", **{**place, "call": "d"})]  # type: ignore[arg-type]
     others += [approval_id("s-1", **{**place, name: 3}) for name in ("turn", "step")]  # type: ignore[arg-type]
-    assert len({first, *others}) == 5
+    others.append(approval_id("s-1", **place, is_own=True))  # type: ignore[arg-type]
+    assert len({first, *others}) == 6
     assert len(first) == 12 and set(first[2:]) <= set(ALPHABET)
     assert normalise_approval(f" {first[2:6].upper()}") == first[:6] == normalise_approval(first[:6])
 

@@ -373,18 +373,39 @@ def test_leave_that_stands_is_for_exactly_what_was_asked() -> None:
     assert (keys, is_exact) == (("exec git push origin",), True)
     grant = StandingGrant(grant="g-1", agent="coder", tool="shell", claims=keys, expires_at_ns=100)
 
-    def is_covered(line: str, tool: str = "shell", now_ns: int = 0) -> bool:
-        wanted, _ = grant_keys(verdict(tool, Facts(commands=(line,)), ask), arguments="{}")
-        return covering_grant((grant,), tool=tool, keys=wanted, now_ns=now_ns) is not None
+    def is_covered(line: str, tool: str = "shell", now_ns: int = 0, cwd: str = ".") -> bool:
+        found = verdict(tool, Facts(commands=(line,), cwd=cwd), ask)
+        wanted, is_exact = grant_keys(found, arguments="{}")
+        return covering_grant((grant,), tool=tool, keys=wanted, is_exact=is_exact, now_ns=now_ns) is not None
 
     assert is_covered("git push origin") and is_covered("git 'push'  origin")
     assert not is_covered("git push origin -f") and not is_covered("git push origin; rm x")
     assert not is_covered("git push origin > x") and not is_covered("git push $X")
     assert not is_covered("git push origin", tool="other") and not is_covered("git push origin", now_ns=100)
-    assert (
-        not is_covered("PATH=. git push origin")
-        or not grant_keys(verdict("shell", Facts(commands=("PATH=. git push origin",)), ask), arguments="{}")[1]
-    )
+    assert not is_covered("PATH=. git push origin") and not is_covered("git 'push origin'")
+    assert not is_covered("git push origin", cwd="other")
+
+
+def test_leave_that_stands_is_for_a_place() -> None:
+    """The same words in another directory, by the call's own or by a `cd` that needs no leave, ask again."""
+    rules = (Rule(effect="allow"), Rule(effect="ask", command="rm*"))
+
+    def keys(line: str, cwd: str = ".") -> tuple[tuple[str, ...], bool]:
+        return grant_keys(verdict("shell", Facts(commands=(line,), cwd=cwd), *rules), arguments="{}")
+
+    assert keys("rm -r build") == (("exec rm -r build",), True)
+    assert keys("rm -r build", cwd="src/") == (("exec rm -r build (in src)",), True)
+    assert keys("rm -r build '(in' 'src)'")[0] == ("exec rm -r build '(in' 'src)'",)
+    assert keys("rm 'a b'")[0] != keys("rm a b")[0]
+    assert not keys("cd src && rm -r build")[1]
+
+
+def test_leave_that_stands_is_for_what_is_done_at_a_host() -> None:
+    """Leave to read a page is no leave to send something there."""
+    ask = Rule(effect="ask")
+    look, _ = grant_keys(verdict("http", Facts(hosts=("a.example",)), ask), arguments="{}")
+    send, _ = grant_keys(verdict("http", Facts(hosts=("a.example",), deed="POST"), ask), arguments="{}")
+    assert (look, send) == (("net a.example",), ("net POST a.example",))
 
 
 @pytest.mark.parametrize("line", ["git push $X", "eval $X", "PATH=. git push", "ls *"])

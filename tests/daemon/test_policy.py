@@ -94,7 +94,7 @@ def test_rules_of_paths_and_commands_hold(daemon: RealDaemon) -> None:
         assert "fine" in heard(plain) and trail(otto, plain) == []
         asking = start(daemon, otto, call("shell", command="cd . && git push origin main"), permissions=given)
         approval = waiting(asking)
-        assert approval.claims == ("exec git push origin main",) and approval.is_grantable
+        assert approval.claims == ("exec git push origin main",) and not approval.is_grantable
         assert approval.claims[0] in ctl(daemon, "approvals").stdout
         otto.deny(approval.approval, reason="no")
         assert "denied by python" in heard(asking)
