@@ -201,10 +201,12 @@ class Tool(msgspec.Struct, Generic[Args], frozen=True, kw_only=True):
     `parameters` is a schema that came with the tool from outside, an object's and without references; `arguments` is
     then `OpenArguments`.
 
-    `idempotent`: running it twice with the same arguments leaves the same state as once.
+    `idempotent`: running it twice with the same arguments leaves the same state as once. `repeats` says it of a call,
+    by its arguments, where not all calls of the tool are alike.
+
     `timeout_s` is the default; the agent's limits may lower it, unless the tool only `waits`: for others, who have
     limits of their own. Of one session at most `max_concurrent` calls run at a time; more of them wait their turn.
-    limits of their own. `touches` says what a call is about to touch, for permission rules; a tool without it is
+    `touches` says what a call is about to touch, for permission rules; a tool without it is
     judged by its name and permissions, and any rule that asks or denies by path, command or host meets it.
     """
 
@@ -218,6 +220,7 @@ class Tool(msgspec.Struct, Generic[Args], frozen=True, kw_only=True):
     waits: bool = False
     max_concurrent: int | None = None
     touches: Callable[[Args], Facts | None] | None = None
+    repeats: Callable[[Args], bool] | None = None
     parameters: dict[str, Any] | None = None
 
     def schema(self) -> ToolSchema:

@@ -21,6 +21,7 @@ MAX_PATHS = 200
 BRANCH_PREFIX = "otto/"
 LOG_FORMAT = "%h %ad %an: %s"
 PROTECTED = frozenset({".git", ".otto"})
+LOOKING = ("status", "diff", "log", "show")
 
 Path = Annotated[str, Meta(min_length=1, max_length=4096)]
 
@@ -222,6 +223,7 @@ GIT = Tool(
     idempotent=False,
     run=run,
     touches=touches,
+    repeats=lambda arguments: arguments.action in LOOKING,
     timeout_s=60.0,
     max_concurrent=1,
 )

@@ -133,6 +133,7 @@ HTTP = Tool(
     idempotent=False,
     run=run,
     touches=touches,
+    repeats=lambda arguments: arguments.method in LOOKING,
     timeout_s=60.0,
     max_concurrent=4,
 )

@@ -81,8 +81,14 @@ class ToolRunner:
         self._on_begin = on_begin
 
     def is_idempotent(self, call: ToolCall) -> bool:
+        """Whether the call may simply be made again when nobody knows what became of it."""
         tool = self._tools.get(call.tool)
-        return tool is not None and tool.idempotent
+        if tool is None or tool.idempotent or tool.repeats is None:
+            return tool is not None and tool.idempotent
+        try:
+            return tool.repeats(decode_arguments(tool, call.arguments))
+        except ToolError:
+            return False
 
     def is_runnable(self, call: ToolCall) -> bool:
         """Whether there is such a tool, and the arguments are such as it takes."""

@@ -17,6 +17,7 @@ from ottod.errors import Failure
 from ottod.protocol.model import ToolCall
 from ottod.protocol.specs import AgentSpec, Limits
 from ottod.tools.base import Tool, ToolContext, ToolOutput
+from ottod.tools.registry import BUILTIN_TOOLS
 from ottod.tools.untrusted import marked
 from ottod.worker.tool_call import ToolRunner, failed
 
@@ -80,6 +81,26 @@ def text_of(output: ToolOutput) -> str:
         return outcome.result.text
 
     return asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("http", '{"url": "http://a.example/"}', True),
+        ("http", '{"url": "http://a.example/", "method": "HEAD"}', True),
+        ("http", '{"url": "http://a.example/", "method": "POST", "body": "x"}', False),
+        ("http", '{"url": 1}', False),
+        ("git", '{"action": "diff"}', True),
+        ("git", '{"action": "commit", "message": "x"}', False),
+        ("fs_read", '{"path": "a"}', True),
+        ("shell", '{"command": "ls"}', False),
+        ("no_such_tool", "{}", False),
+    ],
+)
+def test_what_may_simply_be_made_again(name: str, arguments: str, expected: bool) -> None:
+    """By the tool, or by the call where not all calls of a tool are alike: to look at a page changes nothing."""
+    call = ToolCall(call="c", tool=name, arguments=arguments)
+    assert runner(*BUILTIN_TOOLS).is_idempotent(call) is expected
 
 
 def test_content_from_outside_stands_between_marks() -> None:
