@@ -68,7 +68,7 @@ def sessions_table(
         [
             Cell(shown[s.session], "bold"),
             state_text(s, now_ns=now_ns),
-            printable(s.agent),
+            printable(called(s)),
             age((now_ns - s.created_at_ns) / 1e9) if s.created_at_ns else "-",
             str(s.turn),
             tokens(s.usage.total_tokens),
@@ -79,6 +79,13 @@ def sessions_table(
     ]
     header = ("ID", "STATE", "AGENT", "AGE", "TURNS", "TOKENS", "COST", "TITLE")
     return render_table(header, rows, width=width, color=color, right=frozenset({3, 4, 5, 6}))
+
+
+def called(info: SessionInfo) -> str:
+    """Its name in its tree, and its agent's where that does not say it."""
+    if info.name.partition("#")[0] in ("", info.agent):
+        return info.name or info.agent
+    return f"{info.name} ({info.agent})"
 
 
 def what_text(info: SessionInfo) -> Cell:
@@ -104,6 +111,7 @@ def inspect_page(info: SessionInfo, *, now_ns: int, color: bool) -> str:
         ("title", one_line(info.title)),
         ("task", one_line(info.task)),
         ("directory", info.cwd),
+        ("name", info.name),
         ("parent", info.parent),
         ("process", f"pid {info.pid}, incarnation {info.incarnation}" if info.pid else ""),
         ("restarts", f"{info.restarts} ({info.restart})" if info.restarts else ""),

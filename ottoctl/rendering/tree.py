@@ -9,7 +9,7 @@ import msgspec
 
 from ottoctl.rendering.amounts import age, tokens, usd
 from ottoctl.rendering.ansi import printable
-from ottoctl.rendering.sessions import short_ids, state_text, what_text
+from ottoctl.rendering.sessions import called, short_ids, state_text, what_text
 from ottoctl.rendering.table import Cell, render_table
 from ottod.protocol.results import SessionInfo
 
@@ -62,7 +62,7 @@ def tree_table(infos: Sequence[SessionInfo], *, now_ns: int, width: int, color: 
 def _row(branch: str, info: SessionInfo, shown: dict[str, str], now_ns: int) -> list[str]:
     return [
         Cell(branch + shown[info.session]),
-        printable(info.agent),
+        printable(called(info)),
         state_text(info, now_ns=now_ns),
         age((now_ns - info.created_at_ns) / 1e9) if info.created_at_ns else "-",
         tokens(info.usage.total_tokens),

@@ -15,6 +15,8 @@ import msgspec
 
 from ottod.core.command_line import CommandLine, Program, Target, analyse, analyse_words
 from ottod.core.pattern import normalise_path
+from ottod.core.team import PARENT, role_of
+from ottod.ids import PREFIX
 from ottod.protocol.toolio import Facts
 
 MAX_CLAIMS = 600
@@ -22,7 +24,7 @@ MAX_CLAIMS = 600
 SHOWN_CHARS = 300
 Kind = Literal["read", "write", "exec", "net", "none"]
 KINDS: tuple[Kind, ...] = ("read", "write", "exec", "net")
-Subject = Literal["path", "command", "host", ""]
+Subject = Literal["path", "command", "host", "target", ""]
 
 _PROC_ROOT = re.compile(r"/+proc/+[^/]+/+(?:task/+[^/]+/+)?(root|cwd)(?=/|\Z)")
 _HOST = re.compile(r"[a-z0-9_.:\[\]-]+\Z")
@@ -30,7 +32,7 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/:?#\s]*)")
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that a call does. `object` is a normalised path, a program with its words, or a host.
+    """One thing that a call does. `object` is a normalised path, a program with its words, a host, or an agent.
 
     `forms` are other ways to say it, which rules that restrict look at as well. `is_tree`: with all below it.
     `exact` says it so that it cannot mean anything else, where `object` could; `place` is where a program runs, if
@@ -71,6 +73,7 @@ def claims_of(permissions: Iterable[str], facts: Facts | None, *, root: str) -> 
     for line in lines:
         found += _commanded(line, root, normalise_path(facts.cwd, root))
     found += [_host("net", host, deed=facts.deed) for host in facts.hosts]
+    found += [_agent("exec" if "exec" in needed else "none", name) for name in facts.agents]
     covered = {claim.kind for claim in found}
     # What the tool needs besides, without naming an object.
     if not found:
@@ -115,6 +118,14 @@ def plain_path(path: str, root: str) -> str:
 def host_claim(host: str) -> Claim:
     """The claim to reach a host."""
     return _host("net", host)
+
+
+def _agent(kind: Kind, name: str) -> Claim:
+    """Another agent. Who is behind an id or `parent` only root knows, so every rule that restricts meets it."""
+    if not name or name == PARENT or name.startswith(PREFIX):
+        return Claim(kind=kind, subject="target", object=name, is_open=True)
+    role = role_of(name)
+    return Claim(kind=kind, subject="target", object=name, forms=(role,) if role != name else ())
 
 
 def _host(kind: Kind, host: str, *, is_mention: bool = False, deed: str = "") -> Claim:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from ottod.core.approval import MAX_SETTLED, Question, Resolution
 from ottod.core.context import Measure, begun_anew, measure, shortened
+from ottod.core.heard import Heard
 from ottod.core.turn import (
     UNKNOWN,
     EndTurn,
@@ -51,13 +52,14 @@ MAX_ATTEMPTS = 256
 class Waiting(Value, frozen=True, kw_only=True):
     """A message that waits for a turn. `number` as in the journal: 0 is the session's task.
 
-    `is_steer`: it may join the turn that runs.
+    `is_steer`: it may join the turn that runs. `key` is that of a message from another session.
     """
 
     number: int
     text: str
     sender: str
     is_steer: bool = False
+    key: str = ""
 
 
 class OpenTurn(Value, frozen=True, kw_only=True):
@@ -116,11 +118,14 @@ class Restored(Value, frozen=True, kw_only=True):
     processes: tuple[j.ProcessStarted, ...] = ()
     workflow: tuple[j.WorkflowEntry, ...] = ()
     """A workflow's past, in order."""
+    heard: tuple[str, ...] = ()
+    """The keys of messages from other sessions, as far as they are remembered."""
 
 
 def child_report(ended: j.ChildEnded) -> Waiting:
     """The message that a child's end is to the session that started it and did not wait."""
-    name = f" of agent {ended.agent}" if ended.agent else ""
+    called = f" ({ended.name})" if ended.name not in ("", ended.agent) else ""
+    name = f"{called} of agent {ended.agent}" if ended.agent else called
     head = f"[session {ended.child}{name} has ended: {ended.cause}]"
     return Waiting(number=ended.number, text=f"{head}\n\n{ended.result}".rstrip(), sender=ended.child)
 
@@ -162,6 +167,7 @@ class Past:
         self.measures: list[Measure] = []
         self.anew_at = 0
         self.workflow: list[j.WorkflowEntry] = []
+        self.heard = Heard()
 
     def take(self, entry: j.JournalEntry) -> None:
         """The next entry. Any beginning of a journal will do; nothing in one raises."""
@@ -172,6 +178,8 @@ class Past:
                     self.inbox.append(Waiting(number=0, text=entry.task, sender="user"))
             case j.InputAccepted():
                 self._wait(_waiting(entry))
+                if entry.key:
+                    self.heard.add(entry.key)
             case j.UserSaid():
                 self._begin_turn(entry)
             case j.UserSteered():
@@ -392,6 +400,7 @@ class Past:
             measures=tuple(self.measures),
             processes=tuple(self.processes.values()),
             workflow=tuple(self.workflow),
+            heard=self.heard.keys,
         )
 
     def _open_turn(self) -> OpenTurn:
@@ -425,7 +434,8 @@ class Past:
             messages=tuple(self.messages),
             marks=tuple((mark.turn, mark.at) for mark in self.marks),
             inbox=tuple(
-                j.InputAccepted(number=m.number, text=m.text, sender=m.sender, steer=m.is_steer) for m in self.inbox
+                j.InputAccepted(number=m.number, text=m.text, sender=m.sender, steer=m.is_steer, key=m.key)
+                for m in self.inbox
             ),
             newest_number=self.newest_number,
             usages=tuple(self.usages),
@@ -459,6 +469,7 @@ class Past:
             anew_at=self.anew_at,
             processes=tuple(self.processes.values()),
             workflow=tuple(self.workflow),
+            heard=self.heard.keys,
         )
 
     def _load(self, entry: j.Snapshot) -> None:
@@ -486,11 +497,12 @@ class Past:
         self.measures = [Measure(count=count, tokens=tokens) for count, tokens in entry.measures]
         self.anew_at = entry.anew_at
         self.workflow = list(entry.workflow)
+        self.heard = Heard(entry.heard)
         self.ended = _end_of(entry.ended, entry) if entry.ended is not None else None
 
 
 def _waiting(entry: j.InputAccepted) -> Waiting:
-    return Waiting(number=entry.number, text=entry.text, sender=entry.sender, is_steer=entry.steer)
+    return Waiting(number=entry.number, text=entry.text, sender=entry.sender, is_steer=entry.steer, key=entry.key)
 
 
 def _end_of(ended: j.TurnEnded, entry: j.Snapshot) -> EndTurn:

@@ -9,9 +9,9 @@ One rule is more specific than another if each of its conditions is met only whe
 more seldom. Rules that merely overlap are not comparable, and then strictness decides: `deny path: secrets` is not
 lifted by `allow tool: fs_write`.
 
-A rule with `path`, `command` or `host` speaks of claims of that kind. To allow, it has to be certain that it fits; to
-ask or deny it is enough that it might. What cannot be understood never satisfies an allow rule that is narrower than
-`*`, and meets every rule of its kind that asks or denies.
+A rule with `path`, `command`, `host` or `target` speaks of claims of that kind. To allow, it has to be certain that
+it fits; to ask or deny it is enough that it might. What cannot be understood never satisfies an allow rule that is
+narrower than `*`, and meets every rule of its kind that asks or denies.
 
 Source: ADR 0016.
 """
@@ -32,7 +32,7 @@ from ottod.protocol.specs import Effect, PermissionRule
 
 STRENGTH: dict[Effect, int] = {"allow": 0, "ask": 1, "deny": 2}
 EVERYTHING = ("*", "**")
-SUBJECTS = ("path", "command", "host")
+SUBJECTS = ("path", "command", "host", "target")
 _SILENCE = PermissionRule(effect="allow", reason="no rule speaks of it")
 
 
@@ -208,6 +208,9 @@ def _is_met(rule: PermissionRule, subject: str, claim: Claim) -> bool:
     if subject == "host":
         name = wanted.lower()
         return (claim.is_open and restricts) or (not claim.is_open and pattern.matches(name, claim.object))
+    if subject == "target":
+        known = any(pattern.matches(wanted, text) for text in (claim.object, *claim.forms))
+        return restricts if claim.is_open else known
     if restricts:
         return _command_restricted(wanted, claim)
     return not claim.is_altered and (
@@ -259,6 +262,7 @@ def _is_within(rule: PermissionRule, other: PermissionRule) -> bool:
         and (not other.path or (bool(rule.path) and pattern.path_covers(other.path, rule.path)))
         and (not other.command or (bool(rule.command) and pattern.covers(other.command, rule.command)))
         and (not other.host or (bool(rule.host) and pattern.covers(other.host.lower(), rule.host.lower())))
+        and (not other.target or (bool(rule.target) and pattern.covers(other.target, rule.target)))
     )
 
 
@@ -307,7 +311,7 @@ def describe_rule(rule: PermissionRule) -> str:
     """The rule on one line, as it could be written: `ask tool: shell, command: git push*`."""
     conditions = [
         f"{name}: {value}"
-        for name in ("tool", "permission", "path", "command", "host", "agent", "run_mode")
+        for name in ("tool", "permission", "path", "command", "host", "target", "agent", "run_mode")
         if (value := getattr(rule, name)) and (value != "*" or name not in ("tool", "agent"))
     ]
     return f"{rule.effect} {', '.join(conditions) or 'everything'}"
@@ -322,12 +326,13 @@ MAX_KEY_CHARS = 2000
 def grant_keys(verdict: Verdict, *, arguments: str) -> tuple[tuple[str, ...], bool]:
     """What a call needs leave for, each as exact text, and whether that says it all, so that leave for it can stand.
 
-    A claim without an object is known by the call's arguments.
+    A claim without an object is known by the call's arguments; so is one about another agent, whom leave to tell one
+    thing does not cover for the next.
     """
     keys: list[str] = []
     is_exact = True
     for claim in dict.fromkeys(finding.claim for finding in verdict.asks):
-        if claim.is_undeclared or (not claim.object and not claim.is_open):
+        if claim.is_undeclared or claim.subject == "target" or (not claim.object and not claim.is_open):
             digest = sha256(arguments.encode("utf-8", "surrogatepass")).hexdigest()
             keys.append(f"{claim.kind} with arguments {digest[:32]}")
             continue

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ottod.protocol.specs import PermissionRule, Preset
 
-SESSION_TOOLS = ("spawn_agent", "ask_agent", "send_message")
-"""Tools that reach other sessions, which are bound by this one's rules as well."""
+SESSION_TOOLS = ("spawn_agent",)
+"""Tools that start sessions, which are bound by this one's rules as well."""
 
 _READ = PermissionRule(effect="allow", permission="read", reason="reading is allowed")
 _NONE = PermissionRule(effect="allow", permission="none", reason="it touches nothing")

@@ -80,6 +80,7 @@ def heir(
         resolutions=(),
         is_paused=False,
         pause_reason="",
+        heard=(),
     )
 
 

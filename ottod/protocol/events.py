@@ -66,6 +66,8 @@ class SessionCreated(EventBase, frozen=True, kw_only=True, tag="session.created"
     agent_digest: str = ""
     resumed_from: str = ""
     """The session that it took the conversation over from."""
+    name: str = ""
+    """What it is called in its tree."""
 
 
 class SessionStarted(EventBase, frozen=True, kw_only=True, tag="session.started"):
@@ -347,6 +349,7 @@ class ChildStarted(EventBase, frozen=True, kw_only=True, tag="child.started"):
 
     child: str
     agent: str
+    name: str = ""
 
 
 class ChildExited(EventBase, frozen=True, kw_only=True, tag="child.exited"):
@@ -363,6 +366,9 @@ class MessageSent(EventBase, frozen=True, kw_only=True, tag="message.sent"):
     message: str
     to: str
     text: str = ""
+    name: str = ""
+    """What the receiver is called; `waited_ms`: how long there was no room for it."""
+    waited_ms: int = 0
 
 
 class MessageReceived(EventBase, frozen=True, kw_only=True, tag="message.received"):
@@ -371,6 +377,8 @@ class MessageReceived(EventBase, frozen=True, kw_only=True, tag="message.receive
     message: str
     sender: str
     text: str = ""
+    name: str = ""
+    """What the sender is called, if it is another session of the tree."""
 
 
 class ModelRerouted(EventBase, frozen=True, kw_only=True, tag="model.rerouted"):

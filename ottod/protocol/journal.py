@@ -44,6 +44,8 @@ class InputAccepted(Entry, frozen=True, kw_only=True, tag="input.accepted"):
     text: str
     sender: str = "user"
     steer: bool = False
+    key: str = ""
+    """Of a message from another session: it is accepted once."""
 
 
 class UserSaid(Entry, frozen=True, kw_only=True, tag="user.said"):
@@ -231,6 +233,8 @@ class ChildStarted(Entry, frozen=True, kw_only=True, tag="child.started"):
     task: str = ""
     key: str = ""
     is_reported: bool = False
+    name: str = ""
+    mode: Literal["oneshot", "conversation"] = "oneshot"
 
 
 class ChildEnded(Entry, frozen=True, kw_only=True, tag="child.ended"):
@@ -241,6 +245,7 @@ class ChildEnded(Entry, frozen=True, kw_only=True, tag="child.ended"):
     cause: Cause
     result: str = ""
     number: int = 0
+    name: str = ""
 
 
 class ProcessStarted(Entry, frozen=True, kw_only=True, tag="process.started"):
@@ -430,6 +435,7 @@ class Snapshot(Entry, frozen=True, kw_only=True, tag="snapshot"):
     processes: tuple[ProcessStarted, ...] = ()
     workflow: tuple[WorkflowEntry, ...] = ()
     """A workflow's past, whole: it is what its next incarnation begins from."""
+    heard: tuple[str, ...] = ()
 
 
 class SessionClosed(Entry, frozen=True, kw_only=True, tag="session.closed"):

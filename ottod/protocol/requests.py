@@ -47,6 +47,8 @@ class StartSession(Wire, frozen=True, kw_only=True, tag="session.start"):
     key: str = ""
     traceparent: str = ""
     """A span of a trace that the session is to be part of (W3C Trace Context)."""
+    name: str = ""
+    """What it is to be called in its tree; its agent's name, perhaps with a number, unless given."""
 
 
 class ListSessions(Wire, frozen=True, kw_only=True, tag="session.list"):

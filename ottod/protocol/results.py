@@ -112,6 +112,8 @@ class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
     """The session that it took the conversation over from, resumed or forked."""
     resumed_turn: int = 0
     """The newest turn of that conversation."""
+    name: str = ""
+    """What it is called in its tree."""
 
 
 class SessionStartedResult(Wire, frozen=True, kw_only=True, tag="started"):

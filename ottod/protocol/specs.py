@@ -47,6 +47,8 @@ class Limits(Spec, frozen=True, kw_only=True):
     file_bytes: Bytes | None = None
     max_depth: Count = 4
     max_children: Count = 16
+    max_per_role: dict[str, PositiveCount] = {}
+    """Live sessions below it, at any depth, that run the same agent, by its name."""
 
 
 class Backoff(Spec, frozen=True, kw_only=True):
@@ -110,7 +112,8 @@ Preset = Literal["strict", "balanced", "autonomous"]
 class PermissionRule(Spec, frozen=True, kw_only=True):
     """One rule. Patterns are globs; an absent field matches everything. What matches is `ottod.core.permission`.
 
-    `permission`: only what a call reads, writes, executes or sends; `none` for tools that do nothing of these.
+    `agent` is who acts, `target` another agent that is started or spoken to. `permission`: only what a call reads,
+    writes, executes or sends; `none` for tools that do nothing of these.
     `expires_s`: how long an approval that it asks for waits for an answer; for ever, unless it is given. `source` is
     the loader's: the file and line where the rule stands.
     """
@@ -120,6 +123,7 @@ class PermissionRule(Spec, frozen=True, kw_only=True):
     path: str = ""
     command: str = ""
     host: str = ""
+    target: str = ""
     agent: str = "*"
     run_mode: Literal["interactive", "headless", ""] = ""
     permission: Literal["read", "write", "exec", "net", "none", ""] = ""

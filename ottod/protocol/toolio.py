@@ -17,9 +17,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     Paths are relative to the working directory or absolute, not yet normalised. `trees` are directories that are read
     with everything below them. `commands` are command lines for a shell, `programs` argument lists (an empty first
-    word: one that cannot be named), `hosts` names or addresses without port. `cwd` is where commands run. `deed` is
-    what is done at the hosts, if it is more than to look: leave to look is no leave for that. What is not named here
-    the call does not touch; a tool that cannot say gives no facts at all.
+    word: one that cannot be named), `hosts` names or addresses without port, `agents` other agents by name or
+    address (empty: all). `cwd` is where commands run. `deed` is what is done at the hosts, if it is more than to
+    look: leave to look is no leave for that. What is not named here the call does not touch; a tool that cannot say
+    gives no facts at all.
     """
 
     reads: tuple[str, ...] = ()
@@ -29,6 +30,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     programs: tuple[tuple[str, ...], ...] = ()
     hosts: tuple[str, ...] = ()
     deed: str = ""
+    agents: tuple[str, ...] = ()
     cwd: str = "."
 
 

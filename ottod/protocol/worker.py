@@ -15,7 +15,7 @@ from ottod.errors import Failure
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.codec import Codec
-from ottod.protocol.events import BreakerStateChanged, BudgetWarning
+from ottod.protocol.events import BreakerStateChanged, BudgetWarning, SessionState
 from ottod.protocol.policy import Authority, StandingGrant
 from ottod.protocol.specs import AgentSpec, ModelTarget, ToolFile
 from ottod.protocol.usage import Usage
@@ -24,6 +24,8 @@ KIND_MESSAGE = b"M"
 KIND_BATCH = b"B"
 
 MAX_BIRTH_BYTES = 4 * 1024 * 1024
+MAX_MESSAGE_TEXT_BYTES = 16 * 1024
+"""Of a message from one session to another."""
 MAX_ANSWER_BYTES = 64 * 1024
 """Of an answer that is kept to stand in for another: it has to fit into a worker's message."""
 
@@ -105,6 +107,7 @@ class ChildNotice(Wire, frozen=True, kw_only=True, tag="child_notice"):
     title: str = ""
     cause: Cause | None = None
     result: str = ""
+    name: str = ""
 
 
 # ---------------------------------------------------------------- worker → root
@@ -166,13 +169,36 @@ class SpawnChild(Wire, frozen=True, kw_only=True, tag="spawn_child"):
     key: str = ""
     traceparent: str = ""
     """The span of the call that starts it."""
+    name: str = ""
+    """In its tree; its agent's, perhaps with a number, unless given."""
+    mode: Literal["oneshot", "conversation"] = "oneshot"
+    waits: bool = False
+    """The call waits for the child's end."""
 
 
 class StopChild(Wire, frozen=True, kw_only=True, tag="stop_child"):
-    """Stop a child and everything below it."""
+    """Stop a child and everything below it; with `when_idle` once it has nothing to do."""
 
     child: str
     reason: str = ""
+    when_idle: bool = False
+
+
+class SendMessage(Wire, frozen=True, kw_only=True, tag="message.send"):
+    """A message to other sessions of the tree; done once it is in their journals.
+
+    `to` is a name, an id or `parent`. With `role` it goes to all that run that agent, with `*` to all; never to the
+    sender. `key` travels with the message: however often it is sent, it is heard once.
+    """
+
+    text: str
+    key: str
+    to: str = ""
+    role: str = ""
+
+
+class ListAgents(Wire, frozen=True, kw_only=True, tag="agents.list"):
+    """Who is there in the session's tree."""
 
 
 class WriteArtifact(Wire, frozen=True, kw_only=True, tag="write_artifact"):
@@ -274,6 +300,8 @@ class KeepAnswer(Wire, frozen=True, kw_only=True, tag="answer.keep"):
 WorkerRequestBody = (
     SpawnChild
     | StopChild
+    | SendMessage
+    | ListAgents
     | WriteArtifact
     | FetchArtifact
     | FindArtifacts
@@ -326,6 +354,10 @@ class DeliverInput(Wire, frozen=True, kw_only=True, tag="deliver_input"):
     text: str
     sender: str = "user"
     steer: bool = False
+    name: str = ""
+    """The sender's in their tree, if it is another session."""
+    key: str = ""
+    """Heard once, however often it is delivered."""
 
 
 class StopTurn(Wire, frozen=True, kw_only=True, tag="stop"):
@@ -428,8 +460,30 @@ class BudgetRefusal(Wire, frozen=True, kw_only=True):
     limit: int = 0
 
 
+class Delivery(Wire, frozen=True, kw_only=True):
+    """What became of a message to one session. `waited_ms`: until there was room for it."""
+
+    session: str
+    name: str
+    failure: Failure | None = None
+    waited_ms: int = 0
+
+
+class AgentCard(Wire, frozen=True, kw_only=True):
+    """A session of the tree as the others see it. `above` is its parent's name."""
+
+    session: str
+    name: str
+    role: str
+    state: SessionState
+    above: str = ""
+    mode: str = "oneshot"
+    title: str = ""
+    cause: Cause | None = None
+
+
 class RequestReply(Wire, frozen=True, kw_only=True, tag="request_reply"):
-    """The answer to a `WorkerRequest`: the child's id, the artifacts, the permit, or why not."""
+    """The answer to a `WorkerRequest`: the child's id, the artifacts, the permit, the agents, or why not."""
 
     id: int
     child: str = ""
@@ -446,6 +500,11 @@ class RequestReply(Wire, frozen=True, kw_only=True, tag="request_reply"):
     """The same: of breakers that its calls have moved."""
     answer: bytes = b""
     """An earlier answer; empty if there is none."""
+    deliveries: tuple[Delivery, ...] = ()
+    """Of a message, one for each that it was meant for."""
+    agents: tuple[AgentCard, ...] = ()
+    name: str = ""
+    """The child's, in its tree."""
 
 
 RootToWorker = WorkerWelcome | WorkerRejected | Ack | Command | ExitAck | RequestReply

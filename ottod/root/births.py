@@ -70,6 +70,8 @@ class Births:
         self.is_closed = False
         self.started = 0
         self.on_joined: Callable[[Session], None] = lambda session: None
+        self.admit: Callable[[SessionInfo, Session | None, str], str] = lambda info, parent, wanted: wanted
+        """The name of a session that is about to be; raises RefusedError if it may not be."""
         self.on_refused: Callable[[Session], None] = lambda session: None
         self.open_permits: Callable[[str], tuple[str, ...]] = lambda session_id: ()
         """A session's permits that its earlier workers have not told the end of."""
@@ -119,6 +121,7 @@ class Births:
                 if parent is not None and parent.plan is not None:
                     # Looked at again: others may have been started while this one was resolved.
                     check_room(parent, parent.plan.spec.limits.max_children)
+                session.info = replace(session.info, name=self.admit(session.info, parent, request.name))
             except OttoError:
                 self._c.threads.submit(remove_tree, directory)
                 raise
@@ -267,6 +270,7 @@ class Births:
             run_mode="headless" if info.run_mode == "headless" else "interactive",
             agent_digest=info.agent_digest,
             resumed_from=info.resumed_from,
+            name=info.name,
         )
 
     def caps(self, plan: SessionPlan) -> Caps:

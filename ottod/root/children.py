@@ -100,6 +100,8 @@ class Children:
             run_mode="headless" if info.run_mode == "headless" else "interactive",
             key=key,
             traceparent=body.traceparent,
+            name=body.name,
+            mode=body.mode,
         )
         return await self.start(request, parent, body.key)
 

@@ -319,6 +319,7 @@ class Daemon:
             database=self._database.stats(),
             gateway=self._gateway,
             permits=self._supervisor.permits,
+            mail=self._supervisor.mail,
             providers=self._supervisor.providers,
             isolation=self._platform.known,
         )

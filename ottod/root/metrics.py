@@ -22,6 +22,7 @@ from ottod.root.control_gate import ControlGate
 from ottod.root.gateway_client import GatewayClient
 from ottod.root.hub import RETRY_S, Hub, Subscription
 from ottod.root.lag import LoopLag
+from ottod.root.mail import Mail
 from ottod.root.permits import Permits
 from ottod.root.provider_gate import ProviderGate
 from ottod.root.reaper import Reaper
@@ -69,6 +70,7 @@ def collect(
     database: DatabaseStats,
     gateway: GatewayClient,
     permits: Permits,
+    mail: Mail,
     providers: ProviderGate,
     isolation: Mapping[str, str],
 ) -> MetricsReport:
@@ -79,6 +81,7 @@ def collect(
     instruments.read(report)
     models.read(report)
     _read_sessions(report, table)
+    report.put("otto_messages_waiting", mail.waiting)
     report.put("otto_permits_waiting", permits.waiting_count)
     report.put("otto_permits_open", permits.open_count)
     _read_workers(report, zygote, reaper, workers)

@@ -203,7 +203,14 @@ class Session:
 
 def child_notice(info: SessionInfo) -> ChildNotice:
     """What a parent is told of a child as it is now."""
-    return ChildNotice(child=info.session, agent=info.agent, title=info.title, cause=info.cause, result=info.result)
+    return ChildNotice(
+        child=info.session,
+        agent=info.agent,
+        title=info.title,
+        cause=info.cause,
+        result=info.result,
+        name=info.name,
+    )
 
 
 class SessionTable:

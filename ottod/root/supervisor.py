@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from ottod.errors import OttoError, RefusedError
 from ottod.protocol.cause import CauseKind
+from ottod.protocol.policy import Authority
 from ottod.protocol.requests import StartSession
 from ottod.protocol.results import SessionStartedResult, StopResult
 from ottod.protocol.worker import CommandBody, DeliverInput
@@ -35,13 +36,16 @@ from ottod.root.grants import Grants
 from ottod.root.groups import Groups
 from ottod.root.heritage import Heritage
 from ottod.root.lineage import Lineage
+from ottod.root.mail import Mail
 from ottod.root.permits import Permits
 from ottod.root.provider_gate import ProviderGate
 from ottod.root.reaper import Reaper
 from ottod.root.resolve import Resolver
+from ottod.root.rulings import all_authorities
 from ottod.root.session_table import Session
 from ottod.root.steering import Steering
 from ottod.root.stops import Stops
+from ottod.root.teams import Teams
 from ottod.root.watch import Watch
 from ottod.root.worker_requests import WorkerRequests
 from ottod.storage.artifacts import ArtifactStore
@@ -75,6 +79,9 @@ class Supervisor:
         self._stops = Stops(context, self._groups)
         self._children = Children(context, self._births, self._groups)
         self._children.begin_stop = lambda session, reason: self._stops.begin_for(session, reason, "cancelled")
+        self.teams = Teams(context)
+        self._private_dirs = private_dirs
+        self.mail = Mail(context, self.teams, authorities=self._authorities)
         self.permits = Permits(context)
         self.providers = ProviderGate(context)
         self.permits.admission = self.providers
@@ -83,12 +90,16 @@ class Supervisor:
             children=self._children,
             artifacts=self.artifacts,
             permits=self.permits,
+            teams=self.teams,
+            mail=self.mail,
             news=self.providers.news,
         ).requested
         self._burials.on_worker_gone = self.permits.worker_gone
-        self._burials.on_ended = self.permits.ended
+        self._burials.on_ended = self._session_ended
         self._births.open_permits = self.permits.open_names
-        self._groups.on_created = self.permits.budgets.opened
+        self._groups.on_created = self._session_created
+        self._births.admit = self.teams.admit
+        self._births.on_refused = self._session_refused
         self.permits.budgets.on_time_up = lambda session, why: self._stops.begin_for(session, why, "budget")
         self._adoption = Adoption(
             context,
@@ -182,6 +193,33 @@ class Supervisor:
         self.grants.worker_ready(session, is_adopted=is_adopted)
         if any(pending.answer is not None for pending in session.info.approvals):
             self._c.spawn(self.approvals.deliver_kept(session))
+
+    # ------------------------------------------------------------ news of sessions
+
+    def _authorities(self, session: Session) -> tuple[Authority, ...]:
+        plan = session.plan
+        if plan is None:
+            return ()
+        return all_authorities(
+            plan.spec,
+            self._c.settings.permissions,
+            cwd=plan.cwd,
+            private_dirs=self._private_dirs,
+            inherited=plan.inherited,
+        )
+
+    def _session_created(self, session: Session) -> None:
+        self.permits.budgets.opened(session)
+        self.teams.joined(session)
+
+    def _session_refused(self, session: Session) -> None:
+        self._groups.left(session)
+        self.teams.left(session)
+
+    def _session_ended(self, session: Session) -> None:
+        self.permits.ended(session)
+        self.mail.ended(session)
+        self.teams.ended(session)
 
     def _note_decisions(self, session: Session, first_seq: int, entries: Sequence[Entry]) -> None:
         for entry in audit_entries(session.info, first_seq, entries):
@@ -280,6 +318,7 @@ class Supervisor:
         """Adopts, ends or begins again what an earlier root left behind."""
         await self.grants.load()
         adopted = await self._adoption.take_over()
+        await self.teams.restore()
         await self.permits.restore()
         await self.providers.restore()
         return adopted

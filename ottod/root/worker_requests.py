@@ -14,8 +14,10 @@ from ottod.protocol.worker import (
     FetchArtifact,
     FindArtifacts,
     KeepAnswer,
+    ListAgents,
     RecallAnswer,
     RequestReply,
+    SendMessage,
     SettlePermit,
     SpawnChild,
     StopChild,
@@ -27,8 +29,10 @@ from ottod.root.answers import Answers
 from ottod.root.artifacts import Artifacts
 from ottod.root.children import Children
 from ottod.root.context import RootContext
+from ottod.root.mail import Mail
 from ottod.root.permits import Permits
 from ottod.root.session_table import Incarnation, Session
+from ottod.root.teams import Teams
 
 
 class WorkerRequests:
@@ -41,6 +45,8 @@ class WorkerRequests:
         children: Children,
         artifacts: Artifacts,
         permits: Permits,
+        teams: Teams,
+        mail: Mail,
         news: Callable[[Session], tuple[BreakerStateChanged, ...]],
     ) -> None:
         """`news` gives what the session has to tell of breakers; it goes with the next reply."""
@@ -49,6 +55,8 @@ class WorkerRequests:
         self._children = children
         self._artifacts = artifacts
         self._permits = permits
+        self._teams = teams
+        self._mail = mail
         self._answers = Answers(context)
 
     def requested(self, session: Session, incarnation: Incarnation, request: WorkerRequest) -> None:
@@ -69,9 +77,14 @@ class WorkerRequests:
     async def _answer(self, session: Session, incarnation: Incarnation, body: WorkerRequestBody) -> RequestReply:
         match body:
             case SpawnChild():
-                return RequestReply(id=0, child=(await self._children.spawn(session, body)).id)
+                child = await self._children.spawn(session, body)
+                return RequestReply(id=0, child=child.id, name=child.info.name)
             case StopChild():
                 return RequestReply(id=0, child=self._children.stop(session, body).id)
+            case SendMessage():
+                return await self._mail.send(session, body)
+            case ListAgents():
+                return RequestReply(id=0, agents=self._teams.cards(session))
             case WriteArtifact() | FetchArtifact() | FindArtifacts():
                 return await self._artifacts.serve(session, 0, body)
             case AskPermit():

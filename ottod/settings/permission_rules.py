@@ -37,7 +37,7 @@ def check_rules(
         if isinstance(path, str) and ".." in path.split("/"):
             mend = "write it relative to the working directory, or absolute, without `..`"
             errors.append(source.error(f"the pattern {path!r} matches nothing", (*place, "path"), mend=mend))
-        for name in ("tool", "agent", "path", "command", "host"):
+        for name in ("tool", "agent", "path", "command", "host", "target"):
             if len(str(rule.get(name, ""))) > MAX_PATTERN_CHARS:
                 message = f"a pattern of more than {MAX_PATTERN_CHARS} characters"
                 errors.append(source.error(message, (*place, name), mend="make it shorter"))

@@ -109,6 +109,18 @@ def select_children(connection: sqlite3.Connection, parent: str) -> list[bytes]:
     return [row[0] for row in rows]
 
 
+def select_live_trees(connection: sqlite3.Connection, limit: int) -> list[bytes]:
+    """Packed infos of all sessions of trees in which somebody lives, oldest first."""
+    rows = connection.execute(
+        "SELECT info FROM (SELECT info, created_at_ns, session FROM sessions WHERE"
+        " CASE tree WHEN '' THEN session ELSE tree END IN"
+        " (SELECT CASE tree WHEN '' THEN session ELSE tree END FROM sessions WHERE state <> 'ended')"
+        " ORDER BY created_at_ns DESC, session LIMIT ?) ORDER BY created_at_ns, session",
+        (limit,),
+    )
+    return [row[0] for row in rows]
+
+
 def unpack_infos(rows: Iterable[bytes]) -> tuple[list[SessionInfo], int]:
     """The infos, and how many rows could not be read: one bad row must not hide the others."""
     infos: list[SessionInfo] = []

@@ -32,6 +32,7 @@ MAX_MODELS = 24
 OTHER = "other"
 TOKEN_KINDS = ("input", "output", "cache_read", "cache_write")
 PERMIT_OUTCOMES = ("granted", "refused")
+MESSAGE_OUTCOMES = ("delivered", "inbox_full", "rate_limited", "failed")
 
 MAX_TOOLS = 32
 """Built-in tools that are told apart, and `other`."""
@@ -129,6 +130,12 @@ METRICS: tuple[Metric, ...] = (
     _gauge("otto_sessions_processes", "Processes of all live sessions together, at the last look."),
     _gauge("otto_approvals_pending", "Tool calls that wait for somebody's leave."),
     _gauge("otto_approval_oldest_age_seconds", "How long the oldest of them has waited; 0 without any."),
+    _counter(
+        "otto_messages",
+        "Messages between sessions, by what became of them.",
+        Label("outcome", MESSAGE_OUTCOMES),
+    ),
+    _gauge("otto_messages_waiting", "Messages between sessions that are on their way, or wait for room."),
     # Model calls
     _counter(
         "otto_permits", "Attempts of model calls that might be made, or might not.", Label("outcome", PERMIT_OUTCOMES)

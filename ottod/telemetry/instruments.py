@@ -10,14 +10,24 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from ottod.core.health import WARNING_CODE
 from ottod.protocol.cause import CauseKind
 from ottod.protocol.usage import Usage
-from ottod.telemetry.catalogue import BY_NAME, CAUSES, HEALTH_KINDS, MAX_MODELS, OTHER, TOKEN_KINDS, Report
+from ottod.telemetry.catalogue import (
+    BY_NAME,
+    CAUSES,
+    HEALTH_KINDS,
+    MAX_MODELS,
+    MESSAGE_OUTCOMES,
+    OTHER,
+    TOKEN_KINDS,
+    Report,
+)
 
 T = TypeVar("T")
+MessageOutcome = Literal["delivered", "inbox_full", "rate_limited", "failed"]
 
 
 class Histogram:
@@ -47,6 +57,7 @@ class Instruments:
         self._exited = dict.fromkeys(CAUSES, 0)
         self._restarts = dict.fromkeys(CAUSES, 0)
         self._permits = {"granted": 0, "refused": 0}
+        self._messages = dict.fromkeys(MESSAGE_OUTCOMES, 0)
         self._model_calls: dict[str, int] = {}
         self._model_tokens: dict[str, dict[str, int]] = {}
         self._model_usd_micros: dict[str, int] = {}
@@ -97,6 +108,10 @@ class Instruments:
     def spawn_seconds(self, seconds: float) -> None:
         """A worker was ready this long after it had been asked for."""
         self._spawn.observe(seconds)
+
+    def message(self, outcome: MessageOutcome) -> None:
+        """A message from one session to another has arrived, or will not."""
+        self._messages[outcome] += 1
 
     # ------------------------------------------------------------ money
 
@@ -156,6 +171,7 @@ class Instruments:
         report.put_each("otto_sessions_ended", "cause", self._ended.items())
         report.put_each("otto_incarnations_exited", "cause", self._exited.items())
         report.put_each("otto_restarts", "cause", self._restarts.items())
+        report.put_each("otto_messages", "outcome", self._messages.items())
         report.put_each("otto_permits", "outcome", self._permits.items())
         report.put_each("otto_model_calls", "model", self._model_calls.items())
         for model, usd_micros in self._model_usd_micros.items():

@@ -14,15 +14,19 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
+from ottod.errors import ToolError
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.model import ToolSchema
 from ottod.protocol.toolio import DirEntry, Facts, Files, FileStat, LiveProgram, ProgramResult, Programs, Web
+from ottod.protocol.worker import AgentCard, Delivery
 
 __all__ = [
+    "AgentCard",
     "Args",
     "ArtifactInfo",
     "Artifacts",
     "ChildEnd",
+    "Delivery",
     "DirEntry",
     "Facts",
     "FileStat",
@@ -34,10 +38,12 @@ __all__ = [
     "ProgramResult",
     "Programs",
     "Sessions",
+    "Team",
     "Tool",
     "ToolContext",
     "ToolOutput",
     "inline_schema",
+    "team_of",
 ]
 
 Permission = Literal["read", "write", "exec", "net"]
@@ -54,8 +60,10 @@ class ChildEnd(msgspec.Struct, frozen=True, kw_only=True):
 class Sessions(Protocol):
     """The sessions below the one that a tool runs in."""
 
-    async def spawn(self, *, agent: str, task: str, title: str, model: str, key: str, is_reported: bool) -> str:
-        """Starts a child session and gives its id; the same key gives the same child, whenever it is asked.
+    async def spawn(
+        self, *, agent: str, task: str, title: str, model: str, key: str, is_reported: bool, name: str = ""
+    ) -> tuple[str, str]:
+        """Starts a child session; gives its id and name. The same key gives the same child, whenever it is asked.
 
         `is_reported`: nobody waits for it, so its end becomes a message. Raises ToolError.
         """
@@ -67,6 +75,21 @@ class Sessions(Protocol):
 
     async def stop(self, child: str, reason: str) -> None:
         """Has a child and everything below it stopped."""
+        ...
+
+
+class Team(Protocol):
+    """The sessions of the tree that a tool's session belongs to."""
+
+    async def send(self, *, text: str, key: str, to: str = "", role: str = "") -> tuple[Delivery, ...]:
+        """A message to one of them by name, id or `parent`, to all of a role, or to all (`*`).
+
+        Done once it is in their journals; the same key is heard once. Raises ToolError.
+        """
+        ...
+
+    async def list(self) -> tuple[AgentCard, ...]:
+        """Who is there. Raises ToolError."""
         ...
 
 
@@ -151,6 +174,8 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     """Output as it comes, for the eyes of a watcher; the result is what `run` returns."""
     sessions: Sessions | None = None
     """None where a tool runs outside of any session."""
+    team: Team | None = None
+    """None as above."""
     artifacts: Artifacts | None = None
     """None as above."""
     processes: Processes | None = None
@@ -168,6 +193,13 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     def key_env(self) -> dict[str, str]:
         """The call's idempotency key, for the environment of a program."""
         return {IDEMPOTENCY_VARIABLE: self.idempotency_key}
+
+
+def team_of(context: ToolContext) -> Team:
+    """Raises ToolError where a tool runs outside of any session."""
+    if context.team is None:
+        raise ToolError("there are no other agents here", code="no_sessions")
+    return context.team
 
 
 class ToolOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

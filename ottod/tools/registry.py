@@ -11,6 +11,7 @@ from ottod.tools.artifact_list import ARTIFACT_LIST
 from ottod.tools.artifact_read import ARTIFACT_READ
 from ottod.tools.artifact_write import ARTIFACT_WRITE
 from ottod.tools.base import Tool
+from ottod.tools.broadcast import BROADCAST
 from ottod.tools.checkpoint import CHECKPOINT
 from ottod.tools.data import DATA
 from ottod.tools.fs_edit import FS_EDIT
@@ -20,8 +21,10 @@ from ottod.tools.fs_write import FS_WRITE
 from ottod.tools.git import GIT
 from ottod.tools.grep import GREP
 from ottod.tools.http import HTTP
+from ottod.tools.list_agents import LIST_AGENTS
 from ottod.tools.markdown import MARKDOWN
 from ottod.tools.process_tools import PROCESS_TOOLS
+from ottod.tools.send_message import SEND_MESSAGE
 from ottod.tools.shell import SHELL
 from ottod.tools.spawn_agent import SPAWN_AGENT
 from ottod.tools.test_runner import TEST_RUNNER
@@ -43,6 +46,9 @@ BUILTIN_TOOLS: tuple[Tool[Any], ...] = (
     ARTIFACT_LIST,
     CHECKPOINT,
     SPAWN_AGENT,
+    SEND_MESSAGE,
+    BROADCAST,
+    LIST_AGENTS,
     *PROCESS_TOOLS,
 )
 

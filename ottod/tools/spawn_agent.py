@@ -31,6 +31,10 @@ class SpawnArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ] = True
     title: Annotated[str, Meta(max_length=200, description="A few words for lists of sessions.")] = ""
     model: Annotated[str, Meta(description="Another model than the agent's own, as alias or provider:model.")] = ""
+    name: Annotated[
+        str,
+        Meta(max_length=80, description="What it is called here; else its agent's name, with a number from #2 on."),
+    ] = ""
 
 
 async def run(arguments: SpawnArguments, context: ToolContext) -> ToolOutput:
@@ -38,18 +42,20 @@ async def run(arguments: SpawnArguments, context: ToolContext) -> ToolOutput:
     sessions = context.sessions
     if sessions is None:
         raise ToolError("no agents can be started here", code="no_sessions")
-    child = await sessions.spawn(
+    child, name = await sessions.spawn(
         agent=arguments.agent,
         task=arguments.task,
         title=arguments.title,
         model=arguments.model,
         key=context.idempotency_key,
         is_reported=not arguments.wait,
+        name=arguments.name,
     )
-    context.progress(f"session {child} of agent {arguments.agent} has started")
+    who = _who(child, name, arguments.agent)
+    context.progress(f"{who} has started")
     if not arguments.wait:
-        text = f"session {child} of agent {arguments.agent} has started; its result will come as a message"
-        return ToolOutput(text=text, data={"child": child})
+        text = f"{who} has started; its result will come as a message"
+        return ToolOutput(text=text, data={"child": child, "name": name})
     try:
         async with asyncio.timeout(context.timeout_s):
             end = await sessions.wait_ended(child)
@@ -61,12 +67,16 @@ async def run(arguments: SpawnArguments, context: ToolContext) -> ToolOutput:
         raise ToolError(
             f"session {child} did not end within {context.timeout_s:g} s and is being stopped", code="timeout"
         ) from error
-    head = f"session {child} of agent {arguments.agent}: {end.cause}"
     return ToolOutput(
-        text=f"{head}\n\n{end.result}".rstrip(),
+        text=f"{who}: {end.cause}\n\n{end.result}".rstrip(),
         is_error=not end.is_completed,
-        data={"child": child, "cause": end.cause},
+        data={"child": child, "name": name, "cause": end.cause},
     )
+
+
+def _who(child: str, name: str, agent: str) -> str:
+    called = f" ({name})" if name not in ("", agent) else ""
+    return f"session {child}{called} of agent {agent}"
 
 
 SPAWN_AGENT = Tool(
@@ -81,7 +91,7 @@ SPAWN_AGENT = Tool(
     # The key of the call is the child's: asked again, the daemon gives the child that is there already.
     idempotent=True,
     run=run,
-    touches=lambda arguments: Facts(),
+    touches=lambda arguments: Facts(agents=(arguments.agent,)),
     timeout_s=WAIT_S,
     waits=True,
 )

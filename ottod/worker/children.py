@@ -15,7 +15,7 @@ from ottod.core.resume import Restored
 from ottod.errors import OttoError, ToolError
 from ottod.protocol import journal as j
 from ottod.protocol.events import ChildExited, ChildStarted, LogWarning
-from ottod.protocol.worker import ChildNotice, SpawnChild, StopChild
+from ottod.protocol.worker import ChildNotice, RequestReply, SpawnChild, StopChild
 from ottod.tools.base import ChildEnd
 from ottod.worker.inbox import Inbox
 from ottod.worker.journal_writer import JournalWriter
@@ -78,11 +78,13 @@ class Children:
 
     async def heard(self, notice: ChildNotice) -> None:
         """Root says that a child has started or ended. The same news twice is no news. Raises StorageError."""
-        self._add(notice.child, notice.agent)
+        self._add(notice.child, notice.agent, notice.name)
         if notice.cause is None or notice.child in self._ended:
             return
         agent = self._live.pop(notice.child) or notice.agent
-        ended = j.ChildEnded(child=notice.child, agent=agent, cause=notice.cause, result=notice.result)
+        ended = j.ChildEnded(
+            child=notice.child, agent=agent, cause=notice.cause, result=notice.result, name=notice.name
+        )
         self._ended[notice.child] = ended
         if len(self._ended) > MAX_REMEMBERED:
             del self._ended[next(iter(self._ended))]
@@ -92,13 +94,13 @@ class Children:
         started = self._started.get(notice.child)
         await self._note_end(ended, is_reported=started is not None and started.is_reported)
 
-    def _add(self, child: str, agent: str) -> None:
+    def _add(self, child: str, agent: str, name: str) -> None:
         if child in self._live or child in self._ended:
             return
         self._live[child] = agent
         if child not in self._announced:
             self._announced.add(child)
-            self._link.emit(ChildStarted(child=child, agent=agent))
+            self._link.emit(ChildStarted(child=child, agent=agent, name=name))
 
     async def _note_end(self, ended: j.ChildEnded, *, is_reported: bool) -> None:
         assert self._journal is not None
@@ -110,30 +112,33 @@ class Children:
 
     # ------------------------------------------------------------ for tools
 
-    async def spawn(self, *, agent: str, task: str, title: str, model: str, key: str, is_reported: bool) -> str:
-        """Starts a child, once for each key, and gives its id. Raises ToolError with root's reason."""
+    async def spawn(
+        self, *, agent: str, task: str, title: str, model: str, key: str, is_reported: bool, name: str = ""
+    ) -> tuple[str, str]:
+        """Starts a child, once for each key; gives its id and name. Raises ToolError with root's reason."""
         assert self._journal is not None
         span = self._link.traceparent_of(key)
-        body = SpawnChild(agent=agent, task=task, title=title, model=model, key=key, traceparent=span)
-        asking = asyncio.ensure_future(self._link.request(body))
+        body = SpawnChild(agent=agent, task=task, title=title, model=model, key=key, traceparent=span, name=name)
+        asking = asyncio.ensure_future(self._link.ask(body))
         try:
-            child = await asyncio.shield(asking)
+            reply = await asyncio.shield(asking)
         except asyncio.CancelledError:
             # Root may have started it already; nobody will ever ask for it.
             self._later(self._stop_when_started(asking))
             raise
         except OttoError as error:
             raise ToolError(error.message, code=error.code, mend=error.mend) from error
+        child, name = reply.child, reply.name
         if child not in self._started and child not in self._ended:
-            started = j.ChildStarted(child=child, agent=agent, task=task, key=key, is_reported=is_reported)
+            started = j.ChildStarted(child=child, agent=agent, task=task, key=key, is_reported=is_reported, name=name)
             self._started[child] = started
             await self._journal.put([started])
         if is_reported and child in self._ended and not self._ended[child].number:
             # It ended before the answer to the request was here.
             await self._note_end(self._ended[child], is_reported=True)
         if child not in self._unheard:
-            self._add(child, agent)
-        return child
+            self._add(child, agent, name)
+        return child, name
 
     async def wait_ended(self, child: str) -> ChildEnd:
         """Waits for a child's end. Raises ToolError if it ended unheard and nobody can say how."""
@@ -176,9 +181,9 @@ class Children:
             self._link.emit(LogWarning(message=text, code="child_unknown"))
             self._on_end()
 
-    async def _stop_when_started(self, asking: asyncio.Future[str]) -> None:
+    async def _stop_when_started(self, asking: asyncio.Future[RequestReply]) -> None:
         try:
-            child = await asking
+            child = (await asking).child
         except OttoError:
             return
         await self.stop(child, "the call that started it was cancelled")

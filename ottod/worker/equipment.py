@@ -34,6 +34,7 @@ from ottod.worker.sandbox import are_confined, confine_worker, programs_for
 from ottod.worker.slices import TimeSlice
 from ottod.worker.sources import notices, sources_for
 from ottod.worker.stand_ins import StandIns
+from ottod.worker.team import Team
 from ottod.worker.tool_call import ToolRunner
 from ottod.worker.turns import TurnDriver
 
@@ -94,6 +95,7 @@ class Equipment:
             files=outfit.files,
             programs=outfit.programs,
             sessions=children,
+            team=Team(link),
             artifacts=artifacts,
             processes=outfit.background,
             checkpoint=checkpoint,

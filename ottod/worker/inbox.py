@@ -7,16 +7,23 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from ottod.core.resume import Waiting, child_report
+from ottod.core.heard import Heard
+from ottod.core.resume import Restored, Waiting, child_report
+from ottod.core.team import heading
 from ottod.errors import Failure
 from ottod.protocol import journal as j
 from ottod.protocol.events import MessageReceived
+from ottod.protocol.worker import DeliverInput
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
 from ottod.worker.text import cut
 
 MAX_WAITING = 100
 """Messages from outside that may wait. The ends of children come on top; of those there are few."""
+MAX_OF_AGENTS = 200
+"""Messages from other sessions that may wait, together; they take no place of a user's."""
+MAX_OF_AGENT = 20
+"""Of one of them: who says more than is listened to waits, and nobody else."""
 SHOWN_BYTES = 2000
 """Of a message's text, in the event that announces it."""
 
@@ -29,34 +36,52 @@ class Inbox:
         self._on_arrival = on_arrival
         self._waiting: deque[Waiting] = deque()
         self._newest_number = 0
+        self._heard = Heard()
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def restore(self, waiting: tuple[Waiting, ...], *, newest_number: int) -> None:
+    def restore(self, restored: Restored) -> None:
         """Takes over what an earlier incarnation accepted."""
-        self._waiting.extend(waiting)
-        self._newest_number = newest_number
+        self._waiting.extend(restored.inbox)
+        self._newest_number = restored.newest_number
+        self._heard = Heard(restored.heard)
 
     def add_task(self, text: str) -> None:
         """The session's own task; the journal has it with `session.opened`."""
         self._waiting.append(Waiting(number=0, text=text, sender="user"))
 
-    async def accept(
-        self, text: str, sender: str, journal: JournalWriter, *, is_steer: bool = False
-    ) -> Waiting | Failure:
-        """Takes a message in, durably, or says why not. Raises StorageError."""
-        if len(self._waiting) >= MAX_WAITING:
-            return Failure(code="inbox_full", message=f"{MAX_WAITING} messages wait already", retryable=True)
+    async def accept(self, order: DeliverInput, journal: JournalWriter) -> Waiting | Failure | None:
+        """Takes a message in, durably, or says why not; None for one that it has already. Raises StorageError."""
+        if order.key and order.key in self._heard:
+            await journal.put(())  # Whoever is told so may rely on it.
+            return None
+        if full := self._fullness(order):
+            return Failure(code="inbox_full", message=full, retryable=True)
+        text = order.text
+        if order.name:
+            text = f"{heading(name=order.name, session=order.sender)}\n\n{text}"
         self._newest_number += 1
         number = self._newest_number
-        journal.note(j.InputAccepted(number=number, text=text, sender=sender, steer=is_steer))
+        journal.note(j.InputAccepted(number=number, text=text, sender=order.sender, steer=order.steer, key=order.key))
+        if order.key:
+            self._heard.add(order.key)
         # In its place before the sync, so that messages keep their order; the turn's own sync covers it too.
-        message = Waiting(number=number, text=text, sender=sender, is_steer=is_steer)
+        message = Waiting(number=number, text=text, sender=order.sender, is_steer=order.steer, key=order.key)
         self._waiting.append(message)
         await journal.put(())
-        self._announce(number, sender, text)
+        self._announce(number, order.sender, order.text, order.name)
         return message
+
+    def _fullness(self, order: DeliverInput) -> str:
+        """Why there is no room; empty if there is."""
+        if not order.key:
+            known = sum(not message.key for message in self._waiting)
+            return f"{MAX_WAITING} messages wait already" if known >= MAX_WAITING else ""
+        of_agents = [message.sender for message in self._waiting if message.key]
+        if of_agents.count(order.sender) >= MAX_OF_AGENT:
+            return f"{MAX_OF_AGENT} messages of {order.name or order.sender} wait already"
+        return f"{MAX_OF_AGENTS} messages of agents wait already" if len(of_agents) >= MAX_OF_AGENTS else ""
 
     async def note_child_end(self, ended: j.ChildEnded, journal: JournalWriter, *, is_reported: bool) -> None:
         """Notes the end of a child; if the session is to hear of it, it waits for a turn. Raises StorageError."""
@@ -69,10 +94,11 @@ class Inbox:
         report = child_report(ended)
         self._waiting.append(report)
         await journal.put(())
-        self._announce(report.number, report.sender, report.text)
+        self._announce(report.number, report.sender, report.text, ended.name)
 
-    def _announce(self, number: int, sender: str, text: str) -> None:
-        self._link.emit(MessageReceived(message=f"m{number}", sender=sender, text=cut(text, SHOWN_BYTES)[0]))
+    def _announce(self, number: int, sender: str, text: str, name: str = "") -> None:
+        shown = cut(text, SHOWN_BYTES)[0]
+        self._link.emit(MessageReceived(message=f"m{number}", sender=sender, text=shown, name=name))
         self._on_arrival()
 
     def take(self) -> Waiting:

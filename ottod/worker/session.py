@@ -167,7 +167,7 @@ class SessionRunner:
         journal.note(opened)
         self._approvals.begin(restored, journal)
         self._steering.begin(restored, journal)
-        self._inbox.restore(restored.inbox, newest_number=restored.newest_number)
+        self._inbox.restore(restored)
         if task:
             self._inbox.add_task(task)
         self._open_turn = restored.open

@@ -83,10 +83,10 @@ class Steering:
     async def deliver(self, order: DeliverInput) -> Failure | None:
         """Something was said to the session: for the next turn, or for the one that runs."""
         assert self._journal is not None
-        taken = await self._inbox.accept(order.text, order.sender, self._journal, is_steer=order.steer)
+        taken = await self._inbox.accept(order, self._journal)
         if isinstance(taken, Failure):
             return taken
-        if taken.is_steer and self.driver is not None:
+        if taken is not None and taken.is_steer and self.driver is not None:
             self.driver.steer(taken)
         return None
 

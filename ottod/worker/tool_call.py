@@ -19,7 +19,7 @@ from ottod.protocol.model import ToolCall, ToolResult
 from ottod.protocol.specs import AgentSpec
 from ottod.protocol.toolio import Files, Programs, Web
 from ottod.tools.arguments import decode_arguments
-from ottod.tools.base import Artifacts, Processes, Sessions, Tool, ToolContext, ToolOutput
+from ottod.tools.base import Artifacts, Processes, Sessions, Team, Tool, ToolContext, ToolOutput
 from ottod.tools.untrusted import MARK_BYTES, marked
 from ottod.worker.link import Link
 from ottod.worker.text import MAX_ARGUMENTS_BYTES, cut, encodable, pieces
@@ -56,6 +56,7 @@ class ToolRunner:
         files: Files,
         programs: Programs,
         sessions: Sessions,
+        team: Team,
         artifacts: Artifacts,
         web: Web,
         session: str,
@@ -69,6 +70,7 @@ class ToolRunner:
         self._files = files
         self._programs = programs
         self._sessions = sessions
+        self._team = team
         self._artifacts = artifacts
         self._web = web
         self._session = session
@@ -132,6 +134,7 @@ class ToolRunner:
             progress=lambda message: self._progress(call.call, message),
             stream=lambda text: self._show(call.call, said.feed(text)),
             sessions=self._sessions,
+            team=self._team,
             artifacts=self._artifacts,
             web=self._web,
             session=self._session,

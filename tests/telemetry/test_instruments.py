@@ -57,9 +57,11 @@ def test_every_event_is_counted_where_it_belongs() -> None:
     assert sample(instruments, "otto_sessions_adopted").value == 7
     instruments.permit_granted()
     instruments.permit_refused()
+    instruments.message("inbox_full")
     instruments.model_called("p:m", Usage(input_tokens=3, output_tokens=4, usd_micros=1_500_000, calls=1))
     instruments.budget_overshot(9, 2_000_000)
     assert sample(instruments, "otto_permits", outcome="granted").value == 1
+    assert sample(instruments, "otto_messages", outcome="inbox_full").value == 1
     assert sample(instruments, "otto_model_calls", model="p:m").value == 1
     assert sample(instruments, "otto_model_tokens", model="p:m", kind="output").value == 4
     assert sample(instruments, "otto_model_usd", model="p:m").value == 1.5

@@ -25,9 +25,9 @@ class FakeSessions:
         self.stopped: list[str] = []
         self.is_waited_for = asyncio.Event()
 
-    async def spawn(self, **what: Any) -> str:
+    async def spawn(self, **what: Any) -> tuple[str, str]:
         self.spawned.append(what)
-        return "s-child"
+        return "s-child", what["name"] or what["agent"]
 
     async def wait_ended(self, child: str) -> ChildEnd:
         self.is_waited_for.set()
@@ -52,8 +52,10 @@ def test_the_result_is_the_childs_last_answer(place: SessionPlace) -> None:
     sessions = FakeSessions(ChildEnd(cause="completed", is_completed=True, result="42"))
     output = run(call(place, sessions, '{"agent": "a", "task": "t"}'))
     assert output.text == "session s-child of agent a: completed\n\n42" and not output.is_error
-    assert output.data == {"child": "s-child", "cause": "completed"}
-    wanted = {"agent": "a", "task": "t", "title": "", "model": "", "key": "k-1", "is_reported": False}
+    assert output.data == {"child": "s-child", "name": "a", "cause": "completed"}
+    wanted = {
+        "agent": "a", "task": "t", "title": "", "model": "", "key": "k-1", "is_reported": False, "name": ""
+    }  # fmt: skip
     assert sessions.spawned == [wanted] and sessions.stopped == []
 
 
