@@ -24,12 +24,14 @@ from pages.red_team import red_team_page  # noqa: E402
 from pages.states import states_page  # noqa: E402
 from pages.tools import tools_page  # noqa: E402
 from pages.turns import turns_page  # noqa: E402
+from pages.workflow_fields import workflow_fields_page  # noqa: E402
 
 from ottoctl.exits import exit_page  # noqa: E402
 
 PAGES: tuple[tuple[str, Callable[[], str]], ...] = (
     ("configuration", configuration_page),
     ("events", events_page),
+    ("workflow-fields", workflow_fields_page),
     ("tools", tools_page),
     ("presets", presets_page),
     ("red-team", red_team_page),

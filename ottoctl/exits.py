@@ -52,6 +52,8 @@ OF_CODE: dict[str, int] = {
     "bad_spec": USAGE,
     "bad_cwd": USAGE,
     "unknown_agent": USAGE,
+    "unknown_workflow": USAGE,
+    "no_route": USAGE,
     "unknown_model": USAGE,
     "alias_cycle": USAGE,
     "no_script": USAGE,

@@ -46,6 +46,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("session", "session"),
     ("artifact", "artifact"),
     ("agent", "agent"),
+    ("workflow", "workflow"),
     ("daemon", "daemon"),
     ("service", "service"),
     ("doctor", "doctor"),

@@ -93,7 +93,7 @@ def _daemon_sections() -> Iterator[str]:
         section = _section_of(field.type)
         if section is None:
             plain.append(
-                f"### `{field.name}`\n\n{docs['DaemonSettings', field.name]}\n\nDefault: {_default(field)}.\n"
+                f"### `{field.name}`\n\n{docs['DaemonSettings', field.name]}\n\nDefault: {default_text(field)}.\n"
             )
             continue
         text = inspect.getdoc(section) or ""
@@ -111,7 +111,7 @@ def _daemon_sections() -> Iterator[str]:
 
 def _table(section: type[msgspec.Struct], docs: dict[tuple[str, str], str]) -> str:
     rows = "".join(
-        f"| `{f.name}` | {_kind(f)} | {_default(f)} | {cell(docs[section.__name__, f.name])} |\n"
+        f"| `{f.name}` | {kind_text(f)} | {default_text(f)} | {cell(docs[section.__name__, f.name])} |\n"
         for f in msgspec.structs.fields(section)
         # A section within a section has a table of its own.
         if _section_of(f.type) is None or get_args(f.type)
@@ -136,7 +136,7 @@ def _agent_rows() -> str:
         if path in LOADER_FIELDS:
             continue
         unused.discard(path)
-        rows.append(f"| `{path}` | {_kind(field)} | {_default(field)} | {cell(AGENT_FIELDS[path])} |")
+        rows.append(f"| `{path}` | {kind_text(field)} | {default_text(field)} | {cell(AGENT_FIELDS[path])} |")
     if unused:
         raise SystemExit(f"docs/generate.py: AGENT_FIELDS explains what does not exist: {', '.join(sorted(unused))}")
     return "\n".join(rows)
@@ -151,12 +151,12 @@ def _leaves(struct: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, An
             yield from _leaves(inner, f"{prefix}{field.name}{'[]' if get_args(field.type) else ''}.")
 
 
-def _kind(field: Any) -> str:
+def kind_text(field: Any) -> str:
     text = decode.describe(field.type, name=field.name)
     return cell(text.replace("such as 512 MiB ", "").replace("such as 30s or 5m ", ""))
 
 
-def _default(field: Any) -> str:
+def default_text(field: Any) -> str:
     if field.required:
         return "required"
     value = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()

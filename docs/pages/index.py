@@ -15,6 +15,7 @@ ABOUT = {
     "scripted-provider": ("The scripted provider", "Models that read their lines from a file, faults included."),
     "session-states": ("Session states", "What a session can be, and what may follow what."),
     "tools": ("Tools", "What an agent can be given, as a model sees it."),
+    "workflow-fields": ("Workflow files", "Every key of a workflow, its short forms, and the kinds of artifacts."),
     "turns": ("Turns", "The machine between an input and its answer."),
 }
 

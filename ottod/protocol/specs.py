@@ -268,6 +268,8 @@ class AgentSpec(Spec, frozen=True, kw_only=True):
     system_prompt: str = ""
     working_dir: str = ""
     tags: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
+    """What tasks for it sound like: words for whoever chooses an agent by its task."""
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     max_output_tokens: PositiveCount = 8192
     thinking_tokens: Count = 0

@@ -106,9 +106,9 @@ class Compensation(Spec, frozen=True, kw_only=True):
 class Step(Spec, frozen=True, kw_only=True):
     """A node of a workflow: a step, with `agent` or `route`; or a block, with `mode` and `steps`.
 
-    Fields for steps only: agent, route, task, inputs, outputs, acceptance, retry, compensate, model. For blocks
-    only: mode, steps, concurrency, on_failure, quorum, max_iterations, until, on_exhausted. `needs` is for nodes of a
-    graph. `source` is the loader's: the file and line where the node stands.
+    Fields for steps only: agent, route, task, inputs, expects, outputs, acceptance, retry, compensate, model. For
+    blocks only: mode, steps, concurrency, on_failure, quorum, max_iterations, until, on_exhausted. `needs` is for
+    nodes of a graph. `source` is the loader's: the file and line where the node stands.
     """
 
     id: Name
@@ -128,7 +128,12 @@ class Step(Spec, frozen=True, kw_only=True):
     task: str = ""
     """What the agent is told; `{{task}}` and `{{iteration}}` stand for the workflow's task and the loop's count."""
     inputs: tuple[str, ...] = ()
-    """Artifacts whose content, or summary and reference where it is long, is put below the task."""
+    """Artifacts whose content, or summary and reference where it is long, is put below the task.
+
+    In a loop, those that a later step leaves are the previous iteration's, and missing in the first.
+    """
+    expects: dict[str, ArtifactKind] = {}
+    """Kinds that inputs must be of, by name: checked against who leaves them, before anything starts."""
     outputs: tuple[Output, ...] = ()
     acceptance: tuple[str, ...] = ()
     """What must be true of the work; the agent is told."""

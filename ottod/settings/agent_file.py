@@ -25,6 +25,7 @@ from ottod.settings.names import BUILTIN_TOOL_NAMES
 from ottod.settings.nearest import suggestion
 from ottod.settings.permission_rules import check_rules, placed_rules
 from ottod.settings.sections import DaemonSettings, IsolationSettings
+from ottod.settings.spec_source import spec_source
 from ottod.settings.text_file import decode_text, read_bytes
 from ottod.settings.tool_names import MAX_SOURCE_NAME_CHARS, PROJECT, SEPARATOR, USER, source_of
 from ottod.settings.yaml_source import DataPath, Source, parse
@@ -132,13 +133,11 @@ def spec_errors(
 def _checked(
     spec: AgentSpec, known_tools: Collection[str], settings: DaemonSettings | None
 ) -> tuple[AgentSpec | None, list[ConfigError]]:
-    """Structs do not check their fields when they are made, so the spec is read anew from its own data."""
+    """A spec from Python, read anew from its own data."""
     try:
-        data = msgspec.to_builtins(spec, str_keys=True)
-    except (TypeError, ValueError, RecursionError) as error:
-        message = f"the spec holds something that is not data: {error}"
-        return None, [ConfigError(message, mend="use strings and numbers")]
-    source = Source("", _as_lists(data), None)
+        source = spec_source(spec)
+    except ConfigError as error:
+        return None, [error]
     checked, errors = decode_all(AgentSpec, source)
     _check_tools(source, known_tools, errors)
     if checked is not None:
@@ -152,13 +151,6 @@ def digest(spec: AgentSpec) -> str:
     permissions = msgspec.structs.replace(spec.permissions, rules=rules)
     bare = msgspec.structs.replace(spec, digest="", source="", permissions=permissions)
     return hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest()
-
-
-def _as_lists(data: Any) -> Any:
-    """Plain data with lists for tuples, as YAML gives it."""
-    if isinstance(data, dict):
-        return {key: _as_lists(value) for key, value in data.items()}
-    return [_as_lists(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def _front_matter(data: bytes, file: str) -> Source:

@@ -14,6 +14,7 @@ import msgspec
 
 from ottod.errors import ConfigError
 from ottod.protocol.specs import AgentSpec, HttpAccess, Isolation, Layer, McpServer, PermissionRule, Preset
+from ottod.protocol.workflows import Step, WorkflowSpec
 from ottod.settings.environment import matches
 from ottod.settings.hosts import parse_pattern
 from ottod.settings.keys import secret_variables
@@ -61,6 +62,24 @@ def narrow(
     return narrowed, tuple(notes)
 
 
+def narrow_workflow(
+    spec: WorkflowSpec, settings: DaemonSettings, *, project: Path, home: Path
+) -> tuple[WorkflowSpec, tuple[str, ...]]:
+    """A project's workflow as it may be, and what was taken from it. Its permissions bind and grant nothing.
+
+    Raises: ConfigError with code `refused` when a step's script lies outside the project.
+    """
+    notes: list[str] = []
+    isolation = _isolation(spec.isolation, settings, project, home, notes)
+    waiting: list[Step] = list(spec.steps)
+    while waiting:
+        step = waiting.pop()
+        waiting += step.steps
+        if step.model:
+            _refuse_scripts(spec.source, (step.model,), settings, project)
+    return msgspec.structs.replace(spec, isolation=isolation), tuple(notes)
+
+
 def project_of(source: str, home: Path) -> Path | None:
     """The project that an agent's file belongs to: its repository's root, or the directory that holds `.otto`."""
     file = Path(source)
@@ -92,15 +111,19 @@ def _refuse_outside(spec: AgentSpec, settings: DaemonSettings, project: Path) ->
         given = Path(spec.working_dir)
         # A relative one is judged as if the session ran at the root: from there it can climb least.
         if ".." in given.parts or not is_within(project / given, project):
-            raise _refused(spec, f"working_dir {spec.working_dir!r} lies outside the project")
-    for model in (spec.model, *spec.fallback_models):
+            raise _refused(spec.source, f"working_dir {spec.working_dir!r} lies outside the project")
+    _refuse_scripts(spec.source, (spec.model, *spec.fallback_models), settings, project)
+
+
+def _refuse_scripts(source: str, models: tuple[str, ...], settings: DaemonSettings, project: Path) -> None:
+    for model in models:
         if model in aliases(settings):
             continue  # The user's own alias may point where it likes.
         provider, script = resolve_name(model, settings)
         if providers(settings)[provider].adapter != "scripted":
             continue
-        if not is_within(Path(spec.source).parent / os.path.expanduser(script), project):
-            raise _refused(spec, f"script {script!r} lies outside the project")
+        if not is_within(Path(source).parent / os.path.expanduser(script), project):
+            raise _refused(source, f"script {script!r} lies outside the project")
 
 
 def _isolation(given: Isolation, settings: DaemonSettings, project: Path, home: Path, notes: list[str]) -> Isolation:
@@ -204,7 +227,7 @@ def _servers(given: tuple[McpServer, ...], settings: DaemonSettings, notes: list
     return tuple(kept)
 
 
-def _refused(spec: AgentSpec, message: str) -> ConfigError:
-    error = ConfigError(message, file=spec.source, mend="name a path inside it, or make this a user agent")
+def _refused(source: str, message: str) -> ConfigError:
+    error = ConfigError(message, file=source, mend="name a path inside it, or make this one of the user's own")
     error.code = "refused"
     return error

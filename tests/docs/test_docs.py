@@ -207,11 +207,11 @@ def test_settings_without_effect_are_listed() -> None:
 
 def test_agent_keys_without_effect_are_listed() -> None:
     """Keys of agent files that no process reads are those that the page on limits lists, and no others."""
-    code = source("root", "worker", "core", "isolation")
+    code = source("root", "worker", "core", "isolation") + (ROOT / "ottod/settings/routing.py").read_text()
     unread = set()
     for key, depth in leaves(AgentSpec, ""):
         # Structs below the spec are often taken out of it first: `shutdown = spec.restart.shutdown`.
-        read = rf"spec\.{key}\b" if depth < 1 else rf"\b{'.'.join(key.split('.')[-2:])}\b"
+        read = rf"(spec|agent)\.{key}\b" if depth < 1 else rf"\b{'.'.join(key.split('.')[-2:])}\b"
         unread |= set() if key in LOADER_FIELDS or re.search(read, code) else {key}
     assert unread == listed("agent")
 

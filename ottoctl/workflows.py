@@ -1,0 +1,46 @@
+"""The workflows that can be seen from here, as the command line needs them. Reads files; asks no daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ottod.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ottod.settings.workflows import WorkflowEntry, WorkflowFinder
+
+
+def workflow_finder(cwd: Path | None = None) -> WorkflowFinder:
+    """The finder that the daemon would use for a workflow in `cwd` (default: here)."""
+    from ottoctl.agents import agent_finder
+    from ottod.settings.workflows import WorkflowFinder
+
+    return WorkflowFinder(agents=agent_finder(cwd))
+
+
+def is_file(name: str) -> bool:
+    """Whether a user means a file rather than a name."""
+    return "/" in name or name.endswith((".yml", ".yaml"))
+
+
+def workflow_entry(name: str, cwd: Path | None = None) -> WorkflowEntry:
+    """The workflow of a name or in a file, right or wrong. Raises: ConfigError `unknown_workflow`."""
+    from ottod.settings.workflow_file import check_workflow
+    from ottod.settings.workflow_people import People
+    from ottod.settings.workflows import WorkflowEntry
+
+    finder = workflow_finder(cwd)
+    if not is_file(name):
+        return finder.find(name)
+    settings = finder.agents.settings
+    spec, errors = check_workflow(name, people=People(finder.agents), settings=settings)
+    return WorkflowEntry(name=Path(name).stem, layer="project", source=name, spec=spec, errors=tuple(errors))
+
+
+def workflow_problems(name: str, cwd: Path | None = None) -> list[ConfigError]:
+    """Everything that is wrong with a workflow, by name or by file."""
+    try:
+        return list(workflow_entry(name, cwd).errors)
+    except ConfigError as error:
+        return [error]
