@@ -61,6 +61,9 @@ class Answering:
         self._on_budget = on_budget
         self._slice = time_slice or TimeSlice(None)
         self._on_slice = on_slice
+        self._has_answered = False
+        """A slice has an answer at least, however short it is: else one could follow another, each with a summary to
+        pay for, and nothing would come of it."""
         self.said = ""
         """What the turn was begun with."""
         self._asking = 0
@@ -95,7 +98,7 @@ class Answering:
     async def _answer(self, action: CallModel) -> None:
         event: TurnEvent
         try:
-            if self._slice.is_over and action.step > 1 and not action.is_last:
+            if self._slice.is_over and self._has_answered and action.step > 1 and not action.is_last:
                 await self._end_slice(action)
                 return
             event = await self._respond(action)
@@ -119,7 +122,7 @@ class Answering:
         response = answer.response
         entry = j.ModelResponded(turn=action.turn, step=action.step, response=response, permit=answer.permit.permit)
         self._journal.note(entry)
-        self.noted = response
+        self.noted, self._has_answered = response, True
         shortened = answer.shortened
         if shortened is not None and not action.is_last and not calls_of(response):
             self._journal.note(j.BudgetReached(turn=action.turn, step=action.step, failure=shortened))

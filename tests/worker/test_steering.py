@@ -302,6 +302,15 @@ def test_a_stop_reaches_a_session_that_sums_up(root: FakeRoot) -> None:
     assert word.cause.kind == "cancelled" and not word.continues
 
 
+def test_a_slice_that_is_over_before_it_begins_gets_an_answer(root: FakeRoot) -> None:
+    """Else each process would only pay for another summary of the same."""
+    root.script({"tools": [shell("echo one")]}, summary={"text": "so far"})
+    for number in (1, 2, 3):
+        root.bear("shell", time_slice_s=0.000_001)
+        assert root.finish().continues
+        assert sum(isinstance(e, j.ModelResponded) for e in root.journal()) == number
+
+
 def test_an_interrupt_of_a_session_that_leaves_its_turn_open_says_so(root: FakeRoot) -> None:
     """Whoever asked for it is not told that the turn is over when another incarnation goes on with it."""
     root.script({"tools": [shell("trap '' TERM INT; touch stuck; while :; do sleep 0.1; done")]}, {"text": "x"})
