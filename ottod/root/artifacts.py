@@ -5,7 +5,8 @@ for a name, and only when that is on disk does a row of the index mean it. What 
 content without a row, which the next start sweeps away. The same request again, by its key, is answered with the same
 artifact.
 
-A tree's artifacts go when the last of its sessions is forgotten.
+A tree's artifacts go when the last of its sessions is forgotten. Until then the sessions that go on from one of that
+tree, resumed or forked, read them too, as they were when they began: their conversation speaks of them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from ottod.protocol.artifacts import (
     name_problem,
 )
 from ottod.protocol.requests import GetArtifact, ListArtifacts, ReadArtifact
-from ottod.protocol.results import ArtifactFound, ArtifactList, ArtifactPart
+from ottod.protocol.results import ArtifactFound, ArtifactList, ArtifactPart, SessionInfo
 from ottod.protocol.worker import FetchArtifact, FindArtifacts, RequestReply, WriteArtifact
 from ottod.root.context import RootContext
 from ottod.root.session_table import Session
@@ -38,6 +39,8 @@ from ottod.storage.artifacts import ArtifactStore
 
 MAX_REFERENCE_CHARS = 200
 MAX_KEY_CHARS = 1000
+MAX_LINEAGE = 16
+"""Of sessions that went on from each other, how many trees are looked through."""
 
 ArtifactRequest = WriteArtifact | FetchArtifact | FindArtifacts
 
@@ -73,6 +76,7 @@ class Artifacts:
                     all_versions=bool(body.name),
                     limit=MAX_LISTED + 1,
                 )
+                found += await self._listed_before(session, body, {info.name for info in found})
                 return RequestReply(id=number, artifacts=tuple(found[:MAX_LISTED]), truncated=len(found) > MAX_LISTED)
 
     async def _write(self, session: Session, body: WriteArtifact) -> ArtifactInfo:
@@ -91,9 +95,10 @@ class Artifacts:
             size_bytes=body.size_bytes,
             at_ns=time.time_ns(),
         )
+        sources = [await self._source(session, reference) for reference in body.sources]
         async with self._placing:
             await self._c.in_thread(self._take, session.id, body)
-            added = await self._index.add(new, sources=body.sources, key=key)
+            added = await self._index.add(new, sources=sources, key=key)
         if isinstance(added, Refusal):
             raise RefusedError(added.message, code=added.code)
         return added
@@ -104,12 +109,73 @@ class Artifacts:
     async def _fetch(self, session: Session, body: FetchArtifact) -> ArtifactInfo:
         if not TOKEN.match(body.token):
             raise RefusedError("not a name for a copy", code="bad_artifact")
-        info = await self._one(body.artifact, tree=tree_of(session), version=body.version)
+        info = await self._known(session, body.artifact, body.version)
         await self._c.in_thread(self._store.give, info.digest, self._handover(session.id), body.token)
         return info
 
     def _handover(self, session: str) -> Path:
         return self._c.sessions_dir / session / HANDOVER_DIR
+
+    # ------------------------------------------------------------ of those that a session goes on from
+
+    async def _known(self, session: Session, reference: str, version: int) -> ArtifactInfo:
+        """What a session means: its own tree's, else what one that it goes on from had then. Raises RefusedError."""
+        try:
+            return await self._one(reference, tree=tree_of(session), version=version)
+        except RefusedError as error:
+            if error.code != "no_such_artifact":
+                raise
+            for tree, until_ns in await self._before(session):
+                if (info := await self._as_of(reference, tree, version, until_ns)) is not None:
+                    return info
+            raise
+
+    async def _as_of(self, reference: str, tree: str, version: int, until_ns: int) -> ArtifactInfo | None:
+        found = await self._index.find(reference[:MAX_REFERENCE_CHARS], tree=tree, version=max(0, version))
+        if len(found) == 1 and found[0].at_ns > until_ns and found[0].name == reference and not version:
+            # It has got newer versions since.
+            found = await self._index.select(tree=tree, name=reference, all_versions=True, limit=MAX_LISTED)
+        return next((info for info in found if info.at_ns <= until_ns), None)
+
+    async def _source(self, session: Session, reference: str) -> str:
+        """The id of what something is made from. Raises RefusedError."""
+        try:
+            return (await self._known(session, reference, 0)).artifact
+        except RefusedError as error:
+            raise RefusedError(
+                f"there is no artifact {reference[:120]!r} to be made from", code="no_such_artifact"
+            ) from error
+
+    async def _listed_before(self, session: Session, body: FindArtifacts, known: set[str]) -> list[ArtifactInfo]:
+        """What is listed of those that the session goes on from, without names that are hidden by newer ones."""
+        listed: list[ArtifactInfo] = []
+        for tree, until_ns in await self._before(session):
+            found = await self._index.select(
+                tree=tree, name=body.name, kind=body.kind, all_versions=True, limit=MAX_LISTED
+            )
+            for info in found:
+                if info.at_ns <= until_ns and (body.name or info.name not in known):
+                    listed.append(info)
+                    known.add(info.name)
+        return listed
+
+    async def _before(self, session: Session) -> list[tuple[str, int]]:
+        """The trees that a session's tree goes on from, the nearest first, each with the moment it did."""
+        trees: list[tuple[str, int]] = []
+        top, until_ns = tree_of(session), time.time_ns()
+        for _ in range(MAX_LINEAGE):
+            info = await self._info(top)
+            if info is None or not info.resumed_from:
+                break
+            top, until_ns = await self.tree_on_record(info.resumed_from), min(until_ns, info.created_at_ns)
+            trees.append((top, until_ns))
+        return trees
+
+    async def _info(self, session_id: str) -> SessionInfo | None:
+        live = self._c.table.get(session_id)
+        if live is not None:
+            return live.info
+        return next(iter(await self._c.database.session_by_prefix(session_id, limit=1)), None)
 
     # ------------------------------------------------------------ for clients
 

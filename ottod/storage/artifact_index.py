@@ -97,7 +97,8 @@ def _insert(
         return known
     sources: list[str] = []
     for reference in references:
-        found = _find(connection, reference, new.tree, 0)
+        # An id is one whatever its tree: who may name which has been looked at.
+        found = _find(connection, reference, "" if reference.startswith(ID_PREFIX) else new.tree, 0)
         if len(found) != 1:
             return Refusal(
                 code="no_such_artifact", message=f"there is no artifact {reference[:120]!r} to be made from"

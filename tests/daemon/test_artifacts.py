@@ -166,3 +166,42 @@ def test_no_copy_is_left_in_the_session() -> None:
         model = daemon.script("w", write("a.md", "x"), read("a.md"), read("none.md"), {"text": "ok"})
         assert otto.run(spec=daemon.agent(model, *TOOLS), task="go", cwd=daemon.workdir).ok
         assert left_in_handover(daemon) == []
+
+
+@pytest.mark.real
+def test_who_goes_on_reads_what_there_was() -> None:
+    """A fork's conversation speaks of artifacts: it reads them as they were when it began."""
+    with running_daemon() as daemon, daemon.client() as otto:
+        model = daemon.script(
+            "m", write("plan.md", "old\n"), {"text": "kept"}, write("plan.md", "newer\n"), {"text": "kept again"}
+        )
+        first = otto.start(spec=daemon.agent(model, *TOOLS), task="go", cwd=daemon.workdir, mode="conversation")
+        first.wait(idle=True)
+        look = {
+            "tools": [
+                {"name": "artifact_read", "arguments": {"artifact": "plan.md"}},
+                {"name": "artifact_list", "arguments": {}},
+            ]
+        }
+        said = {"text": "${last_tool_result}"}
+        mine = write("plan.md", "mine\n", sources=["plan.md@1"])
+        daemon.script("m", *({"text": "of the first"},) * 2, look, said, mine, look, said)
+        fork = first.fork(turn=1)
+        first.send("again")
+        wait_for("the second version", lambda: len(told(otto, first.id)) == 2 and first.info().state == "idle")
+        fork.send("read it")
+        wait_for("its turn", lambda: fork.info().turn == 2 and fork.info().state == "idle")
+        fork.stop()
+        result = fork.wait().result
+        assert "old" in result and "newer" not in result and "version 2" not in result
+
+        heir = fork.resume("make your own", mode="oneshot")
+        result = heir.wait().result
+        assert "mine" in result and "old" not in result and result.count("made from") == 1
+        (own,) = otto.artifacts(session=heir.id)
+        (source,) = own.sources
+        assert own.version == 1 and otto.artifact(source).session == first.id
+
+        stranger = daemon.script("stranger", write("x.md", "x", sources=[source]), said)
+        other = otto.run(spec=daemon.agent(stranger, *TOOLS), task="go", cwd=daemon.workdir)
+        assert "to be made from" in other.result
