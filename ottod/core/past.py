@@ -105,6 +105,8 @@ class Restored(Value, frozen=True, kw_only=True):
     children: tuple[j.ChildStarted, ...] = ()
     ended_children: tuple[j.ChildEnded, ...] = ()
     closed: Cause | None = None
+    said: str = ""
+    """What the newest turn was begun with."""
     text: str = ""
     questions: tuple[Question, ...] = ()
     resolutions: tuple[Resolution, ...] = ()
@@ -390,6 +392,7 @@ class Past:
             children=tuple(live),
             ended_children=tuple(self.ended_children.values()),
             closed=self.closed,
+            said=self.said,
             text=self.text,
             questions=tuple(self.questions.values()),
             resolutions=tuple(self.resolutions),

@@ -153,7 +153,10 @@ class SessionRunner:
     async def _take_over(self, journal: JournalWriter) -> None:
         """Makes the past this incarnation's own, and notes that it has begun. Raises StorageError."""
         birth, restored = self._birth, self._restored
-        task = birth.task if not restored.has_begun or restored.closed is not None else ""
+        # One that went on with another one's open turn has no task of its own: what begins anew is that turn.
+        task = birth.task if not restored.has_begun else ""
+        if restored.closed is not None:
+            task = birth.task or restored.said
         opened = j.SessionOpened(
             session=birth.session,
             incarnation=birth.incarnation,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ottod.core.resume import UNKNOWN, restore
+from ottod.core.resume import UNKNOWN, heir, restore
 from ottod.core.turn import is_valid_conversation
 from ottod.ids import session_key
 from ottod.protocol import journal as j
@@ -323,3 +323,21 @@ def test_a_result_that_no_encoder_takes_does_not_hold_the_turn(root: FakeRoot) -
     root.bear("data")
     word = root.finish()
     assert word.cause.kind == "completed" and "\ufffd" in word.result
+
+
+def test_a_session_without_a_task_begins_its_turn_anew(root: FakeRoot) -> None:
+    """It took up the open turn of another one, failed, and root starts it again as its policy says."""
+    open_turn = [
+        j.SessionOpened(session="s-1", incarnation=1, agent="tester", model="m", cwd="/", task="go"),
+        j.UserSaid(text="go", turn=1),
+    ]
+    write(root, heir(open_turn, origin="s-1", goes_on=True))
+    root.incarnation = 0
+    root.script({"error": {"status": 400, "message": "no"}})
+    root.bear(task="")
+    assert root.finish().cause.kind == "failed"
+    root.script({"text": "now: ${input}"})
+    root.bear(task="", after="failed")
+    word = root.finish()
+    assert word.cause.kind == "completed" and word.result == "now: go"
+    assert [e.turn for e in root.of(TurnStarted)] == [1, 2]
