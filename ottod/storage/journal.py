@@ -31,6 +31,7 @@ disk, so the journal takes nothing more. Source: docs/adr/0004-journal-format.md
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import struct
@@ -234,6 +235,9 @@ class Journal:
         except OSError as error:
             if fd >= 0:
                 os.close(fd)
+            with contextlib.suppress(OSError):
+                # What it has left takes up room, where room may be what is missing, and stands in the next one's way.
+                _undo_rotation(self.path, self._fd, self.number)
             raise StorageError(f"cannot rotate the journal {self.path}: {error.strerror}") from error
         old, self._fd = self._fd, fd
         os.close(old)

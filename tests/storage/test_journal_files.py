@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -175,3 +176,24 @@ def test_small_journals_are_left_as_they_are(tmp_path: Path) -> None:
     assert path.stat().st_size > MIN_ENDED_BYTES
     compress_ended(tmp_path)
     assert not path.exists() and len(read_history(tmp_path).entries) == 203
+
+
+@pytest.mark.parametrize("point", ["made", "written", "linked"])
+def test_a_rotation_that_fails_leaves_nothing_behind(tmp_path: Path, point: str) -> None:
+    """No room at some point of it: the file goes on, nothing takes up room, and the next one succeeds."""
+    path = tmp_path / "journal"
+    journal = Journal.open(path, session_key=KEY, create=True)
+    journal.append(j.SessionPaused(reason="x"))
+
+    def full(now: str) -> None:
+        if now == point:
+            raise OSError(errno.ENOSPC, "no space left")
+
+    with pytest.raises(StorageError, match="cannot rotate"):
+        journal.rotate(j.Snapshot(), at=full)
+    assert [each.name for each in tmp_path.iterdir()] == ["journal"]
+    journal.append(j.SessionUnpaused())
+    assert len(read_journal(path)) == 2
+    journal.rotate(j.Snapshot())
+    assert journal.number == 1 and len(read_history(tmp_path).entries) == 2
+    journal.close()
