@@ -49,3 +49,12 @@ def is_starved(before: Vitals, after: Vitals) -> bool:
     if elapsed_s <= 0 or "R" not in (before.state, after.state) or after.state in "TtZ":
         return False
     return (after.cpu_s - before.cpu_s) / elapsed_s < STARVED_SHARE
+
+
+def may_speak(before: Vitals, after: Vitals, *, has_come: bool) -> bool:
+    """Whether a silent worker may speak yet, if it is waited for: a starved one will.
+
+    One that has not come to this daemon (`has_come`) is busy with what an earlier one gave it, and a slow machine may
+    keep it from coming for long: as long as it does anything, it is waited for.
+    """
+    return is_starved(before, after) if has_come else not is_stuck(before, after)

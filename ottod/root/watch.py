@@ -14,7 +14,7 @@ from ottod.isolation.enclosure import LOOK_S, Enclosure, Reading
 from ottod.isolation.processes import ProcessId, is_alive
 from ottod.root.context import RootContext
 from ottod.root.session_table import Incarnation, Session
-from ottod.root.vitals import Vitals, is_starved, look
+from ottod.root.vitals import Vitals, look, may_speak
 
 WATCH_S = 1.0
 EXAMINATION_S = 2.0
@@ -22,7 +22,8 @@ EXAMINATION_S = 2.0
 LEFT_CHECK_S = 5.0
 """Between two searches for processes that have left their control group."""
 STARVED_LIMIT = 10
-"""A worker that gets no processor is given up after this many times `hung_after_s`."""
+"""A worker that gets no processor, or does not find its way to this daemon, is given up after this many times
+`hung_after_s`."""
 
 
 class Watch:
@@ -50,9 +51,10 @@ class Watch:
             if incarnation is None or incarnation.is_dead or incarnation.end_intent is not None:
                 continue
             if incarnation.identity is None:
-                if incarnation.adopt_by_s and now_s > incarnation.adopt_by_s:
-                    self._give_up(session, incarnation, "it did not come to the new daemon in time")
-            elif incarnation.last_heard_s < overdue_s and not incarnation.is_examined:
+                is_overdue = 0 < incarnation.adopt_by_s < now_s
+            else:
+                is_overdue = incarnation.last_heard_s < overdue_s
+            if is_overdue and not incarnation.is_examined:
                 incarnation.is_examined = True
                 self._c.spawn(self._examine(session, incarnation))
         self._handle = self._c.loop.call_later(WATCH_S, self._watch)
@@ -67,7 +69,7 @@ class Watch:
         self._c.database.note_offset_nowait(last_offset)
 
     async def _examine(self, session: Session, incarnation: Incarnation) -> None:
-        """Kills a worker that hangs; waits on one that the machine gives no processor."""
+        """Kills a worker that hangs; waits on one that the machine gives no processor, or that is on its way."""
         assert incarnation.lease is not None
         pid, heard_s = incarnation.lease.pid, incarnation.last_heard_s
         before = await self._look(pid)
@@ -77,10 +79,12 @@ class Watch:
         if session.incarnation is not incarnation or incarnation.is_dead or incarnation.last_heard_s > heard_s:
             return
         silence_s = self._c.loop.time() - heard_s
-        starved = before is not None and after is not None and is_starved(before, after)
-        if starved and silence_s < STARVED_LIMIT * self._c.settings.sessions.hung_after_s:
+        has_come = incarnation.identity is not None
+        may_be_well = before is not None and after is not None and may_speak(before, after, has_come=has_come)
+        if may_be_well and silence_s < STARVED_LIMIT * self._c.settings.sessions.hung_after_s:
             return
-        self._give_up(session, incarnation, f"no heartbeat for {silence_s:.0f} s")
+        what = "no heartbeat for" if has_come else "it did not come to the new daemon in"
+        self._give_up(session, incarnation, f"{what} {silence_s:.0f} s")
 
     def _give_up(self, session: Session, incarnation: Incarnation, why: str) -> None:
         incarnation.end_intent = "hung"

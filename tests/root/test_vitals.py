@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ottod.root.vitals import Vitals, is_starved, is_stuck, look
+from ottod.root.vitals import Vitals, is_starved, is_stuck, look, may_speak
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,22 @@ def test_verdicts(before: Vitals, after: Vitals, starved: bool) -> None:
 def test_who_is_stuck(before: Vitals, after: Vitals, stuck: bool) -> None:
     """Only a process that does nothing and is not about to; one that is slow is left alone."""
     assert is_stuck(before, after) is stuck
+
+
+@pytest.mark.parametrize(
+    ("after", "newcomer", "known"),
+    [
+        (Vitals("R", 2.90, 2), True, False),  # computes: one that is known should have been back at its loop
+        (Vitals("R", 1.01, 2), True, True),  # gets no processor
+        (Vitals("T", 1.00, 2), False, False),  # stopped
+        (Vitals("S", 1.50, 2), True, False),  # streams to a socket that nobody reads yet
+    ],
+)
+def test_who_may_speak_yet(after: Vitals, newcomer: bool, known: bool) -> None:
+    """A worker that has not come to a new daemon is waited for as long as it does anything."""
+    before = Vitals("R", 1.00, 0)
+    assert may_speak(before, after, has_come=False) is newcomer
+    assert may_speak(before, after, has_come=True) is known
 
 
 def test_a_look_at_oneself() -> None:
