@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from ottoctl.results import RunResult
     from ottoctl.session import Session
     from ottoctl.sync import SyncOtto, SyncSession
+    from ottod.protocol.decisions import DecisionFilter
 
 _HOMES = {
     "Batch": "ottoctl.feed",
+    "DecisionFilter": "ottod.protocol.decisions",
     "Otto": "ottoctl.client",
     "RunResult": "ottoctl.results",
     "Session": "ottoctl.session",
@@ -32,7 +34,7 @@ _HOMES = {
     "SyncSession": "ottoctl.sync",
 }
 
-__all__ = ["Batch", "Otto", "RunResult", "Session", "SessionEvent", "SyncOtto", "SyncSession"]
+__all__ = ["Batch", "DecisionFilter", "Otto", "RunResult", "Session", "SessionEvent", "SyncOtto", "SyncSession"]
 
 
 def __getattr__(name: str) -> object:

@@ -22,6 +22,7 @@ from ottoctl.results import (
     Scope,
     approve_request,
     checked_content,
+    decisions_request,
     deny_request,
     expect,
     explain_request,
@@ -32,9 +33,11 @@ from ottoctl.sync import SyncOtto
 from ottod.errors import UnreachableError
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.control import Welcome
+from ottod.protocol.decisions import DecisionFilter
 from ottod.protocol.events import Gap, SessionState
 from ottod.protocol.policy import StandingGrant
 from ottod.protocol.requests import (
+    ForgetDecisions,
     GetArtifact,
     GetCost,
     GetMetrics,
@@ -64,6 +67,7 @@ from ottod.protocol.results import (
     CostReport,
     CostRow,
     DaemonStatus,
+    DecisionsFound,
     Done,
     GrantList,
     MetricFamily,
@@ -324,6 +328,19 @@ class Otto:
                 break
             content += part.data
         return checked_content(artifact, bytes(content))
+
+    async def decisions(self, wanted: DecisionFilter | None = None) -> DecisionsFound:
+        """Nodes of the decision graph, newest first, and the edges between them.
+
+        Of the project of the current directory, unless the filter names another, a session, a tree or a node.
+        Raises RefusedError: `no_such_node`, `ambiguous_node`.
+        """
+        return expect(DecisionsFound, await self.connection.call(decisions_request(wanted)))
+
+    async def forget_decisions(self, project: str | os.PathLike[str]) -> int:
+        """Forgets the whole graph of the project that this directory belongs to; gives how many nodes it had."""
+        body = ForgetDecisions(project=os.path.abspath(project))
+        return int(expect(Done, await self.connection.call(body)).detail)
 
     async def grants(self, *, agent: str = "") -> tuple[StandingGrant, ...]:
         """Leave that stands for agents, oldest first; with `agent` only of that name."""

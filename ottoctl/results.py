@@ -13,11 +13,13 @@ from ottoctl.exits import status_of_cause
 from ottod.errors import OttoError, RemoteProtocolError, StorageError
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause
+from ottod.protocol.decisions import DecisionFilter
 from ottod.protocol.journal import JournalEntry
 from ottod.protocol.requests import (
     MAX_TASK_BYTES,
     ExplainPolicy,
     ForkSession,
+    QueryDecisions,
     ResolveApproval,
     ResumeSession,
     StartSession,
@@ -244,6 +246,16 @@ def journal_entries(pages: Iterable[JournalPage]) -> list[JournalEntry]:
                 raise RemoteProtocolError(f"a journal entry of a kind that is not known here: {error}") from error
             begun = b""
     return entries
+
+
+def decisions_request(wanted: DecisionFilter | None) -> QueryDecisions:
+    """The question for nodes of the decision graph; without anything that says where, of the directory we are in."""
+    wanted = wanted or DecisionFilter()
+    if not (wanted.project or wanted.tree or wanted.session or wanted.node):
+        wanted = msgspec.structs.replace(wanted, project=".")
+    if wanted.project:
+        wanted = msgspec.structs.replace(wanted, project=os.path.abspath(os.path.expanduser(wanted.project)))
+    return QueryDecisions(filter=wanted)
 
 
 def explain_request(

@@ -25,6 +25,7 @@ from ottoctl.results import (
     approve_request,
     check_text,
     checked_content,
+    decisions_request,
     deny_request,
     expect,
     explain_request,
@@ -37,11 +38,13 @@ from ottoctl.results import (
 from ottod.errors import UnreachableError
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.control import Welcome
+from ottod.protocol.decisions import DecisionFilter
 from ottod.protocol.events import Gap, SessionState
 from ottod.protocol.journal import JournalEntry
 from ottod.protocol.policy import StandingGrant
 from ottod.protocol.requests import (
     CheckpointSession,
+    ForgetDecisions,
     GetArtifact,
     GetCost,
     GetMetrics,
@@ -82,6 +85,7 @@ from ottod.protocol.results import (
     CostReport,
     CostRow,
     DaemonStatus,
+    DecisionsFound,
     Done,
     GrantList,
     JournalPage,
@@ -431,6 +435,14 @@ class SyncOtto:
                 break
             content += part.data
         return checked_content(artifact, bytes(content))
+
+    def decisions(self, wanted: DecisionFilter | None = None) -> DecisionsFound:
+        """Nodes of the decision graph; see `Otto.decisions`."""
+        return expect(DecisionsFound, self.connection.call(decisions_request(wanted)))
+
+    def forget_decisions(self, project: str | os.PathLike[str]) -> int:
+        """Forgets a project's graph; see `Otto.forget_decisions`."""
+        return int(expect(Done, self.connection.call(ForgetDecisions(project=os.path.abspath(project)))).detail)
 
     def grants(self, *, agent: str = "") -> tuple[StandingGrant, ...]:
         """Leave that stands for agents, oldest first; with `agent` only of that name."""

@@ -16,6 +16,7 @@ from ottod.protocol.events import (
     BudgetWarning,
     ChildExited,
     ChildStarted,
+    DecisionLogged,
     Event,
     Gap,
     IncarnationExited,
@@ -94,6 +95,8 @@ def _about_others(event: Event | Unknown) -> Notice | None:
             return _about_compaction(event)
         case ArtifactWritten():
             return Notice(f"+ {one_line(event.name)} {one_line(event.path)}".rstrip(), "dim")
+        case DecisionLogged():
+            return _about_decision(event)
         case ChildStarted():
             return Notice(f"↳ {one_line(event.agent)} started below it as {event.child}", "dim")
         case ChildExited():
@@ -159,6 +162,12 @@ def _about_compaction(event: ItemCompleted) -> Notice:
         sizes = f" from {tokens(before)} to {tokens(after)} tokens"
     how = "what was said became a summary" if event.data.get("is_summary") else "old tool output was left out"
     return Notice(f"≈ conversation shortened{sizes}: {how}", "dim")
+
+
+def _about_decision(event: DecisionLogged) -> Notice:
+    more = len(event.nodes) - 1
+    others = f" and {more} more" if more > 0 else ""
+    return Notice(f"+ {one_line(event.kind)} {one_line(event.title)}{others}", "dim")
 
 
 def _about_child(event: ChildExited) -> Notice:

@@ -326,6 +326,18 @@ class ArtifactWritten(EventBase, frozen=True, kw_only=True, tag="artifact.writte
     version: int = 1
 
 
+class DecisionLogged(EventBase, frozen=True, kw_only=True, tag="decision.logged"):
+    """The session added to the decision graph, or changed it. `kind` and `title` are those of its first node.
+
+    `nodes` are the ids of all that the call named, new ones first; `edges` is how many it added.
+    """
+
+    nodes: tuple[str, ...]
+    kind: str = ""
+    title: str = ""
+    edges: int = 0
+
+
 class CheckpointWritten(EventBase, frozen=True, kw_only=True, tag="checkpoint.written"):
     """The session can be continued from here."""
 
@@ -480,6 +492,7 @@ Event = (
     | UsageUpdated
     | BudgetWarning
     | ArtifactWritten
+    | DecisionLogged
     | CheckpointWritten
     | ConversationRolledBack
     | ChildStarted

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from ottod.protocol.artifacts import MAX_PART_BYTES
+from ottod.protocol.decisions import DecisionFilter
 from ottod.protocol.events import SessionState
 from ottod.protocol.specs import AgentSpec, PositiveSeconds
 
@@ -280,6 +281,22 @@ class ReadArtifact(Wire, frozen=True, kw_only=True, tag="artifact.read"):
     length: Annotated[int, Meta(ge=1, le=MAX_PART_BYTES)] = MAX_PART_BYTES
 
 
+class QueryDecisions(Wire, frozen=True, kw_only=True, tag="decision.query"):
+    """Nodes of the decision graph, newest first, and the edges between them.
+
+    The filter says of which project, tree or session; these may be beginnings of ids. Without any of them and without
+    a node nothing is found.
+    """
+
+    filter: DecisionFilter = DecisionFilter()
+
+
+class ForgetDecisions(Wire, frozen=True, kw_only=True, tag="decision.forget"):
+    """Forget the decision graph of the project that this directory belongs to."""
+
+    project: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
 class ListProviders(Wire, frozen=True, kw_only=True, tag="provider.list"):
     """How it stands with the model providers: breakers, limits, and who waits."""
 
@@ -359,6 +376,8 @@ RequestBody = (
     | ListArtifacts
     | GetArtifact
     | ReadArtifact
+    | QueryDecisions
+    | ForgetDecisions
     | ListGrants
     | RevokeGrant
     | ListAudit

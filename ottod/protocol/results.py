@@ -6,6 +6,7 @@ from typing import Literal
 
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause
+from ottod.protocol.decisions import DecisionEdge, DecisionNode
 from ottod.protocol.events import SessionState
 from ottod.protocol.policy import StandingGrant
 from ottod.protocol.requests import Wire
@@ -265,6 +266,18 @@ class ArtifactPart(Wire, frozen=True, kw_only=True, tag="artifact_part"):
     data: bytes
 
 
+class DecisionsFound(Wire, frozen=True, kw_only=True, tag="decisions"):
+    """Nodes of the decision graph and the edges between them; `truncated` when there are more nodes.
+
+    `project` is the root of the one that was asked about, if one was.
+    """
+
+    nodes: tuple[DecisionNode, ...]
+    edges: tuple[DecisionEdge, ...] = ()
+    project: str = ""
+    truncated: bool = False
+
+
 class JournalPage(Wire, frozen=True, kw_only=True, tag="journal_page"):
     """Entries of a journal, each as msgpack (see `ottod.protocol.journal`), from byte `at` of entry `first` on.
 
@@ -436,6 +449,7 @@ Result = (
     | ArtifactList
     | ArtifactFound
     | ArtifactPart
+    | DecisionsFound
     | JournalPage
     | GrantList
     | AuditList

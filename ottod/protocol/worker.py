@@ -7,14 +7,25 @@ root holds: it carries the secret and the provider keys, and its closing tells t
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from ottod.errors import Failure
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.codec import Codec
+from ottod.protocol.decisions import (
+    MAX_CHANGES,
+    MAX_EDGES,
+    MAX_NODES,
+    DecisionFilter,
+    FoundDecisions,
+    NewEdge,
+    NewNode,
+    NodeChange,
+)
 from ottod.protocol.events import BreakerStateChanged, BudgetWarning, SessionState
 from ottod.protocol.policy import Authority, StandingGrant
 from ottod.protocol.specs import AgentSpec, ModelTarget, ToolFile
@@ -234,6 +245,27 @@ class FindArtifacts(Wire, frozen=True, kw_only=True, tag="find_artifacts"):
     kind: str = ""
 
 
+class LogDecisions(Wire, frozen=True, kw_only=True, tag="decision.log"):
+    """Add to the decision graph of the session's project, and change it: all of it or nothing.
+
+    `key` makes the request idempotent within the session. The answer has the nodes that were named.
+    """
+
+    key: Annotated[str, Meta(max_length=1000)]
+    nodes: Annotated[tuple[NewNode, ...], Meta(max_length=MAX_NODES)] = ()
+    edges: Annotated[tuple[NewEdge, ...], Meta(max_length=MAX_EDGES)] = ()
+    changes: Annotated[tuple[NodeChange, ...], Meta(max_length=MAX_CHANGES)] = ()
+
+
+class FindDecisions(Wire, frozen=True, kw_only=True, tag="decision.find"):
+    """Nodes of the decision graph of the session's project; the filter's own project counts for nothing.
+
+    A `tree` or `session` in it means the asking session's.
+    """
+
+    filter: DecisionFilter = DecisionFilter()
+
+
 class Quote(Wire, frozen=True, kw_only=True):
     """The most that a call can cost with one model. A dollar per million tokens is 1000 billionths per token."""
 
@@ -305,6 +337,8 @@ WorkerRequestBody = (
     | WriteArtifact
     | FetchArtifact
     | FindArtifacts
+    | LogDecisions
+    | FindDecisions
     | AskPermit
     | SettlePermit
     | RecallAnswer
@@ -483,7 +517,7 @@ class AgentCard(Wire, frozen=True, kw_only=True):
 
 
 class RequestReply(Wire, frozen=True, kw_only=True, tag="request_reply"):
-    """The answer to a `WorkerRequest`: the child's id, the artifacts, the permit, the agents, or why not."""
+    """The answer to a `WorkerRequest`: a child's id, artifacts, decisions, the permit, agents, or why not."""
 
     id: int
     child: str = ""
@@ -505,6 +539,7 @@ class RequestReply(Wire, frozen=True, kw_only=True, tag="request_reply"):
     agents: tuple[AgentCard, ...] = ()
     name: str = ""
     """The child's, in its tree."""
+    decisions: FoundDecisions | None = None
 
 
 RootToWorker = WorkerWelcome | WorkerRejected | Ack | Command | ExitAck | RequestReply

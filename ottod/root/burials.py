@@ -21,6 +21,7 @@ from ottod.protocol.cause import Cause
 from ottod.protocol.events import SessionExited
 from ottod.root.artifacts import Artifacts
 from ottod.root.context import RootContext
+from ottod.root.decisions import Decisions
 from ottod.root.loss import Loss
 from ottod.root.process import remove_tree
 from ottod.root.reaper import Exit
@@ -44,9 +45,10 @@ PRUNE_BATCH = 200
 class Burials:
     """Buries workers and ends sessions, each once. `on_lost` decides what becomes of a session without its worker."""
 
-    def __init__(self, context: RootContext, artifacts: Artifacts) -> None:
+    def __init__(self, context: RootContext, artifacts: Artifacts, decisions: Decisions) -> None:
         self._c = context
         self._artifacts = artifacts
+        self._decisions = decisions
         self._ended = 0
         self.on_lost: Callable[[Session, Incarnation, Loss], None] = lambda session, incarnation, loss: None
         self.on_ended: Callable[[Session], None] = lambda session: None
@@ -197,6 +199,7 @@ class Burials:
         tree = await self._artifacts.tree_on_record(session_id)
         await self._c.database.delete_session(session_id)
         await self._artifacts.session_forgotten(tree)
+        await self._decisions.session_forgotten(session_id)
         self._c.table.forget(session_id)
         await self._c.in_thread(remove_tree, self._c.sessions_dir / session_id)
 

@@ -12,11 +12,13 @@ from msgspec.structs import replace
 
 from ottod import __version__
 from ottod.errors import RefusedError
-from ottod.ids import normalise_prefix
+from ottod.ids import BadSessionId, normalise_prefix, session_key
 from ottod.protocol import PROTOCOL_VERSION
+from ottod.protocol.decisions import DecisionFilter
 from ottod.protocol.requests import (
     CheckpointSession,
     ExplainPolicy,
+    ForgetDecisions,
     ForkSession,
     GetArtifact,
     GetCost,
@@ -33,6 +35,7 @@ from ottod.protocol.requests import (
     ListSessions,
     PauseSession,
     Ping,
+    QueryDecisions,
     ReadArtifact,
     ReadJournal,
     ReloadDaemon,
@@ -171,6 +174,10 @@ class Service:
                 return await self._supervisor.artifacts.get(body, tree=await self._tree(body.session))
             case ReadArtifact():
                 return await self._supervisor.artifacts.read(body)
+            case QueryDecisions():
+                return await self._supervisor.decisions.query(await self._meant(body.filter))
+            case ForgetDecisions():
+                return await self._supervisor.decisions.forget(body)
             case ListGrants():
                 return self._supervisor.grants.list(body.agent)
             case RevokeGrant():
@@ -309,6 +316,15 @@ class Service:
         """The tree that the session belongs to; empty if none is named."""
         return tree_of(await self._find(prefix)) if prefix else ""
 
+    async def _meant(self, wanted: DecisionFilter) -> DecisionFilter:
+        """The filter with whole ids. What a session logged outlives it, so a whole id needs no session."""
+        tree, session = wanted.tree, wanted.session
+        if tree and not _is_whole(tree):
+            tree = await self._tree(tree)
+        if session and not _is_whole(session):
+            session = (await self._find(session)).id
+        return replace(wanted, tree=tree, session=session)
+
     async def _audit(self, body: ListAudit) -> AuditList:
         session = body.session and (await self._find(body.session)).id
         return AuditList(entries=tuple(await self._database.audit(session, limit=body.limit)))
@@ -336,6 +352,14 @@ class Service:
 
 async def _as_it_is(body: RequestBody) -> RequestBody:
     return body
+
+
+def _is_whole(session: str) -> bool:
+    try:
+        session_key(session)
+    except BadSessionId:
+        return False
+    return True
 
 
 def _below(top: str, infos: Mapping[str, SessionInfo]) -> set[str]:

@@ -3,9 +3,9 @@
 The parts behind it: `births` (how a worker comes into the world), `burials` (how it leaves), `groups` (what becomes
 of its session: the supervision engine), `stops`, `steering` (what running ones are told), `lineage` (what goes on
 from their pasts), `children` (that workers ask for), `permits` (for model calls) and `providers` (what these may
-bear), `approvals` (what they wait for leave to do), `artifacts` (what they leave for each other), `adoption` (what an
-earlier root left behind) and `watch`. Everything that may block (files, the database, walks through /proc) happens on
-threads; the loop routes.
+bear), `approvals` (what they wait for leave to do), `artifacts` and `decisions` (what they leave for each other),
+`adoption` (what an earlier root left behind) and `watch`. Everything that may block (files, the database, walks
+through /proc) happens on threads; the loop routes.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from ottod.root.births import Births
 from ottod.root.burials import Burials
 from ottod.root.children import Children
 from ottod.root.context import RootContext
+from ottod.root.decisions import Decisions
 from ottod.root.explanations import Explanations
 from ottod.root.grants import Grants
 from ottod.root.groups import Groups
@@ -72,7 +73,8 @@ class Supervisor:
     ) -> None:
         self._c = context
         self.artifacts = Artifacts(context, ArtifactStore(context.sessions_dir.parent / ARTIFACTS_DIR))
-        self._burials = Burials(context, self.artifacts)
+        self.decisions = Decisions(context)
+        self._burials = Burials(context, self.artifacts, self.decisions)
         self._births = Births(context, resolver=resolver, worker_endpoint=worker_endpoint, private_dirs=private_dirs)
         self._births.on_worker_exit = self._burials.worker_exited
         self._groups = Groups(context, self._births, self._burials)
@@ -89,6 +91,7 @@ class Supervisor:
             context,
             children=self._children,
             artifacts=self.artifacts,
+            decisions=self.decisions,
             permits=self.permits,
             teams=self.teams,
             mail=self.mail,

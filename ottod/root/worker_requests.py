@@ -13,8 +13,10 @@ from ottod.protocol.worker import (
     AskPermit,
     FetchArtifact,
     FindArtifacts,
+    FindDecisions,
     KeepAnswer,
     ListAgents,
+    LogDecisions,
     RecallAnswer,
     RequestReply,
     SendMessage,
@@ -29,6 +31,7 @@ from ottod.root.answers import Answers
 from ottod.root.artifacts import Artifacts
 from ottod.root.children import Children
 from ottod.root.context import RootContext
+from ottod.root.decisions import Decisions
 from ottod.root.mail import Mail
 from ottod.root.permits import Permits
 from ottod.root.session_table import Incarnation, Session
@@ -44,6 +47,7 @@ class WorkerRequests:
         *,
         children: Children,
         artifacts: Artifacts,
+        decisions: Decisions,
         permits: Permits,
         teams: Teams,
         mail: Mail,
@@ -54,6 +58,7 @@ class WorkerRequests:
         self._news = news
         self._children = children
         self._artifacts = artifacts
+        self._decisions = decisions
         self._permits = permits
         self._teams = teams
         self._mail = mail
@@ -87,6 +92,8 @@ class WorkerRequests:
                 return RequestReply(id=0, agents=self._teams.cards(session))
             case WriteArtifact() | FetchArtifact() | FindArtifacts():
                 return await self._artifacts.serve(session, 0, body)
+            case LogDecisions() | FindDecisions():
+                return await self._decisions.serve(session, body)
             case AskPermit():
                 return await self._permits.ask(session, incarnation, body)
             case SettlePermit():

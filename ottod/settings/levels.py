@@ -32,3 +32,9 @@ def same_owner(level: Path, cwd: Path, below: str) -> bool:
         return True
     except OSError:
         return False
+
+
+def project_root(cwd: Path, home: Path) -> Path:
+    """The project that a session in this directory belongs to: its repository's root, else the directory itself."""
+    cwd = Path(os.path.realpath(cwd))
+    return repository_of(cwd, home) or cwd

@@ -18,6 +18,8 @@ BUILTIN_TOOL_NAMES = (
     "artifact_read",
     "artifact_list",
     "checkpoint",
+    "decision_log",
+    "decision_query",
     "spawn_agent",
     "send_message",
     "broadcast",

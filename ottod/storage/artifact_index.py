@@ -54,7 +54,7 @@ class ArtifactIndex:
 
         Without a tree, the artifacts of that name in all trees. At most a few.
         """
-        return await self._database.read(lambda connection: _find(connection, reference, tree, version))
+        return await self._database.read(lambda connection: find_artifacts(connection, reference, tree, version))
 
     async def select(
         self, *, tree: str = "", name: str = "", kind: str = "", all_versions: bool = False, limit: int
@@ -98,7 +98,7 @@ def _insert(
     sources: list[str] = []
     for reference in references:
         # An id is one whatever its tree: who may name which has been looked at.
-        found = _find(connection, reference, "" if reference.startswith(ID_PREFIX) else new.tree, 0)
+        found = find_artifacts(connection, reference, "" if reference.startswith(ID_PREFIX) else new.tree, 0)
         if len(found) != 1:
             return Refusal(
                 code="no_such_artifact", message=f"there is no artifact {reference[:120]!r} to be made from"
@@ -140,7 +140,8 @@ def _by_key(connection: sqlite3.Connection, key: str) -> ArtifactInfo | None:
     return found[0] if found else None
 
 
-def _find(connection: sqlite3.Connection, reference: str, tree: str, version: int) -> list[ArtifactInfo]:
+def find_artifacts(connection: sqlite3.Connection, reference: str, tree: str, version: int = 0) -> list[ArtifactInfo]:
+    """`ArtifactIndex.find`, within a transaction."""
     if reference.startswith(ID_PREFIX):
         where, values = "artifact >= ? AND artifact < ?", [reference, reference + "\x7f"]
         if tree:

@@ -151,6 +151,48 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (provider, model)
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE decision_nodes (
+        node          TEXT PRIMARY KEY,
+        kind          TEXT NOT NULL,
+        title         TEXT NOT NULL,
+        text          TEXT NOT NULL,
+        confidence    INTEGER,
+        status        TEXT NOT NULL,
+        reason        TEXT NOT NULL,
+        session       TEXT NOT NULL,
+        agent         TEXT NOT NULL,
+        tree          TEXT NOT NULL,
+        project       TEXT NOT NULL,
+        at_ns         INTEGER NOT NULL,
+        changed_at_ns INTEGER NOT NULL,
+        artifacts     TEXT NOT NULL,
+        sessions      TEXT NOT NULL,
+        commits       TEXT NOT NULL,
+        folded        TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX decision_nodes_project ON decision_nodes (project, at_ns DESC);
+    CREATE INDEX decision_nodes_tree ON decision_nodes (tree);
+    CREATE INDEX decision_nodes_session ON decision_nodes (session);
+    CREATE TABLE decision_edges (
+        source  TEXT NOT NULL,
+        kind    TEXT NOT NULL,
+        target  TEXT NOT NULL,
+        project TEXT NOT NULL,
+        session TEXT NOT NULL,
+        at_ns   INTEGER NOT NULL,
+        PRIMARY KEY (source, kind, target)
+    ) WITHOUT ROWID;
+    CREATE INDEX decision_edges_target ON decision_edges (target);
+    CREATE INDEX decision_edges_project ON decision_edges (project);
+    CREATE TABLE decision_calls (
+        entry   INTEGER PRIMARY KEY,
+        session TEXT NOT NULL,
+        call    TEXT NOT NULL,
+        nodes   TEXT NOT NULL,
+        UNIQUE (session, call)
+    );
+    """,
 )
 """Append-only: what has been released is never edited."""
 

@@ -3,8 +3,8 @@
 A tool is a value: a frozen `Tool` with a JSON schema (from its arguments struct), permissions and an async
 function. It reaches the world only through its `ToolContext`: files through `Files`, which cannot leave the
 working directory, programs through `Programs`, which leaves no process behind, other sessions through `Sessions`, and
-what they leave for each other through `Artifacts`. All are injected by the worker, so that tools know nothing of the
-layers below them.
+what they leave for each other through `Artifacts` and `Decisions`. All are injected by the worker, so that tools know
+nothing of the layers below them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import msgspec
 
 from ottod.errors import ToolError
 from ottod.protocol.artifacts import ArtifactInfo
+from ottod.protocol.decisions import DecisionFilter, FoundDecisions, NewEdge, NewNode, NodeChange
 from ottod.protocol.model import ToolSchema
 from ottod.protocol.toolio import DirEntry, Facts, Files, FileStat, LiveProgram, ProgramResult, Programs, Web
 from ottod.protocol.worker import AgentCard, Delivery
@@ -26,11 +27,13 @@ __all__ = [
     "ArtifactInfo",
     "Artifacts",
     "ChildEnd",
+    "Decisions",
     "Delivery",
     "DirEntry",
     "Facts",
     "FileStat",
     "Files",
+    "FoundDecisions",
     "LiveProgram",
     "OpenArguments",
     "Permission",
@@ -111,6 +114,20 @@ class Artifacts(Protocol):
         ...
 
 
+class Decisions(Protocol):
+    """The decision graph of the project that a tool runs in."""
+
+    async def log(
+        self, nodes: Sequence[NewNode], edges: Sequence[NewEdge], changes: Sequence[NodeChange], *, key: str
+    ) -> FoundDecisions:
+        """Adds and changes, durably, all or nothing; the same key gives the same nodes. Raises ToolError."""
+        ...
+
+    async def find(self, wanted: DecisionFilter) -> FoundDecisions:
+        """What fits, newest first. Raises ToolError."""
+        ...
+
+
 IDEMPOTENCY_VARIABLE = "OTTO_IDEMPOTENCY_KEY"
 """What names a call to the programs that it starts: the same when it is repeated after a crash, else never again."""
 IDEMPOTENCY_HEADER = "Idempotency-Key"
@@ -177,6 +194,8 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     team: Team | None = None
     """None as above."""
     artifacts: Artifacts | None = None
+    """None as above."""
+    decisions: Decisions | None = None
     """None as above."""
     processes: Processes | None = None
     """None as above."""

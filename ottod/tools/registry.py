@@ -14,6 +14,8 @@ from ottod.tools.base import Tool
 from ottod.tools.broadcast import BROADCAST
 from ottod.tools.checkpoint import CHECKPOINT
 from ottod.tools.data import DATA
+from ottod.tools.decision_log import DECISION_LOG
+from ottod.tools.decision_query import DECISION_QUERY
 from ottod.tools.fs_edit import FS_EDIT
 from ottod.tools.fs_list import FS_LIST
 from ottod.tools.fs_read import FS_READ
@@ -45,6 +47,8 @@ BUILTIN_TOOLS: tuple[Tool[Any], ...] = (
     ARTIFACT_READ,
     ARTIFACT_LIST,
     CHECKPOINT,
+    DECISION_LOG,
+    DECISION_QUERY,
     SPAWN_AGENT,
     SEND_MESSAGE,
     BROADCAST,

@@ -24,6 +24,7 @@ from ottod.worker.artifacts import Artifacts
 from ottod.worker.background import Background
 from ottod.worker.children import Children
 from ottod.worker.compaction import Compactor
+from ottod.worker.decisions import Decisions
 from ottod.worker.inbox import Inbox
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.judge import Judge, own_authorities
@@ -97,6 +98,7 @@ class Equipment:
             sessions=children,
             team=Team(link),
             artifacts=artifacts,
+            decisions=Decisions(link),
             processes=outfit.background,
             checkpoint=checkpoint,
             web=PinnedWeb(spec.http, objection=outfit.judge.host_objection),

@@ -19,7 +19,7 @@ from ottod.protocol.model import ToolCall, ToolResult
 from ottod.protocol.specs import AgentSpec
 from ottod.protocol.toolio import Files, Programs, Web
 from ottod.tools.arguments import decode_arguments
-from ottod.tools.base import Artifacts, Processes, Sessions, Team, Tool, ToolContext, ToolOutput
+from ottod.tools.base import Artifacts, Decisions, Processes, Sessions, Team, Tool, ToolContext, ToolOutput
 from ottod.tools.untrusted import MARK_BYTES, marked
 from ottod.worker.link import Link
 from ottod.worker.text import MAX_ARGUMENTS_BYTES, cut, encodable, pieces
@@ -58,6 +58,7 @@ class ToolRunner:
         sessions: Sessions,
         team: Team,
         artifacts: Artifacts,
+        decisions: Decisions | None = None,
         web: Web,
         session: str,
         processes: Processes | None = None,
@@ -72,6 +73,7 @@ class ToolRunner:
         self._sessions = sessions
         self._team = team
         self._artifacts = artifacts
+        self._decisions = decisions
         self._web = web
         self._session = session
         self._processes = processes
@@ -136,6 +138,7 @@ class ToolRunner:
             sessions=self._sessions,
             team=self._team,
             artifacts=self._artifacts,
+            decisions=self._decisions,
             web=self._web,
             session=self._session,
             agent=self._spec.name,

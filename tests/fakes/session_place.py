@@ -17,9 +17,10 @@ from ottod.isolation import bubblewrap, processes
 from ottod.isolation.beneath import BeneathFiles
 from ottod.isolation.programs import ConfinedPrograms, Confinement
 from ottod.protocol.artifacts import ArtifactInfo, name_problem
+from ottod.protocol.decisions import DecisionFilter, DecisionNode, NewEdge, NewNode, NodeChange
 from ottod.protocol.toolio import Web
 from ottod.tools.arguments import decode_arguments
-from ottod.tools.base import Tool, ToolContext, ToolOutput
+from ottod.tools.base import FoundDecisions, Tool, ToolContext, ToolOutput
 
 T = TypeVar("T")
 DEADLINE_S = 10.0
@@ -71,6 +72,29 @@ class FakeArtifacts:
         return tuple(i for i in known if name or newest[i.name] is i)
 
 
+class FakeDecisions:
+    """A project's decision graph that takes every call as it comes, and answers with what `found` says."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[tuple[NewNode, ...], tuple[NewEdge, ...], tuple[NodeChange, ...]]] = []
+        self.asked: list[DecisionFilter] = []
+        self.found = FoundDecisions()
+        self._by_key: dict[str, FoundDecisions] = {}
+
+    async def log(
+        self, nodes: Sequence[NewNode], edges: Sequence[NewEdge], changes: Sequence[NodeChange], *, key: str
+    ) -> FoundDecisions:
+        if key not in self._by_key:
+            self.calls.append((tuple(nodes), tuple(edges), tuple(changes)))
+            new = [DecisionNode(node=f"d-{n:010}", kind=node.kind, title=node.title) for n, node in enumerate(nodes)]
+            self._by_key[key] = FoundDecisions(nodes=tuple(new))
+        return self._by_key[key]
+
+    async def find(self, wanted: DecisionFilter) -> FoundDecisions:
+        self.asked.append(wanted)
+        return self.found
+
+
 class SessionPlace:
     """`project` is the working directory, `outside` a directory beside it that no tool may touch."""
 
@@ -95,6 +119,7 @@ class SessionPlace:
         self.streamed: list[str] = []
         self.progress: list[str] = []
         self.artifacts = FakeArtifacts()
+        self.decisions = FakeDecisions()
         self.web: Web | None = None
 
     def close(self) -> None:
@@ -123,6 +148,7 @@ class SessionPlace:
             progress=self.progress.append,
             stream=self.streamed.append,
             artifacts=self.artifacts,
+            decisions=self.decisions,
             web=self.web,
             session=self.session,
             agent="tester",
