@@ -21,6 +21,7 @@ from pages.index import index_page  # noqa: E402
 from pages.metrics import metrics_page  # noqa: E402
 from pages.presets import presets_page  # noqa: E402
 from pages.red_team import red_team_page  # noqa: E402
+from pages.routing import routing_page  # noqa: E402
 from pages.states import states_page  # noqa: E402
 from pages.tools import tools_page  # noqa: E402
 from pages.turns import turns_page  # noqa: E402
@@ -32,6 +33,7 @@ PAGES: tuple[tuple[str, Callable[[], str]], ...] = (
     ("configuration", configuration_page),
     ("events", events_page),
     ("workflow-fields", workflow_fields_page),
+    ("routing", routing_page),
     ("tools", tools_page),
     ("presets", presets_page),
     ("red-team", red_team_page),

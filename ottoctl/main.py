@@ -47,6 +47,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("artifact", "artifact"),
     ("agent", "agent"),
     ("workflow", "workflow"),
+    ("route", "route"),
     ("daemon", "daemon"),
     ("service", "service"),
     ("doctor", "doctor"),

@@ -12,6 +12,7 @@ ABOUT = {
     "metrics": ("Metrics", "Every metric that Prometheus can read, and the gateway that serves them."),
     "presets": ("Presets", "What is decided about a tool call that no rule of yours speaks about."),
     "red-team": ("The red team", "Attacks that are tried against Otto, and the layer that blocks each."),
+    "routing": ("The router", "How an agent is found for a task, and how often it is the right one."),
     "scripted-provider": ("The scripted provider", "Models that read their lines from a file, faults included."),
     "session-states": ("Session states", "What a session can be, and what may follow what."),
     "tools": ("Tools", "What an agent can be given, as a model sees it."),

@@ -48,6 +48,9 @@ def run(
         str,
         typer.Option("--parent", metavar="ID", help="Run below this live session", autocompletion=complete_sessions),
     ] = "",
+    route: Annotated[
+        bool, typer.Option("--route", help="Give only the task: it goes to the agent that fits it best")
+    ] = False,
 ) -> int | None:
     """Run an agent on a task and watch it; starts the daemon if none is running
 
@@ -58,6 +61,8 @@ def run(
     """
     from ottoctl.results import start_request
 
+    if route:
+        agent, task = _routed(console, " ".join(part for part in (agent, task) if part), cwd)
     whole = "\n\n".join(part for part in (task, _read_input(input)) if part)
     if not whole.strip() and mode == "oneshot":
         raise OttoError("no task given", mend='ottoctl run AGENT "what to do", or --input FILE', code="usage")
@@ -67,6 +72,17 @@ def run(
         agent, whole, cwd=cwd, model=model, mode=mode, title=title, parent=parent, headless=headless
     )
     return asyncio.run(_run(console, request, detach=detach))
+
+
+def _routed(console: Console, task: str, cwd: Path | None) -> tuple[str, str]:
+    """The agent that a task goes to, and the task."""
+    from ottoctl.commands.route import routing, unrouted
+
+    found = routing(task, cwd=cwd)
+    if not found.agent:
+        raise unrouted(found)
+    console.message(f"{found.agent} gets it: {found.reason}")
+    return found.agent, task
 
 
 def _read_input(name: str) -> str:

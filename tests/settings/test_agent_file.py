@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ottod.errors import ConfigError
+from ottod.protocol.artifact_kinds import standard_schema
 from ottod.protocol.specs import AgentSpec, Budgets, Isolation, Limits, McpServer, Permissions, Restart
 from ottod.settings.agent_file import check_agent, check_spec, digest, parse_agent, read_agent, spec_errors
 from ottod.settings.agents import BUILTIN_DIR
@@ -324,7 +326,32 @@ def test_every_builtin_agent_is_right() -> None:
         assert len(spec.system_prompt) > 400
         assert spec.budgets.usd
         assert spec.model == "default"
-    assert not {"fs_write", "fs_edit", "shell", "test_runner"} & set(read_agent(BUILTIN_DIR / "reviewer.yml").tools)
+    writing = {"fs_write", "fs_edit", "shell", "test_runner", "git"}
+    for name in (
+        "reviewer",
+        "code-reviewer",
+        "researcher",
+        "architect",
+        "product-manager",
+        "ux-designer",
+        "summarizer",
+    ):
+        assert not writing & set(read_agent(BUILTIN_DIR / f"{name}.yml").tools)
+
+
+@pytest.mark.parametrize(
+    ("agent", "kind"),
+    [("code-reviewer", "review_report"), ("test-runner", "test_report"), ("tester", "test_report")],
+)
+def test_reports_of_builtin_agents_are_of_the_agreed_kind(agent: str, kind: str) -> None:
+    """Their final answer has the schema that workflows hold such reports to; what is for people may differ."""
+
+    def bare(schema: Any) -> Any:
+        if isinstance(schema, dict):
+            return {key: bare(value) for key, value in schema.items() if key != "description"}
+        return [bare(value) for value in schema] if isinstance(schema, list) else schema
+
+    assert bare(read_agent(BUILTIN_DIR / f"{agent}.yml").output_schema) == bare(standard_schema(kind))
 
 
 def test_what_an_answer_must_be_is_checked_where_it_is_written() -> None:

@@ -106,7 +106,7 @@ def test_an_unknown_agent_is_refused_with_the_nearest(world: World) -> None:
     error = caught.value
     assert error.code == "unknown_agent"
     assert str(error) == "unknown agent 'codr' — did you mean 'coder'?"
-    assert error.mend.startswith("known agents: assistant, ")
+    assert error.mend.startswith("known agents: architect, assistant, ")
     for directory in (world.cwd, world.repo):
         assert str(directory / ".otto" / "agents") in error.mend
     assert str(world.config_home / "agents") in error.mend

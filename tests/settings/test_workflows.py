@@ -154,7 +154,7 @@ def test_a_route_to_nobody_is_refused_when_it_starts(world: World) -> None:
 def test_every_builtin_workflow_is_right(world: World) -> None:
     """The shipped workflows load without a mistake, say what they are for and have a budget."""
     files = sorted(BUILTIN_DIR.glob("*"))
-    assert files
+    assert {f.stem for f in files} == {"plan-implement-review", "parallel-scaffold", "bug-fix-loop", "refactor-swarm"}
     for file in files:
         entry = world.finder().find(file.stem)
         assert entry.errors == (), entry.errors

@@ -1,0 +1,58 @@
+"""Tasks as people put them, and the shipped agent that each is for.
+
+Written before the agents' descriptions, and not changed since to please the router: what it misses is on the page
+`docs/reference/routing.md`.
+"""
+
+from __future__ import annotations
+
+ROUTING_TASKS: tuple[tuple[str, str], ...] = (
+    ("Explain what the function parse_duration in units.py does", "assistant"),
+    ("How much disk space is left on this machine?", "assistant"),
+    ("I don't understand this error message, what does it mean?", "assistant"),
+    ("Fix the bug where the parser crashes on empty input", "coder"),
+    ("The test test_login fails since yesterday, make it pass", "coder"),
+    ("Rename the class Foo to Bar everywhere", "coder"),
+    ("There is an off-by-one error in the pagination, please repair it", "coder"),
+    ("Look through src/auth for security problems and report them", "reviewer"),
+    ("Audit the error handling in this module without changing anything", "reviewer"),
+    ("What is wrong with this code? List the defects with their severity", "reviewer"),
+    ("Review this pull request and give a verdict: approve or request changes", "code-reviewer"),
+    ("Check the diff of the branch against its ticket before we merge", "code-reviewer"),
+    ("Is this change ready to be merged? I need blockers, if any", "code-reviewer"),
+    ("Write a product requirements document for dark mode", "product-manager"),
+    ("Turn this vague idea into a ticket with acceptance criteria", "product-manager"),
+    ("What should be in scope for the first release of the export feature?", "product-manager"),
+    ("Define success metrics and a rollout for the new onboarding", "product-manager"),
+    ("Design the empty, loading and error states of the settings screen", "ux-designer"),
+    ("Check the accessibility of the signup form for keyboard and screen reader users", "ux-designer"),
+    ("Sketch the user flow for resetting a password", "ux-designer"),
+    ("Build the CSV export from the ticket and the design brief, with tests", "senior-software-engineer"),
+    ("Develop a new REST endpoint for invoices end to end", "senior-software-engineer"),
+    ("Add a feature: users can upload an avatar", "senior-software-engineer"),
+    ("Run the tests", "test-runner"),
+    ("Run pytest and tell me which tests fail", "test-runner"),
+    ("Is the test suite green?", "test-runner"),
+    ("Update the README after the last changes", "doc-maintainer"),
+    ("Keep OTTO.md in step with what we learned in this session", "doc-maintainer"),
+    ("Write API documentation for the public functions", "doc-maintainer"),
+    ("The changelog is out of date, bring it up to date", "doc-maintainer"),
+    ("Find all usages of Session.send_message in the codebase", "researcher"),
+    ("How is authentication implemented in this repository?", "researcher"),
+    ("Which modules depend on the scheduler?", "researcher"),
+    ("Investigate where the configuration is read and summarize your findings", "researcher"),
+    ("Design the architecture for splitting the monolith into services", "architect"),
+    ("Make a plan for refactoring the session module, step by step", "architect"),
+    ("Which database should we use? Weigh the options and decide", "architect"),
+    ("Follow the plan in design.md and make the changes it lists", "implementer"),
+    ("Implement step 3 of the refactoring plan", "implementer"),
+    ("Carry out the architect's plan exactly as written", "implementer"),
+    ("Write missing unit tests for the billing module", "tester"),
+    ("Verify that the refactoring did not break anything and analyze failures", "tester"),
+    ("Cover the edge cases of the date parser with tests", "tester"),
+    ("Coordinate several agents to rebuild the payment system", "lead"),
+    ("Break this large task down and delegate the parts to specialists", "lead"),
+    ("Take charge of the migration and split the work among a team", "lead"),
+    ("Summarize this meeting transcript in ten lines", "summarizer"),
+    ("Condense the log into what the next agent has to know", "summarizer"),
+)
