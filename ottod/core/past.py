@@ -45,6 +45,9 @@ from ottod.protocol.usage import Usage
 
 __all__ = ["UNKNOWN", "Attempt", "OpenTurn", "Past", "Restored", "Waiting", "child_report", "unknown_result"]
 
+MAX_ANSWERS = 32
+"""To questions of other sessions, that are remembered for who asks again."""
+MAX_ANSWER_CHARS = 24 * 1024
 MAX_ATTEMPTS = 256
 """Of model calls, that are remembered: more cannot be open at once."""
 
@@ -52,7 +55,8 @@ MAX_ATTEMPTS = 256
 class Waiting(Value, frozen=True, kw_only=True):
     """A message that waits for a turn. `number` as in the journal: 0 is the session's task.
 
-    `is_steer`: it may join the turn that runs. `key` is that of a message from another session.
+    `is_steer`: it may join the turn that runs. `key` is that of a message from another session, which
+    perhaps `asks` something: then the end of its turn is the answer.
     """
 
     number: int
@@ -60,6 +64,7 @@ class Waiting(Value, frozen=True, kw_only=True):
     sender: str
     is_steer: bool = False
     key: str = ""
+    asks: bool = False
 
 
 class OpenTurn(Value, frozen=True, kw_only=True):
@@ -122,6 +127,10 @@ class Restored(Value, frozen=True, kw_only=True):
     """A workflow's past, in order."""
     heard: tuple[str, ...] = ()
     """The keys of messages from other sessions, as far as they are remembered."""
+    asked: tuple[j.Asked, ...] = ()
+    """Their questions that are open, and the newest that were answered."""
+    text_answers: bool = False
+    """`text` answers another session's question, for want of anything else."""
 
 
 def child_report(ended: j.ChildEnded) -> Waiting:
@@ -170,6 +179,8 @@ class Past:
         self.anew_at = 0
         self.workflow: list[j.WorkflowEntry] = []
         self.heard = Heard()
+        self.asked: dict[str, j.Asked] = {}
+        self.text_answers = False
 
     def take(self, entry: j.JournalEntry) -> None:
         """The next entry. Any beginning of a journal will do; nothing in one raises."""
@@ -182,6 +193,11 @@ class Past:
                 self._wait(_waiting(entry))
                 if entry.key:
                     self.heard.add(entry.key)
+                if entry.asks:
+                    self.asked[entry.key] = j.Asked(key=entry.key, number=entry.number)
+            case j.InputWithdrawn():
+                self._take_out(entry.number)
+                self.asked = {key: a for key, a in self.asked.items() if a.number != entry.number or a.turn}
             case j.UserSaid():
                 self._begin_turn(entry)
             case j.UserSteered():
@@ -270,6 +286,9 @@ class Past:
         self.turn, self.is_open, self.ended, self.said = entry.turn, True, None, entry.text
         self.called_step = self.responded_step = self.anew_at = 0
         self.turn_text, self.budget = "", None
+        for key, asked in self.asked.items():
+            if entry.number and asked.number == entry.number:
+                self.asked[key] = replace(asked, turn=entry.turn)
 
     def _take_out(self, number: int) -> None:
         taken = next((m for m in self.inbox if m.number == number), None)
@@ -299,7 +318,10 @@ class Past:
         self._settle()
         self.is_open = False
         self.questions.clear()
-        self.text = self.turn_text or self.text
+        answers = self._answer_questions(entry)
+        # What a session says to its own task counts for more than what it answers others.
+        if self.turn_text and (not answers or self.text_answers or not self.text):
+            self.text, self.text_answers = self.turn_text, answers
         self.ended = EndTurn(
             turn=entry.turn,
             steps=self.called_step,
@@ -308,6 +330,19 @@ class Past:
             failure=entry.failure,
             is_interrupt=entry.interrupted,
         )
+
+    def _answer_questions(self, entry: j.TurnEnded) -> bool:
+        """The end of a turn answers the question that began it. True if there is one."""
+        is_answer = False
+        for key, asked in self.asked.items():
+            if asked.turn == entry.turn and not asked.outcome:
+                is_answer = True
+                text = self.turn_text[:MAX_ANSWER_CHARS]
+                self.asked[key] = replace(asked, outcome=entry.outcome, text=text, failure=entry.failure)
+        answered = [key for key, asked in self.asked.items() if asked.outcome]
+        for key in answered[:-MAX_ANSWERS]:
+            del self.asked[key]
+        return is_answer
 
     def _shorten(self, entry: j.ConversationShortened) -> None:
         self._settle()
@@ -404,6 +439,8 @@ class Past:
             processes=tuple(self.processes.values()),
             workflow=tuple(self.workflow),
             heard=self.heard.keys,
+            asked=tuple(self.asked.values()),
+            text_answers=self.text_answers,
         )
 
     def _open_turn(self) -> OpenTurn:
@@ -437,7 +474,9 @@ class Past:
             messages=tuple(self.messages),
             marks=tuple((mark.turn, mark.at) for mark in self.marks),
             inbox=tuple(
-                j.InputAccepted(number=m.number, text=m.text, sender=m.sender, steer=m.is_steer, key=m.key)
+                j.InputAccepted(
+                    number=m.number, text=m.text, sender=m.sender, steer=m.is_steer, key=m.key, asks=m.asks
+                )
                 for m in self.inbox
             ),
             newest_number=self.newest_number,
@@ -473,6 +512,8 @@ class Past:
             processes=tuple(self.processes.values()),
             workflow=tuple(self.workflow),
             heard=self.heard.keys,
+            asked=tuple(self.asked.values()),
+            text_answers=self.text_answers,
         )
 
     def _load(self, entry: j.Snapshot) -> None:
@@ -501,11 +542,20 @@ class Past:
         self.anew_at = entry.anew_at
         self.workflow = list(entry.workflow)
         self.heard = Heard(entry.heard)
+        self.asked = {asked.key: asked for asked in entry.asked}
+        self.text_answers = entry.text_answers
         self.ended = _end_of(entry.ended, entry) if entry.ended is not None else None
 
 
 def _waiting(entry: j.InputAccepted) -> Waiting:
-    return Waiting(number=entry.number, text=entry.text, sender=entry.sender, is_steer=entry.steer, key=entry.key)
+    return Waiting(
+        number=entry.number,
+        text=entry.text,
+        sender=entry.sender,
+        is_steer=entry.steer,
+        key=entry.key,
+        asks=entry.asks,
+    )
 
 
 def _end_of(ended: j.TurnEnded, entry: j.Snapshot) -> EndTurn:

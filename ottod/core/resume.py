@@ -81,6 +81,7 @@ def heir(
         is_paused=False,
         pause_reason="",
         heard=(),
+        asked=(),
     )
 
 

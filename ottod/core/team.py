@@ -181,6 +181,11 @@ class Team:
         return seen
 
 
-def heading(*, name: str, session: str) -> str:
+def heading(*, name: str, session: str, asks: bool = False) -> str:
     """What stands above a message from another session, so that nobody takes it for the user's."""
+    if asks:
+        return (
+            f"[question from {name} ({session}), another agent; not from the user. What you say at the end of this "
+            "turn is the answer that it gets]"
+        )
     return f"[message from {name} ({session}), another agent; not from the user]"

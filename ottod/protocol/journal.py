@@ -46,6 +46,14 @@ class InputAccepted(Entry, frozen=True, kw_only=True, tag="input.accepted"):
     steer: bool = False
     key: str = ""
     """Of a message from another session: it is accepted once."""
+    asks: bool = False
+    """It is a question: the end of the turn that it begins is the answer."""
+
+
+class InputWithdrawn(Entry, frozen=True, kw_only=True, tag="input.withdrawn"):
+    """A message that waited will have no turn: who asked waits no more, or has been told already."""
+
+    number: int
 
 
 class UserSaid(Entry, frozen=True, kw_only=True, tag="user.said"):
@@ -394,6 +402,20 @@ WorkflowEntry = (
 )
 
 
+class Asked(Entry, frozen=True, kw_only=True):
+    """A question of another session: which message it is, the turn that it began, and, with an outcome, its answer.
+
+    No entry of its own: what the entries amount to.
+    """
+
+    key: str
+    number: int
+    turn: int = 0
+    outcome: Literal["completed", "failed", "cancelled", ""] = ""
+    text: str = ""
+    failure: Failure | None = None
+
+
 class Snapshot(Entry, frozen=True, kw_only=True, tag="snapshot"):
     """Everything that the entries before this one amount to: a file that begins with it needs none of them.
 
@@ -436,6 +458,8 @@ class Snapshot(Entry, frozen=True, kw_only=True, tag="snapshot"):
     workflow: tuple[WorkflowEntry, ...] = ()
     """A workflow's past, whole: it is what its next incarnation begins from."""
     heard: tuple[str, ...] = ()
+    asked: tuple[Asked, ...] = ()
+    text_answers: bool = False
 
 
 class SessionClosed(Entry, frozen=True, kw_only=True, tag="session.closed"):
@@ -447,6 +471,7 @@ class SessionClosed(Entry, frozen=True, kw_only=True, tag="session.closed"):
 JournalEntry = (
     SessionOpened
     | InputAccepted
+    | InputWithdrawn
     | UserSaid
     | UserSteered
     | ModelCalled

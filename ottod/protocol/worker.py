@@ -208,6 +208,40 @@ class SendMessage(Wire, frozen=True, kw_only=True, tag="message.send"):
     role: str = ""
 
 
+class AskAgent(Wire, frozen=True, kw_only=True, tag="agent.ask"):
+    """A question to another session of the tree; done with the end of the turn that it begins there.
+
+    As with a message, `key` makes it one question however often it is asked.
+    """
+
+    to: str
+    question: str
+    key: str
+
+
+class AnswerQuestion(Wire, frozen=True, kw_only=True, tag="question.answer"):
+    """What became of the turn that a question began. `key` as the question came with it."""
+
+    key: str
+    outcome: Literal["completed", "failed", "cancelled"]
+    text: str = ""
+    failure: Failure | None = None
+
+
+class AwaitAgents(Wire, frozen=True, kw_only=True, tag="agents.await"):
+    """Done when all of these sessions have ended, or any of them. They are names, ids or `parent`."""
+
+    names: tuple[str, ...]
+    mode: Literal["all", "any"] = "all"
+    key: str
+
+
+class WithdrawCall(Wire, frozen=True, kw_only=True, tag="call.withdraw"):
+    """Nobody waits for the answer to this question any more, or for these ends."""
+
+    key: str
+
+
 class ListAgents(Wire, frozen=True, kw_only=True, tag="agents.list"):
     """Who is there in the session's tree."""
 
@@ -333,6 +367,10 @@ WorkerRequestBody = (
     SpawnChild
     | StopChild
     | SendMessage
+    | AskAgent
+    | AnswerQuestion
+    | AwaitAgents
+    | WithdrawCall
     | ListAgents
     | WriteArtifact
     | FetchArtifact
@@ -392,6 +430,8 @@ class DeliverInput(Wire, frozen=True, kw_only=True, tag="deliver_input"):
     """The sender's in their tree, if it is another session."""
     key: str = ""
     """Heard once, however often it is delivered."""
+    asks: bool = False
+    """It begins a turn of its own, whose end is told to root as the answer to `key`."""
 
 
 class StopTurn(Wire, frozen=True, kw_only=True, tag="stop"):
@@ -440,6 +480,12 @@ class ForgetTurns(Wire, frozen=True, kw_only=True, tag="forget_turns"):
     turns: int
 
 
+class WithdrawInput(Wire, frozen=True, kw_only=True, tag="withdraw_input"):
+    """A message that waits for its turn is not to have one. One that has begun goes on."""
+
+    key: str
+
+
 class SetGrants(Wire, frozen=True, kw_only=True, tag="set_grants"):
     """All leave that stands for the session's agent now; what waits for it goes on."""
 
@@ -456,6 +502,7 @@ CommandBody = (
     | SetPause
     | NoteCheckpoint
     | ForgetTurns
+    | WithdrawInput
 )
 
 
@@ -516,6 +563,37 @@ class AgentCard(Wire, frozen=True, kw_only=True):
     cause: Cause | None = None
 
 
+class AgentAnswer(Wire, frozen=True, kw_only=True):
+    """Another session's answer to a question, or why it has none."""
+
+    session: str
+    name: str
+    outcome: Literal["completed", "failed", "cancelled"]
+    text: str = ""
+    failure: Failure | None = None
+
+
+class AgentEnd(Wire, frozen=True, kw_only=True):
+    """How a session of the tree ended, and its last answer, perhaps cut."""
+
+    session: str
+    name: str
+    role: str
+    cause: Cause
+    result: str = ""
+
+
+class TeamReply(Wire, frozen=True, kw_only=True):
+    """What is answered of other sessions of the tree."""
+
+    deliveries: tuple[Delivery, ...] = ()
+    """Of a message, one for each that it was meant for."""
+    agents: tuple[AgentCard, ...] = ()
+    said: AgentAnswer | None = None
+    ends: tuple[AgentEnd, ...] = ()
+    """In the order in which they were asked for, without those that live."""
+
+
 class RequestReply(Wire, frozen=True, kw_only=True, tag="request_reply"):
     """The answer to a `WorkerRequest`: a child's id, artifacts, decisions, the permit, agents, or why not."""
 
@@ -534,9 +612,7 @@ class RequestReply(Wire, frozen=True, kw_only=True, tag="request_reply"):
     """The same: of breakers that its calls have moved."""
     answer: bytes = b""
     """An earlier answer; empty if there is none."""
-    deliveries: tuple[Delivery, ...] = ()
-    """Of a message, one for each that it was meant for."""
-    agents: tuple[AgentCard, ...] = ()
+    team: TeamReply = TeamReply()
     name: str = ""
     """The child's, in its tree."""
     decisions: FoundDecisions | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from ottod.core.waits import Wait, Waits
 from ottod.errors import RefusedError
 from ottod.protocol.requests import StartSession
 from ottod.protocol.worker import ChildNotice, SpawnChild, StopChild
@@ -29,6 +30,8 @@ class Children:
         self._c = context
         self._births = births
         self._spawning: dict[str, asyncio.Future[Session]] = {}
+        self.waits = Waits()
+        """Who waits for whom, of all sessions."""
         self.begin_stop: Callable[[Session, str], None] = lambda session, reason: None
         groups.on_child_ended = self.child_ended
 
@@ -68,6 +71,12 @@ class Children:
 
     async def spawn(self, parent: Session, body: SpawnChild) -> Session:
         """The child that a worker asks for, started once for each key. Raises OttoError."""
+        child = await self._spawn(parent, body)
+        if body.waits and body.key and not child.has_ended:
+            self.waits.begin(f"{parent.id}/{body.key}", Wait(asker=parent.id, targets=(child.id,), for_end=True))
+        return child
+
+    async def _spawn(self, parent: Session, body: SpawnChild) -> Session:
         if not body.key:
             return await self._spawn_new(parent, body, "")
         key = f"{parent.id}/{body.key}"
@@ -122,9 +131,18 @@ class Children:
         if child is None or child.info.parent != parent.id:
             raise NoSuchSession(f"{body.child[:100]} is no child of {parent.id}")
         if not child.has_ended and not parent.is_stopping:
-            # While the parent itself is stopped its children go in their order, not all at once.
-            self.begin_stop(child, body.reason[:MAX_REASON_CHARS] or "its parent stopped it")
+            reason = body.reason[:MAX_REASON_CHARS] or "its parent stopped it"
+            if body.when_idle:
+                self._c.spawn(self._stop_when_idle(parent, child, reason))
+            else:
+                # While the parent itself is stopped its children go in their order, not all at once.
+                self.begin_stop(child, reason)
         return child
+
+    async def _stop_when_idle(self, parent: Session, child: Session, reason: str) -> None:
+        await child.until_ended(self._c.loop, or_idle=True)
+        if not child.has_ended and not parent.is_stopping:
+            self.begin_stop(child, reason)
 
     # ------------------------------------------------------------ news for parents
 

@@ -25,7 +25,7 @@ from ottod.core.team import PARENT, Member, role_of
 from ottod.errors import OttoError, RefusedError
 from ottod.ids import PREFIX
 from ottod.protocol.policy import Authority
-from ottod.protocol.worker import MAX_MESSAGE_TEXT_BYTES, DeliverInput, Delivery, RequestReply, SendMessage
+from ottod.protocol.worker import MAX_MESSAGE_TEXT_BYTES, DeliverInput, Delivery, RequestReply, SendMessage, TeamReply
 from ottod.root.context import RootContext
 from ottod.root.session_table import Session
 from ottod.root.teams import Teams
@@ -81,9 +81,9 @@ class Mail:
             text=body.text, sender=sender.id, steer=True, name=sender.info.name, key=f"{sender.id}/{body.key}"
         )
         if not body.role:
-            return RequestReply(id=0, deliveries=(await self.put(sender, members[0], message, deadline_s),))
+            return _told((await self.put(sender, members[0], message, deadline_s),))
         deliveries = await asyncio.gather(*(self._try(sender, each, message, deadline_s) for each in members))
-        return RequestReply(id=0, deliveries=tuple(deliveries))
+        return _told(tuple(deliveries))
 
     async def _try(self, sender: Session, member: Member, message: DeliverInput, deadline_s: float) -> Delivery:
         try:
@@ -202,6 +202,10 @@ class Mail:
     def ended(self, session: Session) -> None:
         """It sends nothing more."""
         self._rates.pop(session.id, None)
+
+
+def _told(deliveries: tuple[Delivery, ...]) -> RequestReply:
+    return RequestReply(id=0, team=TeamReply(deliveries=deliveries))
 
 
 def how_it_ended(member: Member, session: Session | None) -> str:

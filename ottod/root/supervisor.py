@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from ottod.core.waits import Waits
 from ottod.errors import OttoError, RefusedError
 from ottod.protocol.cause import CauseKind
 from ottod.protocol.policy import Authority
@@ -27,6 +28,7 @@ from ottod.root.adoption import Adoption, Inheritance
 from ottod.root.approvals import Approvals
 from ottod.root.artifacts import Artifacts
 from ottod.root.audit import Entry, audit_entries
+from ottod.root.awaits import Awaits
 from ottod.root.births import Births
 from ottod.root.burials import Burials
 from ottod.root.children import Children
@@ -40,6 +42,7 @@ from ottod.root.lineage import Lineage
 from ottod.root.mail import Mail
 from ottod.root.permits import Permits
 from ottod.root.provider_gate import ProviderGate
+from ottod.root.questions import Questions
 from ottod.root.reaper import Reaper
 from ottod.root.resolve import Resolver
 from ottod.root.rulings import all_authorities
@@ -84,6 +87,10 @@ class Supervisor:
         self.teams = Teams(context)
         self._private_dirs = private_dirs
         self.mail = Mail(context, self.teams, authorities=self._authorities)
+        waits = Waits()
+        self.questions = Questions(context, self.mail, waits)
+        self.awaits = Awaits(context, self.teams, self.questions)
+        self._children.waits = waits
         self.permits = Permits(context)
         self.providers = ProviderGate(context)
         self.permits.admission = self.providers
@@ -95,9 +102,11 @@ class Supervisor:
             permits=self.permits,
             teams=self.teams,
             mail=self.mail,
+            questions=self.questions,
+            awaits=self.awaits,
             news=self.providers.news,
         ).requested
-        self._burials.on_worker_gone = self.permits.worker_gone
+        self._burials.on_worker_gone = self._worker_gone
         self._burials.on_ended = self._session_ended
         self._births.open_permits = self.permits.open_names
         self._groups.on_created = self._session_created
@@ -219,9 +228,15 @@ class Supervisor:
         self._groups.left(session)
         self.teams.left(session)
 
+    def _worker_gone(self, session: Session) -> None:
+        self.permits.worker_gone(session)
+        self.questions.worker_gone(session)
+        self.awaits.worker_gone(session)
+
     def _session_ended(self, session: Session) -> None:
         self.permits.ended(session)
         self.mail.ended(session)
+        self.questions.ended(session)
         self.teams.ended(session)
 
     def _note_decisions(self, session: Session, first_seq: int, entries: Sequence[Entry]) -> None:

@@ -10,7 +10,10 @@ from msgspec.structs import replace
 from ottod.errors import Failure, OttoError
 from ottod.protocol.events import BreakerStateChanged
 from ottod.protocol.worker import (
+    AnswerQuestion,
+    AskAgent,
     AskPermit,
+    AwaitAgents,
     FetchArtifact,
     FindArtifacts,
     FindDecisions,
@@ -23,17 +26,21 @@ from ottod.protocol.worker import (
     SettlePermit,
     SpawnChild,
     StopChild,
+    TeamReply,
+    WithdrawCall,
     WorkerRequest,
     WorkerRequestBody,
     WriteArtifact,
 )
 from ottod.root.answers import Answers
 from ottod.root.artifacts import Artifacts
+from ottod.root.awaits import Awaits
 from ottod.root.children import Children
 from ottod.root.context import RootContext
 from ottod.root.decisions import Decisions
 from ottod.root.mail import Mail
 from ottod.root.permits import Permits
+from ottod.root.questions import Questions
 from ottod.root.session_table import Incarnation, Session
 from ottod.root.teams import Teams
 
@@ -51,6 +58,8 @@ class WorkerRequests:
         permits: Permits,
         teams: Teams,
         mail: Mail,
+        questions: Questions,
+        awaits: Awaits,
         news: Callable[[Session], tuple[BreakerStateChanged, ...]],
     ) -> None:
         """`news` gives what the session has to tell of breakers; it goes with the next reply."""
@@ -62,6 +71,8 @@ class WorkerRequests:
         self._permits = permits
         self._teams = teams
         self._mail = mail
+        self._questions = questions
+        self._awaits = awaits
         self._answers = Answers(context)
 
     def requested(self, session: Session, incarnation: Incarnation, request: WorkerRequest) -> None:
@@ -88,8 +99,19 @@ class WorkerRequests:
                 return RequestReply(id=0, child=self._children.stop(session, body).id)
             case SendMessage():
                 return await self._mail.send(session, body)
+            case AskAgent():
+                return await self._questions.ask(session, body)
+            case AnswerQuestion():
+                self._questions.answered(session, body)
+                return RequestReply(id=0)
+            case AwaitAgents():
+                return await self._awaits.wait(session, body)
+            case WithdrawCall():
+                self._questions.withdraw(session, body.key)
+                self._awaits.withdraw(session, body.key)
+                return RequestReply(id=0)
             case ListAgents():
-                return RequestReply(id=0, agents=self._teams.cards(session))
+                return RequestReply(id=0, team=TeamReply(agents=self._teams.cards(session)))
             case WriteArtifact() | FetchArtifact() | FindArtifacts():
                 return await self._artifacts.serve(session, 0, body)
             case LogDecisions() | FindDecisions():

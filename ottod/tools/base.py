@@ -19,10 +19,12 @@ from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.decisions import DecisionFilter, FoundDecisions, NewEdge, NewNode, NodeChange
 from ottod.protocol.model import ToolSchema
 from ottod.protocol.toolio import DirEntry, Facts, Files, FileStat, LiveProgram, ProgramResult, Programs, Web
-from ottod.protocol.worker import AgentCard, Delivery
+from ottod.protocol.worker import AgentAnswer, AgentCard, AgentEnd, Delivery
 
 __all__ = [
+    "AgentAnswer",
     "AgentCard",
+    "AgentEnd",
     "Args",
     "ArtifactInfo",
     "Artifacts",
@@ -64,7 +66,16 @@ class Sessions(Protocol):
     """The sessions below the one that a tool runs in."""
 
     async def spawn(
-        self, *, agent: str, task: str, title: str, model: str, key: str, is_reported: bool, name: str = ""
+        self,
+        *,
+        agent: str,
+        task: str,
+        title: str,
+        model: str,
+        key: str,
+        is_reported: bool,
+        name: str = "",
+        mode: Literal["oneshot", "conversation"] = "oneshot",
     ) -> tuple[str, str]:
         """Starts a child session; gives its id and name. The same key gives the same child, whenever it is asked.
 
@@ -89,6 +100,23 @@ class Team(Protocol):
 
         Done once it is in their journals; the same key is heard once. Raises ToolError.
         """
+        ...
+
+    async def ask(self, *, to: str, question: str, key: str) -> AgentAnswer:
+        """The answer of one of them: the end of the turn that the question begins there. Raises ToolError.
+
+        The same key is one question. Cancelled, it is withdrawn.
+        """
+        ...
+
+    async def wait_ended(
+        self, names: Sequence[str], *, mode: Literal["all", "any"], key: str
+    ) -> tuple[AgentEnd, ...]:
+        """Those that have ended, once all have, or any of them. Raises ToolError."""
+        ...
+
+    async def end(self, name: str) -> AgentCard:
+        """Stops a child of this session; returns when it has ended. Raises ToolError."""
         ...
 
     async def list(self) -> tuple[AgentCard, ...]:

@@ -10,6 +10,8 @@ from ottod.errors import ConfigError
 from ottod.tools.artifact_list import ARTIFACT_LIST
 from ottod.tools.artifact_read import ARTIFACT_READ
 from ottod.tools.artifact_write import ARTIFACT_WRITE
+from ottod.tools.ask_agent import ASK_AGENT
+from ottod.tools.await_agents import AWAIT_AGENTS
 from ottod.tools.base import Tool
 from ottod.tools.broadcast import BROADCAST
 from ottod.tools.checkpoint import CHECKPOINT
@@ -29,6 +31,7 @@ from ottod.tools.process_tools import PROCESS_TOOLS
 from ottod.tools.send_message import SEND_MESSAGE
 from ottod.tools.shell import SHELL
 from ottod.tools.spawn_agent import SPAWN_AGENT
+from ottod.tools.stop_agent import STOP_AGENT
 from ottod.tools.test_runner import TEST_RUNNER
 
 BUILTIN_TOOLS: tuple[Tool[Any], ...] = (
@@ -53,6 +56,9 @@ BUILTIN_TOOLS: tuple[Tool[Any], ...] = (
     SEND_MESSAGE,
     BROADCAST,
     LIST_AGENTS,
+    ASK_AGENT,
+    AWAIT_AGENTS,
+    STOP_AGENT,
     *PROCESS_TOOLS,
 )
 

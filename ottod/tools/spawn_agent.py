@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
-from ottod.tools.base import Facts, Tool, ToolContext, ToolOutput
+from ottod.tools.ask_agent import ask, how
+from ottod.tools.base import Facts, Sessions, Tool, ToolContext, ToolOutput
 
+TITLE_CHARS = 80
 WAIT_S = 24 * 3600.0
 """The longest wait for a child. Its own budgets and time-outs are what ends it before."""
 
@@ -35,6 +37,13 @@ class SpawnArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         str,
         Meta(max_length=80, description="What it is called here; else its agent's name, with a number from #2 on."),
     ] = ""
+    mode: Annotated[
+        Literal["oneshot", "conversation"],
+        Meta(
+            description="A `conversation` stays when it has answered, to be asked again with ask_agent, until you "
+            "end it with stop_agent or your own work is done."
+        ),
+    ] = "oneshot"
 
 
 async def run(arguments: SpawnArguments, context: ToolContext) -> ToolOutput:
@@ -42,20 +51,25 @@ async def run(arguments: SpawnArguments, context: ToolContext) -> ToolOutput:
     sessions = context.sessions
     if sessions is None:
         raise ToolError("no agents can be started here", code="no_sessions")
+    is_asked = arguments.mode == "conversation" and arguments.wait
     child, name = await sessions.spawn(
         agent=arguments.agent,
-        task=arguments.task,
-        title=arguments.title,
+        # The task of a conversation is the first thing that it is asked.
+        task="" if is_asked else arguments.task,
+        title=arguments.title or (" ".join(arguments.task.split())[:TITLE_CHARS] if is_asked else ""),
         model=arguments.model,
         key=context.idempotency_key,
-        is_reported=not arguments.wait,
+        is_reported=not arguments.wait or is_asked,
         name=arguments.name,
+        mode=arguments.mode,
     )
     who = _who(child, name, arguments.agent)
     context.progress(f"{who} has started")
     if not arguments.wait:
         text = f"{who} has started; its result will come as a message"
         return ToolOutput(text=text, data={"child": child, "name": name})
+    if is_asked:
+        return await _first_answer(arguments, context, sessions, child, who)
     try:
         async with asyncio.timeout(context.timeout_s):
             end = await sessions.wait_ended(child)
@@ -71,6 +85,23 @@ async def run(arguments: SpawnArguments, context: ToolContext) -> ToolOutput:
         text=f"{who}: {end.cause}\n\n{end.result}".rstrip(),
         is_error=not end.is_completed,
         data={"child": child, "name": name, "cause": end.cause},
+    )
+
+
+async def _first_answer(
+    arguments: SpawnArguments, context: ToolContext, sessions: Sessions, child: str, who: str
+) -> ToolOutput:
+    """What a conversation says to its task. Cancelling the call stops it."""
+    key = f"{context.idempotency_key}/task"
+    try:
+        said = await ask(context, to=child, question=arguments.task, key=key, timeout_s=context.timeout_s)
+    except asyncio.CancelledError:
+        await sessions.stop(child, "the call that waited for it was cancelled")
+        raise
+    return ToolOutput(
+        text=f"{who} {how(said)}",
+        is_error=said.outcome != "completed",
+        data={"child": child, "name": said.name, "outcome": said.outcome},
     )
 
 

@@ -8,14 +8,15 @@ message. A child that somebody else put under this session is waited for like an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 from ottod.core.resume import Restored
 from ottod.errors import OttoError, ToolError
 from ottod.protocol import journal as j
 from ottod.protocol.events import ChildExited, ChildStarted, LogWarning
-from ottod.protocol.worker import ChildNotice, RequestReply, SpawnChild, StopChild
+from ottod.protocol.worker import AgentEnd, ChildNotice, RequestReply, SpawnChild, StopChild
 from ottod.tools.base import ChildEnd
 from ottod.worker.inbox import Inbox
 from ottod.worker.journal_writer import JournalWriter
@@ -46,8 +47,10 @@ class Children:
         """Started by an earlier incarnation, and gone while nobody listened: root will say how when it is asked."""
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._dismissed: set[str] = set()
+        """Conversations that are to end because nobody will say anything to them any more."""
         self.waiting_calls = 0
-        """Tool calls that wait for a child now."""
+        """Tool calls that wait for a child, or another session, now."""
         self.is_closing = False
         """Set when root ends the children itself, or when they are to outlive this incarnation."""
 
@@ -74,10 +77,13 @@ class Children:
             self._unheard.add(started.child)
             if started.is_reported:
                 self._live[started.child] = started.agent
-                self._later(self._ask_after(started))
+                self.later(self._ask_after(started))
 
-    async def heard(self, notice: ChildNotice) -> None:
-        """Root says that a child has started or ended. The same news twice is no news. Raises StorageError."""
+    async def heard(self, notice: ChildNotice, *, is_told: bool = False) -> None:
+        """Root says that a child has started or ended; a call may have been told so already.
+
+        The same news twice is no news. Raises StorageError.
+        """
         self._add(notice.child, notice.agent, notice.name)
         if notice.cause is None or notice.child in self._ended:
             return
@@ -92,7 +98,9 @@ class Children:
         self._announced.discard(notice.child)
         self._link.emit(ChildExited(child=notice.child, cause=notice.cause, result=notice.result))
         started = self._started.get(notice.child)
-        await self._note_end(ended, is_reported=started is not None and started.is_reported)
+        is_reported = started is not None and started.is_reported
+        is_expected = is_told or notice.child in self._dismissed
+        await self._note_end(ended, is_reported=is_reported and not is_expected)
 
     def _add(self, child: str, agent: str, name: str) -> None:
         if child in self._live or child in self._ended:
@@ -112,25 +120,81 @@ class Children:
 
     # ------------------------------------------------------------ for tools
 
+    async def learn(self, end: AgentEnd) -> None:
+        """A call was told how a session ended: if it is a child, no message says so again. Raises StorageError."""
+        assert self._journal is not None
+        if end.session not in self._started and end.session not in self._ended:
+            return
+        if end.session not in self._ended:
+            notice = ChildNotice(child=end.session, agent=end.role, cause=end.cause, result=end.result, name=end.name)
+            await self.heard(notice, is_told=True)
+        else:
+            await self._inbox.withdraw_report(end.session, self._journal)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A call waits for another session."""
+        self.waiting_calls += 1
+        self._on_wait()
+        try:
+            yield
+        finally:
+            self.waiting_calls -= 1
+
+    def dismiss(self) -> None:
+        """The work is done: conversations that were started for it end when they have nothing to do."""
+        for child in self._live:
+            started = self._started.get(child)
+            if started is not None and started.mode == "conversation" and child not in self._dismissed:
+                self._dismissed.add(child)
+                self.later(self._dismiss(child))
+
+    async def _dismiss(self, child: str) -> None:
+        try:
+            await self._link.request(StopChild(child=child, reason="its parent's work is done", when_idle=True))
+        except OttoError:
+            pass  # It has ended.
+
     async def spawn(
-        self, *, agent: str, task: str, title: str, model: str, key: str, is_reported: bool, name: str = ""
+        self,
+        *,
+        agent: str,
+        task: str,
+        title: str,
+        model: str,
+        key: str,
+        is_reported: bool,
+        name: str = "",
+        mode: Literal["oneshot", "conversation"] = "oneshot",
     ) -> tuple[str, str]:
         """Starts a child, once for each key; gives its id and name. Raises ToolError with root's reason."""
         assert self._journal is not None
         span = self._link.traceparent_of(key)
-        body = SpawnChild(agent=agent, task=task, title=title, model=model, key=key, traceparent=span, name=name)
+        body = SpawnChild(
+            agent=agent,
+            task=task,
+            title=title,
+            model=model,
+            key=key,
+            traceparent=span,
+            name=name,
+            mode=mode,
+            waits=not is_reported,
+        )
         asking = asyncio.ensure_future(self._link.ask(body))
         try:
             reply = await asyncio.shield(asking)
         except asyncio.CancelledError:
             # Root may have started it already; nobody will ever ask for it.
-            self._later(self._stop_when_started(asking))
+            self.later(self._stop_when_started(asking))
             raise
         except OttoError as error:
             raise ToolError(error.message, code=error.code, mend=error.mend) from error
         child, name = reply.child, reply.name
         if child not in self._started and child not in self._ended:
-            started = j.ChildStarted(child=child, agent=agent, task=task, key=key, is_reported=is_reported, name=name)
+            started = j.ChildStarted(
+                child=child, agent=agent, task=task, key=key, is_reported=is_reported, name=name, mode=mode
+            )
             self._started[child] = started
             await self._journal.put([started])
         if is_reported and child in self._ended and not self._ended[child].number:
@@ -150,16 +214,22 @@ class Children:
     async def _until_ended(self, child: str) -> j.ChildEnded:
         future = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(child, []).append(future)
-        self.waiting_calls += 1
-        self._on_wait()
         try:
-            async with asyncio.timeout(UNHEARD_S if child in self._unheard else None):
-                await future
+            with self.waiting():
+                async with asyncio.timeout(UNHEARD_S if child in self._unheard else None):
+                    await future
         except TimeoutError as error:
             raise ToolError(f"session {child} has ended; its result is not known", code="unknown") from error
-        finally:
-            self.waiting_calls -= 1
         return self._ended[child]
+
+    async def end(self, child: str) -> None:
+        """Stops a child that somebody chose to end: its end is no news. Raises ToolError if it is no live child."""
+        if child not in self._live:
+            raise ToolError(f"{child} is no live child of this session", code="no_such_agent", mend="see list_agents")
+        self._dismissed.add(child)
+        await self.stop(child, "its parent ended it")
+        if child not in self._ended:
+            await self._until_ended(child)
 
     async def stop(self, child: str, reason: str) -> None:
         """Tells root to stop a child, unless it has ended or the session itself is on its way out."""
@@ -174,7 +244,9 @@ class Children:
     async def _ask_after(self, started: j.ChildStarted) -> None:
         """A child that is to be told of ended while nobody listened: who asks for it again is told again."""
         try:
-            await self._link.request(SpawnChild(agent=started.agent, task=started.task, key=started.key))
+            await self._link.request(
+                SpawnChild(agent=started.agent, task=started.task, key=started.key, mode=started.mode)
+            )
         except OttoError as error:
             self._live.pop(started.child, None)
             text = f"session {started.child} has ended, and its result is not known: {error.message}"
@@ -188,7 +260,8 @@ class Children:
             return
         await self.stop(child, "the call that started it was cancelled")
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does it beside everything else; `aclose` ends it."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

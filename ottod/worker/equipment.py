@@ -96,7 +96,7 @@ class Equipment:
             files=outfit.files,
             programs=outfit.programs,
             sessions=children,
-            team=Team(link),
+            team=Team(link, children),
             artifacts=artifacts,
             decisions=Decisions(link),
             processes=outfit.background,

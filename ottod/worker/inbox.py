@@ -16,6 +16,7 @@ from ottod.protocol.events import MessageReceived
 from ottod.protocol.worker import DeliverInput
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
+from ottod.worker.questions import Questions
 from ottod.worker.text import cut
 
 MAX_WAITING = 100
@@ -37,6 +38,7 @@ class Inbox:
         self._waiting: deque[Waiting] = deque()
         self._newest_number = 0
         self._heard = Heard()
+        self.questions = Questions(link)
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -46,6 +48,7 @@ class Inbox:
         self._waiting.extend(restored.inbox)
         self._newest_number = restored.newest_number
         self._heard = Heard(restored.heard)
+        self.questions.restore(restored)
 
     def add_task(self, text: str) -> None:
         """The session's own task; the journal has it with `session.opened`."""
@@ -55,19 +58,31 @@ class Inbox:
         """Takes a message in, durably, or says why not; None for one that it has already. Raises StorageError."""
         if order.key and order.key in self._heard:
             await journal.put(())  # Whoever is told so may rely on it.
+            self.questions.asked_again(order.key)
             return None
         if full := self._fullness(order):
             return Failure(code="inbox_full", message=full, retryable=True)
         text = order.text
         if order.name:
-            text = f"{heading(name=order.name, session=order.sender)}\n\n{text}"
+            text = f"{heading(name=order.name, session=order.sender, asks=order.asks)}\n\n{text}"
         self._newest_number += 1
         number = self._newest_number
-        journal.note(j.InputAccepted(number=number, text=text, sender=order.sender, steer=order.steer, key=order.key))
+        journal.note(
+            j.InputAccepted(
+                number=number,
+                text=text,
+                sender=order.sender,
+                steer=order.steer,
+                key=order.key,
+                asks=order.asks,
+            )
+        )
         if order.key:
             self._heard.add(order.key)
         # In its place before the sync, so that messages keep their order; the turn's own sync covers it too.
-        message = Waiting(number=number, text=text, sender=order.sender, is_steer=order.steer, key=order.key)
+        message = Waiting(
+            number=number, text=text, sender=order.sender, is_steer=order.steer, key=order.key, asks=order.asks
+        )
         self._waiting.append(message)
         await journal.put(())
         self._announce(number, order.sender, order.text, order.name)
@@ -102,8 +117,24 @@ class Inbox:
         self._on_arrival()
 
     def take(self) -> Waiting:
-        """The oldest. There must be one."""
-        return self._waiting.popleft()
+        """The oldest, to begin a turn with. There must be one."""
+        message = self._waiting.popleft()
+        self.questions.begun(message)
+        return message
+
+    async def withdraw(self, key: str, journal: JournalWriter) -> None:
+        """A message is not to have a turn, if it has none yet. Raises StorageError."""
+        await self._withdraw(next((m for m in self._waiting if m.key == key), None), journal)
+
+    async def withdraw_report(self, child: str, journal: JournalWriter) -> None:
+        """The same of the message that a child has ended. Raises StorageError."""
+        found = next((m for m in self._waiting if m.sender == child and not m.key), None)
+        await self._withdraw(found, journal)
+
+    async def _withdraw(self, message: Waiting | None, journal: JournalWriter) -> None:
+        if message is not None:
+            self._waiting.remove(message)
+            await journal.put([j.InputWithdrawn(number=message.number)])
 
     def holds(self, number: int) -> bool:
         """Whether that message waits still."""

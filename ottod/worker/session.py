@@ -44,6 +44,7 @@ from ottod.protocol.worker import (
     SetGrants,
     SetPause,
     StopTurn,
+    WithdrawInput,
 )
 from ottod.worker.approvals import Approvals
 from ottod.worker.children import Children
@@ -92,6 +93,7 @@ class SessionRunner:
         self._open_turn: OpenTurn | None = None
         self._is_over = False
         self._last_text = ""
+        self._text_answers = False
         self._ended: EndTurn | None = None
 
     # ------------------------------------------------------------ life
@@ -174,7 +176,7 @@ class SessionRunner:
         if task:
             self._inbox.add_task(task)
         self._open_turn = restored.open
-        self._last_text = restored.text
+        self._last_text, self._text_answers = restored.text, restored.text_answers
         self._ended = None if task else restored.ended
         if birth.incarnation > 1:
             await self._children.restore(restored, birth.children, journal)
@@ -260,8 +262,10 @@ class SessionRunner:
             elif self._birth.mode == "oneshot" and self._is_done and not self._awaits_children:
                 return self._final_cause()
             else:
-                if self._awaits_children and self._state.current == "idle":
-                    self._state.happened("children_awaited")
+                if self._awaits_children:
+                    self._children.dismiss()
+                    if self._state.current == "idle":
+                        self._state.happened("children_awaited")
                 self._wake.clear()
                 await self._wake.wait()
 
@@ -307,7 +311,11 @@ class SessionRunner:
         if ended is None:
             return
         self._ended = ended
-        self._last_text = ended.text or self._last_text
+        answers = self._inbox.questions.is_answering
+        self._inbox.questions.turn_ended(ended)
+        # What a session says to its own task counts for more than what it answers others.
+        if ended.text and (not answers or self._text_answers or not self._last_text):
+            self._last_text, self._text_answers = ended.text, answers
         if self._stop is None:
             self._state.happened("turn_ended", is_passing=self._is_busy or self._awaits_children)
 
@@ -350,6 +358,7 @@ class SessionRunner:
         assert self._journal is not None
         if self._equipment is not None:
             await self._equipment.aclose()
+        await self._inbox.questions.aclose()
         if not self._is_suspended:
             # Root may have no other chance to hear what the last calls cost.
             await self._permits.settled()
@@ -408,7 +417,13 @@ class SessionRunner:
 
     async def _obey(
         self,
-        order: DeliverInput | ResolveApproval | InterruptTurn | SetPause | NoteCheckpoint | ForgetTurns,
+        order: DeliverInput
+        | ResolveApproval
+        | InterruptTurn
+        | SetPause
+        | NoteCheckpoint
+        | ForgetTurns
+        | WithdrawInput,
     ) -> Failure | None:
         """What only a session that goes on can obey."""
         await self._is_open.wait()
@@ -427,6 +442,10 @@ class SessionRunner:
                 return await self._steering.checkpoint(order)
             case ForgetTurns():
                 return await self._forget(order)
+            case WithdrawInput():
+                assert self._journal is not None
+                await self._inbox.withdraw(order.key, self._journal)
+                return None
             case _:
                 assert_never(order)
 

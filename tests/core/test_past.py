@@ -54,6 +54,8 @@ calls = st.sampled_from(CALLS)
 entry = st.one_of(
     st.just(OPENED),
     st.builds(j.InputAccepted, number=small, text=texts, steer=st.booleans()),
+    st.builds(j.InputAccepted, number=small, text=texts, key=st.sampled_from(["s-1/a", "s-2/b"]), asks=st.booleans()),
+    st.builds(j.InputWithdrawn, number=small),
     st.builds(j.UserSaid, text=texts, turn=small, number=small),
     st.builds(j.UserSteered, turn=small, step=small, number=small, text=texts),
     st.builds(j.ModelCalled, turn=small, step=small, model=texts),

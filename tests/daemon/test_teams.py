@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -266,3 +267,269 @@ def test_a_message_arrives_once_whoever_is_killed(place: Place, victim: str) -> 
         assert len(texts) == 1 and texts[0].endswith("\n\nonce")
         assert helper.info().result.endswith("once")
         assert {i.name for i in members(otto, lead)} == {"lead", "helper"}, "names outlive root"
+
+
+TEAM = ["ask_agent", "await_agents", "stop_agent"]
+
+
+def result_of(otto: SyncOtto, session: SyncSession, tool: str) -> list[str]:
+    """What calls of a tool gave, failures included."""
+    found = []
+    for event in [e.event for e in session.events(follow=False)]:
+        if isinstance(event, ToolCompleted) and event.tool == tool:
+            found.append(event.output)
+        elif isinstance(event, ToolFailed) and event.tool == tool:
+            found.append(event.output or f"{event.failure.code}: {event.failure.message}")
+    return found
+
+
+def test_a_conversation_is_asked_again_and_ends_with_its_parents_work(place: Place) -> None:
+    """Its task is its first question; each answer is the end of the turn that the question began."""
+    place.agent("expert", *[{"text": "${step}: ${input}"}] * 5)
+    place.agent(
+        "lead",
+        {"tools": [spawn("expert", "one", mode="conversation")]},
+        {"tools": [call("ask_agent", to="expert", question="two")]},
+        {"tools": [call("ask_agent", to="expert", question="three")]},
+        {"text": "${last_tool_result}"},
+        tools=TEAM,
+    )
+    with place.daemon.client() as otto:
+        lead = place.start(otto, "lead")
+        assert lead.wait().ok
+        assert lead.info().result.endswith("three") and "3: [question from lead" in lead.info().result
+        expert = next(i for i in members(otto, lead) if i.name == "expert")
+        assert expert.cause is not None and expert.cause.kind == "cancelled" and expert.turn == 3
+        assert len(events(otto, lead.id, MessageReceived)) == 0, "an end that was wanted is no news"
+
+
+def test_an_answer_does_not_take_the_place_of_a_result(place: Place) -> None:
+    """A one-shot child that is asked while it works answers after its task, and its result is that of its task."""
+    place.agent("worker", {"tools": [until_file("on")]}, {"text": "my result"}, {"text": "my answer"})
+    place.agent(
+        "lead",
+        {"tools": [spawn("worker", wait=False)]},
+        {"tools": [call("ask_agent", to="worker", question="how far?"), shell("sleep 0.2; touch on")]},
+        {"tools": [call("await_agents", agents=["worker"])]},
+        {"text": "${last_tool_result}"},
+        tools=TEAM,
+    )
+    with place.daemon.client() as otto:
+        lead = place.start(otto, "lead")
+        assert lead.wait().ok
+        (asked,) = result_of(otto, lead, "ask_agent")
+        assert asked.endswith("answers:\n\nmy answer")
+        assert lead.info().result.endswith("completed\n\nmy result")
+        assert lead.info().turn == 1, "what a call was told comes as no message"
+
+
+def test_a_lead_replaces_one_that_crashed(place: Place) -> None:
+    """await_agents tells of each with its cause; a replacement has the name of the one that is gone."""
+    place.agent("good", {"text": "fine"})
+    place.agent("bad", {"crash": "SIGKILL", "marker": "crashed-once"}, {"text": "better now"})
+    place.agent(
+        "lead",
+        {"tools": [spawn("good", wait=False), spawn("bad", wait=False), spawn("good", wait=False)]},
+        {"tools": [call("await_agents", agents=["good", "good#2", "bad"])]},
+        {"tools": [spawn("good", name="bad")]},
+        {"text": "${last_tool_result}"},
+        tools=TEAM,
+    )
+    with place.daemon.client() as otto:
+        lead = place.start(otto, "lead")
+        assert lead.wait().ok
+        (ends,) = result_of(otto, lead, "await_agents")
+        assert ends.count("completed\n\nfine") == 2 and "runs bad): crashed(SIGKILL)" in ends
+        named = [i for i in members(otto, lead) if i.name == "bad"]
+        assert {i.agent for i in named} == {"good", "bad"} and "(bad) of agent good: completed" in lead.info().result
+        assert lead.info().turn == 1
+
+
+def test_agents_that_wait_for_each_other_are_refused(place: Place) -> None:
+    """A child that asks the parent which waits for its end; and a longer circle, named."""
+    place.agent(
+        "child",
+        {"tools": [call("ask_agent", to="parent", question="well?")]},
+        {"text": "${last_tool_result}"},
+        tools=TEAM,
+    )
+    place.agent(
+        "first",
+        {"tools": [call("ask_agent", to="second", question="?")]},
+        {"text": "${last_tool_result}"},
+        tools=TEAM,
+    )
+    place.agent(
+        "second",
+        {"tools": [until_file("on")]},
+        {"tools": [call("ask_agent", to="first", question="?")]},
+        *[{"text": "${last_tool_result}"}] * 2,
+        tools=TEAM,
+    )
+    place.agent("lead", {"tools": [spawn("child")]}, {"text": "${last_tool_result}"})
+    place.agent(
+        "other", {"tools": [spawn("second", wait=False), spawn("first", wait=False)]}, *[{"text": "${input}"}] * 3
+    )
+    with place.daemon.client() as otto:
+        lead = place.start(otto, "lead")
+        assert lead.wait().ok
+        text = "child would wait for lead, which waits for child, and nobody would ever go on"
+        assert text in lead.info().result
+        other = place.start(otto, "other")
+        first = place.named(otto, other, "first")
+        wait_for("it asks", lambda: first.info().state == "waiting_children")
+        place.touch("on")
+        assert other.wait().ok
+        infos = {i.name: i for i in members(otto, other)}
+        assert "second would wait for first, which waits for second" in infos["second"].result
+        assert "answers" in infos["first"].result
+
+
+@pytest.mark.parametrize("victim", ["asker", "asked", "root"])
+def test_a_question_has_one_turn_and_an_answer_whoever_is_killed(place: Place, victim: str) -> None:
+    """kill -9 in the middle of an ask: it is heard once, and who asked gets the answer."""
+    transient = {"restart": {"policy": "transient", "backoff": {"base_s": 0.05}}}
+    place.agent(
+        "expert",
+        {"tools": [until_file("begun"), until_file("on")]},
+        {"text": "42"},
+        *[{"text": "again"}] * 3,
+        **transient,
+    )
+    place.agent(
+        "lead",
+        {"tools": [spawn("expert", "the question", mode="conversation")]},
+        {"text": "${last_tool_result}"},
+        tools=TEAM,
+        **transient,
+    )
+    with place.daemon.client() as otto:
+        lead = place.start(otto, "lead")
+        expert = place.named(otto, lead, "expert")
+        wait_for("it thinks", lambda: expert.info().current_tool == "shell")
+        if victim == "asker":
+            kill(lead)
+            wait_for("it is back", lambda: lead.info().incarnation == 2 and lead.info().state == "waiting_children")
+        elif victim == "asked":
+            kill(expert)
+    if victim == "root":
+        place.daemon.kill()
+        place.touch("begun")
+        place.touch("on")
+        place.daemon.start()
+    place.touch("begun")
+    place.touch("on")
+    with place.daemon.client() as otto:
+        lead, expert = otto.session(lead.id), otto.session(expert.id)
+        assert lead.wait().ok
+        assert lead.info().result.endswith("answers:\n\n42")
+        assert len(entries(expert, j.InputAccepted)) == 1 and len(entries(expert, j.UserSaid)) == 1
+
+
+def test_who_dies_with_a_question_leaves_its_cause(place: Place) -> None:
+    """A child that never returns: the call fails with how it ended; a time-out is a result of its own."""
+    place.agent("dies", {"tools": [until_file("on")]}, {"text": "x"}, {"crash": "SIGKILL"})
+    place.agent(
+        "lead",
+        {"tools": [spawn("dies", wait=False)]},
+        {"tools": [call("ask_agent", to="dies", question="?", timeout_s=1)]},
+        {"tools": [call("ask_agent", to="dies", question="??"), shell("touch on")]},
+        *[{"text": "${input}"}] * 2,
+        tools=TEAM,
+    )
+    with place.daemon.client() as otto:
+        lead = place.start(otto, "lead")
+        assert lead.wait().ok
+        timed_out, died = result_of(otto, lead, "ask_agent")
+        assert timed_out.startswith("timeout: dies did not answer within 1 s")
+        assert died.startswith("session_ended: dies (") and "has ended without an answer: crashed(SIGKILL)" in died
+        dies = next(i for i in members(otto, lead) if i.name == "dies")
+        said = entries(otto.session(dies.session), j.UserSaid)
+        assert [e.text.splitlines()[-1] for e in said] == ["go", "??"], "the withdrawn one had no turn"  # type: ignore[attr-defined]
+
+
+def test_a_role_has_its_own_limit(place: Place) -> None:
+    """limits.max_per_role counts what lives at any depth below, and refuses what is beyond."""
+    place.agent("helper", {"tools": [until_file("on")]}, {"text": "done"})
+    place.agent("middle", {"tools": [spawn("helper")]}, {"text": "${last_tool_result}"})
+    place.agent(
+        "lead",
+        {"tools": [spawn("helper", wait=False)]},
+        {"tools": [spawn("middle")]},
+        {"tools": [shell("touch on")]},
+        *[{"text": "ready"}] * 2,
+        limits={"max_per_role": {"helper": 1}},
+    )
+    with place.daemon.client() as otto:
+        lead = place.start(otto, "lead")
+        assert lead.wait().ok
+        middle = next(i for i in members(otto, lead) if i.name == "middle")
+        assert middle.result.startswith("1 sessions below lead run helper already")
+        (failed,) = events(otto, middle.session, ToolFailed)
+        assert failed.failure.code == "too_many_of_role"  # type: ignore[attr-defined]
+        assert sum(i.agent == "helper" for i in members(otto, lead)) == 1
+
+
+def test_one_that_floods_waits_by_itself(place: Place) -> None:
+    """Its messages stop at the bound of one sender; a sibling's arrive meanwhile, and all of them in the end."""
+    flood = [call("send_message", to="parent", text=f"noise {n}") for n in range(25)]
+    place.agent("noisy", {"tools": flood}, {"text": "said"}, limits={"max_parallel_tools": 25})
+    calm = [call("send_message", to="parent", text=f"calm {n}") for n in range(3)]
+    place.agent("calm", {"tools": [until_file("full")]}, {"tools": calm}, {"text": "said"})
+    place.agent(
+        "lead",
+        {"tools": [spawn("noisy", wait=False), spawn("calm", wait=False), until_file("on")]},
+        *[{"text": "heard"}] * 40,
+    )
+    with place.daemon.client() as otto:
+        lead = place.start(otto, "lead")
+        noisy, quiet = place.named(otto, lead, "noisy"), place.named(otto, lead, "calm")
+
+        def heard(of: SyncSession) -> int:
+            return sum(e.sender == of.id for e in events(otto, lead.id, MessageReceived))  # type: ignore[attr-defined]
+
+        wait_for("the flood stops", lambda: heard(noisy) == 20)
+        wait_for("it waits", lambda: metric(otto, "otto_messages_waiting") > 0)
+        place.touch("full")
+        assert quiet.wait().ok, "it is not held up"
+        wait_for("three messages, and its end", lambda: heard(quiet) == 4)
+        assert heard(noisy) == 20 and noisy.info().state != "ended"
+        place.touch("on")
+        assert lead.wait().ok and noisy.info().cause is not None
+        sent = [e.name for e in events(otto, noisy.id, MessageSent)]  # type: ignore[attr-defined]
+        assert heard(noisy) == 26 and sent == ["lead"] * 25
+        assert metric(otto, "otto_messages_waiting") == 0
+
+
+def metric(otto: SyncOtto, name: str) -> float:
+    (family,) = [f for f in otto.metrics() if f.name == name]
+    return sum(sample.value for sample in family.samples)
+
+
+def test_a_hundred_children_ten_at_a_time(place: Place) -> None:
+    """Never more than the cap live, all of them are done, and root is as it was before."""
+    place.agent("small", {"text": "done"})
+    limits = {"max_parallel_tools": 10, "max_children": 10, "max_per_role": {"small": 10}}
+    place.agent("lead", {"tools": [spawn("small")] * 100}, {"text": "${last_tool_result}"}, limits=limits)
+    with place.daemon.client(timeout_s=300) as otto:
+        root = psutil.Process(place.daemon.pid)
+        warm = place.start(otto, "lead")
+        assert warm.wait().ok
+        before = root.num_fds(), root.num_threads(), root.memory_info().rss
+        lead = place.start(otto, "lead")
+        most = 0
+
+        def is_over() -> bool:
+            nonlocal most
+            infos = otto.list_with(ListSessions(tree=lead.id)).sessions
+            most = max(most, sum(i.agent == "small" for i in infos))
+            return lead.info().state == "ended"
+
+        wait_for("all are done", is_over, deadline_s=300)
+        assert lead.info().result.count("completed\n\ndone") == 100
+        assert 1 < most <= 10
+        wait_for("root has let go", lambda: root.num_fds() <= before[0] + 2)
+        assert root.num_threads() <= before[1] + 2
+        assert root.memory_info().rss < before[2] + 24 * 1024 * 1024
+        names = {i.name for i in members(otto, lead)}
+        assert len(names) == 101 and "small#100" in names

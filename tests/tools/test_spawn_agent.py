@@ -54,7 +54,8 @@ def test_the_result_is_the_childs_last_answer(place: SessionPlace) -> None:
     assert output.text == "session s-child of agent a: completed\n\n42" and not output.is_error
     assert output.data == {"child": "s-child", "name": "a", "cause": "completed"}
     wanted = {
-        "agent": "a", "task": "t", "title": "", "model": "", "key": "k-1", "is_reported": False, "name": ""
+        "agent": "a", "task": "t", "title": "", "model": "", "key": "k-1", "is_reported": False, "name": "",
+        "mode": "oneshot",
     }  # fmt: skip
     assert sessions.spawned == [wanted] and sessions.stopped == []
 
