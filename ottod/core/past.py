@@ -23,6 +23,7 @@ from ottod.core.turn import (
     TurnResumed,
     Value,
     calls_of,
+    last_text,
     not_started,
     text_of,
     unknown_result,
@@ -374,6 +375,7 @@ class Past:
             del self.messages[forgotten[0].at :]
             self._forget_measures()
             self.ended = None
+            self.text = last_text(self.messages)
 
     def _ask(self, entry: j.ApprovalAsked) -> None:
         self.questions[entry.approval] = Question(**_fields(entry))

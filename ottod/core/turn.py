@@ -26,6 +26,7 @@ what the model says then is the turn's text, and the turn has failed with code `
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, assert_never
 
 from ottod.core.conduct import NOTHING, SENDER, Conduct, Verdict
@@ -103,6 +104,7 @@ __all__ = [
     "Value",
     "calls_of",
     "is_valid_conversation",
+    "last_text",
     "not_started",
     "text_of",
     "unknown_result",
@@ -449,6 +451,14 @@ class TurnMachine:
 def text_of(response: ModelResponse) -> str:
     """What the model said, without its thoughts."""
     return "".join(b.text for b in response.blocks if isinstance(b, Text))
+
+
+def last_text(messages: Iterable[Message]) -> str:
+    """What the model said last in a conversation; empty if it has said nothing."""
+    said = (
+        "".join(b.text for b in m.blocks if isinstance(b, Text)) for m in messages if isinstance(m, AssistantMessage)
+    )
+    return next((text for text in reversed(tuple(said)) if text), "")
 
 
 def calls_of(response: ModelResponse) -> tuple[ToolCall, ...]:

@@ -453,8 +453,9 @@ class SessionRunner:
         if self._open_turn is not None:
             return Failure(code="turn_open", message="a turn is open", mend="wait for its end")
         failure = await self._steering.forget(order)
-        if failure is None:
-            self._ended = None
+        if failure is None and self._equipment is not None:
+            # What was said in them is not what the session came to.
+            self._ended, self._last_text = None, self._equipment.driver.last_text
         return failure
 
     def _obey_stop(self, order: StopTurn) -> None:

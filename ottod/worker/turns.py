@@ -39,6 +39,7 @@ from ottod.core.turn import (
     TurnMark,
     TurnsForgotten,
     UnpauseRequested,
+    last_text,
 )
 from ottod.errors import Failure, StorageError
 from ottod.protocol import journal as j
@@ -144,6 +145,11 @@ class TurnDriver:
     def marks(self) -> tuple[TurnMark, ...]:
         """The turns that the conversation consists of."""
         return self._machine.marks
+
+    @property
+    def last_text(self) -> str:
+        """What the model said last in the conversation as it is."""
+        return last_text(self._machine.messages)
 
     @property
     def running_calls(self) -> int:

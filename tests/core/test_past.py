@@ -176,7 +176,7 @@ def test_turns_are_rolled_back_and_numbers_are_not() -> None:
     """What was forgotten is no part of the conversation, and no number is used again."""
     restored = restore([OPENED, *turn(1), *turn(2), *turn(3), j.TurnsRolledBack(turns=2, turn=1)])
     assert len(restored.messages) == 2 and restored.marks == (TurnMark(turn=1, at=0),)
-    assert restored.turn == 3 and restored.ended is None
+    assert restored.turn == 3 and restored.ended is None and restored.text == "answer 1"
     assert len(restored.usages) == 3, "what was paid for stays paid for"
     again = restore([OPENED, *turn(1), *turn(2), j.TurnsRolledBack(turns=1, turn=1), *turn(3)])
     assert [m.turn for m in again.marks] == [1, 3] and len(again.messages) == 4

@@ -229,6 +229,18 @@ def test_turns_are_forgotten(root: FakeRoot) -> None:
     assert said_to_model(root) == ["anew"] and restore(root.journal()).turn == 3
 
 
+def test_what_was_forgotten_is_not_the_result(root: FakeRoot) -> None:
+    """A session's result is what its model said last in the conversation that it has."""
+    root.script({"text": "first"}, {"text": "second"})
+    root.bear(mode="conversation")
+    root.until("it is idle", lambda: root.of(SessionStateChanged) and state(root) == "idle")
+    assert root.command(DeliverInput(text="and")) is None
+    root.until("turn 2", lambda: len(root.of(TurnCompleted)) == 2 and state(root) == "idle")
+    assert root.command(ForgetTurns(turns=1)) is None
+    assert root.command(StopTurn()) is None
+    assert root.finish().result == "first"
+
+
 def test_turns_are_not_forgotten_while_one_runs(root: FakeRoot) -> None:
     """The order is refused, and says what would help."""
     root.script({"tools": [waits("a")]}, {"text": "done"})
