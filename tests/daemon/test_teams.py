@@ -13,7 +13,7 @@ import yaml
 from ottoctl.sync import SyncOtto, SyncSession
 from ottod.isolation.processes import identify, send_signal
 from ottod.protocol import journal as j
-from ottod.protocol.events import MessageReceived, MessageSent, ToolCompleted, ToolFailed
+from ottod.protocol.events import MessageReceived, MessageSent, ToolCompleted, ToolFailed, TurnCompleted
 from ottod.protocol.requests import ListSessions
 from ottod.protocol.results import SessionInfo
 from ottod.storage.journal_history import read_history
@@ -122,10 +122,12 @@ def test_names_count_on_and_messages_reach_them(place: Place) -> None:
         lead = place.start(otto, "lead")
         second = place.named(otto, lead, "helper#2")
         wait_for("it is told", lambda: events(otto, second.id, MessageReceived))
-        wait_for("the lead has said all", lambda: len(events(otto, lead.id, ToolFailed)) == 1)
+        wait_for("the lead has said all", lambda: len(events(otto, lead.id, MessageSent)) == 2)
+        wait_for("and knows what became of it", lambda: events(otto, lead.id, TurnCompleted))
         failed = events(otto, lead.id, ToolFailed)[0]
         assert isinstance(failed, ToolFailed) and failed.failure.code == "no_such_agent"
-        assert failed.failure.mend == "there are: lead, helper, helper#2, bob"
+        there_are = failed.failure.mend.removeprefix("there are: ").split(", ")
+        assert there_are[0] == "lead" and set(there_are[1:]) == {"helper", "helper#2", "bob"}
         listed = next(e for e in events(otto, lead.id, ToolCompleted) if e.tool == "list_agents")  # type: ignore[attr-defined]
         assert f"lead ({lead.id}): runs lead, running, this session" in listed.output  # type: ignore[attr-defined]
         assert "bob (" in listed.output and "below lead" in listed.output  # type: ignore[attr-defined]
