@@ -91,6 +91,7 @@ class ProviderError(OttoError):
     """A model call failed. The code says how:
 
     `rate_limited, overloaded, auth, bad_request, context_too_long, timeout, connection, cut, malformed, refused`.
+    `has_begun`: the provider had taken the request, and may have worked on it: it is not free.
     """
 
     code = "provider"
@@ -103,10 +104,12 @@ class ProviderError(OttoError):
         retryable: bool = False,
         retry_after_s: float | None = None,
         mend: str = "",
+        has_begun: bool = False,
     ) -> None:
         super().__init__(message, mend=mend, code=code)
         self.retryable = retryable
         self.retry_after_s = retry_after_s
+        self.has_begun = has_begun
 
     def failure(self) -> Failure:
         return Failure(

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+MAX_CALL_TOKENS = 1_000_000_000
+"""No call of a model consumes more than that of any kind, whoever says so."""
+MAX_CALL_USD_MICROS = 1_000_000_000_000
+"""Nor does it cost more than a million dollars."""
+TOKEN_COUNTS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
+
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Tokens as the provider reported them, and the price if it is known.

@@ -17,8 +17,8 @@ from ottod.protocol.model import ModelEvent, ModelRequest, ResponseCompleted
 from ottod.protocol.specs import ModelTarget
 from ottod.providers.anthropic_request import messages_request
 from ottod.providers.anthropic_stream import AnthropicMessage
-from ottod.providers.failures import Peer, malformed, no_connection, no_key, root_cause, status_failure
-from ottod.providers.http_stream import CONNECT_TIMEOUT, HttpStream, StreamedResponse
+from ottod.providers.failures import Peer, malformed, no_key, status_failure
+from ottod.providers.http_stream import CONNECT_TIMEOUT, HttpStream, StreamedResponse, lost_connection
 
 BASE_URL = "https://api.anthropic.com"
 
@@ -95,6 +95,6 @@ class AnthropicProvider:
                     headers=error.response.headers,
                 )
             case anthropic.APIConnectionError():
-                return no_connection(self._peer, root_cause(error))
+                return lost_connection(self._peer, error)
             case _:
                 return malformed(self._peer, str(error))

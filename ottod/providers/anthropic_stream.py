@@ -164,7 +164,7 @@ class AnthropicMessage:
             case _MessageStop():
                 self.drain_s = DRAIN_S
             case _Error(error=body):
-                raise status_failure(self._peer, 0, kind=body.type, message=body.message)
+                raise status_failure(self._peer, 0, kind=body.type, message=body.message, has_begun=True)
             case _BlockStop():
                 pass
         return []

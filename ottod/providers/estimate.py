@@ -8,10 +8,11 @@ bytes of a request bound its tokens, once what providers add of their own is all
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import assert_never
 
 import msgspec
+from msgspec.structs import replace
 
 from ottod.protocol.model import (
     AssistantMessage,
@@ -24,7 +25,7 @@ from ottod.protocol.model import (
     ToolResults,
     UserMessage,
 )
-from ottod.protocol.usage import Usage
+from ottod.protocol.usage import MAX_CALL_TOKENS, TOKEN_COUNTS, Usage
 
 CHARS_PER_TOKEN = 4
 REQUEST_OVERHEAD_TOKENS = 1024
@@ -48,6 +49,16 @@ def estimated_usage(request: ModelRequest, blocks: Iterable[Block]) -> Usage:
                 assert_never(message)
     output_chars = sum(map(_block_chars, blocks))
     return Usage(input_tokens=_tokens(input_chars), output_tokens=_tokens(output_chars), calls=1)
+
+
+def counted_usage(usage: Usage, request: ModelRequest, blocks: Sequence[Block]) -> Usage:
+    """What the provider counted. Where it counted nothing of what was there its estimate, and no nonsense at all:
+    a count below nothing would give money back, and one beyond all measure take everybody's."""
+    counts = {name: min(max(0, getattr(usage, name)), MAX_CALL_TOKENS) for name in TOKEN_COUNTS}
+    guess = estimated_usage(request, blocks)
+    if not (counts["input_tokens"] or counts["cache_read_tokens"] or counts["cache_write_tokens"]):
+        counts["input_tokens"] = guess.input_tokens
+    return replace(usage, **{**counts, "output_tokens": counts["output_tokens"] or guess.output_tokens})
 
 
 def bound_frame_tokens(request: ModelRequest, *, is_framed: bool) -> int:

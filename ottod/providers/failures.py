@@ -18,6 +18,8 @@ from ottod.errors import ProviderError
 
 MAX_MESSAGE_CHARS = 300
 """A provider's own words are cut here; the rest helps nobody in one line."""
+MAX_RETRY_AFTER_S = 365 * 86_400.0
+"""No provider means more than that, whatever it says."""
 
 _LONG_CONTEXT = (
     "prompt is too long",
@@ -79,8 +81,12 @@ def status_failure(
     kind: str = "",
     message: str = "",
     headers: Mapping[str, str] | None = None,
+    has_begun: bool = False,
 ) -> ProviderError:
-    """A refusal with an HTTP status, or with a `kind` that stands for one (status 0: the kind decides)."""
+    """A refusal with an HTTP status, or with a `kind` that stands for one (status 0: the kind decides).
+
+    `has_begun`: it came within an answer that had begun.
+    """
     kind_status = _STATUS_OF_KIND.get(kind, 0)
     # Some APIs send an exhausted quota as 429, which retrying does not mend: the kind knows better.
     status = kind_status if kind_status in (402, 413) or not status else status
@@ -89,14 +95,15 @@ def status_failure(
     said = f"{peer.name}: {status or 'error'}{f' {kind}' if kind else ''}{f': {words}' if words else ''}"
     if status in (400, 413, 422) and (status == 413 or any(hint in message.lower() for hint in _LONG_CONTEXT)):
         mend = "shorten the conversation or choose a model with a larger context"
-        return ProviderError(said, code="context_too_long", mend=mend)
+        return ProviderError(said, code="context_too_long", mend=mend, has_begun=has_begun)
     if status == 401:
         # The body of a 401 may quote the key it was given, so it is not repeated.
         return ProviderError(f"{peer.name} does not accept the API key (401)", code="auth", mend=key_mend(peer))
     if status == 403:
         return ProviderError(said, code="auth", mend=f"the key may not use this model; {key_mend(peer)}")
     if status == 402:
-        return ProviderError(said, code="refused", mend=f"the account behind provider {peer.name} has no credit left")
+        mend = f"the account behind provider {peer.name} has no credit left"
+        return ProviderError(said, code="refused", mend=mend, has_begun=has_begun)
     if status == 404:
         return ProviderError(
             said, code="bad_request", mend=f"check the model's name and providers.{peer.name}.base_url in otto.yml"
@@ -111,7 +118,9 @@ def status_failure(
         else "bad_request"
     )
     retryable = code != "bad_request" and headers.get("x-should-retry", "").lower() != "false"
-    return ProviderError(said, code=code, retryable=retryable, retry_after_s=retry_after_s(headers))
+    return ProviderError(
+        said, code=code, retryable=retryable, retry_after_s=retry_after_s(headers), has_begun=has_begun
+    )
 
 
 def key_mend(peer: Peer) -> str:
@@ -184,8 +193,12 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
             asked_s = float(headers.get(name, "")) * scale
         except ValueError:
             continue
-        return max(0.0, asked_s) if math.isfinite(asked_s) else None
+        return _believed_s(asked_s) if math.isfinite(asked_s) else None
     try:
-        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
-    except (KeyError, ValueError, TypeError):
+        return _believed_s(parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
+    except (KeyError, ValueError, TypeError, OverflowError):
         return None
+
+
+def _believed_s(asked_s: float) -> float:
+    return min(max(0.0, asked_s), MAX_RETRY_AFTER_S)

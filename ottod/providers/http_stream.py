@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import httpx2
 
 from ottod.errors import ProviderError
-from ottod.providers.failures import Peer, cut, malformed, not_a_stream, too_slow
+from ottod.providers.failures import Peer, cut, malformed, no_connection, not_a_stream, root_cause, too_slow
 from ottod.providers.sse import EventTooLargeError, ServerSentEvent, SseDecoder
 
 DRAIN_S = 0.1
@@ -26,7 +26,23 @@ EVENT_STREAM = "text/event-stream"
 CONNECT_TIMEOUT = httpx2.Timeout(None, connect=15.0)
 """The SDK's own time-outs: only for connecting, all other waits are ours."""
 
+SENT = (httpx2.ReadError, httpx2.WriteError, httpx2.ReadTimeout, httpx2.RemoteProtocolError)
+"""What happens to a connection that was there: the request may have arrived."""
+
 T = TypeVar("T")
+
+
+def lost_connection(peer: Peer, error: BaseException) -> ProviderError:
+    """An SDK's connection error: the provider could not be reached, or it broke off before it said anything.
+
+    In the second case it may have had the request, and nobody can say what it made of it.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, SENT):
+            return cut(peer, root_cause(error))
+        cause = cause.__cause__ or cause.__context__
+    return no_connection(peer, root_cause(error))
 
 
 class StreamedResponse(Protocol):

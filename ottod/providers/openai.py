@@ -15,8 +15,8 @@ import openai
 from ottod.errors import ProviderError
 from ottod.protocol.model import ModelEvent, ModelRequest, ResponseCompleted
 from ottod.protocol.specs import ModelTarget
-from ottod.providers.failures import Peer, malformed, no_connection, no_key, root_cause, status_failure
-from ottod.providers.http_stream import CONNECT_TIMEOUT, HttpStream, StreamedResponse
+from ottod.providers.failures import Peer, malformed, no_key, status_failure
+from ottod.providers.http_stream import CONNECT_TIMEOUT, HttpStream, StreamedResponse, lost_connection
 from ottod.providers.openai_chat import ChatMessage, chat_request
 from ottod.providers.openai_responses import ResponsesMessage, responses_request
 
@@ -106,6 +106,6 @@ class OpenAIProvider:
                     headers=error.response.headers,
                 )
             case openai.APIConnectionError():
-                return no_connection(self._peer, root_cause(error))
+                return lost_connection(self._peer, error)
             case _:
                 return malformed(self._peer, str(error))

@@ -249,7 +249,7 @@ class ChatMessage:
         kind = next((str(said[k]) for k in ("code", "type") if isinstance(said.get(k), str)), "")
         status = said.get("code")
         status = status if isinstance(status, int) else 0
-        return status_failure(self._peer, status, kind=kind, message=str(said.get("message") or ""))
+        return status_failure(self._peer, status, kind=kind, message=str(said.get("message") or ""), has_begun=True)
 
     def _grow(self, delta: _Delta, out: list[ModelEvent]) -> None:
         for field in _REASONING_FIELDS:

@@ -229,7 +229,9 @@ class ResponsesMessage:
         )
 
     def _failure(self, why: _Why) -> Exception:
-        return status_failure(self._peer, 0, kind=why.code or why.type or "", message=why.message or "")
+        return status_failure(
+            self._peer, 0, kind=why.code or why.type or "", message=why.message or "", has_begun=True
+        )
 
     def _begin(self, index: int, item: _Item) -> list[ModelEvent]:
         self._items[index] = item

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from ottod.core import fallback
 from ottod.core.backoff import delay_s
 from ottod.core.conduct import system_prompt
+from ottod.core.throttle import MAX_PAUSE_S
 from ottod.errors import Failure, OttoError, ProviderError
 from ottod.protocol.events import MAX_EVENT_TEXT_BYTES, ContentDelta, ModelRerouted, ModelRetried, UsageUpdated
 from ottod.protocol.model import Message, ModelRequest, ModelResponse, ResponseCompleted, TextDelta, ThinkingDelta
@@ -27,7 +28,7 @@ from ottod.protocol.specs import AgentSpec, Backoff, ModelTarget
 from ottod.protocol.usage import Usage
 from ottod.protocol.worker import AskPermit, Permit, SettlePermit
 from ottod.providers.base import Provider
-from ottod.providers.estimate import bound_frame_tokens, bound_tokens, estimated_usage
+from ottod.providers.estimate import bound_frame_tokens, bound_tokens, counted_usage, estimated_usage
 from ottod.providers.prices import cost_usd_micros, quote
 from ottod.providers.registry import build_provider, is_loaded, preload
 from ottod.worker import last_call
@@ -203,6 +204,8 @@ class ModelCaller:
                 attempts[used] += 1
                 is_open = failure.code == "breaker_open"
                 is_used_up = attempts[used] > self._targets[used].max_retries
+                if has_more and (failure.retry_after_s or 0.0) > MAX_PAUSE_S:
+                    is_used_up = True  # Nobody waits for so long while there is something else to try.
                 if not failure.retryable or is_used_up or (is_open and has_more):
                     is_rerouted = is_open and fallback.may_reroute(self._spec.fallback)
                     self._tried = len(self._targets) - 1 if is_rerouted else used
@@ -316,7 +319,8 @@ class ModelCaller:
             try:
                 response = await self._stream(permit.target, made, f"{place.turn}.{place.step}", streamed)
             except ProviderError as error:
-                outcome = "refused" if error.code in REFUSED_CODES and not streamed.has_begun else "unknown"
+                has_begun = streamed.has_begun or error.has_begun
+                outcome = "refused" if error.code in REFUSED_CODES and not has_begun else "unknown"
                 told = replace(told, outcome=outcome, code=error.code, retry_after_s=error.retry_after_s)
                 raise
         except BaseException as error:
@@ -325,7 +329,10 @@ class ModelCaller:
             first_ms = streamed.first_ms(began_s)
             self._permits.settle(replace(told, latency_ms=_ms_since(began_s), first_ms=first_ms))
             raise
-        usage = priced(target, response.usage)
+        usage = response.usage
+        if target.adapter != "scripted":
+            usage = counted_usage(usage, made, response.blocks)
+        usage = priced(target, usage)
         total_input = usage.total_tokens - usage.output_tokens
         if not permit.is_last and request.purpose == "answer":
             self._counted[permit.target] = _Counted(messages=request.messages, input_tokens=total_input)
@@ -347,7 +354,8 @@ class ModelCaller:
             self._answering = name
 
     async def _wait(self, attempt: int, failure: Failure, target: ModelTarget) -> None:
-        seconds = delay_s(RETRY_BACKOFF, attempt, random=random.random(), at_least_s=failure.retry_after_s or 0.0)
+        asked_s = min(failure.retry_after_s or 0.0, MAX_PAUSE_S)
+        seconds = delay_s(RETRY_BACKOFF, attempt, random=random.random(), at_least_s=asked_s)
         event = ModelRetried(model=target.model, attempt=attempt, delay_ms=int(seconds * 1000), failure=failure)
         self._link.emit(event)
         await asyncio.sleep(seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -251,6 +252,36 @@ def test_a_stream_that_never_ends_meets_the_total_time_out(kind: str, tmp_path: 
     assert "0.5 s" in error.message
     assert 2 <= len(events) <= 26
     assert 0.5 <= took_s < 5
+
+
+@every_wire
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200"])
+def test_a_connection_that_is_lost_before_the_answer_is_cut(kind: str, head: bytes) -> None:
+    """The provider had the request, and may have worked on it: it is no call that never was."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            with listener.accept()[0] as taken:
+                taken.recv(64 * 1024)
+                taken.sendall(head)
+
+        server = threading.Thread(target=hang_up)
+        server.start()
+        provider = build_provider(target_of(kind, url=f"http://127.0.0.1:{listener.getsockname()[1]}"), KEY)
+        events, error = run(lambda p: failure(p, request()), provider)
+        server.join()
+    assert (events, error.code, error.retryable) == ([], "cut", True)
+
+
+@every_wire
+@pytest.mark.parametrize("status", [429, 500, 529])
+def test_a_refusal_within_an_answer_is_told_from_one_instead_of_it(kind: str, status: int, tmp_path: Path) -> None:
+    """The first comes after work that nobody may have seen, and is not free; the second is."""
+    reply = f"{{text: hello, error: {{status: {status}}}"
+    for after, has_begun in (("after_chunks: 99", True), ("after_chunks: 0", False)):
+        with rig(kind, tmp_path, f"turns:\n  - {reply}, {after}}}\n") as r:
+            _, error = run(lambda p: failure(p, request()), r.provider)
+        assert (error.retryable, error.has_begun) == (True, has_begun), error
 
 
 @every_wire

@@ -7,7 +7,7 @@ from time import time
 
 import pytest
 
-from ottod.providers.failures import Peer, one_line, retry_after_s, root_cause, status_failure
+from ottod.providers.failures import MAX_RETRY_AFTER_S, Peer, one_line, retry_after_s, root_cause, status_failure
 
 PEER = Peer(name="p", base_url="http://h", key_variable="P_KEY", key="sk-very-secret")
 
@@ -24,6 +24,11 @@ PEER = Peer(name="p", base_url="http://h", key_variable="P_KEY", key="sk-very-se
         ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0.0),
         ({"retry-after": "nan"}, None),
         ({"retry-after": "inf"}, None),
+        ({"retry-after": "1e300"}, MAX_RETRY_AFTER_S),
+        ({"retry-after": "-1e300"}, 0.0),
+        ({"retry-after": "Fri, 01 Jan 9999 00:00:00 GMT"}, MAX_RETRY_AFTER_S),
+        ({"retry-after": f"Fri, 01 Jan {10**30} 00:00:00 GMT"}, None),
+        ({"retry-after-ms": "1e400"}, None),
     ],
 )
 def test_retry_after_is_seconds(headers: dict[str, str], expected_s: float | None) -> None:
