@@ -105,6 +105,10 @@ class ModelCaller:
         """Of the calls for summaries."""
         self._answering = _name(targets[0])
         """Who answers now, as was told last."""
+        self._unpaused = asyncio.Event()
+        self._unpaused.set()
+        self._asking: asyncio.Future[Permit] | None = None
+        """The question whether an attempt may be made."""
         self._tried = -1
         """The last model that the present call has tried in vain."""
         self._why = ""
@@ -196,7 +200,7 @@ class ModelCaller:
         while True:
             used = wanted
             try:
-                permit = await self._permits.ask(self._wanted(request, wanted, place, attempts.total() + 1))
+                permit = await self._leave(request, wanted, place, attempts.total() + 1)
                 used = permit.target
                 return await self._attempt(request, permit, place)
             except ProviderError as error:
@@ -263,6 +267,30 @@ class ModelCaller:
         )
 
     # ------------------------------------------------------------ permits
+
+    def pause(self) -> None:
+        """From now on no attempt begins. One that stands in line leaves it: its turn could come at any time."""
+        self._unpaused.clear()
+        if self._asking is not None:
+            self._asking.cancel()
+
+    def unpause(self) -> None:
+        """What was held back begins."""
+        self._unpaused.set()
+
+    async def _leave(self, request: ModelRequest, target: int, place: _Place, attempt: int) -> Permit:
+        """Leave to make an attempt, once nobody keeps the session from it. Raises: as `Permits.ask`."""
+        while True:
+            await self._unpaused.wait()
+            asking = asyncio.ensure_future(self._permits.ask(self._wanted(request, target, place, attempt)))
+            self._asking = asking
+            try:
+                await asyncio.wait({asking})
+            finally:
+                self._asking = None
+                asking.cancel()
+            if not asking.cancelled():
+                return asking.result()
 
     def _wanted(self, request: ModelRequest, target: int, place: _Place, attempt: int) -> AskPermit:
         bounds = [self._input_bound(index, request) for index in range(len(self._targets))]

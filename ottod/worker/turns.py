@@ -175,11 +175,13 @@ class TurnDriver:
     def pause(self) -> None:
         """From now on no call begins; those that have begun go on."""
         self._unpaused.clear()
+        self._models.pause()
         assert not self._machine.step(PauseRequested())
 
     def unpause(self) -> None:
         """What was held back begins."""
         self._unpaused.set()
+        self._models.unpause()
         if self.is_driving:
             self._events.put_nowait(UnpauseRequested())
         else:

@@ -201,3 +201,45 @@ def test_another_model_is_asked_at_once_when_the_first_wants_hours() -> None:
         assert (answer.target.model, first.calls) == ("m1", 1)
 
     run(work)
+
+
+def test_a_paused_session_leaves_the_line_and_comes_back() -> None:
+    """Its place is given back unused, and nothing begins before it goes on."""
+
+    async def work() -> None:
+        rig = Rig(Model(Usage(input_tokens=1, output_tokens=1)))
+        rig.desk.open.clear()
+        calling = asyncio.ensure_future(rig.call())
+        await until(lambda: rig.desk.asked)
+        rig.caller.pause()
+        await until(lambda: rig.desk.told)
+        rig.desk.open.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert [told.outcome for told in rig.desk.told] == ["unused"] and len(rig.desk.asked) == 1
+        rig.caller.unpause()
+        assert (await calling).response.usage.output_tokens == 1
+        assert [asked.permit for asked in rig.desk.asked] == ["1-1", "1-2"]
+
+    run(work)
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_a_call_that_is_cancelled_in_line_is_over(is_paused: bool) -> None:
+    """Also while it is held back by a pause."""
+
+    async def work() -> None:
+        rig = Rig(Model())
+        rig.desk.open.clear()
+        calling = asyncio.ensure_future(rig.call())
+        await until(lambda: rig.desk.asked)
+        if is_paused:
+            rig.caller.pause()
+            await until(lambda: rig.desk.told)
+        calling.cancel()
+        await asyncio.wait({calling})
+        assert calling.cancelled()
+        await until(lambda: rig.desk.told)
+        assert [told.outcome for told in rig.desk.told] == ["unused"]
+
+    run(work)
