@@ -281,12 +281,12 @@ class Accounts:
         account.lowered_by = _excess(account)
         account.warned = {dimension for dimension in account.warned if _is_nearly_used(account, dimension)}
 
-    def begin_anew(self, key: str) -> None:
-        """A new day: nothing has been spent of it yet. What is reserved will be."""
+    def begin_anew(self, key: str, *, spent: Amount = NOTHING) -> None:
+        """Another day: nothing has been spent of it yet, or as much as was before. What is reserved will be."""
         account = self._accounts[key]
-        account.spent = account.overshoot = account.lowered_by = NOTHING
+        account.spent, account.overshoot = spent, NOTHING
         account.lowered_by = _excess(account)
-        account.warned.clear()
+        account.warned = {dimension for dimension in DIMENSIONS if _is_nearly_used(account, dimension)}
 
     # ------------------------------------------------------------ tests
 

@@ -28,6 +28,7 @@ from ottod.core.budget_clock import NS, UNCOUNTED, BudgetClock
 from ottod.errors import OttoError, RefusedError
 from ottod.protocol.events import BudgetWarning
 from ottod.protocol.results import BudgetLine
+from ottod.protocol.usage import MAX_CALL_TOKENS, MAX_CALL_USD_MICROS, Usage
 from ottod.protocol.worker import AskPermit, BudgetRefusal, Permit
 from ottod.root.context import RootContext
 from ottod.root.session_table import Session
@@ -36,6 +37,11 @@ from ottod.storage.ledger import AccountRow, Ledger, PermitRow
 DAY = "day"
 TICK_S = 0.25
 """Between two looks at the clocks of sessions with a budget of seconds."""
+MAX_LIMIT = 10**18
+"""Of any budget: more than anybody has, and the database's numbers hold it."""
+MAX_TOKEN_USD_NANOS = 1_000_000_000
+"""No token costs more than a dollar."""
+KEPT_DAYS = 32
 NOTE_EVERY = 20
 """Looks between two notes of them in the sessions' rows."""
 
@@ -63,6 +69,8 @@ class Budgets:
         self._accounts = Accounts()
         self._accounts.open(DAY, above=None, limits=self._day_limits(), holds_back=False)
         self._day = self._today()
+        self._spent_on: dict[str, Amount] = {}
+        """By day, as far as this root knows it: the clock may come to a day again."""
         self._stored: set[str] = set()
         """Sessions whose accounts are in the database."""
         self._clocks: dict[str, BudgetClock] = {}
@@ -153,12 +161,13 @@ class Budgets:
         self.opened(session)
         self._check_clocks(session, is_last=ask.is_last)
         quote = ask.quotes[permit.target] if 0 <= permit.target < len(ask.quotes) else None
+        max_output_tokens = _within(permit.max_output_tokens, MAX_CALL_TOKENS, least=1)
         call = Call(
-            input_tokens=max(0, ask.input_bound_tokens),
-            max_output_tokens=permit.max_output_tokens,
-            min_output_tokens=min(max(1, ask.min_output_tokens), permit.max_output_tokens),
-            input_usd_micros=max(0, quote.input_usd_micros) if quote is not None else None,
-            output_token_usd_nanos=max(0, quote.output_token_usd_nanos) if quote is not None else 0,
+            input_tokens=_within(ask.input_bound_tokens, MAX_CALL_TOKENS),
+            max_output_tokens=max_output_tokens,
+            min_output_tokens=_within(ask.min_output_tokens, max_output_tokens, least=1),
+            input_usd_micros=_within(quote.input_usd_micros, MAX_CALL_USD_MICROS) if quote is not None else None,
+            output_token_usd_nanos=_within(quote.output_token_usd_nanos, MAX_TOKEN_USD_NANOS) if quote else 0,
         )
         found = self._accounts.reserve(session.id, ask.permit, call, is_last=ask.is_last)
         if isinstance(found, Refused):
@@ -226,6 +235,7 @@ class Budgets:
         account = self._accounts.get(session.id)
         if account is None:
             return session.info.budgets
+        self._roll()
         lines = []
         for each in account.path():
             owner, scope = "" if each.key == DAY else each.key, _scope(session.id, each.key)
@@ -361,16 +371,20 @@ class Budgets:
 
     def _day_limits(self) -> Limits:
         settings = self._c.settings
-        return Limits(tokens=settings.budgets.day.tokens, usd_micros=micros(settings.budgets.day.usd))
+        return Limits(tokens=tokens(settings.budgets.day.tokens), usd_micros=micros(settings.budgets.day.usd))
 
     def _roll(self) -> None:
         """The day's account is of today, and has the limits that the configuration says now."""
-        today = self._today()
-        if today != self._day:
-            self._day = today
-            self._accounts.begin_anew(DAY)
-        account = self._accounts.get(DAY)
+        today, account = self._today(), self._accounts.get(DAY)
         assert account is not None
+        if today != self._day:
+            self._spent_on[self._day] = account.spent
+            # A clock that is set back to a day that this root has not seen brings no new budget with it.
+            unseen = NOTHING if today > self._day else account.spent
+            self._day = today
+            self._accounts.begin_anew(DAY, spent=self._spent_on.get(today, unseen))
+            for day in sorted(self._spent_on)[:-KEPT_DAYS]:
+                del self._spent_on[day]
         if account.limits != (limits := self._day_limits()):
             self._accounts.set_limits(DAY, limits)
 
@@ -385,10 +399,12 @@ class Budgets:
 
         The sessions that live are in the table by now.
         """
-        tokens, usd_micros = await self._ledger.spent(since_ns=self._midnight_ns())
+        # With a clock that was set back there are days to come that have been paid for; for today they count too.
+        days = await self._ledger.cost("day", since_ns=self._midnight_ns())
+        self._spent_on = {row.key: _consumed(row.usage) for row in days}
         day = self._accounts.get(DAY)
         assert day is not None
-        day.spent = Amount(tokens=tokens, usd_micros=usd_micros)
+        day.spent = sum(self._spent_on.values(), start=NOTHING)
         self._accounts.set_limits(DAY, day.limits)
         rows = await self._ledger.accounts()
         live = [session.id for session in self._c.table.live]
@@ -437,7 +453,17 @@ _WHOSE: dict[Scope, str] = {"session": "the session's budget", "tree": "the budg
 
 def micros(usd: float | None) -> int | None:
     """Dollars as whole micro-dollars, rounded down."""
-    return None if usd is None else int(Decimal(str(usd)) * 1_000_000)
+    return None if usd is None else int(Decimal(str(min(usd, MAX_LIMIT / 1_000_000))) * 1_000_000)
+
+
+def tokens(limit: int | None) -> int | None:
+    """A limit as the database can hold it."""
+    return None if limit is None else min(limit, MAX_LIMIT)
+
+
+def _within(value: int, most: int, *, least: int = 0) -> int:
+    """What a worker says, within what can be."""
+    return min(max(least, value), most)
 
 
 def limits_of(session: Session) -> Limits:
@@ -445,7 +471,11 @@ def limits_of(session: Session) -> Limits:
     if session.plan is None:
         return Limits()
     budgets = session.plan.spec.budgets
-    return Limits(tokens=budgets.tokens, usd_micros=micros(budgets.usd))
+    return Limits(tokens=tokens(budgets.tokens), usd_micros=micros(budgets.usd))
+
+
+def _consumed(usage: Usage) -> Amount:
+    return Amount(tokens=usage.total_tokens, usd_micros=usage.usd_micros or 0)
 
 
 def _account_row(account: Account) -> AccountRow:

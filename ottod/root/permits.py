@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from ottod.core.budget import NOTHING, Amount, NearlyUsed
 from ottod.errors import OttoError, RefusedError
-from ottod.protocol.usage import Usage
+from ottod.protocol.usage import MAX_CALL_TOKENS, MAX_CALL_USD_MICROS, TOKEN_COUNTS, Usage
 from ottod.protocol.worker import AskPermit, Permit, RequestReply, SettlePermit
 from ottod.root.budgets import Budgets, OverBudget
 from ottod.root.context import RootContext
@@ -106,6 +106,8 @@ class Permits:
         name = session.id, ask.permit
         if (known := self._open.get(name)) is not None:
             return RequestReply(id=0, permit=known.permit)
+        if name in self._asking:
+            raise RefusedError(f"{ask.permit} is asked for already", code="too_many_requests")
         try:
             permit = await self._admitted(session, incarnation, ask)
             permit = await self._reserved(session, incarnation, ask, permit)
@@ -141,7 +143,7 @@ class Permits:
         name = session.id, ask.permit
         try:
             permit, row = self.budgets.reserve(session, ask, admitted)
-        except OttoError:
+        except BaseException:
             self.admission.settled(session, admitted, SettlePermit(permit=ask.permit, outcome="unused"))
             raise
         self._open[name] = _Open(permit, row)
@@ -198,7 +200,7 @@ class Permits:
     def _entry(self, session: Session, settlement: SettlePermit, row: PermitRow | None) -> LedgerEntry | None:
         """The ledger's line; None if nothing was consumed, or nobody can know it any more."""
         if settlement.outcome == "completed" and settlement.usage is not None:
-            usage, is_presumed = replace(settlement.usage, calls=1), False
+            usage, is_presumed = _plausible(settlement.usage), False
             if usage.usd_micros is None and row is not None:
                 # Its most was known, so it is that.
                 usage = replace(usage, usd_micros=row.usd_micros or None)
@@ -324,6 +326,16 @@ def presumed(row: PermitRow) -> Usage:
     return Usage(
         input_tokens=row.input_tokens, output_tokens=row.max_output_tokens, usd_micros=row.usd_micros, calls=1
     )
+
+
+def _plausible(usage: Usage) -> Usage:
+    """One call's consumption as a worker tells it, within what a call can have consumed.
+
+    Books whose sums no database holds would keep the next root from its start.
+    """
+    tokens = {name: min(max(0, getattr(usage, name)), MAX_CALL_TOKENS) for name in TOKEN_COUNTS}
+    micros = usage.usd_micros
+    return Usage(**tokens, usd_micros=None if micros is None else min(max(0, micros), MAX_CALL_USD_MICROS), calls=1)
 
 
 def _amount(entry: LedgerEntry) -> Amount:
