@@ -167,10 +167,14 @@ def start_request(
     )
 
 
-def resume_request(session: str, task: str, *, mode: Mode | None = None) -> ResumeSession:
+def resume_request(session: str, task: str, *, mode: Mode | None = None, fresh_budget: bool = False) -> ResumeSession:
     """The order to go on with a session; its key makes it safe to repeat."""
     return ResumeSession(
-        session=session, task=check_text("the task", task), mode=mode or "", key=os.urandom(16).hex()
+        session=session,
+        task=check_text("the task", task),
+        mode=mode or "",
+        key=os.urandom(16).hex(),
+        fresh_budget=fresh_budget,
     )
 
 

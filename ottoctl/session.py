@@ -89,12 +89,13 @@ class Session:
         """Lets a session that waits for input forget its last turns. What they did to files stays done."""
         await self._connection.call(RollBackSession(session=self.id, turns=turns))
 
-    async def resume(self, task: str = "", *, mode: Mode | None = None) -> Session:
+    async def resume(self, task: str = "", *, mode: Mode | None = None, fresh_budget: bool = False) -> Session:
         """Goes on with a session that has ended, is parked or paused; without a task, with its open turn.
 
-        What goes on with an ended session is a new one, with its conversation.
+        What goes on with an ended session is a new one, with its conversation and what is left of its budgets;
+        `fresh_budget` begins them anew.
         """
-        body = resume_request(self.id, task, mode=mode)
+        body = resume_request(self.id, task, mode=mode, fresh_budget=fresh_budget)
         return self._started(await self._connection.call(body))
 
     async def fork(

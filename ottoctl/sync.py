@@ -145,9 +145,10 @@ class SyncSession:
         """Lets a session that waits for input forget its last turns; see `Session.rollback`."""
         self._connection.call(RollBackSession(session=self.id, turns=turns))
 
-    def resume(self, task: str = "", *, mode: Mode | None = None) -> SyncSession:
+    def resume(self, task: str = "", *, mode: Mode | None = None, fresh_budget: bool = False) -> SyncSession:
         """Goes on with a session that has ended, is parked or paused; see `Session.resume`."""
-        return self._started(self._connection.call(resume_request(self.id, task, mode=mode)))
+        body = resume_request(self.id, task, mode=mode, fresh_budget=fresh_budget)
+        return self._started(self._connection.call(body))
 
     def fork(
         self,

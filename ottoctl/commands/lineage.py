@@ -21,17 +21,26 @@ Stays = Annotated[
 
 
 @command
-def resume(console: Console, id: SessionId, task: Task = None, conversation: Stays = False) -> int | None:
+def resume(
+    console: Console,
+    id: SessionId,
+    task: Task = None,
+    conversation: Stays = False,
+    fresh_budget: Annotated[
+        bool, typer.Option("--fresh-budget", help="Begin its budgets anew; else what was spent is spent")
+    ] = False,
+) -> int | None:
     """Go on with a session that has ended, is parked or paused
 
     What goes on with an ended session is a new one: it has the conversation, and without a task takes up the turn
-    that was open. Its id is printed. Parked and paused ones go on as themselves.
+    that was open, and what is left of its budgets. Its id is printed. Parked and paused ones go on as themselves.
 
     Example: `ottoctl resume 7f3k "now write the changelog"`
     """
     with console.connect() as otto:
         found = otto.session(id)
-        session = found.resume(" ".join(task or ()), mode="conversation" if conversation else None)
+        mode: Mode | None = "conversation" if conversation else None
+        session = found.resume(" ".join(task or ()), mode=mode, fresh_budget=fresh_budget)
         _tell(console, session, f"{session.id} goes on" + (f" from {found.id}" if session.id != found.id else ""))
     return None
 

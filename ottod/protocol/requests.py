@@ -121,13 +121,15 @@ class RollBackSession(Wire, frozen=True, kw_only=True, tag="session.rollback"):
 class ResumeSession(Wire, frozen=True, kw_only=True, tag="session.resume"):
     """Go on with a session that has ended, as a new one with its conversation; with one that is parked, as itself.
 
-    Without a `task` the turn that was open goes on. The answer names the session that goes on.
+    Without a `task` the turn that was open goes on. The answer names the session that goes on. What the ended one has
+    spent of its budgets is spent, unless `fresh_budget` begins them anew.
     """
 
     session: str
     task: Task = ""
     mode: Literal["", "oneshot", "conversation"] = ""
     key: str = ""
+    fresh_budget: bool = False
 
 
 class ForkSession(Wire, frozen=True, kw_only=True, tag="session.fork"):

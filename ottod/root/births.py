@@ -255,6 +255,7 @@ class Births:
             turn=heritage.snapshot.turn if heritage is not None else 0,
             resumed_from=heritage.origin if heritage is not None else "",
             resumed_turn=heritage.snapshot.turn if heritage is not None else 0,
+            budgets=tuple(replace(line, session=session_id(key)) for line in heritage.budgets) if heritage else (),
         )
 
     @staticmethod

@@ -85,7 +85,8 @@ class Budgets:
         if self._accounts.get(session.id) is not None:
             return
         above = session.info.parent if self._accounts.get(session.info.parent) is not None else DAY
-        self._accounts.open(session.id, above=above, limits=limits_of(session))
+        limits, spent = inherited(session)
+        self._accounts.open(session.id, above=above, limits=limits, spent=spent)
         self._open_clock(session)
 
     def ended(self, session: Session) -> None:
@@ -436,7 +437,7 @@ class Budgets:
             spent = Amount(tokens=row.spent_tokens, usd_micros=row.spent_usd_micros)
             self._stored.add(key)
         else:
-            limits, spent = limits_of(session) if session is not None else Limits(), NOTHING
+            limits, spent = inherited(session) if session is not None else (Limits(), NOTHING)
         parent = above if self._accounts.get(above) is not None else DAY
         self._accounts.open(key, above=parent, limits=limits, spent=spent)
         if session is not None and not session.has_ended:
@@ -472,6 +473,20 @@ def limits_of(session: Session) -> Limits:
         return Limits()
     budgets = session.plan.spec.budgets
     return Limits(tokens=tokens(budgets.tokens), usd_micros=micros(budgets.usd))
+
+
+def inherited(session: Session) -> tuple[Limits, Amount]:
+    """What it may spend, and what of that was spent by the session that it goes on from."""
+    limits, spent = limits_of(session), NOTHING
+    for line in session.info.budgets:
+        if line.session != session.id or line.budget == "seconds":
+            continue
+        limit = limits.of(line.budget)
+        if limit is not None:
+            # It may have been let grow.
+            limits = replace(limits, **{line.budget: max(limit, line.limit)})
+            spent = replace(spent, **{line.budget: line.spent})
+    return limits, spent
 
 
 def _consumed(usage: Usage) -> Amount:

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from ottod.protocol.journal import Snapshot
+from ottod.protocol.results import BudgetLine
 from ottod.root.plan import SessionPlan
 from ottod.storage.journal import begin_journal
 from ottod.storage.journal_files import NAME
@@ -18,6 +19,8 @@ class Heritage(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     plan: SessionPlan
     snapshot: Snapshot
+    budgets: tuple[BudgetLine, ...] = ()
+    """What was spent of its budgets, if that counts on."""
 
     def write(self, directory: Path, session_key: int) -> None:
         """The first entry of the new session's journal. Blocks. Raises StorageError."""

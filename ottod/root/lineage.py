@@ -11,12 +11,13 @@ from pathlib import Path
 
 import msgspec
 
+from ottod.core.budget import WARN_PERCENT
 from ottod.core.resume import heir
 from ottod.errors import RefusedError
 from ottod.protocol import journal as j
 from ottod.protocol.codec import MAX_MESSAGE_BYTES
 from ottod.protocol.requests import ForkSession, ReadJournal, ResumeSession, StartSession
-from ottod.protocol.results import JournalPage, SessionStartedResult
+from ottod.protocol.results import BudgetLine, JournalPage, SessionStartedResult
 from ottod.root.context import RootContext
 from ottod.root.heritage import Heritage
 from ottod.root.plan import SessionPlan, plan_decoder
@@ -54,6 +55,12 @@ class Lineage:
         """Goes on with a session that does nothing. Raises RefusedError if it works, or there is nothing to do."""
         if session.has_ended:
             return await self._resume_ended(session, body)
+        if body.fresh_budget:
+            raise RefusedError(
+                f"{session.id} has not ended: its budgets go on with it",
+                code="session_live",
+                mend="leave out --fresh-budget",
+            )
         if session.info.state == "parked":
             await self._unpark(session)
         elif session.info.state == "paused":
@@ -79,8 +86,12 @@ class Lineage:
                 code="nothing_to_resume",
                 mend=f'say what to do next: ottoctl resume {session.id} "…"',
             )
+        budgets = () if body.fresh_budget else session.info.budgets
+        if plan.spec.on_budget == "stop":
+            _check_left(session, budgets)
         request = self._request(session, body.task, mode, body.key, title="")
-        return await self._start(request, Heritage(origin=session.id, plan=plan, snapshot=snapshot))
+        heritage = Heritage(origin=session.id, plan=plan, snapshot=snapshot, budgets=budgets)
+        return await self._start(request, heritage)
 
     async def fork(self, session: Session, body: ForkSession) -> SessionStartedResult:
         """A new session beside the old one, whether that lives or not. Raises RefusedError, StorageError."""
@@ -157,4 +168,17 @@ class Lineage:
             next=number if number < len(history.entries) else None,
             next_at=at,
             incomplete=history.incomplete,
+        )
+
+
+def _check_left(session: Session, budgets: tuple[BudgetLine, ...]) -> None:
+    """Raises RefusedError if it ended at its own budget: another session could only end there as well."""
+    cause = session.info.cause
+    used = [line.budget for line in budgets if line.spent * 100 >= WARN_PERCENT * line.limit]
+    if cause is not None and cause.kind == "budget" and used:
+        named = " and ".join("usd" if name == "usd_micros" else name for name in used)
+        raise RefusedError(
+            f"{session.id} has used up its budget of {named}",
+            code="budget",
+            mend=f"let it have as much again: ottoctl resume {session.id} --fresh-budget …",
         )

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from ottoctl.sync import SyncSession
 from ottod.core.resume import UNKNOWN, restore
 from ottod.core.turn import is_valid_conversation
 from ottod.errors import OttoError
 from ottod.protocol import journal as j
 from ottod.protocol.model import UserMessage
+from ottod.protocol.specs import Budgets
 from tests.daemon.harness import RealDaemon, wait_for
 from tests.daemon.test_steering import ottoctl, runs, waiting_call
 
@@ -102,3 +104,48 @@ def test_a_journal_is_compressed_and_read(daemon: RealDaemon) -> None:
         lines = ottoctl(daemon, "export", session.id, "-o", "jsonl").splitlines()
         assert [json.loads(line)["type"] for line in lines] == [e["type"] for e in whole["entries"]]
         assert session.resume("more").wait().result == "short"
+
+
+def test_what_was_spent_is_spent_for_whoever_goes_on(daemon: RealDaemon) -> None:
+    """Resumed, a session has what its budget has left, over restarts of root too; more must be asked for by name."""
+    big = {"text": "said ${input}", "usage": {"input_tokens": 1, "output_tokens": 1000}}
+    model = daemon.script("m", *([big] * 3), {"text": "in short"}, *([big] * 3))
+    spec = daemon.agent(model, budgets=Budgets(tokens=3700, seconds=3000), max_output_tokens=2000)
+
+    def line(session: SyncSession, unit: str = "tokens") -> tuple[int, int]:
+        (found,) = [b for b in session.info().budgets if b.budget == unit and b.session == session.id]
+        return found.spent, found.limit
+
+    with daemon.client() as otto:
+        first = otto.start(spec=spec, task="one", cwd=daemon.workdir)
+        assert first.wait().ok and line(first) == (1001, 3700)
+        second = first.resume("two")
+        assert second.wait().ok and line(second) == (2002, 3700)
+        assert second.info().usage.total_tokens == 1001
+        waiting = second.resume(mode="conversation")
+        assert line(waiting) == (2002, 3700)
+        wait_for("it waits", lambda: waiting.info().state == "idle")
+    daemon.kill()
+    daemon.start()
+    with daemon.client() as otto:
+        third = otto.session(waiting.id)
+        third.stop()
+        assert line(third) == (2002, 3700)
+        fork = third.fork("three", mode="oneshot")
+        assert fork.wait().ok and line(fork) == (1001, 3700)
+        last = third.resume("more", mode="oneshot")
+        while last.wait().ok:
+            last = last.resume("more " * 30)
+        cause = last.info().cause
+        assert cause is not None and cause.kind == "budget" and 3003 < line(last)[0] <= 3700
+        with pytest.raises(OttoError) as caught:
+            last.resume("and more")
+        assert caught.value.code == "budget" and "--fresh-budget" in caught.value.mend
+        fresh = otto.session(ottoctl(daemon, "resume", "--fresh-budget", last.id, "and more").strip())
+        assert fresh.wait().ok and line(fresh) == (1001, 3700)
+        stays = otto.start(spec=spec, task="one", cwd=daemon.workdir, mode="conversation")
+        wait_for("it waits", lambda: stays.info().state == "idle")
+        with pytest.raises(OttoError) as caught:
+            stays.resume("two", fresh_budget=True)
+        assert caught.value.code == "session_live"
+        stays.kill()
