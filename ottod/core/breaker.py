@@ -261,14 +261,23 @@ class Breaker:
         left_ns = max(0, self.open_until_ns - now_ns) if self.state == "open" else 0
         return BreakerSnapshot(is_open=True, left_ns=left_ns, openings=self._openings, reason=self.reason)
 
+    @property
+    def _longest_ns(self) -> int:
+        """The longest that it can be open, whatever is remembered of it."""
+        settings = self._settings
+        longest_s = settings.max_open_s * (1 + JITTER)
+        if settings.quota_tokens is not None:
+            longest_s = max(longest_s, settings.quota_period_s * (1 + 2 / QUOTA_SLICES))
+        return int(longest_s * 1e9)
+
     def take_over(self, snapshot: BreakerSnapshot, *, now_ns: int) -> None:
         """Goes on where another left off; it was closed no longer ago than now."""
         if not self._settings.enabled:
             return
-        self._openings = snapshot.openings
+        self._openings = max(0, snapshot.openings)
         if snapshot.is_open:
             self.state, self.reason = "open", snapshot.reason
-            self.open_until_ns = now_ns + snapshot.left_ns
+            self.open_until_ns = now_ns + min(max(0, snapshot.left_ns), self._longest_ns)
         elif snapshot.openings:
             self._closed_at_ns = now_ns
 

@@ -87,7 +87,8 @@ class Throttle:
 
     def take_over(self, snapshot: ThrottleSnapshot, *, now_ns: int) -> None:
         """Goes on where another left off."""
-        self.paused_until_ns = now_ns + min(snapshot.pause_left_ns, int(MAX_PAUSE_S * 1e9))
+        self.paused_until_ns = now_ns + min(max(0, snapshot.pause_left_ns), int(MAX_PAUSE_S * 1e9))
         self._closed_at_ns = now_ns if snapshot.pause_left_ns else -1
-        self._window = None if snapshot.window is None else max(1.0, snapshot.window)
-        self._refusals = snapshot.refusals
+        window = None if snapshot.window is None else max(1.0, snapshot.window)
+        self._window = window if window is not None and window < self.max_concurrent else None
+        self._refusals = max(0, snapshot.refusals)

@@ -330,6 +330,9 @@ def _check_fallback(spec: AgentSpec, wrong: Complain) -> None:
     if "rule" in spec.fallback and not spec.fallback_answer.strip():
         place = ("fallback", spec.fallback.index("rule"))
         wrong("fallback has `rule`, and there is no fallback_answer", place, "add `fallback_answer:` with a text")
+    if "rule" in spec.fallback[:-1]:
+        place = ("fallback", spec.fallback.index("rule") + 1)
+        wrong("nothing behind `rule` in fallback is reached", place, "move `rule` to the end, or remove what follows")
     if spec.fallback_answer and "rule" not in spec.fallback:
         mend = f"write `fallback: [{', '.join((*spec.fallback, 'rule'))}]`"
         wrong("fallback_answer is never given: fallback has no `rule`", ("fallback_answer",), mend)

@@ -144,6 +144,12 @@ WRONG = [
     ),
     (
         "a.yml",
+        "fallback: [rule, human]\nfallback_answer: Later.\n",
+        "1:18: nothing behind `rule` in fallback is reached",
+        "move `rule` to the end, or remove what follows",
+    ),
+    (
+        "a.yml",
         "fallback_answer: I cannot say.\n",
         "1:18: fallback_answer is never given: fallback has no `rule`",
         "write `fallback: [model, rule]`",
