@@ -90,7 +90,7 @@ def called(info: SessionInfo) -> str:
 
 def what_text(info: SessionInfo) -> Cell:
     """What it is about: why it does not run, its title or task, the tool that runs."""
-    waits = info.state in ("restarting", "parked") and bool(info.reason)
+    waits = info.state in ("restarting", "parked", "running") and bool(info.reason)
     parts = (one_line(info.reason) if waits else "", one_line(info.title or info.task), one_line(info.current_tool))
     return Cell(" · ".join(part for part in parts if part))
 

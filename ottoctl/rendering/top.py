@@ -128,6 +128,6 @@ def _memory(row: TopRow) -> Cell:
 def _doing(info: SessionInfo, now_ns: int) -> str:
     if info.current_tool:
         return one_line(info.current_tool)
-    if info.state in ("restarting", "parked"):
+    if info.reason and info.state in ("restarting", "parked", "running"):
         return one_line(info.reason)
     return f"({age((now_ns - info.created_at_ns) / 1e9)}) {one_line(info.title or info.task)}"

@@ -31,6 +31,10 @@ UNCOUNTED = frozenset({"unused", "rate_limited", "connection", "auth", "bad_requ
 """Failures of calls that the provider did not work on: their tokens come back."""
 
 
+UNKNOWN_LEAVE = Leave(era=-1)
+"""Of a call that this line has not seen begin: it says nothing of the breaker's present."""
+
+
 class Value(msgspec.Struct, frozen=True, kw_only=True):
     """The form that events, actions and readings share."""
 
@@ -68,7 +72,13 @@ class ClockLooked(Value, frozen=True, kw_only=True, tag=True):
     """Time has passed."""
 
 
-LineEvent = CallAsked | CallWithdrawn | CallEnded | ClockLooked
+class CallFound(Value, frozen=True, kw_only=True, tag=True):
+    """A call runs that another root let begin. It holds a place like any other; its beginning was weighed there."""
+
+    waiting: Waiting
+
+
+LineEvent = CallAsked | CallWithdrawn | CallEnded | CallFound | ClockLooked
 
 # ------------------------------------------------------------------ actions
 
@@ -188,6 +198,8 @@ class ProviderLine:
                 actions = self._withdraw(event.ticket)
             case CallEnded():
                 actions = self._end(event, now_ns, random)
+            case CallFound():
+                actions = self._find(event.waiting, now_ns)
             case ClockLooked():
                 actions = []
             case _:
@@ -216,6 +228,11 @@ class ProviderLine:
         dropped = self._queue.drop(ticket)
         if dropped is not None:
             self._lanes[dropped.model].waiting -= 1
+        return []
+
+    def _find(self, waiting: Waiting, now_ns: int) -> list[LineAction]:
+        self._lane(waiting.model, now_ns).running += 1
+        self._running[waiting.ticket] = _Running(waiting=waiting, leave=UNKNOWN_LEAVE, began_ns=now_ns)
         return []
 
     def _end(self, event: CallEnded, now_ns: int, random: float) -> list[LineAction]:

@@ -92,7 +92,7 @@ class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
     restart: str = "temporary"
     """Its restart policy."""
     reason: str = ""
-    """Why it is restarting or parked."""
+    """Why it is restarting or parked; of a running one, what its model call waits for."""
     restart_due_ns: int = 0
     """When its next incarnation is due, while it is restarting."""
     memory_bytes: int = 0

@@ -47,8 +47,12 @@ class Admission(Protocol):
         """
         ...
 
+    def found(self, session: Session, permit: Permit) -> None:
+        """An earlier root had admitted this attempt, and its worker lives: it may be on its way."""
+        ...
+
     def settled(self, session: Session, permit: Permit, settlement: SettlePermit) -> None:
-        """What became of an attempt that was admitted, told once for each.
+        """What became of an attempt that was admitted or found, told once for each.
 
         Also if it was never made (`unused`: no budget has room for it, or nobody waits any more), or if its worker
         died (`unknown`, with code `lost`).
@@ -61,6 +65,9 @@ class OpenAdmission:
 
     async def admit(self, session: Session, ask: AskPermit) -> Permit:
         return Permit(permit=ask.permit, target=ask.target, max_output_tokens=ask.max_output_tokens)
+
+    def found(self, session: Session, permit: Permit) -> None:
+        pass
 
     def settled(self, session: Session, permit: Permit, settlement: SettlePermit) -> None:
         pass
@@ -281,9 +288,13 @@ class Permits:
             permit = Permit(
                 permit=row.permit, target=row.target, max_output_tokens=row.max_output_tokens, is_last=row.is_last
             )
-            self._open[row.session, row.permit] = _Open(permit, row, is_orphan=True)
+            session = self._c.table.get(row.session)
+            is_adopted = session is not None and not session.has_ended and session.incarnation is not None
+            self._open[row.session, row.permit] = _Open(permit, row, is_orphan=not is_adopted)
+            if session is not None and is_adopted:
+                self.admission.found(session, permit)
         for session_id in {owner for owner, _ in self._open}:
-            if (session := self._c.table.get(session_id)) is None or session.has_ended:
+            if (owning := self._c.table.get(session_id)) is None or owning.has_ended:
                 await self._settle_unheard(session_id)
 
     async def _settle_unheard(self, session_id: str) -> None:

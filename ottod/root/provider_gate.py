@@ -22,6 +22,7 @@ from ottod.core.provider_line import (
     Begin,
     CallAsked,
     CallEnded,
+    CallFound,
     CallWithdrawn,
     ClockLooked,
     LaneReading,
@@ -50,6 +51,8 @@ FORGET_S = 900.0
 MAX_NEWS = 64
 """Moves that one session has to tell and has not come for; the oldest are only in the log."""
 MAX_NEWS_SESSIONS = 1024
+TOLD_AFTER_S = 1.0
+"""A shorter wait is no news."""
 ROUNDING_S = 0.001
 """A timer may fire so much early; looking too soon would only be repeated."""
 UNKNOWN_PROVIDER = ProviderSettings()
@@ -77,6 +80,8 @@ class ProviderGate:
         self._lines: dict[str, ProviderLine] = {}
         self._next_ticket = 1
         self._waiting: dict[int, asyncio.Future[Begin | Refuse]] = {}
+        self._standing: dict[str, tuple[str, int]] = {}
+        """Session → the provider that its call waits for, and since when."""
         self._begun: dict[tuple[str, str], tuple[str, int]] = {}
         """Session and permit → provider and ticket."""
         self._news: dict[str, deque[BreakerStateChanged]] = {}
@@ -131,6 +136,7 @@ class ProviderGate:
             tokens=ask.input_tokens + ask.min_output_tokens,
             since_ns=self._now_ns(),
         )
+        self._standing[session.id] = target.provider, waiting.since_ns
         self._step(target.provider, CallAsked(waiting=waiting, is_patient=is_patient))
         try:
             answer = await future
@@ -139,6 +145,7 @@ class ProviderGate:
             raise
         finally:
             self._waiting.pop(ticket, None)
+            self._standing.pop(session.id, None)
         if isinstance(answer, Begin):
             self._begun[name] = target.provider, ticket
         return answer
@@ -148,8 +155,27 @@ class ProviderGate:
         has_begun = future.done() and not future.cancelled() and isinstance(future.result(), Begin)
         self._step(provider, CallEnded(ticket=ticket, code="unused") if has_begun else CallWithdrawn(ticket=ticket))
 
+    def found(self, session: Session, permit: Permit) -> None:
+        """An adopted worker may be making this call: it holds a place until its end is told.
+
+        Its tokens count when it has ended, since those that it took were an earlier root's.
+        """
+        if session.plan is None or not 0 <= permit.target < len(session.plan.models):
+            return
+        target = session.plan.models[permit.target]
+        ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
+        waiting = Waiting(
+            ticket=ticket,
+            session=session.id,
+            tree=self._tree(session),
+            model=target.model,
+            since_ns=self._now_ns(),
+        )
+        self._begun[session.id, permit.permit] = target.provider, ticket
+        self._step(target.provider, CallFound(waiting=waiting))
+
     def settled(self, session: Session, permit: Permit, settlement: SettlePermit) -> None:
-        """What became of an admitted attempt. One that an earlier root admitted holds no place here."""
+        """What became of an attempt that was admitted or found."""
         provider, ticket = self._begun.pop((session.id, permit.permit), ("", 0))
         if not provider:
             return
@@ -289,6 +315,14 @@ class ProviderGate:
                 self._line(provider).take_over({model: snapshot}, now_ns=now_ns)
 
     # ------------------------------------------------------------ readings
+
+    def wait_of(self, session_id: str) -> str:
+        """What the session's model call waits for, once that has become worth a word; else empty."""
+        provider, since_ns = self._standing.get(session_id, ("", 0))
+        waited_s = (self._now_ns() - since_ns) / 1e9
+        if not provider or waited_s < TOLD_AFTER_S:
+            return ""
+        return f"its model call has waited for its turn at {provider} for {waited_s:.0f} s"
 
     def read(self) -> ProviderList:
         """How it stands with every provider that was asked for anything."""

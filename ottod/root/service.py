@@ -268,6 +268,8 @@ class Service:
         info, reading = session.info, session.reading
         if not session.has_ended:
             info = replace(info, budgets=self._supervisor.permits.budgets.lines(session))
+        if info.state == "running" and (wait := self._supervisor.providers.wait_of(session.id)):
+            info = replace(info, reason=wait)
         if reading is not None and not session.has_ended:
             info = replace(
                 info,

@@ -12,14 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
+from ottod.core.breaker import BreakerSnapshot
 from ottod.core.fair_queue import Waiting
 from ottod.core.provider_line import (
     MAX_LANES,
     Begin,
     CallAsked,
     CallEnded,
+    CallFound,
     CallWithdrawn,
     ClockLooked,
+    LaneSnapshot,
     LineAction,
     LineEvent,
     ProviderLine,
@@ -27,6 +30,7 @@ from ottod.core.provider_line import (
     TellMove,
 )
 from ottod.core.rate_limit import MINUTE_NS
+from ottod.core.throttle import ThrottleSnapshot
 from ottod.settings.sections import BreakerSettings, ProviderSettings
 
 S = 1_000_000_000
@@ -261,6 +265,46 @@ def test_another_root_takes_it_over() -> None:
     assert there.ask(model="m") in there.begun, "its time is over"
     there.wait(0.2)
     assert patient in there.begun
+
+
+def test_a_call_that_another_root_let_begin_holds_a_place() -> None:
+    """Until its end is told. That says nothing of a breaker which did not see it begin, and pays the rate."""
+    rig = Rig(max_concurrent=1, tokens_per_minute=600)
+    rig.tickets = 1
+    rig.step(CallFound(waiting=Waiting(ticket=1, session="A1", tree="A", model="m")))
+    second = rig.ask()
+    assert (rig.begun, rig.line.running, rig.line.waiting) == ([], 1, 1)
+    for lane in rig.line.read(now_ns=0):
+        assert (lane.running, lane.allowance) == (1, 1)
+    rig.end(1, "overloaded", tokens=100)
+    assert rig.begun == [second]
+    (lane,) = rig.line.read(now_ns=0)
+    assert (lane.calls, lane.failed_share) == (0, 0.0)
+    rig.end(second)
+    third = rig.ask(tokens=1)
+    assert third not in rig.begun, "it has taken what the bucket held"
+    rig.wait(60)
+    assert third in rig.begun
+
+
+def test_what_is_remembered_is_not_believed_beyond_measure() -> None:
+    """A row that was damaged, or written with a clock of another century, closes no model for good."""
+    rig = Rig(max_concurrent=4)
+    snapshot = LaneSnapshot(
+        breaker=BreakerSnapshot(is_open=True, left_ns=2**62, openings=-7, reason="why"),
+        throttle=ThrottleSnapshot(pause_left_ns=-5, window=float("inf"), refusals=-7),
+    )
+    rig.line.take_over({"m": snapshot}, now_ns=0)
+    assert rig.ask() in rig.refused
+    rig.wait(BREAKER.max_open_s * 1.1 + 1)
+    probe = rig.ask()
+    assert probe in rig.begun
+    rig.end(probe, "overloaded")
+    assert rig.ask() in rig.refused, "it opens again, and for as long as a breaker does"
+    rig.wait(BREAKER.max_open_s * 1.1 + 1)
+    probe = rig.ask()
+    rig.end(probe, "rate_limited")
+    assert rig.begun[-1] == probe
 
 
 def test_models_that_nothing_is_known_against_are_forgotten() -> None:

@@ -126,6 +126,25 @@ def test_a_worker_that_is_killed_gives_its_place_back() -> None:
         first.kill()
 
 
+def test_calls_of_adopted_workers_hold_their_places() -> None:
+    """A new root lets nobody in beside a call that it has not let begin; the wait is told, and ends with the call."""
+    with running_daemon({"providers": scripted(max_concurrent=1)}) as daemon:
+        slow, fine = daemon.script("slow", SLOW), daemon.script("fine", {"text": "ok"})
+        with daemon.client() as otto:
+            first = otto.start(spec=daemon.agent(slow), task="go", cwd=daemon.workdir).id
+            wait_for("it calls", lambda: line(otto, slow).running)
+        daemon.kill()
+        daemon.start()
+        with daemon.client() as otto:
+            second = otto.start(spec=daemon.agent(fine), task="go", cwd=daemon.workdir)
+            wait_for("it waits", lambda: line(otto, fine).waiting)
+            assert (line(otto, slow).running, line(otto, fine).running) == (1, 0)
+            why = wait_for("it says so", lambda: second.info().reason)
+            assert "waited for its turn at scripted" in why and why[:40] in _ottoctl(daemon, "ps").stdout
+            otto.session(first).kill()
+            assert second.wait().ok and second.info().reason == ""
+
+
 def test_a_stopped_session_leaves_the_line() -> None:
     """What waits in a session that is stopped waits no more, and the session is not kept from its end."""
     with running_daemon({"providers": scripted(max_concurrent=1)}) as daemon, daemon.client() as otto:

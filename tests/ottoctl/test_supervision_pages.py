@@ -63,6 +63,16 @@ def test_a_tree_is_drawn() -> None:
     )
 
 
+def test_a_session_that_waits_for_its_provider_says_so() -> None:
+    """In `ps`, in `top` and on its page: it runs, and does nothing."""
+    why = "its model call has waited for its turn at p for 12 s"
+    waiting = session("aaaaa00000", title="lead", reason=why)
+    assert f"{why} · lead" in sessions_table([waiting], now_ns=NOW_NS, width=0, color=False)
+    assert f"running: {why}" in inspect_page(waiting, now_ns=NOW_NS, color=False)
+    rows = top_rows([waiting], {}, sort="cpu")
+    assert why in top_page(STATUS, rows, now_ns=NOW_NS, width=0, height=0, color=False, sort="cpu")
+
+
 def test_states_have_colours() -> None:
     """A child that waits for approval stands out from one that runs."""
     shown = tree_table(FAMILY, now_ns=NOW_NS, width=0, color=True)

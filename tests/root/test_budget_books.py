@@ -203,6 +203,33 @@ def test_a_permit_that_is_asked_for_twice_at_once_holds_one_place(tmp_path: Path
     sit(tmp_path, work)
 
 
+def test_the_calls_of_an_adopted_worker_are_found_and_end(tmp_path: Path) -> None:
+    """The next root's admission hears of them, and of their ends; of a dead worker's it does not."""
+
+    async def work(desk: Desk) -> None:
+        told, died = await desk.ask(), await desk.ask()
+        assert told is not None and died is not None
+        for is_adopted in (False, True):
+            worker = desk.session.incarnation
+            desk.session.incarnation = worker if is_adopted else None
+            context: Any = Context(desk.database, desk.settings)
+            context.table.add(desk.session)
+            desk.permits = Permits(context)
+            desk.permits.admission = slow = Slow()
+            await desk.permits.restore()
+            assert slow.held == (2 if is_adopted else 0)
+            desk.session.incarnation = worker
+        await desk.tell(told, Usage(output_tokens=1))
+        assert slow.held == 1
+        desk.permits.worker_gone(desk.session)
+        desk.permits.worker_gone(desk.session)
+        assert slow.held == 0
+        await desk.tell(died, Usage(output_tokens=1))
+        assert (slow.held, desk.permits.open_count, desk.spent) == (0, 0, 2)
+
+    sit(tmp_path, work, budgets=Budgets(tokens=1000))
+
+
 def test_a_clock_that_is_set_back_brings_no_second_budget(tmp_path: Path) -> None:
     """A day's budget is spent once, however often the clock comes to that day."""
 

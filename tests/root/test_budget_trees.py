@@ -273,6 +273,9 @@ class Checked:
         self.admitted.add((session.id, ask.permit))
         return Permit(permit=ask.permit, target=ask.target, max_output_tokens=ask.max_output_tokens)
 
+    def found(self, session: Session, permit: Permit) -> None:
+        self.admitted.add((session.id, permit.permit))
+
     def settled(self, session: Session, permit: Permit, settlement: SettlePermit) -> None:
         self.admitted.remove((session.id, permit.permit))
         self.tree.check()
