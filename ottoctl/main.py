@@ -45,6 +45,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("rm", "rm"),
     ("session", "session"),
     ("artifact", "artifact"),
+    ("decisions", "decisions"),
     ("agent", "agent"),
     ("workflow", "workflow"),
     ("route", "route"),

@@ -321,10 +321,16 @@ class Service:
     async def _meant(self, wanted: DecisionFilter) -> DecisionFilter:
         """The filter with whole ids. What a session logged outlives it, so a whole id needs no session."""
         tree, session = wanted.tree, wanted.session
-        if tree and not _is_whole(tree):
+        try:
             tree = await self._tree(tree)
-        if session and not _is_whole(session):
-            session = (await self._find(session)).id
+        except NoSuchSession:
+            if not _is_whole(tree):
+                raise
+        try:
+            session = (await self._find(session)).id if session else ""
+        except NoSuchSession:
+            if not _is_whole(session):
+                raise
         return replace(wanted, tree=tree, session=session)
 
     async def _audit(self, body: ListAudit) -> AuditList:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -72,6 +74,16 @@ def test_a_project_shares_what_its_agents_logged() -> None:
         assert other.result == "saw: there are no such nodes"
 
         otto.session(top.session).remove()
+        listed = ctl(daemon, "list", "--project", str(below), "-o", "json")
+        assert [node["title"] for node in json.loads(listed)] == ["tokens", "log in"]
+        assert [node["title"] for node in json.loads(ctl(daemon, "list", "--tree", top.session, "-o", "json"))] == [
+            "tokens",
+            "log in",
+        ]
+        drawn = ctl(daemon, "graph", "--project", str(below), "-o", "json")
+        assert len(json.loads(drawn)["edges"]) == 1
+        (decision, _) = json.loads(listed)
+        assert "leads_to" in ctl(daemon, "show", decision["node"][:9])
         found = otto.decisions(DecisionFilter(project=str(below)))
         assert [(node.title, node.tree) for node in found.nodes] == [("tokens", top.session), ("log in", top.session)]
         assert found.project == str(daemon.workdir.resolve()) and len(found.edges) == 1
@@ -82,6 +94,12 @@ def test_a_project_shares_what_its_agents_logged() -> None:
         assert asyncio.run(ask(daemon, below)) == found.nodes
         assert otto.forget_decisions(below) == 2
         assert otto.decisions(DecisionFilter(project=str(below))).nodes == ()
+
+
+def ctl(daemon: RealDaemon, *arguments: str) -> str:
+    """What `ottoctl decisions …` prints."""
+    argv = [sys.executable, "-m", "ottoctl", "decisions", *arguments]
+    return subprocess.run(argv, env=daemon.env, capture_output=True, timeout=60, check=True, text=True).stdout
 
 
 async def ask(daemon: RealDaemon, project: object) -> object:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from tests.redteam.arena import Act
 from tests.redteam.decisions import ALLOWLIST, DENYLIST, OTHER_DECISIONS, PATHS, denied_path, denied_program, only_git
+from tests.redteam.notes import NOTES
 from tests.redteam.projects import PROJECTS
 from tests.redteam.sandbox import FILE_TOOLS, SANDBOX
 
@@ -35,6 +36,7 @@ CASES: tuple[Case, ...] = (
       for n, what, tool, arguments in PATHS),
     *(Case(n, what, layer, act) for n, what, layer, act in OTHER_DECISIONS),
     *(Case(n, what, "project files only narrow", act) for n, what, act in PROJECTS),
+    *(Case(n, what, layer, act) for n, what, layer, act in NOTES),
     *(Case(n, what, layer, act) for n, what, layer, act in FILE_TOOLS),
     *(Case(n, what, layer, act, "sandbox") for n, what, layer, act in SANDBOX),
 )  # fmt: skip
