@@ -213,9 +213,11 @@ class SupervisorNode:
                 self._stop_for_good(child)
 
     def _unparked(self) -> None:
-        if not (self._is_closed and isinstance(self._ending, GiveUp)):
-            return
-        self._ending, self._is_closed = None, False
+        """A fresh allowance; also for one that does not remember that it gave up, because root died meanwhile."""
+        if self._ending is not None:
+            if not (self._is_closed and isinstance(self._ending, GiveUp)):
+                return
+            self._ending, self._is_closed = None, False
         self._window.clear()
         for member in self._group.members.values():
             member.attempt = 0

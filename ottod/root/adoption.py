@@ -27,7 +27,7 @@ from ottod.protocol.records import LANE_STATE, decode_payload, split_run
 from ottod.protocol.results import SessionInfo
 from ottod.root.audit import audit_entries
 from ottod.root.births import Births
-from ottod.root.burials import PROOF_TIMEOUT_S, Burials
+from ottod.root.burials import INHERITED_STOP, PROOF_TIMEOUT_S, Burials
 from ottod.root.context import RootContext
 from ottod.root.groups import Groups
 from ottod.root.loss import Loss
@@ -127,8 +127,8 @@ class Adoption:
                 counts[await self._without_worker(session, self._rows.get(session.id))] += 1
         self._groups.resume_orders()
         for session in (*self._adopted, *self._bereft):
-            if session.info.state == "stopping" and not session.has_ended and not session.is_stopping:
-                self._stops.begin_for(session, "the stop that the last daemon began", "cancelled")
+            if session.is_stop_inherited and not session.has_ended and session.stop_cause is None:
+                self._stops.begin_for(session, INHERITED_STOP, "cancelled")
         self._rows, self._adopted, self._bereft = {}, [], []
         return Inheritance(**counts)
 
@@ -198,6 +198,7 @@ class Adoption:
             except msgspec.DecodeError as error:
                 self._c.log(f"its plan cannot be read, so it cannot go on: {error}", session=info.session)
         session = Session(info, plan)
+        session.is_stop_inherited = info.state == "stopping"
         self._c.table.add(session)
         if not info.last_seq:
             # Root died between its row and its first event.

@@ -34,6 +34,7 @@ DRAIN_TIMEOUT_S = 2.0
 DRAIN_POLL_S = 0.005
 PROOF_TIMEOUT_S = 5.0
 """The longest that killing a session's leftovers may take before they are reported as remaining."""
+INHERITED_STOP = "the stop that the last daemon began"
 CLOSE_UP_ATTEMPTS = 5
 CLOSE_UP_AGAIN_S = 1.0
 """Between two attempts to end and measure a session, when the machine is out of descriptors, say."""
@@ -111,8 +112,9 @@ class Burials:
             return verdict
         if said is not None:
             return said.cause
-        if session.stop_cause is not None:
-            return Cause(kind=session.stop_cause, message=session.stop_reason, signal=exit_.signal)
+        if session.is_stopping:
+            reason = session.stop_reason or INHERITED_STOP
+            return Cause(kind=session.stop_cause or "cancelled", message=reason, signal=exit_.signal)
         intent = incarnation.end_intent
         reading = session.reading
         if intent == "memory" or (reading is not None and reading.memory_kills > session.memory_kills_seen):

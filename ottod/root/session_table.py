@@ -99,6 +99,8 @@ class Session:
         """Its rows are written and `session.created` is out."""
         self.stop_cause: CauseKind | None = None
         """Set once a stop was asked for. It is never unset: a stop wins."""
+        self.is_stop_inherited = False
+        """An earlier root began to stop it; `stop_cause` follows when this one takes that up."""
         self.stop_reason = ""
         self.stop_deadline_s = 0.0
         """When the loop's clock passes it, signals follow."""
@@ -158,7 +160,7 @@ class Session:
 
     @property
     def is_stopping(self) -> bool:
-        return self.stop_cause is not None
+        return self.stop_cause is not None or self.is_stop_inherited
 
     @property
     def is_unsettled(self) -> bool:

@@ -336,6 +336,14 @@ def test_unparked_it_starts_who_was_down_and_counts_anew() -> None:
     assert say(group, crash("a")) == ["stop:b"]
 
 
+def test_unparked_one_that_does_not_know_that_it_gave_up_counts_anew() -> None:
+    """Root died between parking the session and noting that its node had given up."""
+    group = node(child("a"), max_restarts=1)
+    assert say(group, crash("a"), TimerFired(child="a"), ChildReady(child="a"), at_s=1)[-1] == "start:a1"
+    say(group, Unparked(), at_s=2)
+    assert say(group, crash("a"), at_s=3) == ["start:a1"]
+
+
 def test_added_to_a_group_that_has_ended_it_is_stopped() -> None:
     """Nobody would look after it."""
     group = node(child("a"))

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = 100
+SEEDS_THAT_FAILED = (820, 2881, 3029, 3064, 3561, 5478, 8673)
 MUTANT_SEEDS = 400
 """Within so many seeds each mutant must be found; most are within three."""
 PATIENCE_S = 580
@@ -53,6 +54,13 @@ def test_invariants_hold() -> None:
     run = simulate("--seeds", str(SEEDS))
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
     assert f"{SEEDS} seeds, 0 failed" in run.stdout
+
+
+@pytest.mark.parametrize("seed", SEEDS_THAT_FAILED)
+def test_what_failed_once_holds(seed: int) -> None:
+    """Seeds far out that found something: a stop that a killed root forgot, an allowance that was not fresh."""
+    run = simulate("--first", str(seed), "--seeds", "1")
+    assert "1 seeds, 0 failed" in run.stdout, run.stdout[-8000:] + run.stderr[-2000:]
 
 
 @pytest.mark.parametrize("mutant", MUTANT_NAMES)
