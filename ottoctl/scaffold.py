@@ -1,4 +1,4 @@
-"""The text of a new agent's file: a commented template, or a copy of another agent under a new name. Pure."""
+"""The text of a new agent's or workflow's file: a commented template, or a copy of another under a new name. Pure."""
 
 from __future__ import annotations
 
@@ -43,11 +43,53 @@ system_prompt: |
 """
 
 
-def check_name(name: str) -> None:
-    """Raises OttoError for what is no agent's name."""
+WORKFLOW_TEMPLATE = """\
+# A workflow: which agents do what, in which order, with what from each other.
+# Check this file with: ottoctl workflow validate NAME
+name: NAME
+description: One line that says what this workflow is good for.
+
+# Limits on the whole, every step included. A step may have less, never more.
+budgets: {seconds: 2h, tokens: 5_000_000, usd: 20.00}
+
+# Artifacts that it begins with: given by whoever starts it, or read from a file.
+# inputs:
+#   - {name: spec, file: docs/spec.md, required: false}
+
+# How the steps run: sequential, parallel, loop or graph. A step may be a block with a mode and steps of its own.
+mode: sequential
+steps:
+  - id: plan
+    agent: architect
+    # {{task}} is what the workflow is started with.
+    task: "Plan this, and answer with the plan: {{task}}"
+    outputs: [{name: design, capture: answer}]
+
+  - id: build
+    mode: loop
+    max_iterations: 3
+    until: {artifact: review_report, field: verdict, equals: approved}
+    steps:
+      - id: implement
+        agent: implementer
+        task: Carry out the plan. This is round {{iteration}}; if there is a review, mend what it blames.
+        # What other steps leave, and nothing else, is put below the task.
+        inputs: [design, review_report]
+        outputs: [{name: code_diff, capture: diff}]
+      - id: review
+        agent: code-reviewer
+        task: Review the change against the plan. Answer with the report as JSON and nothing else.
+        inputs: [design, code_diff]
+        outputs: [review_report]
+        retry: 2
+"""
+
+
+def check_name(name: str, *, what: str = "an agent's name") -> None:
+    """Raises OttoError for what is no name."""
     if not NAME.match(name):
         raise OttoError(
-            f"{name!r} is not an agent's name",
+            f"{name!r} is not {what}",
             mend="use lower-case letters, digits, - and _, beginning with a letter",
             code="usage",
         )
@@ -55,8 +97,15 @@ def check_name(name: str) -> None:
 
 def scaffold(name: str, source: str = "") -> str:
     """The file's text; with `source`, the text of another agent's file under the new name."""
-    if not source:
-        return TEMPLATE.format(name=name)
+    return _renamed(source, name) if source else TEMPLATE.format(name=name)
+
+
+def scaffold_workflow(name: str, source: str = "") -> str:
+    """The file's text; with `source`, the text of another workflow's file under the new name."""
+    return _renamed(source, name) if source else WORKFLOW_TEMPLATE.replace("NAME", name)
+
+
+def _renamed(source: str, name: str) -> str:
     if _NAME_LINE.search(source):
         return _NAME_LINE.sub(f"name: {name}", source, count=1)
     return f"name: {name}\n{source}"

@@ -44,3 +44,14 @@ def workflow_problems(name: str, cwd: Path | None = None) -> list[ConfigError]:
         return list(workflow_entry(name, cwd).errors)
     except ConfigError as error:
         return [error]
+
+
+def workflows_dir(cwd: Path | None, *, user: bool) -> Path:
+    """Where a new workflow is written."""
+    if user:
+        import os
+
+        from ottod.settings.paths import Paths
+
+        return Paths.from_env(os.environ, uid=os.getuid()).config_home / "workflows"
+    return (cwd or Path()) / ".otto" / "workflows"

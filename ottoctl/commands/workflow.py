@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ottoctl.commands.frame import command
+from ottoctl.commands.frame import command, completed, one_of
 from ottoctl.commands.quick import QuickCommand, QuickGroup
 from ottoctl.console import Console, encode_json
 from ottoctl.exits import OK, USAGE
-from ottod.errors import ConfigError
+from ottod.errors import ConfigError, OttoError, RefusedError
+
+if TYPE_CHECKING:
+    from ottod.protocol.workflows import WorkflowSpec
 
 app = typer.Typer(
     cls=QuickGroup, help="List, show, check, draw and write workflows", no_args_is_help=True, rich_markup_mode=None
 )
+
+GRAPH_FORMATS = ("text", "mermaid", "dot")
 
 Directory = Annotated[Path | None, typer.Option("--cwd", metavar="DIR", help="As seen from this directory (here)")]
 
@@ -57,10 +62,18 @@ def list_(console: Console, cwd: Directory = None) -> int | None:
 
 @app.command("show", cls=QuickCommand)
 @command
-def show(console: Console, workflow: WorkflowName, cwd: Directory = None) -> int | None:
+def show(
+    console: Console,
+    workflow: WorkflowName,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="What it would do: order, agents, inputs and outputs, budgets")
+    ] = False,
+    task: Annotated[str, typer.Option("--task", help="With --dry-run: the task, which routes may depend on")] = "",
+    cwd: Directory = None,
+) -> int | None:
     """Show a workflow: what holds for it, and its steps as a tree
 
-    Example: `ottoctl workflow show bug-fix-loop`
+    Example: `ottoctl workflow show bug-fix-loop --dry-run`
     """
     from ottoctl.rendering.workflows import workflow_page
     from ottoctl.workflows import workflow_entry
@@ -68,10 +81,96 @@ def show(console: Console, workflow: WorkflowName, cwd: Directory = None) -> int
     entry = workflow_entry(workflow, cwd)
     if entry.spec is None:
         raise entry.errors[0]
-    if console.output == "text":
+    if dry_run:
+        show_plan(console, entry.spec, task, cwd)
+    elif console.output == "text":
         console.write(workflow_page(entry, color=console.color))
     else:
         console.record(entry.spec)
+    return None
+
+
+def show_plan(console: Console, spec: WorkflowSpec, task: str, cwd: Path | None) -> None:
+    """Prints what a workflow would do with a task, here; starts nothing."""
+    from ottoctl.rendering.workflow_plan import plan_rows, plan_table
+    from ottoctl.workflows import workflow_finder
+    from ottod.settings.workflow_people import People
+    from ottod.settings.workflows import choose
+
+    routings = choose(spec, People(workflow_finder(cwd).agents), task=task)
+    if console.output == "text":
+        console.write(plan_table(spec, routings, width=console.width, color=console.color))
+    else:
+        console.records(plan_rows(spec, routings))
+
+
+@app.command("graph", cls=QuickCommand)
+@command
+def graph(
+    console: Console,
+    workflow: WorkflowName,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="|".join(GRAPH_FORMATS),
+            help="What to draw it as (text)",
+            callback=one_of(GRAPH_FORMATS),
+            autocompletion=completed(GRAPH_FORMATS),
+        ),
+    ] = None,
+    cwd: Directory = None,
+) -> int | None:
+    """Draw a workflow: as a tree, for Mermaid, or for Graphviz
+
+    Example: `ottoctl workflow graph refactor-swarm -o mermaid`
+    """
+    from ottoctl.rendering.workflow_graph import dot, mermaid
+    from ottoctl.rendering.workflow_tree import workflow_tree
+    from ottoctl.workflows import workflow_entry
+
+    entry = workflow_entry(workflow, cwd)
+    if entry.spec is None:
+        raise entry.errors[0]
+    if output in ("mermaid", "dot"):
+        console.write((mermaid if output == "mermaid" else dot)(entry.spec))
+    else:
+        console.write(workflow_tree(entry.spec, color=console.color))
+    return None
+
+
+@app.command("new", cls=QuickCommand)
+@command
+def new(
+    console: Console,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits, - and _")],
+    template: Annotated[
+        str, typer.Option("--from", metavar="WORKFLOW", help="Start from this workflow instead of the template")
+    ] = "",
+    user: Annotated[bool, typer.Option("--user", help="For all projects, in the user's own directory")] = False,
+    cwd: Directory = None,
+) -> int | None:
+    """Write a new workflow, with comments, to .otto/workflows/
+
+    Example: `ottoctl workflow new release --from plan-implement-review`
+    """
+    from ottoctl.scaffold import check_name, scaffold_workflow
+    from ottoctl.workflows import workflow_entry, workflows_dir
+
+    check_name(name, what="a workflow's name")
+    source = Path(workflow_entry(template, cwd).source).read_text(encoding="utf-8") if template else ""
+    file = workflows_dir(cwd, user=user) / f"{name}.yml"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as out:
+            out.write(scaffold_workflow(name, source))
+    except FileExistsError as error:
+        raise RefusedError(f"{file} exists already", mend="choose another name, or edit the file") from error
+    except OSError as error:
+        raise OttoError(f"cannot write {file}: {(error.strerror or str(error)).lower()}") from error
+    console.write(f"{file}\n")
+    console.message(f"edit it, then: ottoctl workflow validate {name}")
     return None
 
 
