@@ -20,7 +20,7 @@ from ottod.protocol.specs import HttpAccess
 from ottod.protocol.toolio import WebRequest, WebResponse
 from ottod.tools.base import ToolOutput
 from ottod.tools.html_text import html_to_text
-from ottod.tools.http import HTTP
+from ottod.tools.http import HTTP, MAX_HTML_CHARS
 from tests.fakes.odd_server import OddServer
 from tests.fakes.session_place import SessionPlace, run
 
@@ -358,6 +358,34 @@ def test_the_certificate_is_the_host_s(certificate: tuple[Path, Path]) -> None:
 def test_what_a_parser_stumbles_over_is_taken_out(html: str, text: str) -> None:
     """Comments and declarations are gone, also unfinished ones, which would take ages; loose signs are themselves."""
     assert html_to_text(html) == text
+
+
+def test_a_page_reads_as_markdown() -> None:
+    """Headings, emphasis, lists in each other, quotations, code, tables, links; what a browser hides is not there."""
+    html = """<html><head><title>no</title><script>a < b; "</p>"</script></head><body><h1>Plan <em>b</em></h1>
+    <p>Build <a href='/it'>it</a>, <b>bold</b> and <code>x = 1</code>.<br>next <a href="javascript:x()">js</a>
+    <a href="a.html" title="x > y">q</a></p><ul><li>one</li><li></li><li><p>two</p><p>more</p><ul><li>deep</ul></ul>
+    <blockquote><p>said</p><p>twice</p></blockquote>after<ol start=3><li>a</li><li><p>b</p></li></ol>
+    <pre>def f():\n    return 1\n\nx</pre>
+    <table><tr><th>a</th><th>b</th></tr><tr><td>1</td><td>2</td></tr></table><hr>
+    1 < 2 &lt;x&gt; &#65;</body></html>"""
+    text = html_to_text(html, url="http://a.example/d/")
+    assert text == (
+        "# Plan _b_\n\nBuild [it](http://a.example/it), **bold** and `x = 1`.\nnext js [q](http://a.example/d/a.html)\n\n"
+        "  * one\n  * two\n  more\n    * deep\n\n> said\n>\n> twice\n\nafter\n\n  3. a\n  4. b\n\n"
+        "    def f():\n        return 1\n\n    x\n\na | b\n1 | 2\n\n* * *\n\n1 < 2 <x> A"
+    )
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["<ul><li>", "<b><a href='", "<a 'b=\"", "<!-", "<?", "&#9", "<table><td>", "<blockquote>", "<p \"", "<script>",
+     "</script", "<a href=x>", "<pre>\n", "<", "href=", "<h1>&"],
+)  # fmt: skip
+def test_a_page_costs_what_its_length_costs(piece: str) -> None:
+    """Whatever a page opens and never closes, half a megabyte of it is read, and not looked through for ever."""
+    html = piece * (MAX_HTML_CHARS // len(piece))
+    assert len(html_to_text(html, url="http://a.example/" + "d" * 900)) <= 8 * MAX_HTML_CHARS
 
 
 @pytest.mark.parametrize(
