@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import msgspec
 from msgspec.structs import replace
@@ -44,11 +44,23 @@ MIN_LINE_CHARS = 16
 MAX_SECRET_CHARS = 16 * 1024
 CONTEXT_CHARS = BEHIND_CHARS
 """What has been said already and is kept, to know what a secret stands behind."""
+MIN_LINE_BREAK_CHARS = 60
+PIECE_CHARS = 24
+"""Of an encoding of a key that may be broken into lines."""
+MAX_KEY_CHARS = 512
+"""A longer secret is a document, of which there would be too many pieces."""
+QUOTED_BY = ("", "/", "!'()*")
+"""What those who percent-encode leave as it is: a strict one, those who think of paths, and browsers."""
+_ESCAPED = re.compile("%[0-9A-F]{2}")
 MAX_ENDING_CHARS = 64
 """Of the line that ends a private key."""
 COMMON = "etaoinsrhldcumwfgpybvk"
 """Letters, from the most frequent on."""
 KEPT_CHARS = CONTEXT_CHARS + HEAD_CHARS - 1
+KEY_LINE = "PRIVATE KEY-----"
+KEY_BEGINS = re.compile(f"-----BEGIN [A-Z0-9 ]{{0,24}}{KEY_LINE}")
+KEY_ENDS = re.compile(f"-----END [A-Z0-9 ]{{0,24}}{KEY_LINE}")
+KEY_MARK = "[redacted:private-key]"
 MARK = re.compile(r"\[redacted:[^\]\s]{1,100}\]")
 ESCAPES = ("\\n", "\\t", "\\r")
 
@@ -123,6 +135,34 @@ class Redactor:
         stream = RedactedStream(self)
         redacted = stream.feed(text) + stream.rest()
         return text if redacted == text else redacted
+
+    def beginning(self, text: str) -> str:
+        """A text that goes on where nobody looks any more: without an end that a secret may begin with."""
+        return self.stream().feed(text)
+
+    def ending(self, text: str, *, before: str) -> str:
+        """The end of a longer text, of which `before` comes right before it: without the end of a secret of that."""
+        stream = self.stream()
+        stream.feed(before)
+        held = stream.held_chars
+        said = stream.feed(text) + stream.rest()
+        return said[held:] if held and said.startswith(before[len(before) - held :]) else said
+
+    def keys_hidden(self, text: str) -> str:
+        """The text, in which each line of a private key is marked by itself: it has as many lines as before."""
+        if not self._shapes or KEY_LINE not in text:
+            return text
+        out: list[str] = []
+        at = 0
+        for begin in KEY_BEGINS.finditer(text):
+            if begin.start() < at:
+                continue
+            end = KEY_ENDS.search(text, begin.end(), begin.end() + MAX_KEY_BODY_CHARS)
+            until = end.end() if end is not None else min(len(text), begin.end() + MAX_KEY_BODY_CHARS)
+            lines = text.count("\n", begin.start(), until)
+            out += (text[at : begin.start()], "\n".join([KEY_MARK] * (lines + 1)))
+            at = until
+        return "".join([*out, text[at:]])
 
     def arguments(self, text: str) -> str:
         """The same for a tool call's arguments, which may be program text: no passwords that stand behind a name."""
@@ -463,15 +503,27 @@ def _texts_of(secret: str) -> Iterable[str]:
     lines = [line.strip() for line in secret.splitlines()]
     if len(lines) > 1:
         yield from (line for line in lines if len(line) >= MIN_LINE_CHARS and not line.startswith("-----"))
-    yield quote(secret, safe="")
+    for safe in QUOTED_BY:
+        quoted = quote(secret, safe=safe)
+        yield quoted
+        yield _ESCAPED.sub(lambda escape: escape[0].lower(), quoted)
+    yield quote_plus(secret)
     yield msgspec.json.encode(secret).decode()[1:-1]
     data = secret.encode("utf-8", "surrogateescape")
     yield data.hex()
     yield data.hex().upper()
+    yield from _pieces(data.hex(), len(secret))
     for offset in range(3):
         # Of a secret inside something longer, the characters that depend on it alone.
         encoded = base64.b64encode(bytes(offset) + data).decode()
         first = (offset * 8 + 5) // 6
         last = (offset + len(data)) * 8 // 6
-        yield encoded[first:last]
-        yield encoded[first:last].replace("+", "-").replace("/", "_")
+        for text in (encoded[first:last], encoded[first:last].replace("+", "-").replace("/", "_")):
+            yield text
+            yield from _pieces(text, len(secret))
+
+
+def _pieces(text: str, secret_chars: int) -> Iterable[str]:
+    """Of a long encoding, which programs break into lines wherever it comes: what stands whole on a line."""
+    if len(text) > MIN_LINE_BREAK_CHARS and secret_chars <= MAX_KEY_CHARS:
+        yield from (text[at : at + PIECE_CHARS] for at in range(0, len(text) - PIECE_CHARS + 1, PIECE_CHARS))

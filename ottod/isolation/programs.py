@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from ottod.core.redaction import Redactor
 from ottod.errors import RefusedError, ToolError
 from ottod.isolation import confined_exec, landlock, processes
 from ottod.isolation.launch_config import Confinement, launch_config
@@ -47,6 +48,7 @@ T = TypeVar("T")
 class ConfinedPrograms:
     """`Programs` of one session. `env` is the session's environment, already reduced to its allowlist.
 
+    `redactor` takes secrets out where the middle of an output is cut out.
     Starts the launcher, so it must be made before the process confines itself; blocks for a few milliseconds.
     `has_launcher` False is for a session that runs no programs: every call is then refused.
     Raises: RefusedError if confined files are required and the host cannot give them, ToolError if the root is
@@ -54,7 +56,13 @@ class ConfinedPrograms:
     """
 
     def __init__(
-        self, *, session: str, env: Mapping[str, str], confinement: Confinement, has_launcher: bool = True
+        self,
+        *,
+        session: str,
+        env: Mapping[str, str],
+        confinement: Confinement,
+        has_launcher: bool = True,
+        redactor: Redactor | None = None,
     ) -> None:
         if confinement.files == "required" and landlock.abi() == 0 and not confinement.bwrap:
             raise RefusedError(
@@ -62,6 +70,7 @@ class ConfinedPrograms:
                 mend="install bubblewrap, add landlock to the boot parameter lsm=, or set isolation.files: preferred",
             )
         self._session = session
+        self._redactor = redactor
         try:
             self._root = RootDirectory(confinement.root)
         except OSError as error:
@@ -136,10 +145,11 @@ class ConfinedPrograms:
             status = _status(program, argv[0])
         finally:
             program.finish()
+        output = program.output
         return ProgramResult(
             ended="exited" if is_over else "timeout",
             exit_status=status,
-            output=program.output.text(),
+            output=await asyncio.to_thread(output.text) if output.is_truncated else output.text(),
             truncated=program.output.is_truncated,
             total_bytes=program.output.total_bytes,
             duration_ms=int((time.monotonic() - started_at) * 1000),
@@ -213,7 +223,13 @@ class ConfinedPrograms:
         finally:
             for fd in theirs:
                 os.close(fd)
-        return RunningProgram(control, output_fd, max_output_bytes=max_output_bytes, on_output=on_output)
+        return RunningProgram(
+            control,
+            output_fd,
+            max_output_bytes=max_output_bytes,
+            on_output=on_output,
+            redactor=self._redactor,
+        )
 
     def _order(
         self,

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from ottod.core.redaction import Redactor
 from ottod.isolation.capture import BoundedOutput
 
 READ_BYTES = 64 * 1024
@@ -141,6 +142,7 @@ class RunningProgram(KeptProgram):
         *,
         max_output_bytes: int,
         on_output: Callable[[str], None] | None,
+        redactor: Redactor | None = None,
     ) -> None:
         super().__init__(control)
         self._output_fd = output_fd
@@ -151,7 +153,7 @@ class RunningProgram(KeptProgram):
         self._is_reading = False
         self._rest: asyncio.TimerHandle | None = None
         self._is_eof = False
-        self.output = BoundedOutput(max_output_bytes)
+        self.output = BoundedOutput(max_output_bytes, redactor=redactor)
         os.set_blocking(output_fd, False)
         self._resume_reading()
 

@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
+from ottod.core.redaction import Redactor, shapes_only
 from ottod.errors import ToolError
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.decisions import DecisionFilter, FoundDecisions, NewEdge, NewNode, NodeChange
@@ -128,9 +129,19 @@ class Artifacts(Protocol):
     """The artifacts of the tree of sessions that a tool runs in."""
 
     async def write(
-        self, data: bytes, *, name: str, kind: str = "file", sources: Sequence[str] = (), key: str = ""
+        self,
+        data: bytes,
+        *,
+        name: str,
+        kind: str = "file",
+        sources: Sequence[str] = (),
+        key: str = "",
+        is_output: bool = False,
     ) -> ArtifactInfo:
-        """Keeps the next version of a name, durably; the same key gives the same artifact. Raises ToolError."""
+        """Keeps the next version of a name, durably; the same key gives the same artifact. Raises ToolError.
+
+        `is_output`: it was too long to be shown, and nobody asked for it to be kept. There is less room for that.
+        """
         ...
 
     async def read(self, artifact: str, *, version: int = 0) -> tuple[ArtifactInfo, bytes]:
@@ -235,6 +246,8 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     agent: str = ""
     git_author: str = ""
     """`Name <address>`, if the agent says whose its commits are."""
+    redactor: Redactor = shapes_only()
+    """Takes secrets out of what is going to be cut; of the result they are taken out in any case."""
 
     @property
     def key_env(self) -> dict[str, str]:

@@ -28,7 +28,8 @@ class ReadArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 async def run(arguments: ReadArguments, context: ToolContext) -> ToolOutput:
     """Numbered lines; where they stop short of the end, a last line says how to go on."""
     data = await asyncio.to_thread(context.files.read, arguments.path, max_bytes=MAX_FILE_BYTES)
-    lines = lines_of(decode_text(data, path=arguments.path).text)
+    # A part of a key is shown as little as the whole: neither by lines nor where a line is cut.
+    lines = lines_of(context.redactor.keys_hidden(decode_text(data, path=arguments.path).text))
     if not lines:
         return ToolOutput(text=f"{arguments.path} is empty", data={"lines": 0})
     if arguments.offset > len(lines):
@@ -37,6 +38,8 @@ async def run(arguments: ReadArguments, context: ToolContext) -> ToolOutput:
     room = context.max_output_bytes - 200
     for number in range(arguments.offset, min(arguments.offset + arguments.limit, len(lines) + 1)):
         line = lines[number - 1]
+        if len(line) > MAX_LINE_CHARS:
+            line = context.redactor.text(line)
         if len(line) > MAX_LINE_CHARS:
             line = f"{line[:MAX_LINE_CHARS]} [… {len(line) - MAX_LINE_CHARS} characters not shown]"
         numbered = f"{number:>6}\t{line}"

@@ -26,6 +26,8 @@ MAX_COLUMNS = 400
 COMMAND_NOT_FOUND = 127
 MAX_FILES = 50_000
 """The most files that our own searcher looks at."""
+CUT_MARKS = (" [... omitted end of long line]", " [… cut]")
+"""What ends a line that was longer."""
 SEARCHER = Path(__file__).with_name("search_program.py")
 
 # rg has no limit on the whole of its output. `head` closes the pipe instead, and rg's status travels past it.
@@ -57,7 +59,7 @@ async def run(arguments: GrepArguments, context: ToolContext) -> ToolOutput:
             raise
         result = await _own_searcher(arguments, place, context)
         text, status = result.output, result.exit_status
-    return _report(arguments, result, text, status)
+    return _report(arguments, result, text, status, context)
 
 
 async def _ripgrep(arguments: GrepArguments, place: str, context: ToolContext) -> tuple[ProgramResult, str, int]:
@@ -110,8 +112,10 @@ def _files_to_search(arguments: GrepArguments, place: str, context: ToolContext)
     return list(itertools.islice((path for path in found if wanted is None or wanted.match_file(path)), MAX_FILES))
 
 
-def _report(arguments: GrepArguments, result: ProgramResult, text: str, status: int) -> ToolOutput:
-    lines = [line.removeprefix("./") for line in lines_of(printable(text))] if text else []
+def _report(
+    arguments: GrepArguments, result: ProgramResult, text: str, status: int, context: ToolContext
+) -> ToolOutput:
+    lines = [_without_half(line.removeprefix("./"), context) for line in lines_of(printable(text))] if text else []
     if result.ended == "timeout":
         lines.append("[the search took too long and was stopped; search a smaller part, or a simpler pattern]")
         return ToolOutput(text="\n".join(lines), is_error=True, truncated=True)
@@ -122,6 +126,14 @@ def _report(arguments: GrepArguments, result: ProgramResult, text: str, status: 
     if is_cut:
         lines.append(f"[cut at {len(lines)} lines; narrow the search with path, glob or a longer pattern]")
     return ToolOutput(text="\n".join(lines) or "no matches", truncated=is_cut, data={"lines": len(lines)})
+
+
+def _without_half(line: str, context: ToolContext) -> str:
+    """A line that the searcher has cut may end in half a secret."""
+    for mark in CUT_MARKS:
+        if line.endswith(mark):
+            return context.redactor.beginning(line.removesuffix(mark)) + mark
+    return line
 
 
 def _split_status(result: ProgramResult, mark: str) -> tuple[str, int]:

@@ -125,7 +125,7 @@ def _text(file: TextFile) -> str:
 
 
 def _bounded(text: str, context: ToolContext) -> ToolOutput:
-    data = text.encode("utf-8", "replace")
+    data = context.redactor.text(text).encode("utf-8", "replace")
     if len(data) <= context.max_output_bytes:
         return ToolOutput(text=text)
     shown = data[: max(0, context.max_output_bytes - 200)].decode("utf-8", "ignore")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ottod.tools.base import ToolOutput
+from ottod.tools.keep_whole import Shown
 
 if TYPE_CHECKING:
     import mcp_types
@@ -17,7 +18,7 @@ MAX_BLOCKS = 200
 NOTHING = "(no output)"
 
 
-def tool_output(result: mcp_types.CallToolResult, *, server: str, max_bytes: int) -> ToolOutput:
+def text_of(result: mcp_types.CallToolResult) -> str:
     """The text of all blocks; of what is no text, what it is. Structured content where there is no other.
 
     All of it is a stranger's.
@@ -28,27 +29,19 @@ def tool_output(result: mcp_types.CallToolResult, *, server: str, max_bytes: int
     text = "\n".join(part for part in parts if part)
     if not text and result.structured_content is not None:
         text = _json(result.structured_content)
-    text, is_cut = cut_end(text.encode("utf-8", "replace").decode(), max_bytes)
-    return from_server(text or NOTHING, server=server, is_error=bool(result.is_error), truncated=is_cut)
+    return text.encode("utf-8", "replace").decode() or NOTHING
 
 
-def from_server(text: str, *, server: str, is_error: bool, truncated: bool = False) -> ToolOutput:
-    """A server's words, marked as such; of a failure our own word comes first."""
+def from_server(shown: Shown, *, server: str, is_error: bool) -> ToolOutput:
+    """A server's words, marked as such; our own come first: that it failed, and where the rest of it is."""
+    own = [f"MCP server {server}: the call failed"] if is_error else []
     return ToolOutput(
-        text=f"MCP server {server}: the call failed" if is_error else "",
-        untrusted=text,
+        text="\n".join([*own, *(f"[{note}]" for note in shown.notes)]),
+        untrusted=shown.text,
         untrusted_source=f"the MCP server {server}",
         is_error=is_error,
-        truncated=truncated,
+        truncated=shown.is_cut,
     )
-
-
-def cut_end(text: str, max_bytes: int) -> tuple[str, bool]:
-    """The text, cut at `max_bytes` of UTF-8 with a mark that says so, and whether it was."""
-    data = text.encode()
-    if len(data) <= max_bytes:
-        return text, False
-    return f"{data[:max_bytes].decode('utf-8', 'ignore')}\n[… {len(data) - max_bytes} bytes not shown …]", True
 
 
 def _block(block: Any) -> str:

@@ -20,6 +20,7 @@ from ottod.protocol.toolio import Programs
 from ottod.settings.tool_names import chosen, qualified, source_of
 from ottod.tools.base import OpenArguments, Permission, Tool, ToolContext, ToolOutput
 from ottod.tools.json_references import without_references
+from ottod.tools.keep_whole import keep_whole
 from ottod.tools.source import Notice
 
 if TYPE_CHECKING:
@@ -106,15 +107,19 @@ class McpSource:
             permissions |= {"net"}
 
         async def run(arguments: OpenArguments, context: ToolContext) -> ToolOutput:
-            from ottod.tools.mcp_result import cut_end, from_server, tool_output
+            from ottod.tools.mcp_result import from_server, text_of
             from ottod.tools.mcp_server import CallRefused
 
             try:
                 result = await connection.call(tool.name, arguments.values, timeout_s=context.timeout_s)
             except CallRefused as refused:
-                text, is_cut = cut_end(str(refused), context.max_output_bytes)
-                return from_server(text, server=self.name, is_error=True, truncated=is_cut)
-            return tool_output(result, server=self.name, max_bytes=context.max_output_bytes)
+                text, is_error = str(refused), True
+            else:
+                text, is_error = text_of(result), bool(result.is_error)
+            shown = await keep_whole(
+                text, context, name=f"{self.name}-output.txt", room_bytes=context.max_output_bytes
+            )
+            return from_server(shown, server=self.name, is_error=is_error)
 
         return Tool(
             name=qualified(self.name, tool.name),

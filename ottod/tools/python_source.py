@@ -21,12 +21,15 @@ from ottod.protocol.toolio import ProgramResult, Programs
 from ottod.settings.tool_names import qualified
 from ottod.tools.base import OpenArguments, Tool, ToolContext, ToolOutput
 from ottod.tools.json_references import without_references
+from ottod.tools.keep_whole import keep_whole
 
 PROGRAM = str(Path(__file__).with_name("python_program.py"))
 DESCRIBE_TIMEOUT_S = 30.0
 MAX_DESCRIPTION_BYTES = 1024 * 1024
 MAX_DESCRIPTION_CHARS = 4000
 MAX_TIMEOUT_S = 3600.0
+MAX_ANSWER_BYTES = 256 * 1024
+"""Of a tool's result; more of it is cut off in its own process."""
 DEFAULT_MEMORY_BYTES = 1024 * 1024 * 1024
 ESCAPING = 6
 """How much longer text can be in JSON."""
@@ -116,11 +119,11 @@ class PythonSource:
             "tool": described.name,
             "arguments": values,
             "memory_bytes": described.memory_bytes or DEFAULT_MEMORY_BYTES,
-            "max_bytes": context.max_output_bytes,
+            "max_bytes": MAX_ANSWER_BYTES,
             "key": context.idempotency_key,
         }
         # The answer is the end of the output, of which the later half is kept.
-        room = 2 * (ESCAPING * context.max_output_bytes + OVERHEAD_BYTES)
+        room = 2 * (ESCAPING * MAX_ANSWER_BYTES + OVERHEAD_BYTES)
         result, answer = await self._ask(order, context.timeout_s, room, context)
         name = qualified(self.name, described.name)
         if result.ended == "timeout":
@@ -132,7 +135,11 @@ class PythonSource:
         if answer.error is not None:
             where = f" ({Path(self._file.path).name}:{answer.error.line})" if answer.error.line else ""
             return ToolOutput(text=f"{name} failed: {answer.error.message}{where}", is_error=True)
-        return ToolOutput(text=answer.text or "(no output)", truncated=answer.truncated)
+        shown = await keep_whole(
+            answer.text, context, name=f"{described.name[:40]}-output.txt", room_bytes=context.max_output_bytes
+        )
+        text = "\n".join([shown.text, *(f"[{note}]" for note in shown.notes)])
+        return ToolOutput(text=text or "(no output)", truncated=answer.truncated or shown.is_cut)
 
     async def _ask(
         self, order: dict[str, Any], timeout_s: float, max_output_bytes: int, context: ToolContext | None = None

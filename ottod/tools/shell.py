@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from ottod.errors import ToolError
 from ottod.tools.base import Facts, ProgramResult, Tool, ToolContext, ToolOutput
+from ottod.tools.keep_whole import MAX_KEPT_BYTES, keep_output
 from ottod.tools.text import plural
 
 QUIET = {"PAGER": "cat", "GIT_PAGER": "cat", "GIT_TERMINAL_PROMPT": "0", "TERM": "dumb", "NO_COLOR": "1"}
@@ -30,25 +31,29 @@ async def run(arguments: ShellArguments, context: ToolContext) -> ToolOutput:
     timeout_s = min(arguments.timeout_s or context.timeout_s, context.timeout_s)
     result = await run_shell(arguments.command, context, cwd=arguments.cwd, timeout_s=timeout_s)
     ending = describe_ending(result, timeout_s)
-    body = result.output.rstrip("\n")
+    shown = await keep_output(result.output, context, name="shell-output.txt", is_truncated=result.truncated)
+    body = shown.text.rstrip("\n")
     is_failure = result.ended == "timeout" or result.exit_status != 0
     return ToolOutput(
         text=f"{body}\n{ending}" if body and ending else body or ending or "(no output)",
         is_error=is_failure,
-        truncated=result.truncated,
+        truncated=shown.is_cut,
         exit_status=result.exit_status,
         data={"duration_ms": result.duration_ms, "total_bytes": result.total_bytes},
     )
 
 
 async def run_shell(command: str, context: ToolContext, *, cwd: str = ".", timeout_s: float) -> ProgramResult:
-    """Runs a command line by bash, or by sh where bash is missing. Raises ToolError if neither starts."""
+    """Runs a command line by bash, or by sh where bash is missing. Raises ToolError if neither starts.
+
+    Its output may be longer than what can be shown.
+    """
     for argv in (["bash", "--noprofile", "--norc", "-c", command], ["/bin/sh", "-c", command]):
         try:
             return await context.programs.run(
                 argv,
                 timeout_s=timeout_s,
-                max_output_bytes=context.max_output_bytes,
+                max_output_bytes=MAX_KEPT_BYTES,
                 cwd=cwd,
                 env={**QUIET, **context.key_env},
                 on_output=context.stream,

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from ottod.errors import ToolError
 from ottod.tools.base import Facts, Files, ProgramResult, Tool, ToolContext, ToolOutput
+from ottod.tools.keep_whole import MAX_KEPT_BYTES, Shown, keep_output
 from ottod.tools.shell import QUIET, describe_ending, run_shell
 from ottod.tools.test_reports import Counts, parse_report
 
@@ -76,7 +77,8 @@ async def run(arguments: TestArguments, context: ToolContext) -> ToolOutput:
     else:
         result = await _run(_command(framework, arguments.select), arguments, context, timeout_s)
     counts = counts or parse_report(framework, result.output)
-    return _report(framework, result, counts, timeout_s)
+    shown = await keep_output(result.output, context, name="test-output.txt", is_truncated=result.truncated)
+    return _report(framework, result, counts, shown, timeout_s)
 
 
 def detect(files: Files, cwd: str) -> str:
@@ -145,7 +147,7 @@ async def _run(argv: list[str], arguments: TestArguments, context: ToolContext, 
     return await context.programs.run(
         argv,
         timeout_s=timeout_s,
-        max_output_bytes=context.max_output_bytes,
+        max_output_bytes=MAX_KEPT_BYTES,
         cwd=arguments.cwd,
         env={**QUIET, **context.key_env},
         on_output=context.stream,
@@ -222,7 +224,9 @@ async def _read_report(report: str, context: ToolContext) -> Counts | None:
         return None
 
 
-def _report(framework: str, result: ProgramResult, counts: Counts | None, timeout_s: float) -> ToolOutput:
+def _report(
+    framework: str, result: ProgramResult, counts: Counts | None, shown: Shown, timeout_s: float
+) -> ToolOutput:
     ending = describe_ending(result, timeout_s)
     seconds = f"{result.duration_ms / 1000:.1f} s"
     lines = []
@@ -237,13 +241,13 @@ def _report(framework: str, result: ProgramResult, counts: Counts | None, timeou
             lines += [f"  {name}" for name in counts.failing[:MAX_SHOWN_NAMES]]
             if len(counts.failing) > MAX_SHOWN_NAMES:
                 lines.append(f"  … and {len(counts.failing) - MAX_SHOWN_NAMES} more")
-    lines += ["", result.output.rstrip("\n"), ending]
+    lines += ["", shown.text.rstrip("\n"), ending]
     known = counts or Counts()
     summary = {**msgspec.structs.asdict(known), "failing": list(known.failing)}
     return ToolOutput(
         text="\n".join(lines).rstrip("\n"),
         is_error=result.ended == "timeout" or result.exit_status != 0,
-        truncated=result.truncated,
+        truncated=shown.is_cut,
         exit_status=result.exit_status,
         data={"framework": framework, "counted": counts is not None, **summary, "duration_ms": result.duration_ms},
     )

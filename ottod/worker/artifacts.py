@@ -22,6 +22,8 @@ from ottod.protocol.worker import FetchArtifact, FindArtifacts, WriteArtifact
 from ottod.worker.link import Link
 
 TOKEN_BYTES = 16
+MAX_OUTPUTS_BYTES = 64 * 1024 * 1024
+"""Of outputs that were too long to be shown, by one incarnation: a tree has room for sixteen times as much."""
 
 
 class Artifacts:
@@ -31,17 +33,25 @@ class Artifacts:
         self._link = link
         self._handover = Path(session_dir) / HANDOVER_DIR
         self._told: set[str] = set()
+        self._outputs_bytes = 0
         with contextlib.suppress(OSError):
             for left in self._handover.iterdir():
                 left.unlink()  # An earlier incarnation died over it.
 
     async def write(
-        self, data: bytes, *, name: str, kind: str = "file", sources: Sequence[str] = (), key: str = ""
+        self,
+        data: bytes,
+        *,
+        name: str,
+        kind: str = "file",
+        sources: Sequence[str] = (),
+        key: str = "",
+        is_output: bool = False,
     ) -> ArtifactInfo:
         """Keeps the next version of a name; when it returns, it is durable, and told in an event.
 
         The same key gives the same artifact, whatever happened in between. `sources` are ids, names, or
-        `NAME@VERSION`. Raises ToolError.
+        `NAME@VERSION`. `is_output`: nobody asked for it, so it must not use up the tree's room. Raises ToolError.
         """
         if problem := name_problem(name, kind):
             raise ToolError(problem, code="bad_arguments")
@@ -49,6 +59,8 @@ class Artifacts:
             raise ToolError(
                 f"{name} has {len(data)} bytes; {MAX_ARTIFACT_BYTES} is the limit of an artifact", code="too_large"
             )
+        if is_output and self._outputs_bytes + len(data) > MAX_OUTPUTS_BYTES:
+            raise ToolError("this session has kept as many outputs as it may", code="too_large")
         data = await asyncio.to_thread(self._link.redactor.data, data)
         token = secrets.token_hex(TOKEN_BYTES)
         body = WriteArtifact(
@@ -67,6 +79,7 @@ class Artifacts:
             raise ToolError(error.message, code=error.code) from error
         finally:
             (self._handover / token).unlink(missing_ok=True)
+        self._outputs_bytes += len(data) if is_output else 0
         self._tell(info)
         return info
 

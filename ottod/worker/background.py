@@ -7,10 +7,12 @@ that: its keeper sees the worker go. So what a new incarnation finds noted as ru
 from __future__ import annotations
 
 import asyncio
+import codecs
 from collections.abc import Iterable
 from typing import Literal
 
 from ottod.core.log_ring import LogRing
+from ottod.core.redaction import Redactor, shapes_only
 from ottod.errors import StorageError, ToolError
 from ottod.protocol import journal as j
 from ottod.protocol.toolio import LiveProgram, Programs
@@ -31,10 +33,13 @@ SHELLS = (("bash", "--noprofile", "--norc", "-c"), ("/bin/sh", "-c"))
 class Process:
     """One of them."""
 
-    def __init__(self, name: str, command: str, *, is_lost: bool = False) -> None:
+    def __init__(self, name: str, command: str, *, redactor: Redactor, is_lost: bool = False) -> None:
         self.name = name
         self.command = command
         self.log = LogRing(MAX_LOG_BYTES)
+        """Without secrets: it is read in pieces, and of half a secret nobody would know that it is one."""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._said = redactor.stream()
         self.program: LiveProgram | None = None
         self.is_lost = is_lost
         self.is_stopped = False
@@ -42,6 +47,11 @@ class Process:
         self.exit_status: int | None = None
         self.news = asyncio.Condition()
         self.task: asyncio.Task[None] | None = None
+
+    def feed(self, data: bytes, *, is_last: bool = False) -> None:
+        """Takes the next piece of its output."""
+        text = self._said.feed(self._decoder.decode(data, is_last))
+        self.log.feed((text + self._said.rest() if is_last else text).encode())
 
     def view(self) -> ProcessView:
         state: Literal["running", "exited", "stopped", "lost"] = "exited" if self.has_ended else "running"
@@ -59,17 +69,27 @@ class Process:
 class Background:
     """See `tools.base.Processes`."""
 
-    def __init__(self, programs: Programs, journal: JournalWriter, lost: Iterable[j.ProcessStarted] = ()) -> None:
+    def __init__(
+        self,
+        programs: Programs,
+        journal: JournalWriter,
+        lost: Iterable[j.ProcessStarted] = (),
+        *,
+        redactor: Redactor | None = None,
+    ) -> None:
+        self._redactor = redactor or shapes_only()
         self._programs = programs
         self._journal = journal
-        self._processes = {each.process: Process(each.process, each.command, is_lost=True) for each in lost}
+        self._processes = {
+            each.process: Process(each.process, each.command, redactor=self._redactor, is_lost=True) for each in lost
+        }
 
     def list(self) -> tuple[ProcessView, ...]:
         return tuple(process.view() for process in self._processes.values())
 
     async def start(self, *, name: str, command: str, cwd: str) -> ProcessView:
         self._check_room(name)
-        process = self._processes[name] = Process(name, command)
+        process = self._processes[name] = Process(name, command, redactor=self._redactor)
         try:
             await self._journal.put([j.ProcessStarted(process=name, command=command, cwd=cwd)])
             process.program = await self._start(command, cwd)
@@ -105,13 +125,14 @@ class Background:
         """Keeps its newest output until it ends, then says how."""
         burst = 0
         while data := await program.read():
-            process.log.feed(data)
+            process.feed(data)
             await self._tell(process)
             burst += len(data)
             if burst >= BURST_BYTES:
                 # A flood can use up neither the loop nor the machine.
                 burst = 0
                 await asyncio.sleep(REST_S)
+        process.feed(b"", is_last=True)
         await program.wait_ended()
         process.exit_status = program.exit_status
         await self._ended(process, program)

@@ -183,11 +183,11 @@ class Outfit:
             granted=spec.isolation.write_paths,
             objection=self.judge.objection,
         )
-        self.programs = programs_for(birth)
+        self.programs = programs_for(birth, link.redactor)
         weakness = confine_worker(birth)
         if weakness:
             link.emit(LogWarning(message=weakness, code="unconfined"))
-        self.background = Background(self.programs, journal, restored.processes)
+        self.background = Background(self.programs, journal, restored.processes, redactor=link.redactor)
         self._notice = notices(link)
         self._sources = sources_for(birth, self.programs, self._notice)
 

@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ottod
+from ottod.core.redaction import Redactor
 from ottod.errors import RefusedError
 from ottod.isolation import bubblewrap, landlock
 from ottod.isolation.launch_config import Confinement, NamedProgram
@@ -38,7 +39,7 @@ MAX_CALL_PROCESSES = 4096
 CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
-def programs_for(birth: Birth) -> ConfinedPrograms:
+def programs_for(birth: Birth, redactor: Redactor | None = None) -> ConfinedPrograms:
     """The session's programs, with its launcher started. Blocks for milliseconds. Raises OttoError.
 
     An agent without tools and servers gets no launcher: it starts no program.
@@ -61,6 +62,7 @@ def programs_for(birth: Birth) -> ConfinedPrograms:
             rlimits={"FSIZE": limits.file_bytes} if limits.file_bytes else {},
             named=tuple(_server_program(birth, server) for server in birth.spec.mcp_servers if server.command),
         ),
+        redactor=redactor,
         has_launcher=bool(birth.spec.tools) or any(server.command for server in birth.spec.mcp_servers),
     )
 

@@ -42,6 +42,33 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     event: ToolCompleted | ToolFailed
 
 
+class ShownOutput:
+    """A call's output as watchers see it while it comes: without secrets, and bounded after they were taken out."""
+
+    def __init__(self, stream: RedactedStream, *, show: Callable[[str], None], max_bytes: int) -> None:
+        self._stream = stream
+        self._show = show
+        self._left_bytes = max_bytes
+
+    def feed(self, text: str) -> None:
+        """The next piece."""
+        if self._left_bytes > 0:
+            self._say(self._stream.feed(text))
+
+    def end(self) -> None:
+        """There is no more."""
+        if self._left_bytes > 0:
+            self._say(self._stream.rest())
+
+    def _say(self, text: str) -> None:
+        size_bytes = len(text.encode("utf-8", "replace"))
+        if size_bytes <= self._left_bytes:
+            self._show(text)
+        else:
+            self._show(cut(text, self._left_bytes)[0] + "\n[… more output, not shown …]\n")
+        self._left_bytes -= size_bytes
+
+
 class ToolRunner:
     """Runs the calls of one session. `tools` are those that the agent may use; there are no others.
 
@@ -107,17 +134,21 @@ class ToolRunner:
         started_ns = time.monotonic_ns()
         arguments, _ = cut(call.arguments, MAX_ARGUMENTS_BYTES)
         self._link.emit(ToolStarted(call=call.call, tool=call.tool, arguments=arguments, turn=turn, step=step))
-        said = self._link.redactor.stream()
+        said = ShownOutput(
+            self._link.redactor.stream(),
+            show=lambda text: self._show(call.call, text),
+            max_bytes=self._spec.limits.max_tool_output_bytes,
+        )
         task = asyncio.get_running_loop().create_task(self._attempt(call, key, said))
         # Before anything is cut from it, noted or given to the model.
         outcome = self._link.redacted(await self._outcome(task, call))
-        self._show(call.call, said.rest())
+        said.end()
         duration_ms = (time.monotonic_ns() - started_ns) // 1_000_000
         if isinstance(outcome, Failure):
             return failed(call, outcome, duration_ms)
         return _finished(call, outcome, duration_ms)
 
-    async def _attempt(self, call: ToolCall, key: str, said: RedactedStream) -> ToolOutput:
+    async def _attempt(self, call: ToolCall, key: str, said: ShownOutput) -> ToolOutput:
         tool = self._tools.get(call.tool)
         if tool is None:
             names = ", ".join(sorted(self._tools)) or "none"
@@ -134,7 +165,7 @@ class ToolRunner:
             timeout_s=timeout_s,
             max_output_bytes=self._spec.limits.max_tool_output_bytes,
             progress=lambda message: self._progress(call.call, message),
-            stream=lambda text: self._show(call.call, said.feed(text)),
+            stream=said.feed,
             sessions=self._sessions,
             team=self._team,
             artifacts=self._artifacts,
@@ -143,6 +174,7 @@ class ToolRunner:
             session=self._session,
             agent=self._spec.name,
             git_author=self._spec.git.author,
+            redactor=self._link.redactor,
             processes=self._processes,
             checkpoint=self._checkpoint,
         )

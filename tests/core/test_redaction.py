@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ottod.core.redaction import MARK, MAX_SECRET_CHARS, Redactor
+from ottod.core.redaction import MARK, MAX_SECRET_CHARS, PIECE_CHARS, Redactor
 from ottod.core.secret_shapes import MAX_KEY_BODY_CHARS, SHAPES, is_behind
 from ottod.errors import Failure
 from ottod.protocol.events import ToolFailed, ToolStarted
@@ -275,3 +275,53 @@ def test_every_shape_can_be_found_and_is_bounded(shape: object) -> None:
     assert is_behind("x password", 10, ("password",)) and not is_behind("x passwords", 11, ("password",))
     assert sum(step.most for step in shape.steps) <= 600  # type: ignore[attr-defined]
     assert list(shape.heads()) or shape.behind  # type: ignore[attr-defined]
+
+
+LONG_KEY = "sk-ant-api03-" + "Zk3v8Qw1xY7tLmN0pR4b" * 5 + "+/AA"
+
+
+@pytest.mark.parametrize("width", [60, 64, 76])
+@pytest.mark.parametrize("before", ["", "x=", "HOME=/root\nKEY="])
+def test_an_encoding_in_lines_is_hidden(width: int, before: str) -> None:
+    """Programs that encode break their lines; what is left beside a break is less than a piece."""
+    redactor = Redactor({"anthropic": LONG_KEY})
+    data = (before + LONG_KEY + "\n").encode()
+    for encoded in (base64.b64encode(data).decode(), data.hex()):
+        text = "\n".join(encoded[at : at + width] for at in range(0, len(encoded), width))
+        redacted = redactor.text(text)
+        assert "[redacted:anthropic]" in redacted
+        left = [line for line in MARK.sub(" ", redacted).split() if len(line) > 2 * PIECE_CHARS]
+        assert not left, redacted
+
+
+@pytest.mark.parametrize("safe", ["", "/", "!'()*", "/!'()*"])
+def test_whoever_percent_encodes(safe: str) -> None:
+    """Some leave slashes as they are, some brackets, some write small letters, some a plus for a space."""
+    secret = "correct horse+battery/staple(1)!é"
+    redactor = Redactor({"db": secret})
+    quoted = quote(secret, safe=safe)
+    if safe != "/!'()*":
+        assert redactor.text(f"q={quoted}&") == "q=[redacted:db]&"
+        assert redactor.text(f"q={quoted.lower()}&") == "q=[redacted:db]&"
+    assert redactor.text(quote_plus(secret)) == "[redacted:db]"
+
+
+@given(cut=st.integers(0, len(KEY)), before=st.text(alphabet="ab \n", max_size=20))
+def test_a_text_may_be_cut_anywhere(cut: int, before: str) -> None:
+    """Of a beginning nothing is said that may be the beginning of a secret, of an end nothing that ends one."""
+    begun = REDACTOR.beginning(before + KEY[:cut])
+    assert begun in (before, before + "[redacted:anthropic]") or before.startswith(begun)
+    ended = REDACTOR.ending(KEY[cut:] + " after", before=before + KEY[:cut])
+    assert ended in (" after", "[redacted:anthropic] after")
+    assert REDACTOR.ending("b c", before="a ") == "b c"
+
+
+def test_a_private_key_is_hidden_line_by_line() -> None:
+    """A file that is read by lines has as many as before, and no part of the key in any of them."""
+    text = f"a\n{PEM}\nb\n"
+    hidden = REDACTOR.keys_hidden(text)
+    assert hidden.splitlines() == ["a", *["[redacted:private-key]"] * 4, "b"]
+    open_key = "-----BEGIN PRIVATE KEY-----\nMIIE\n" * 3
+    assert "MIIE" not in REDACTOR.keys_hidden(open_key)
+    assert REDACTOR.keys_hidden("no key") == "no key"
+    assert len(REDACTOR.keys_hidden("-----BEGIN PRIVATE KEY-----" * 20_000)) > 0, "in no time to speak of"

@@ -40,7 +40,14 @@ class FakeArtifacts:
         self._by_key: dict[str, ArtifactInfo] = {}
 
     async def write(
-        self, data: bytes, *, name: str, kind: str = "file", sources: Sequence[str] = (), key: str = ""
+        self,
+        data: bytes,
+        *,
+        name: str,
+        kind: str = "file",
+        sources: Sequence[str] = (),
+        key: str = "",
+        is_output: bool = False,
     ) -> ArtifactInfo:
         if problem := name_problem(name, kind):
             raise ToolError(problem, code="bad_arguments")

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ottod.isolation.capture import BoundedOutput, cut_middle
+from ottod.core.cut_text import cut_middle
+from ottod.core.redaction import Redactor
+from ottod.isolation.capture import BoundedOutput
 
 
 def feed(chunks: list[bytes], max_bytes: int) -> BoundedOutput:
@@ -55,3 +57,40 @@ def test_cut_middle_names_what_is_missing() -> None:
     """The mark counts the bytes that are not shown."""
     assert cut_middle("a" * 30, 10) == "aaaaa\n[… 20 bytes not shown …]\naaaaa"
     assert cut_middle("short", 10) == "short"
+    assert cut_middle("a" * 30, 10, note="look") == "aaaaa\n[… 20 bytes not shown; look …]\naaaaa"
+
+
+KEY = "sk-ant-api03-Zk3v8Qw1xY7t-LmN0pR4"
+
+
+@settings(max_examples=60, deadline=None)
+@given(at=st.integers(0, 300_000), max_bytes=st.integers(2, 4000), chunk=st.sampled_from([7919, 65536, 400_000]))
+@example(at=480, max_bytes=1000, chunk=65536)
+@example(at=299_490, max_bytes=1000, chunk=65536)
+def test_no_half_of_a_secret_stands_beside_the_gap(at: int, max_bytes: int, chunk: int) -> None:
+    """Wherever a secret lies in what is too long: it is not there, or a mark is, or nothing but a mark's piece."""
+    data = (b"line of text\n" * 25_000)[:300_000]
+    data = data[:at] + KEY.encode() + data[at:]
+    output = BoundedOutput(max_bytes, redactor=Redactor({"anthropic": KEY}))
+    for begin in range(0, len(data), chunk):
+        output.feed(data[begin : begin + chunk])
+    shown = output.text()
+    assert len(shown.encode()) <= max_bytes + 60
+    pieces = [KEY[i : i + 5] for i in range(len(KEY) - 4)]
+    assert not any(piece in shown for piece in pieces)
+
+
+def test_half_of_a_private_key_does_not_stand_behind_the_gap() -> None:
+    """Its beginning is in what is cut out, and the end that is shown would say nothing of it."""
+    body = "\n".join(["MIIEowIBAAKCAQEA0123456789abcdefABCDEF"] * 40)
+    key = f"-----BEGIN RSA PRIVATE KEY-----\n{body}\n-----END RSA PRIVATE KEY-----\n"
+    output = BoundedOutput(2000, redactor=Redactor())
+    output.feed(b"x\n" * 200_000 + key.encode() + b"y\n" * 100)
+    assert "MIIE" not in output.text() and output.text().endswith("y\ny\n")
+
+
+def test_what_is_whole_is_left_as_it_is() -> None:
+    """Tools read it; secrets are taken out of what they make of it."""
+    output = BoundedOutput(1000, redactor=Redactor({"anthropic": KEY}))
+    output.feed(KEY.encode())
+    assert output.text() == KEY

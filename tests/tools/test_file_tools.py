@@ -38,6 +38,18 @@ def test_reading_is_bounded(place: SessionPlace) -> None:
     assert "go on with offset=" in place.call(FS_READ, '{"path": "many"}', max_output_bytes=5000).text
 
 
+def test_a_part_of_a_secret_is_not_read_either(place: SessionPlace) -> None:
+    """Lines of a private key are marked one by one, wherever reading begins; a long line ends in no half of a key."""
+    key = "-----BEGIN PRIVATE KEY-----\nMIIEow\nIBAAK\n-----END PRIVATE KEY-----\n"
+    (place.project / "k").write_text(f"a\n{key}b\n")
+    assert place.call(FS_READ, '{"path": "k", "offset": 3, "limit": 1}').text.startswith(
+        "     3\t[redacted:private-key]\n"
+    )
+    assert place.call(FS_READ, '{"path": "k", "offset": 6}').text == "     6\tb"
+    (place.project / "long").write_text("x" * 1980 + " ghp_" + "a1B2" * 9 + " y\n")
+    assert "ghp_" not in place.call(FS_READ, '{"path": "long"}').text
+
+
 def test_binary_and_empty_files_are_told_apart(place: SessionPlace) -> None:
     """A binary file is refused with a hint, an empty one is said to be empty, other encodings are shown."""
     (place.project / "binary").write_bytes(b"\x7fELF\0\0\0")

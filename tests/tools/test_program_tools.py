@@ -114,6 +114,29 @@ def test_shell_runs_a_command_line(place: SessionPlace) -> None:
     assert place.call(SHELL, '{"command": "pwd", "cwd": "sub"}').text == str(place.project / "sub")
 
 
+def test_shell_output_that_is_too_long_is_kept_whole(place: SessionPlace) -> None:
+    """Both its ends are shown, the cut between them says where the whole is; a secret at the cut is in neither."""
+    token = "ghp_" + "a1B2" * 9
+    command = f"seq 1 190; echo {token}; seq 1 20000"
+    output = place.call(SHELL, json.dumps({"command": command}), max_output_bytes=1400)
+    lines = output.text.splitlines()
+    assert output.truncated and lines[0] == "1" and lines[-1] == "20000"
+    assert "ghp_" not in output.text and "a1B2a1B2" not in output.text
+    assert "bytes not shown; the whole is the artifact art-0000000000 (shell-output.txt)" in output.text
+    ((info, data),) = place.artifacts.kept
+    assert info.kind == "file" and data.startswith(b"1\n2\n") and data.endswith(b"\n20000\n")
+    assert b"[redacted:github-token]" in data and b"ghp_" not in data
+
+
+def test_shell_output_beyond_all_bounds_says_so(place: SessionPlace) -> None:
+    """The artifact has its beginning and its end, and the cut does not call that the whole."""
+    output = place.call(SHELL, '{"command": "yes | head -c 5000000; echo the end"}', max_output_bytes=1000)
+    assert output.truncated and output.text.endswith("the end")
+    assert "; its first and last 2097152 bytes are the artifact art-" in output.text
+    ((_, data),) = place.artifacts.kept
+    assert 4 * 1024 * 1024 <= len(data) < 4 * 1024 * 1024 + 100 and data.endswith(b"the end\n")
+
+
 def test_shell_timeouts_and_leftovers_are_said(place: SessionPlace) -> None:
     """A command that runs too long, and background processes that were killed, are named in the result."""
     output = place.call(SHELL, '{"command": "while :; do echo x; done", "timeout_s": 0.5}', max_output_bytes=2000)

@@ -10,6 +10,7 @@ import pytest
 from ottod.isolation.processes import survivors
 from ottod.protocol import journal as j
 from ottod.protocol.events import ToolCompleted, ToolFailed, ToolStarted, TurnCompleted
+from ottod.protocol.specs import Limits
 from ottod.protocol.worker import DeliverInput, StopTurn
 from tests.fakes.fake_root import FakeRoot
 
@@ -144,4 +145,21 @@ def test_a_stop_ends_them(root: FakeRoot, cause: str) -> None:
     assert root.process is not None and root.worker is not None
     left = [each for each in survivors(root.session) if each.pid != root.process.pid]
     assert left == []
+    root.finish()
+
+
+def test_no_half_of_a_secret_is_read(root: FakeRoot) -> None:
+    """Output is read in pieces that end anywhere; a secret is a mark in one of them, and nothing in the others."""
+    token = "printf 'ghp_%s' $(printf 'a1B2%.0s' 1 2 3 4 5 6 7 8 9)"
+    root.script(
+        {"tools": [start("talker", f"seq 1 100; {token}; echo; seq 101 200; sleep 60")]},
+        {"tools": [call("shell", command="sleep 0.3")]},
+        *({"tools": [call("process_logs", name="talker", cursor=at)]} for at in (0, 300, 310, 320)),
+        {"text": "done"},
+    )
+    root.bear(*TOOLS, limits=Limits(max_tool_output_bytes=1024))
+    root.until("the turn", lambda: len(root.of(TurnCompleted)) == 1)
+    said = outputs(root)[2:]
+    assert "\n100\n[redacted:github-token]\n101\n" in said[0]
+    assert not any("a1B2" in text or "ghp_" in text for text in said)
     root.finish()

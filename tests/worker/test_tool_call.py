@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from typing import Any, TypeVar, cast
 
@@ -19,7 +20,7 @@ from ottod.protocol.specs import AgentSpec, Limits
 from ottod.tools.base import Tool, ToolContext, ToolOutput
 from ottod.tools.registry import BUILTIN_TOOLS
 from ottod.tools.untrusted import marked
-from ottod.worker.tool_call import ToolRunner, failed
+from ottod.worker.tool_call import ShownOutput, ToolRunner, failed
 
 T = TypeVar("T")
 
@@ -49,6 +50,7 @@ def runner(*tools: Tool[Any], **limits: Any) -> ToolRunner:
         files=nothing,
         programs=nothing,
         sessions=nothing,
+        team=nothing,
         artifacts=nothing,
         web=nothing,
         session="s-0000000000",
@@ -101,6 +103,23 @@ def test_what_may_simply_be_made_again(name: str, arguments: str, expected: bool
     """By the tool, or by the call where not all calls of a tool are alike: to look at a page changes nothing."""
     call = ToolCall(call="c", tool=name, arguments=arguments)
     assert runner(*BUILTIN_TOOLS).is_idempotent(call) is expected
+
+
+@given(size=st.integers(1, 60), cuts=st.lists(st.integers(0, 80), max_size=4))
+def test_what_watchers_see_ends_in_no_half_of_a_secret(size: int, cuts: list[int]) -> None:
+    """It is bounded after secrets were taken out of it, however it comes."""
+    key = "sk-ant-api03-Zk3v8Qw1xY7t-LmN0pR4"
+    text = f"the key is {key} and that is all"
+    shown: list[str] = []
+    output = ShownOutput(Redactor({"k": key}).stream(), show=shown.append, max_bytes=size)
+    bounds = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    for begin, end in itertools.pairwise(bounds):
+        output.feed(text[begin:end])
+    output.end()
+    whole = "the key is [redacted:k] and that is all"
+    seen = "".join(shown)
+    said = f"{whole[:size]}\n[… more output, not shown …]\n"
+    assert seen == whole if size >= len(whole) else seen in (whole[:size], said)
 
 
 def test_content_from_outside_stands_between_marks() -> None:
