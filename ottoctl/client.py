@@ -27,6 +27,7 @@ from ottoctl.results import (
     expect,
     explain_request,
     start_request,
+    workflow_request,
 )
 from ottoctl.session import Session
 from ottoctl.sync import SyncOtto
@@ -82,6 +83,7 @@ from ottod.protocol.results import (
     WaitingApproval,
 )
 from ottod.protocol.specs import AgentSpec
+from ottod.protocol.workflows import WorkflowSpec
 
 
 class Otto:
@@ -207,6 +209,42 @@ class Otto:
                 key=key,
             )
         )
+
+    async def start_workflow(
+        self,
+        workflow: str = "",
+        task: str = "",
+        *,
+        spec: WorkflowSpec | None = None,
+        inputs: Mapping[str, bytes | str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        title: str = "",
+        headless: bool = False,
+    ) -> Session:
+        """Starts a workflow by name, or one that was made in Python. Its inputs are given by their names."""
+        request = workflow_request(
+            workflow, task, spec=spec, inputs=inputs, cwd=cwd, env=env, title=title, headless=headless
+        )
+        return await self.start_with(request)
+
+    async def run_workflow(
+        self,
+        workflow: str = "",
+        task: str = "",
+        *,
+        spec: WorkflowSpec | None = None,
+        inputs: Mapping[str, bytes | str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        title: str = "",
+        headless: bool = False,
+    ) -> RunResult:
+        """Starts a workflow and waits for its end."""
+        session = await self.start_workflow(
+            workflow, task, spec=spec, inputs=inputs, cwd=cwd, env=env, title=title, headless=headless
+        )
+        return await session.wait()
 
     async def start_with(self, request: StartSession) -> Session:
         """Starts a session from a request that is already put together."""

@@ -47,7 +47,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("artifact", "artifact"),
     ("decisions", "decisions"),
     ("agent", "agent"),
-    ("workflow", "workflow"),
+    ("workflow", "workflow_run"),
     ("route", "route"),
     ("daemon", "daemon"),
     ("service", "service"),

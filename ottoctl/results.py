@@ -23,10 +23,12 @@ from ottod.protocol.requests import (
     ResolveApproval,
     ResumeSession,
     StartSession,
+    WorkflowStart,
 )
 from ottod.protocol.results import JournalPage, Result, SessionInfo
 from ottod.protocol.specs import AgentSpec
 from ottod.protocol.usage import Usage
+from ottod.protocol.workflows import WorkflowSpec
 
 Mode = Literal["oneshot", "conversation"]
 Scope = Literal["once", "session", "agent"]
@@ -129,6 +131,35 @@ def _absolute(cwd: str | os.PathLike[str] | None) -> str:
         raise OttoError(
             "the current directory does not exist any more", mend="cd to one that does, or use --cwd", code="bad_cwd"
         ) from error
+
+
+def workflow_request(
+    workflow: str = "",
+    task: str = "",
+    *,
+    spec: WorkflowSpec | None = None,
+    inputs: Mapping[str, bytes | str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    title: str = "",
+    parent: str = "",
+    headless: bool = False,
+    key: str = "",
+) -> StartSession:
+    """The start of a workflow, with the same defaults."""
+    if bool(workflow) == (spec is not None):
+        raise OttoError("give either a workflow's name or a spec", code="usage")
+    given = {n: v.encode(errors="replace") if isinstance(v, str) else v for n, v in (inputs or {}).items()}
+    return StartSession(
+        workflow=WorkflowStart(name=workflow, spec=spec, inputs=given),
+        task=check_text("the task", task),
+        cwd=_absolute(cwd),
+        env=shared_environment(os.environ) if env is None else given_environment(env),
+        title=title,
+        parent=parent,
+        run_mode="headless" if headless else "interactive",
+        key=key or os.urandom(16).hex(),
+    )
 
 
 def start_request(

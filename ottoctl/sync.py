@@ -34,6 +34,7 @@ from ottoctl.results import (
     resume_request,
     run_result,
     start_request,
+    workflow_request,
 )
 from ottod.errors import UnreachableError
 from ottod.protocol.artifacts import ArtifactInfo
@@ -103,6 +104,7 @@ from ottod.protocol.results import (
     WaitingApproval,
 )
 from ottod.protocol.specs import AgentSpec
+from ottod.protocol.workflows import WorkflowSpec
 
 
 class SyncSession:
@@ -334,6 +336,42 @@ class SyncOtto:
                 key=key,
             )
         )
+
+    def start_workflow(
+        self,
+        workflow: str = "",
+        task: str = "",
+        *,
+        spec: WorkflowSpec | None = None,
+        inputs: Mapping[str, bytes | str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        title: str = "",
+        headless: bool = False,
+    ) -> SyncSession:
+        """See `Otto.start_workflow`."""
+        request = workflow_request(
+            workflow, task, spec=spec, inputs=inputs, cwd=cwd, env=env, title=title, headless=headless
+        )
+        return self.start_with(request)
+
+    def run_workflow(
+        self,
+        workflow: str = "",
+        task: str = "",
+        *,
+        spec: WorkflowSpec | None = None,
+        inputs: Mapping[str, bytes | str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        title: str = "",
+        headless: bool = False,
+    ) -> RunResult:
+        """Starts a workflow and waits for its end."""
+        session = self.start_workflow(
+            workflow, task, spec=spec, inputs=inputs, cwd=cwd, env=env, title=title, headless=headless
+        )
+        return session.wait()
 
     def start_with(self, request: StartSession) -> SyncSession:
         """Starts a session from a request that is already put together."""

@@ -100,7 +100,7 @@ async def _run(console: Console, request: StartSession, *, detach: bool) -> int:
     # A parent is live, so its daemon is: a new one could not know it.
     otto = await (console.connect_async() if request.parent else connect_or_start(console))
     try:
-        session = await _start(console, otto, request)
+        session = await start_session(console, otto, request)
         if detach:
             if console.output == "text":
                 console.write(f"{session.id}\n")
@@ -114,7 +114,7 @@ async def _run(console: Console, request: StartSession, *, detach: bool) -> int:
         await otto.close()
 
 
-async def _start(console: Console, otto: Otto, request: StartSession) -> Session:
+async def start_session(console: Console, otto: Otto, request: StartSession) -> Session:
     """Starts the session. A daemon that was started only for it is gone again when it is refused."""
     try:
         session = await otto.start_with(request)

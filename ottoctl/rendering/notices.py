@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ottoctl.rendering.amounts import duration, in_seconds, size, tokens, usd
 from ottoctl.rendering.ansi import one_line
+from ottoctl.rendering.steps import step_line
 from ottoctl.rendering.tools import call_and_claims
 from ottod.protocol.cause import COUNTED_AS_CRASH, Cause
 from ottod.protocol.events import (
@@ -113,6 +114,9 @@ def _about_others(event: Event | Unknown) -> Notice | None:
             why = f": {one_line(event.reason)}" if event.reason else ""
             mend = "; `ottoctl session unpark` gives it another try" if event.state == "parked" else ""
             return Notice(f"■ {event.state}{why}{mend}", "red" if event.state == "parked" else "yellow")
+        case _:
+            found = step_line(event)
+            return Notice(*found) if found is not None else None
     return None
 
 

@@ -93,6 +93,13 @@ class WorkflowMachine:
         """The steps that have a session now."""
         return tuple(place for place in self.top.below() if place.is_step and place.state in BUSY)
 
+    def resting_ns(self, path: str) -> int:
+        """How long it is, after what was heard last, until a step is tried again; 0 if it is not."""
+        place = self._find(path)
+        if place is None or place.state not in ("resting", "ready") or not place.attempt:
+            return 0
+        return 1 if place.due_ns is None else max(1, place.due_ns - self._now_ns)
+
     def outstanding(self) -> list[WorkflowOrder]:
         """The orders whose answers have not come, given once more."""
         orders: list[WorkflowOrder] = []

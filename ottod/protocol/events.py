@@ -393,6 +393,78 @@ class MessageReceived(EventBase, frozen=True, kw_only=True, tag="message.receive
     """What the sender is called, if it is another session of the tree."""
 
 
+class StepStarted(EventBase, frozen=True, kw_only=True, tag="workflow.step_started"):
+    """An attempt of a workflow's step begins. `path` is where it is: `build[2]/review`."""
+
+    path: str
+    attempt: int
+    agent: str
+    title: str = ""
+
+
+class StepEnded(EventBase, frozen=True, kw_only=True, tag="workflow.step_ended"):
+    """An attempt is over. Unless it completed, another may follow after `retry_ms`; 0: none does.
+
+    `artifacts` are `NAME@VERSION` of what it left, `child` the session that it was.
+    """
+
+    path: str
+    attempt: int
+    outcome: Literal["completed", "failed", "cancelled"]
+    child: str = ""
+    failure: Failure | None = None
+    artifacts: tuple[str, ...] = ()
+    duration_ms: int = 0
+    retry_ms: int = 0
+
+
+class StepSkipped(EventBase, frozen=True, kw_only=True, tag="workflow.step_skipped"):
+    """A step or a block does not have its turn."""
+
+    path: str
+    reason: str = ""
+
+
+class IterationStarted(EventBase, frozen=True, kw_only=True, tag="workflow.iteration"):
+    """A loop begins an iteration; there are at most `of`."""
+
+    path: str
+    iteration: int
+    of: int
+
+
+class BlockStarted(EventBase, frozen=True, kw_only=True, tag="workflow.block_started"):
+    """A block of a workflow begins."""
+
+    path: str
+
+
+class BlockEnded(EventBase, frozen=True, kw_only=True, tag="workflow.block_ended"):
+    """A block is over."""
+
+    path: str
+    outcome: Literal["completed", "failed", "cancelled"]
+    failure: Failure | None = None
+
+
+class CompensationStarted(EventBase, frozen=True, kw_only=True, tag="workflow.compensation_started"):
+    """A completed step is being undone, because the workflow has failed."""
+
+    path: str
+    attempt: int
+    agent: str
+
+
+class CompensationEnded(EventBase, frozen=True, kw_only=True, tag="workflow.compensation_ended"):
+    """An attempt to undo it is over."""
+
+    path: str
+    attempt: int
+    outcome: Literal["completed", "failed", "cancelled"]
+    child: str = ""
+    failure: Failure | None = None
+
+
 class ModelRerouted(EventBase, frozen=True, kw_only=True, tag="model.rerouted"):
     """Another model answers than the one asked for."""
 
@@ -499,6 +571,14 @@ Event = (
     | ChildExited
     | MessageSent
     | MessageReceived
+    | StepStarted
+    | StepEnded
+    | StepSkipped
+    | IterationStarted
+    | BlockStarted
+    | BlockEnded
+    | CompensationStarted
+    | CompensationEnded
     | ModelRerouted
     | ModelRetried
     | BreakerStateChanged

@@ -302,12 +302,17 @@ class WorkflowBegun(Entry, frozen=True, kw_only=True, tag="workflow.begun"):
 
 
 class StepBegun(Entry, frozen=True, kw_only=True, tag="step.begun"):
-    """A session for an attempt of a step is about to be asked for. `path` leads to the step: `build[2]/review`."""
+    """A session for an attempt of a step is about to be asked for. `path` leads to the step: `build[2]/review`.
+
+    `sources` are its inputs as `NAME@VERSION`, `tree` is git's name for the working directory as it is before.
+    """
 
     path: str
     attempt: int
     agent: str
     at_ns: int
+    sources: tuple[str, ...] = ()
+    tree: str = ""
 
 
 class StepEnded(Entry, frozen=True, kw_only=True, tag="step.ended"):

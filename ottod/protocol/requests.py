@@ -14,11 +14,14 @@ from ottod.protocol.artifacts import MAX_PART_BYTES
 from ottod.protocol.decisions import DecisionFilter
 from ottod.protocol.events import SessionState
 from ottod.protocol.specs import AgentSpec, PositiveSeconds
+from ottod.protocol.workflows import WorkflowSpec
 
 MAX_CREDIT_BYTES = 8 * 1024 * 1024
 """The most that may be on its way to one subscriber; larger grants are clamped."""
 MAX_TASK_BYTES = 1024 * 1024
 MAX_ENV_BYTES = 256 * 1024
+MAX_INPUTS_BYTES = 1024 * 1024
+"""Of all that a workflow is given to begin with; what is longer it finds in a file of its directory."""
 
 Task = Annotated[str, Meta(max_length=MAX_TASK_BYTES)]
 
@@ -27,8 +30,16 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The form that all control messages share."""
 
 
+class WorkflowStart(Wire, frozen=True, kw_only=True):
+    """Which workflow: one with a name, or a spec; and the artifacts that it begins with, by its inputs' names."""
+
+    name: str = ""
+    spec: WorkflowSpec | None = None
+    inputs: dict[str, bytes] = {}
+
+
 class StartSession(Wire, frozen=True, kw_only=True, tag="session.start"):
-    """Start a session of a named agent, or of a spec given inline.
+    """Start a session of a named agent, or of a spec given inline; or a workflow, of a name or a spec.
 
     `env` is the dispatching client's environment, already reduced to what it wants to share; the agent's own
     allowlist reduces it further. `key` makes the request idempotent: the same key gives the same session.
@@ -50,6 +61,8 @@ class StartSession(Wire, frozen=True, kw_only=True, tag="session.start"):
     """A span of a trace that the session is to be part of (W3C Trace Context)."""
     name: str = ""
     """What it is to be called in its tree; its agent's name, perhaps with a number, unless given."""
+    workflow: WorkflowStart | None = None
+    """Instead of an agent."""
 
 
 class ListSessions(Wire, frozen=True, kw_only=True, tag="session.list"):

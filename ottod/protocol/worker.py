@@ -7,7 +7,7 @@ root holds: it carries the secret and the provider keys, and its closing tells t
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -28,8 +28,9 @@ from ottod.protocol.decisions import (
 )
 from ottod.protocol.events import BreakerStateChanged, BudgetWarning, SessionState
 from ottod.protocol.policy import Authority, StandingGrant
-from ottod.protocol.specs import AgentSpec, ModelTarget, ToolFile
+from ottod.protocol.specs import AgentSpec, Budgets, ModelTarget, ToolFile
 from ottod.protocol.usage import Usage
+from ottod.protocol.workflows import ResolvedWorkflow
 
 KIND_MESSAGE = b"M"
 KIND_BATCH = b"B"
@@ -108,6 +109,8 @@ class Birth(Wire, frozen=True, kw_only=True, tag="birth"):
     """MCP server → HTTP headers, secrets included."""
     tool_files: tuple[ToolFile, ...] = ()
     """The Python files with tools that the agent chose."""
+    workflow: ResolvedWorkflow | None = None
+    """What a session of this kind is to carry out."""
 
 
 class ChildNotice(Wire, frozen=True, kw_only=True, tag="child_notice"):
@@ -185,6 +188,12 @@ class SpawnChild(Wire, frozen=True, kw_only=True, tag="spawn_child"):
     mode: Literal["oneshot", "conversation"] = "oneshot"
     waits: bool = False
     """The call waits for the child's end."""
+    step: str = ""
+    """The path of the workflow's step that it is for. Only a workflow may say so, and only of its own agents."""
+    budgets: Budgets = Budgets()
+    """With `step`: narrower than the agent's own, where it is narrower."""
+    output_schema: dict[str, Any] = {}
+    """With `step`: what the final answer must be."""
 
 
 class StopChild(Wire, frozen=True, kw_only=True, tag="stop_child"):

@@ -106,7 +106,8 @@ class Births:
             directory = self._c.sessions_dir / session_id(key)
             if heritage is None:
                 plan, api_keys = await self._c.in_thread(self._plan, request, directory, spawn_key)
-                plan = replace(plan, inherited=self._inherited(parent))
+                is_step = bool(spawn_key) and parent is not None and is_workflow(parent)
+                plan = replace(plan, inherited=self._inherited(parent), is_step=is_step)
             else:
                 plan, api_keys = await self._c.in_thread(self._inherit, heritage, request, directory, key)
             session = Session(self._new_info(key, request, plan, directory, parent, heritage), plan)
@@ -152,6 +153,7 @@ class Births:
             env=resolved.env,
             server_env=resolved.server_env,
             tool_files=resolved.tool_files,
+            workflow=resolved.workflow,
             cwd=resolved.cwd,
             spawn_key=spawn_key,
             start_key=request.key,
@@ -235,7 +237,7 @@ class Births:
         return SessionInfo(
             session=session_id(key),
             agent=plan.spec.name,
-            model=f"{plan.models[0].provider}:{plan.models[0].model}",
+            model=plan.model_name,
             state="starting",
             kind=plan.spec.kind,
             title=(request.title or " ".join(request.task.split()))[:TITLE_CHARS],
@@ -420,6 +422,7 @@ class Births:
             server_env={**secrets.for_servers.env, **plan.server_env},
             server_headers=secrets.for_servers.headers,
             tool_files=plan.tool_files,
+            workflow=plan.workflow,
             task=info.task,
             mode="conversation" if info.mode == "conversation" else "oneshot",
             run_mode="headless" if info.run_mode == "headless" else "interactive",
@@ -497,6 +500,11 @@ def check_room(parent: Session, max_children: int) -> None:
             code="too_many_children",
             mend="wait for one to end, or raise limits.max_children of its agent",
         )
+
+
+def is_workflow(session: Session) -> bool:
+    """Whether it carries out a workflow."""
+    return session.plan is not None and session.plan.workflow is not None
 
 
 def bounded_notices(infos: Iterable[SessionInfo]) -> tuple[ChildNotice, ...]:

@@ -13,6 +13,7 @@ from ottod.root.births import Births, check_room
 from ottod.root.context import RootContext
 from ottod.root.groups import Groups
 from ottod.root.session_table import NoSuchSession, Session, child_notice
+from ottod.root.workflow_plans import step_request
 
 COMMAND_TIMEOUT_S = 10.0
 TELL_ATTEMPTS = 30
@@ -96,6 +97,8 @@ class Children:
     async def _spawn_new(self, parent: Session, body: SpawnChild, key: str) -> Session:
         plan, info = parent.plan, parent.info
         assert plan is not None
+        if body.step:
+            return await self.start(step_request(parent, plan, body, key), parent, body.key)
         if SPAWN_TOOL not in plan.spec.tools:
             raise RefusedError(f"{plan.spec.name} may not start agents", mend=f"add {SPAWN_TOOL} to its tools")
         request = StartSession(

@@ -52,6 +52,9 @@ from ottod.root.loss import Loss
 from ottod.root.nodes import ABOVE, WITHIN, Nodes, child_spec, key_of
 from ottod.root.session_table import Incarnation, Session
 
+MAX_STEP_RESTARTS = 3
+"""Workers that a step of a workflow may lose before it has failed."""
+
 
 class Groups:
     """All nodes of this root. `stop` begins a session's stop; `stop_for_restart` stops a worker only."""
@@ -124,7 +127,7 @@ class Groups:
         if incarnation.is_for_restart and incarnation.verdict is None and not session.is_stopping:
             self._suspend(session, loss, event, how="group")
         else:
-            self._lost(session, loss, event)
+            self._lost(session, loss, event, has_spoken=incarnation.exiting is not None)
 
     def _is_slice_over(self, session: Session, incarnation: Incarnation, loss: Loss) -> bool:
         """Whether the worker left for the next one to go on, and nobody wants anything else.
@@ -151,8 +154,9 @@ class Groups:
         self._await_return(session)
         self.next_incarnation(session)
 
-    def _lost(self, session: Session, loss: Loss, event: SupervisionEvent) -> None:
-        if session.is_stopping or loss.remaining or not returns(session.info.restart, loss.cause.kind, event):
+    def _lost(self, session: Session, loss: Loss, event: SupervisionEvent, *, has_spoken: bool = False) -> None:
+        is_over = session.is_stopping or bool(loss.remaining) or is_final(session, has_spoken=has_spoken)
+        if is_over or not returns(session.info.restart, loss.cause.kind, event):
             # What remains could still write to the journal: the session cannot go on beside it.
             self.end(session, loss)
         else:
@@ -422,6 +426,17 @@ def exit_reason(kind: CauseKind) -> ExitReason:
     if kind == "completed":
         return "normal"
     return "error" if kind in COUNTED_AS_CRASH else "withdrawn"
+
+
+def is_final(session: Session, *, has_spoken: bool) -> bool:
+    """Whether a workflow, or a step of one, is over with this worker, whatever its restart type.
+
+    What it says of its own end counts. Without a word it goes on, a step only so often: its workflow has other means.
+    """
+    plan = session.plan
+    if plan is None or not (plan.is_step or plan.workflow is not None):
+        return False
+    return has_spoken or (plan.is_step and session.info.restarts >= MAX_STEP_RESTARTS)
 
 
 def returns(policy: str, kind: CauseKind, event: SupervisionEvent) -> bool:

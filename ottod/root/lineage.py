@@ -53,6 +53,7 @@ class Lineage:
 
     async def resume(self, session: Session, body: ResumeSession) -> SessionStartedResult:
         """Goes on with a session that does nothing. Raises RefusedError if it works, or there is nothing to do."""
+        _check_kind(session)
         if session.has_ended:
             return await self._resume_ended(session, body)
         if body.fresh_budget:
@@ -95,6 +96,7 @@ class Lineage:
 
     async def fork(self, session: Session, body: ForkSession) -> SessionStartedResult:
         """A new session beside the old one, whether that lives or not. Raises RefusedError, StorageError."""
+        _check_kind(session)
         plan = await self._plan(session)
         snapshot = await self._c.in_thread(self._inherit_at, session.id, body.turn, body.checkpoint)
         mode = body.mode or (session.info.mode if body.task else "conversation")
@@ -181,4 +183,14 @@ def _check_left(session: Session, budgets: tuple[BudgetLine, ...]) -> None:
             f"{session.id} has used up its budget of {named}",
             code="budget",
             mend=f"let it have as much again: ottoctl resume {session.id} --fresh-budget …",
+        )
+
+
+def _check_kind(session: Session) -> None:
+    """Raises RefusedError for what has no conversation that somebody could go on with."""
+    if session.info.kind == "workflow" and session.info.state not in ("parked", "paused"):
+        raise RefusedError(
+            f"{session.id} is a workflow, and has no conversation to go on with",
+            code="unsupported_kind",
+            mend="run it again: ottoctl workflow run",
         )

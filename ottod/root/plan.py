@@ -10,6 +10,7 @@ import msgspec
 
 from ottod.protocol.policy import Authority
 from ottod.protocol.specs import AgentSpec, ModelTarget, ToolFile
+from ottod.protocol.workflows import ResolvedWorkflow
 
 
 class SessionPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -26,6 +27,14 @@ class SessionPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     inherited: tuple[Authority, ...] = ()
     """What binds the session from above: its parent's rules, and those that bound its parent."""
     traceparent: str = ""
+    workflow: ResolvedWorkflow | None = None
+    is_step: bool = False
+    """A workflow started it for one of its steps, and answers for it."""
+
+    @property
+    def model_name(self) -> str:
+        """What it is called in lists; a workflow has none."""
+        return f"{self.models[0].provider}:{self.models[0].model}" if self.models else ""
 
 
 plan_decoder: msgspec.msgpack.Decoder[SessionPlan] = msgspec.msgpack.Decoder(SessionPlan)

@@ -10,11 +10,13 @@ import msgspec
 
 from ottod.errors import ConfigError, OttoError, RefusedError, StorageError
 from ottod.isolation.requirements import GIVEN_BY, missing_layers
-from ottod.protocol.requests import MAX_ENV_BYTES, StartSession
+from ottod.protocol.requests import MAX_ENV_BYTES, StartSession, WorkflowStart
 from ottod.protocol.specs import AgentSpec, ModelTarget, ToolFile
+from ottod.protocol.workflows import ResolvedWorkflow
 from ottod.root.plan import SessionPlan
 from ottod.root.platform import Platform
 from ottod.root.vault import Vault
+from ottod.root.workflow_plans import read_workflow, session_spec, write_inputs
 from ottod.settings.agents import AgentFinder, check_spec, finder
 from ottod.settings.daemon import DaemonSettings
 from ottod.settings.environment import matches, session_env
@@ -35,6 +37,7 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str]
     server_env: dict[str, str] = {}
     tool_files: tuple[ToolFile, ...] = ()
+    workflow: ResolvedWorkflow | None = None
     cwd: str
 
 
@@ -65,6 +68,8 @@ class Resolver:
 
         Raises: ConfigError, RefusedError, WorkdirError, StorageError.
         """
+        if request.workflow is not None:
+            return self._resolve_workflow(request, request.workflow, directory)
         cwd = self._working_dir(request)
         shelf = self._finder(cwd).shelf
         spec = self._spec(request, cwd, shelf)
@@ -88,6 +93,28 @@ class Resolver:
             cwd=cwd,
         )
         self._make_directory(directory)
+        return resolved
+
+    def _resolve_workflow(self, request: StartSession, start: WorkflowStart, directory: Path) -> Resolved:
+        """A workflow with its agents as they are now. It has no model, and needs no key."""
+        cwd = self._working_dir(request)
+        workflow = read_workflow(request, start, self._finder(cwd))
+        spec = session_spec(workflow)
+        self._check_isolation(spec)
+        server_env: dict[str, str] = {}
+        for agent in workflow.agents:
+            server_env |= self._server_env(request.env, agent)
+        resolved = Resolved(
+            spec=spec,
+            models=(),
+            api_keys={},
+            env=self._env(request.env, spec),
+            server_env=server_env,
+            workflow=workflow,
+            cwd=cwd,
+        )
+        self._make_directory(directory)
+        write_inputs(directory, start.inputs)
         return resolved
 
     def take_over(self, plan: SessionPlan, directory: Path) -> dict[str, str]:

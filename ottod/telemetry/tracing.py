@@ -106,8 +106,8 @@ class SessionTracer:
             names.OPERATION_NAME: operation,
             names.WORKFLOW_NAME if is_workflow else names.AGENT_NAME: birth.spec.name,
             names.CONVERSATION_ID: birth.session,
-            names.PROVIDER_NAME: birth.models[0].provider,
-            names.REQUEST_MODEL: model_name(birth.models[0].model),
+            names.PROVIDER_NAME: birth.models[0].provider if birth.models else "none",
+            names.REQUEST_MODEL: model_name(birth.models[0].model) if birth.models else "none",
             names.OTTO_TURN: turn,
             names.OTTO_INCARNATION: birth.incarnation,
         }

@@ -47,6 +47,8 @@ MAX_REASON_BYTES = 2000
 """Of a rule's reason, and of an answer's."""
 MODEL_TOOL = "model"
 """The tool's name in the question whether a model is to be asked again."""
+STEP_TOOL = "step"
+"""The tool's name in the question whether a step of a workflow may begin."""
 BUDGET_TOOL = "budget"
 """The tool's name in a question about a budget."""
 
@@ -233,6 +235,41 @@ class Approvals:
             question = Question(approval=approval, turn=turn, step=step, call=name, tool=MODEL_TOOL, reason=reason)
             known = await self._hold(question, msgspec.json.encode(failure).decode())
         return known.decision == "approved"
+
+    async def step_leave(self, path: str, reason: str, *, expires_s: float | None) -> Failure | None:
+        """Asks whether a step of a workflow may begin; or says why it may not. In a headless session nobody is asked.
+
+        Raises: StorageError if the question cannot be noted.
+        """
+        if self._run_mode == "headless":
+            text = f"{path} needs approval, and in a headless session nobody can give it"
+            return Failure(code="approval_unavailable", message=text)
+        approval = self._step_question(path)
+        known = self._book.known(approval, STEP_TOOL)
+        if known is None:
+            until_ns = None if expires_s is None else self._now_ns() + int(expires_s * 1e9)
+            question = Question(
+                approval=approval,
+                turn=0,
+                step=0,
+                call=path,
+                tool=STEP_TOOL,
+                reason=cut(reason, MAX_REASON_BYTES)[0],
+                expires_at_ns=until_ns,
+            )
+            known = await self._hold(question, msgspec.json.encode({"step": path}).decode())
+        if known.decision == "approved":
+            return None
+        text = "nobody answered in time" if known.decision == "expired" else str(known)
+        return Failure(code=known.decision, message=f"{path} did not get its approval: {text}")
+
+    def withdraw_step(self, path: str) -> None:
+        """Nobody need answer any more. Whoever waits for the answer is cancelled as well."""
+        event = CallAbandoned(approval=self._step_question(path), reason="the step is not needed any more")
+        self._perform(self._book.step(event, now_ns=self._now_ns()))
+
+    def _step_question(self, path: str) -> str:
+        return approval_id(self._session, turn=0, step=0, call=path)
 
     async def _answered(self, waiter: asyncio.Future[None], approval: str) -> None:
         """Returns when the question is settled, by an answer or by the clock, and that is durable."""

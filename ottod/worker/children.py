@@ -168,7 +168,6 @@ class Children:
         mode: Literal["oneshot", "conversation"] = "oneshot",
     ) -> tuple[str, str]:
         """Starts a child, once for each key; gives its id and name. Raises ToolError with root's reason."""
-        assert self._journal is not None
         span = self._link.traceparent_of(key)
         body = SpawnChild(
             agent=agent,
@@ -181,6 +180,12 @@ class Children:
             mode=mode,
             waits=not is_reported,
         )
+        return await self.start(body, is_reported=is_reported)
+
+    async def start(self, body: SpawnChild, *, is_reported: bool = False) -> tuple[str, str]:
+        """The same for an order that says more, as a workflow's does."""
+        assert self._journal is not None
+        agent, task, key, mode = body.agent, body.task, body.key, body.mode
         asking = asyncio.ensure_future(self._link.ask(body))
         try:
             reply = await asyncio.shield(asking)
@@ -206,10 +211,16 @@ class Children:
 
     async def wait_ended(self, child: str) -> ChildEnd:
         """Waits for a child's end. Raises ToolError if it ended unheard and nobody can say how."""
-        ended = self._ended.get(child)
-        if ended is None:
-            ended = await self._until_ended(child)
+        ended = await self.end_of(child)
         return ChildEnd(cause=str(ended.cause), is_completed=ended.cause.kind == "completed", result=ended.result)
+
+    async def end_of(self, child: str) -> j.ChildEnded:
+        """A child's end, once it has come. Raises ToolError if it ended unheard and nobody can say how."""
+        return self._ended.get(child) or await self._until_ended(child)
+
+    def started_as(self, key: str) -> str:
+        """The child that was started for a key, as far as this process or an earlier one has noted; else empty."""
+        return next((child.child for child in self._started.values() if child.key == key), "")
 
     async def _until_ended(self, child: str) -> j.ChildEnded:
         future = asyncio.get_running_loop().create_future()

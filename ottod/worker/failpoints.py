@@ -24,6 +24,8 @@ from ottod.protocol.worker import Birth
 
 SWITCH = "OTTO_FAILPOINTS"
 VARIABLE = "FAILPOINT"
+WORKFLOW_VARIABLE = "WORKFLOW_FAILPOINT"
+"""A workflow heeds this one instead; the sessions of its steps inherit both."""
 LOOK_S = 0.01
 
 
@@ -39,7 +41,8 @@ class Failpoints:
         """What the session's environment asks for, if the daemon's allows it."""
         if os.environ.get(SWITCH) != "1":
             return cls()
-        places = (place.split(":") for place in birth.env.get(VARIABLE, "").split(",") if place)
+        variable = VARIABLE if birth.workflow is None else WORKFLOW_VARIABLE
+        places = (place.split(":") for place in birth.env.get(variable, "").split(",") if place)
         mine = frozenset((point, int(n)) for number, point, n in places if int(number) == birth.incarnation)
         return cls(mine, birth.session_dir)
 

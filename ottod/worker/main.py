@@ -33,6 +33,7 @@ from ottod.providers.registry import preload
 from ottod.worker.link import Link
 from ottod.worker.rehearsal import rehearse
 from ottod.worker.session import SessionRunner
+from ottod.worker.workflow_session import WorkflowRunner
 
 if TYPE_CHECKING:
     from ottod.telemetry.tracing import SessionTracer
@@ -243,7 +244,7 @@ async def _load_tracer(birth: Birth) -> tuple[SessionTracer | None, str]:
 
 async def _be_session(birth: Birth, link: Link, root: RootWatch, tracer: SessionTracer | None) -> None:
     loop = asyncio.get_running_loop()
-    runner = SessionRunner(birth, link)
+    runner = SessionRunner(birth, link) if birth.workflow is None else WorkflowRunner(birth, link, birth.workflow)
     link.on_command = runner.handle_command
     unwanted = asyncio.Event()
 

@@ -1,0 +1,140 @@
+"""`ottoctl workflow run` and `ottoctl workflow status`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ottoctl.commands.arguments import complete_sessions
+from ottoctl.commands.frame import command
+from ottoctl.commands.quick import QuickCommand
+from ottoctl.commands.workflow import WorkflowName, app
+from ottoctl.console import Console
+from ottoctl.exits import OK
+from ottod.errors import OttoError
+
+if TYPE_CHECKING:
+    from ottod.protocol.requests import StartSession
+
+MAX_SESSIONS = 10_000
+
+
+@app.command("run", cls=QuickCommand)
+@command
+def run(
+    console: Console,
+    workflow: WorkflowName,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="What it is about")] = "",
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="NAME=TEXT|NAME=@FILE", help="An artifact that it begins with"),
+    ] = None,
+    cwd: Annotated[Path | None, typer.Option("--cwd", metavar="DIR", help="Where to work (here)")] = None,
+    detach: Annotated[bool, typer.Option("-d", "--detach", help="Print the id and leave it running")] = False,
+    headless: Annotated[bool, typer.Option("--headless", help="Nobody can answer questions: refuse at once")] = False,
+    title: Annotated[str, typer.Option("--title", help="A name for lists")] = "",
+) -> int | None:
+    """Run a workflow and watch its steps; starts the daemon if none is running
+
+    One line for each step goes to stderr, the result to stdout. The exit status is the outcome. Ctrl-C stops the
+    workflow and everything below it; pressed again, it leaves at once.
+
+    Example: `ottoctl workflow run plan-implement-review "add a --json flag"`
+    """
+    if cwd is not None and not os.path.isdir(cwd):
+        raise OttoError(f"no such directory: {cwd}", mend="create it, or name another with --cwd", code="bad_cwd")
+    request = _request(workflow, task, read_inputs(inputs or ()), cwd=cwd, headless=headless, title=title)
+    return asyncio.run(_run(console, request, detach=detach))
+
+
+def _request(
+    workflow: str, task: str, inputs: dict[str, bytes], *, cwd: Path | None, headless: bool, title: str
+) -> StartSession:
+    """The start of a workflow of that name, or of what is in a file."""
+    from ottoctl.results import workflow_request
+    from ottoctl.workflows import is_file, workflow_entry
+
+    if not is_file(workflow):
+        return workflow_request(workflow, task, inputs=inputs, cwd=cwd, headless=headless, title=title)
+    entry = workflow_entry(workflow, cwd)
+    if entry.spec is None:
+        raise entry.errors[0]
+    return workflow_request(spec=entry.spec, task=task, inputs=inputs, cwd=cwd, headless=headless, title=title)
+
+
+def read_inputs(given: Sequence[str]) -> dict[str, bytes]:
+    """`NAME=TEXT` or `NAME=@FILE`, by name. Raises OttoError."""
+    found: dict[str, bytes] = {}
+    for each in given:
+        name, is_said, value = each.partition("=")
+        if not is_said or not name:
+            raise OttoError(
+                f"--input {each!r} names no artifact", mend="--input NAME=TEXT, or NAME=@FILE", code="usage"
+            )
+        if not value.startswith("@"):
+            found[name] = value.encode(errors="replace")
+            continue
+        try:
+            found[name] = Path(value[1:]).read_bytes()
+        except OSError as error:
+            raise OttoError(f"cannot read {value[1:]}: {error.strerror}", mend="name a file", code="usage") from error
+    return found
+
+
+async def _run(console: Console, request: StartSession, *, detach: bool) -> int:
+    from ottoctl.commands.run import connect_or_start, start_session, watch_to_end
+
+    otto = await connect_or_start(console)
+    try:
+        session = await start_session(console, otto, request)
+        if detach:
+            if console.output == "text":
+                console.write(f"{session.id}\n")
+            else:
+                from ottoctl.results import info_record
+
+                console.record(info_record(await session.info()))
+            return OK
+        return await watch_to_end(console, session, request)
+    finally:
+        await otto.close()
+
+
+@app.command("status", cls=QuickCommand)
+@command
+def status(
+    console: Console,
+    session: Annotated[
+        str, typer.Argument(metavar="ID", help="A workflow's session", autocompletion=complete_sessions)
+    ],
+) -> int | None:
+    """Show where a workflow is: a line for each step, with its state, agent, session, time and cost
+
+    Example: `ottoctl workflow status 7f3k`
+    """
+    from ottoctl.rendering.steps import step_rows, steps_record, steps_table
+    from ottod.protocol.requests import ListSessions
+
+    with console.connect() as otto:
+        workflow = otto.session(session)
+        info = workflow.info()
+        if info.kind != "workflow":
+            raise OttoError(
+                f"{workflow.id} is no workflow, but a session of {info.agent}",
+                mend=f"ottoctl inspect {workflow.id}",
+                code="usage",
+            )
+        listed = otto.list_with(ListSessions(all=True, tree=workflow.id, limit=MAX_SESSIONS)).sessions
+        rows = step_rows(workflow.journal(), {i.session: i for i in listed}, now_ns=time.time_ns())
+    if console.output == "text":
+        head = f"{info.session}  {info.agent}  {info.state}" + (f"  {info.cause}" if info.cause is not None else "")
+        console.write(head + "\n" + steps_table(rows, width=console.width, color=console.color))
+    else:
+        console.record(steps_record(info, rows))
+    return None

@@ -1,0 +1,208 @@
+"""What the steps of a workflow hand to each other: inputs as they are told, outputs as they are checked and kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ottod.core.answer import read_answer
+from ottod.core.step_brief import Handed, answer_output
+from ottod.core.workflow_condition import asked_fields, read_fields
+from ottod.errors import OttoError, ToolError
+from ottod.isolation.beneath import BeneathFiles
+from ottod.protocol.artifacts import MAX_ARTIFACT_BYTES, ArtifactInfo
+from ottod.protocol.journal import ArtifactFacts
+from ottod.protocol.workflows import Output, Step, WorkflowInput, WorkflowSpec
+from ottod.settings.json_schema import violations
+from ottod.worker.artifacts import Artifacts
+
+INPUTS_DIR = "inputs"
+"""In the session's directory: what the client gave."""
+MAX_TOLD = 3
+"""Violations of a schema that a failure names."""
+
+Summarize = Callable[[ArtifactInfo, str], Awaitable[str]]
+"""Gives what stands for a long text; empty if nobody could write it."""
+
+
+class StepArtifacts:
+    """Of one workflow. `summarize` writes what stands for an input that is long."""
+
+    def __init__(self, spec: WorkflowSpec, artifacts: Artifacts, *, summarize: Summarize) -> None:
+        self._spec = spec
+        self._artifacts = artifacts
+        self._summarize = summarize
+        self._asked = asked_fields(spec)
+
+    # ------------------------------------------------------------ what the workflow begins with
+
+    async def take_inputs(self, *, session_dir: str, cwd: str, hidden: Sequence[str]) -> None:
+        """Keeps what the client gave, and what lies in files of the working directory. Raises OttoError."""
+        given = Path(session_dir) / INPUTS_DIR
+        files = BeneathFiles(cwd, hidden=hidden)
+        try:
+            for each in self._spec.inputs:
+                data = await asyncio.to_thread(_read_input, each, given, files)
+                if data is None:
+                    continue
+                if each.schema:
+                    _check_schema(each.name, data, each.schema)
+                await self._artifacts.write(data, name=each.name, kind=each.kind, key=f"input:{each.name}")
+        finally:
+            files.close()
+
+    # ------------------------------------------------------------ inputs of steps
+
+    async def sources(self, step: Step) -> tuple[str, ...]:
+        """The step's inputs as they are now, `NAME@VERSION`, without what is not there. Raises ToolError."""
+        found = [await self._artifacts.list(name=name) for name in step.inputs]
+        return tuple(f"{versions[0].name}@{versions[0].version}" for versions in found if versions)
+
+    async def handed(self, sources: Sequence[str]) -> list[Handed]:
+        """Inputs as an agent is told. Raises ToolError."""
+        out: list[Handed] = []
+        for source in sources:
+            name, _, version = source.rpartition("@")
+            out.append(await self._handed(*await self._artifacts.read(name, version=int(version))))
+        return out
+
+    async def _handed(self, info: ArtifactInfo, data: bytes) -> Handed:
+        text, limit = data.decode("utf-8", "replace"), self._spec.summarize_above_bytes
+        is_long = len(data) > limit
+        if is_long:
+            text = await self._summarize(info, text) or text[:limit]
+        return Handed(
+            name=info.name,
+            kind=info.kind,
+            version=info.version,
+            size_bytes=info.size_bytes,
+            text=text,
+            is_summary=is_long,
+        )
+
+    # ------------------------------------------------------------ outputs of steps
+
+    async def collect(
+        self,
+        step: Step,
+        *,
+        answer: str,
+        diff: Callable[[], Awaitable[str]],
+        is_own: Callable[[ArtifactInfo], bool],
+        key: str,
+        sources: Sequence[str],
+    ) -> list[str]:
+        """Checks what the step has left, keeps what is to be kept of it; gives that as `NAME@VERSION`.
+
+        `is_own` tells the step's artifacts from those of others. Raises ToolError for what is missing or wrong.
+        """
+        out = []
+        for output in step.outputs:
+            info = None
+            if output.capture in ("artifact", "auto"):
+                kept = await self._artifacts.list(name=output.name)
+                info = next((each for each in kept if is_own(each)), None)
+            if info is not None:
+                await self._check(output, info)
+            else:
+                data = await self._captured(step, output, answer, diff)
+                if data is not None:
+                    info = await self._artifacts.write(
+                        data, name=output.name, kind=output.kind, sources=sources, key=f"{key}:{output.name}"
+                    )
+            if info is not None:
+                out.append(f"{info.name}@{info.version}")
+            elif output.required:
+                raise ToolError(f"it did not leave {output.name}", code="output_missing")
+        return out
+
+    async def _check(self, output: Output, info: ArtifactInfo) -> None:
+        if info.kind != output.kind:
+            text = f"{output.name} is a {info.kind}, and has to be a {output.kind}"
+            raise ToolError(text, code="output_kind")
+        if output.schema:
+            _, data = await self._artifacts.read(info.artifact)
+            _check_schema(output.name, data, output.schema)
+
+    async def _captured(
+        self, step: Step, output: Output, answer: str, diff: Callable[[], Awaitable[str]]
+    ) -> bytes | None:
+        """What is to be kept of the step's work as this output, if anything."""
+        if output.capture == "diff":
+            try:
+                text = await diff()
+            except ToolError:
+                if output.required:
+                    raise
+                return None
+            return text.encode()
+        if answer_output(step) is not output or not answer.strip():
+            return None
+        if not output.schema:
+            return answer.encode()
+        read = read_answer(answer, output.schema)
+        if read.complaint:
+            raise ToolError(f"{output.name}: {read.complaint}"[:2000], code="output_schema")
+        return read.json.encode()
+
+    # ------------------------------------------------------------ what conditions know
+
+    async def news(self, known: Mapping[str, ArtifactFacts]) -> tuple[ArtifactFacts, ...]:
+        """What conditions want to know of artifacts that are newer than what is known. Raises ToolError."""
+        out = []
+        for name, fields in self._asked.items():
+            versions = await self._artifacts.list(name=name)
+            if not versions or (name in known and versions[0].version <= known[name].version):
+                continue
+            newest = versions[0]
+            document: Any = None
+            if fields:
+                _, data = await self._artifacts.read(newest.artifact)
+                document = _document(data)
+            out.append(
+                ArtifactFacts(
+                    name=name,
+                    version=newest.version,
+                    artifact=newest.artifact,
+                    fields=read_fields(document, fields) if document is not None else {},
+                )
+            )
+        return tuple(out)
+
+
+def _read_input(declared: WorkflowInput, given: Path, files: BeneathFiles) -> bytes | None:
+    """On a thread. Raises OttoError if it has to be there and is not."""
+    try:
+        return (given / declared.name).read_bytes()
+    except FileNotFoundError:
+        pass
+    if not declared.file:
+        return None
+    try:
+        return files.read(declared.file, max_bytes=MAX_ARTIFACT_BYTES)
+    except OttoError as error:
+        if declared.required:
+            raise ToolError(f"the input {declared.name}: {error.message}", code=error.code) from error
+        return None
+
+
+def _document(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _check_schema(name: str, data: bytes, schema: dict[str, Any]) -> None:
+    """Raises ToolError unless the content is JSON that satisfies the schema."""
+    try:
+        document = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ToolError(f"{name} is not JSON: {error}"[:500], code="output_schema") from error
+    wrong = violations(schema, document)
+    if wrong:
+        raise ToolError(f"{name}: {'; '.join(wrong[:MAX_TOLD])}"[:2000], code="output_schema")

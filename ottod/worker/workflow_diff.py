@@ -1,0 +1,50 @@
+"""What a step has changed in the git repository of the working directory, as a diff.
+
+The state of the whole working tree is written as a tree object, through an index of its own, when the step begins and
+when it has ended; what is between the two is the step's. Steps that run side by side in one directory see each
+other's changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ottod.errors import ToolError
+from ottod.protocol.toolio import Programs
+from ottod.tools.git_program import QUIET, SETTINGS, explained
+
+TIMEOUT_S = 120.0
+MAX_DIFF_BYTES = 8 * 1024 * 1024
+OPTIONS = tuple(word for setting in SETTINGS for word in ("-c", setting))
+STATE = """
+export GIT_INDEX_FILE="${TMPDIR:-/tmp}/index-$$"
+git "$@" add --all -- . && git "$@" write-tree
+status=$?
+rm -f "$GIT_INDEX_FILE" "$GIT_INDEX_FILE.lock"
+exit $status
+"""
+"""The index is the sandbox's own, and is gone afterwards: the user's is not touched."""
+
+
+class WorkingTree:
+    """The repository of one session's directory."""
+
+    def __init__(self, programs: Programs) -> None:
+        self._programs = programs
+
+    async def state(self) -> str:
+        """The id of a tree object with everything as it is now. Raises ToolError if there is no repository."""
+        return (await self._run(["sh", "-c", STATE, "sh", "--no-pager", *OPTIONS], "add")).strip()
+
+    async def diff(self, before: str, after: str) -> str:
+        """What changed between two states. Raises ToolError."""
+        arguments = ["diff", "--no-ext-diff", "--no-textconv", "--no-color", before, after]
+        return await self._run(["git", "--no-pager", *OPTIONS, *arguments], "diff")
+
+    async def _run(self, argv: Sequence[str], what: str) -> str:
+        result = await self._programs.run(argv, timeout_s=TIMEOUT_S, max_output_bytes=MAX_DIFF_BYTES, env=QUIET)
+        if result.ended == "timeout":
+            raise ToolError(f"git {what} did not end within {TIMEOUT_S:g} s", code="timeout")
+        if result.exit_status != 0:
+            raise ToolError(f"git {what} failed: {explained(result.output)}", code="git")
+        return result.output

@@ -1,0 +1,382 @@
+"""A workflow's session: takes no input and asks no model; lets its steps be carried out, and says how it went.
+
+An incarnation begins by giving the machine what the earlier ones noted, and goes on from there. It ends as any
+session does: with a last word, or, when nobody is left to hear one, with a checkpoint for another incarnation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Literal, assert_never
+
+from ottod.core.lifecycle import Happening
+from ottod.core.workflow import WorkflowMachine
+from ottod.core.workflow_orders import EndWorkflow
+from ottod.errors import Failure, OttoError, StorageError
+from ottod.protocol import journal as j
+from ottod.protocol.artifacts import ArtifactInfo
+from ottod.protocol.cause import Cause, CauseKind
+from ottod.protocol.events import CheckpointWritten, LogError, LogWarning, SessionStarted
+from ottod.protocol.worker import (
+    Birth,
+    ChildNotice,
+    CommandBody,
+    DeliverInput,
+    Exiting,
+    ForgetTurns,
+    InterruptTurn,
+    NoteCheckpoint,
+    ResolveApproval,
+    SetGrants,
+    SetPause,
+    SpawnChild,
+    StopTurn,
+    WithdrawInput,
+)
+from ottod.protocol.workflows import ResolvedWorkflow
+from ottod.worker.approvals import Approvals
+from ottod.worker.artifacts import Artifacts
+from ottod.worker.children import Children
+from ottod.worker.inbox import Inbox
+from ottod.worker.journal_writer import JournalWriter
+from ottod.worker.link import Link
+from ottod.worker.past import open_past
+from ottod.worker.priority import step_back
+from ottod.worker.sandbox import confine_worker, programs_for
+from ottod.worker.session import CHECKPOINT
+from ottod.worker.state import AnnouncedState
+from ottod.worker.text import cut
+from ottod.worker.workflow_artifacts import StepArtifacts
+from ottod.worker.workflow_diff import WorkingTree
+from ottod.worker.workflow_report import report
+from ottod.worker.workflow_run import WorkflowRun
+from ottod.worker.workflow_step import Workshop
+
+CAUSE_OF_CODE: dict[str, CauseKind] = {"auth": "auth", "budget": "budget"}
+MAX_REASON_BYTES = 2000
+LAST_NEWS_S = 2.0
+"""For the ends of the last steps to be heard, once root has ended them."""
+MAX_SUMMARIZED_CHARS = 400_000
+NOT_HEARD = Failure(
+    code="no_input",
+    message="a workflow takes no messages",
+    mend="say it to the session of one of its steps: see `ottoctl workflow status`",
+)
+NO_TURNS = Failure(code="no_turn", message="a workflow has no turns", mend="pause it, or stop it")
+
+
+class WorkflowRunner:
+    """One incarnation of one workflow's session."""
+
+    def __init__(self, birth: Birth, link: Link, workflow: ResolvedWorkflow) -> None:
+        self._birth = birth
+        self._link = link
+        self._workflow = workflow
+        self._wake = asyncio.Event()
+        self._inbox = Inbox(link, on_arrival=self._wake.set)
+        self._children = Children(link, self._inbox, on_end=self._wake.set, on_wait=lambda: None)
+        self._approvals = Approvals(birth, link, on_wait=lambda: None)
+        self._artifacts = Artifacts(link, session_dir=birth.session_dir)
+        self._state = AnnouncedState(link)
+        self._stop: Cause | None = None
+        self._is_suspended = False
+        self._is_over = False
+        self._is_open = asyncio.Event()
+        """The journal has been read; before that no command is obeyed but a stop."""
+        self._journal: JournalWriter | None = None
+        self._run: WorkflowRun | None = None
+        self._past: list[j.WorkflowEntry] = []
+        self._result = ""
+
+    # ------------------------------------------------------------ life
+
+    async def run(self) -> Exiting:
+        """The whole incarnation. Its result is its last word; only a defect raises."""
+        try:
+            os.chdir(self._birth.cwd)
+        except OSError as error:
+            return self._exit(Cause(kind="workdir_gone", message=f"{self._birth.cwd}: {error.strerror}"))
+        try:
+            return await self._live()
+        except StorageError as error:
+            self._link.emit(LogError(message=error.message, code=error.code))
+            return self._exit(Cause(kind="failed", message=error.message, code=error.code))
+        except OttoError as error:
+            mend = f" ({error.mend})" if error.mend else ""
+            return await self._close(Cause(kind="failed", message=error.message + mend, code=error.code))
+        finally:
+            self._is_over = True
+            self._is_open.set()
+            if self._run is not None:
+                await self._run.aclose()
+            await self._children.aclose()
+            if self._journal is not None:
+                await self._journal.close()
+
+    async def _live(self) -> Exiting:
+        birth = self._birth
+        journal, restored = await open_past(birth, self._link)
+        self._journal = journal
+        self._link.emit(SessionStarted(pid=os.getpid(), incarnation=birth.incarnation, generation=birth.generation))
+        if restored.closed is not None:
+            # It had ended, and its process was lost before anybody heard of it. A workflow is never begun anew.
+            self._result = restored.text or report(self._workflow.spec, restored.workflow)
+            return self._exit(restored.closed)
+        run = self._run = WorkflowRun(
+            WorkflowMachine(self._workflow),
+            self._link,
+            journal=journal,
+            approvals=self._approvals,
+            on_change=self._show,
+        )
+        journal.note(self._opened())
+        self._approvals.begin(restored, journal)
+        run.restore(restored.workflow)
+        if birth.incarnation > 1:
+            await self._children.restore(restored, birth.children, journal)
+        else:
+            self._children.begin(journal)
+        self._is_open.set()
+        if self._stop is None:
+            self._state.happened("worker_ready", is_passing=True)
+        await self._welcomed_or_stopped()
+        try:
+            step_back(birth.priority)
+        except OSError as error:
+            self._link.emit(LogWarning(message=f"cannot lower the priority: {error.strerror}", code="priority"))
+        return await self._carry_out(run, is_new=not restored.workflow)
+
+    def _opened(self) -> j.SessionOpened:
+        birth = self._birth
+        return j.SessionOpened(
+            session=birth.session,
+            incarnation=birth.incarnation,
+            agent=birth.spec.name,
+            spec_digest=birth.spec.digest,
+            model="",
+            cwd=birth.cwd,
+            at_ns=time.time_ns(),
+        )
+
+    async def _welcomed_or_stopped(self) -> None:
+        """Returns when root listens, or when the session has been told to end: root may be gone for good."""
+        welcomed = asyncio.ensure_future(self._link.welcomed())
+        while not welcomed.done() and self._stop is None:
+            self._wake.clear()
+            told = asyncio.ensure_future(self._wake.wait())
+            await asyncio.wait({welcomed, told}, return_when=asyncio.FIRST_COMPLETED)
+            told.cancel()
+        welcomed.cancel()
+
+    async def _carry_out(self, run: WorkflowRun, *, is_new: bool) -> Exiting:
+        if self._stop is not None:
+            return await self._close(self._stop)
+        self._state.happened("turn_started")
+        programs = programs_for(self._birth)
+        try:
+            weakness = confine_worker(self._birth)
+            if weakness:
+                self._link.emit(LogWarning(message=weakness, code="unconfined"))
+            artifacts = StepArtifacts(self._workflow.spec, self._artifacts, summarize=self._summarize)
+            tree = WorkingTree(programs) if self._birth.spec.tools else None
+            if is_new:
+                await artifacts.take_inputs(
+                    session_dir=self._birth.session_dir, cwd=self._birth.cwd, hidden=self._birth.private_dirs
+                )
+                run.happen(j.WorkflowBegun(at_ns=time.time_ns(), facts=await artifacts.news({})))
+            shop = Workshop(
+                task=self._birth.task,
+                session=self._birth.session,
+                agents={agent.name: agent for agent in self._workflow.agents},
+                children=self._children,
+                artifacts=artifacts,
+                tree=tree,
+                facts=lambda: run.machine.facts,
+            )
+            end = await run.serve(shop)
+        finally:
+            await asyncio.to_thread(programs.close)
+        return await self._close(self._cause(end))
+
+    def _cause(self, end: EndWorkflow | None) -> Cause:
+        if end is None or end.outcome == "cancelled":
+            assert self._stop is not None
+            return self._stop
+        if end.outcome == "completed":
+            return Cause(kind="completed")
+        failure = end.failure or Failure(code="failed", message="the workflow failed")
+        kind = CAUSE_OF_CODE.get(failure.code, "failed")
+        return Cause(kind=kind, message=failure.message, code=failure.code)
+
+    async def _summarize(self, info: ArtifactInfo, text: str) -> str:
+        """What the summarizer makes of a long artifact; empty if there is none, or it fails."""
+        name = self._workflow.spec.summarizer
+        if not any(agent.name == name for agent in self._workflow.agents):
+            return ""
+        task = (
+            f'Write the hand-off of the artifact "{info.name}" ({info.kind}) for whoever works on.\n\n'
+            f'<artifact name="{info.name}">\n{text[:MAX_SUMMARIZED_CHARS]}\n</artifact>'
+        )
+        body = SpawnChild(
+            agent=name,
+            task=task,
+            title=f"summary of {info.name}@{info.version}",
+            key=f"summary:{info.artifact}",
+            step=f"summary:{info.name}",
+        )
+        try:
+            ended = await self._children.end_of((await self._children.start(body))[0])
+        except OttoError as error:
+            self._link.emit(LogWarning(message=f"{info.name} has no summary: {error.message}", code="no_summary"))
+            return ""
+        return ended.result if ended.cause.kind == "completed" else ""
+
+    def _show(self) -> None:
+        """Says what the session does, as its state."""
+        run, current = self._run, self._state.current
+        if run is None or current not in ("running", "waiting_approval", "paused"):
+            return
+        wanted = "waiting_approval" if run.is_only_asking else "running"
+        if run.machine.is_paused:
+            wanted = "paused"
+        if current == wanted:
+            return
+        if current != "running":
+            back: Happening = "unpause_requested" if current == "paused" else "approval_resolved"
+            self._state.happened(back, is_passing=wanted != "running")
+        if wanted != "running":
+            self._state.happened("pause_requested" if wanted == "paused" else "approval_asked")
+
+    async def _close(self, cause: Cause) -> Exiting:
+        """Notes the session's end, or where another incarnation can go on."""
+        assert self._journal is not None
+        self._is_over = True
+        self._result = report(self._workflow.spec, self._journal.restored().workflow, self._end)
+        entry: j.JournalEntry = j.SessionClosed(cause=cause)
+        if self._is_suspended:
+            entry = j.Checkpoint(name=CHECKPOINT, turn=0, last_seq=self._link.last_seq)
+        try:
+            await self._journal.put([entry])
+        except StorageError as error:
+            self._link.emit(LogError(message=error.message, code=error.code))
+        else:
+            if self._is_suspended:
+                self._link.emit(CheckpointWritten(checkpoint=CHECKPOINT, turn=0))
+        return self._exit(cause)
+
+    @property
+    def _end(self) -> EndWorkflow | None:
+        return self._run.machine.end if self._run is not None else None
+
+    def _exit(self, cause: Cause) -> Exiting:
+        result, was_cut = cut(self._result)
+        return Exiting(cause=cause, last_seq=self._link.last_seq, result=result, truncated=was_cut)
+
+    # ------------------------------------------------------------ commands
+
+    async def handle_command(self, body: CommandBody) -> Failure | None:
+        """Obeys one command of root; None means done."""
+        try:
+            if isinstance(body, StopTurn):
+                self._obey_stop(body)
+                return None
+            await self._is_open.wait()
+            match body:
+                case ChildNotice():
+                    if not self._is_over:
+                        await self._children.heard(body)
+                    return None
+                case SetGrants():
+                    await self._approvals.set_grants(body.grants)
+                    return None
+                case _:
+                    return await self._obey(body)
+        except StorageError as error:
+            # Nothing can be noted any more, so nothing may go on.
+            self._end_at_once(Cause(kind="failed", message=error.message, code=error.code))
+            return error.failure()
+
+    async def _obey(
+        self,
+        order: DeliverInput
+        | WithdrawInput
+        | ResolveApproval
+        | InterruptTurn
+        | SetPause
+        | NoteCheckpoint
+        | ForgetTurns,
+    ) -> Failure | None:
+        """What only a session that goes on can obey."""
+        if self._stop is not None or self._is_over or self._run is None:
+            return Failure(code="session_ended", message="the session is ending and hears nothing more")
+        match order:
+            case DeliverInput() | WithdrawInput():
+                return NOT_HEARD
+            case ResolveApproval():
+                return await self._approvals.answer(order)
+            case SetPause():
+                await self._set_pause(self._run, order)
+                return None
+            case InterruptTurn() | NoteCheckpoint() | ForgetTurns():
+                return NO_TURNS
+            case _:
+                assert_never(order)
+
+    async def _set_pause(self, run: WorkflowRun, order: SetPause) -> None:
+        """Steps that run go on; from now on none begins. Idempotent."""
+        assert self._journal is not None
+        if order.paused != run.machine.is_paused:
+            reason = cut(order.reason, MAX_REASON_BYTES)[0]
+            run.happen(j.WorkflowPaused(at_ns=time.time_ns(), paused=order.paused, reason=reason))
+            await self._journal.put(())
+            self._show()
+
+    def _obey_stop(self, order: StopTurn) -> None:
+        cause = Cause(kind=order.cause, message=order.reason)
+        if order.cause == "daemon_stop" or order.for_restart:
+            self._suspend(cause)
+        elif self._stop is None:
+            self._cancel(cause)
+        else:
+            # Whoever says it again has ended the steps, and news of that is on its way.
+            asyncio.get_running_loop().call_later(LAST_NEWS_S, self._end_at_once, cause)
+
+    def stop(self, reason: str, cause: Literal["cancelled", "daemon_stop", "budget"]) -> None:
+        """Ends the session: with `daemon_stop` for another incarnation to go on, else for good and at once."""
+        told = Cause(kind=cause, message=reason)
+        if cause == "daemon_stop":
+            self._suspend(told)
+        else:
+            if self._stop is None:
+                self._cancel(told)
+            self._end_at_once(told)
+
+    def _cancel(self, cause: Cause) -> None:
+        """No step begins any more. Root stops those that run, and tells of each; then the session ends."""
+        if self._is_over:
+            return
+        self._stop = cause
+        self._children.is_closing = True
+        if self._state.current != "starting":
+            self._state.happened("stop_requested", cause.message)
+        if self._run is not None and self._is_open.is_set():
+            self._run.happen(j.WorkflowCancelled(at_ns=time.time_ns(), reason=cause.message))
+        self._wake.set()
+
+    def _end_at_once(self, cause: Cause) -> None:
+        """Waits for no step; root sees to it that none is left."""
+        self._stop = self._stop or cause
+        self._leave()
+
+    def _suspend(self, cause: Cause) -> None:
+        if self._stop is None and not self._is_over:
+            self._stop, self._is_suspended = cause, True
+            self._leave()
+
+    def _leave(self) -> None:
+        self._children.is_closing = True
+        self._wake.set()
+        if self._run is not None:
+            self._run.suspend()

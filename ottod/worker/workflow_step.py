@@ -1,0 +1,249 @@
+"""One attempt of a step, or of a compensation: a child session from its brief to what it left."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Literal, Protocol
+
+from ottod.core.step_brief import answer_schema, brief
+from ottod.core.workflow_orders import Compensate, StartStep
+from ottod.errors import Failure, OttoError, ToolError
+from ottod.protocol import journal as j
+from ottod.protocol.artifacts import ArtifactInfo
+from ottod.protocol.cause import Cause
+from ottod.protocol.specs import AgentSpec
+from ottod.protocol.worker import SpawnChild
+from ottod.worker.children import Children
+from ottod.worker.text import cut
+from ottod.worker.workflow_artifacts import StepArtifacts
+
+FINAL = frozenset({"auth", "bad_spec", "workdir_gone", "cancelled", "budget"})
+"""Causes that another attempt of the same agent does not change."""
+FINAL_CODES = frozenset({"refused", "too_deep", "bad_config", "isolation_unavailable"})
+MAX_FAILURE_BYTES = 2000
+SUMMARY_BYTES = 300
+"""Of an agent's answer, in the journal's line about its step."""
+
+Outcome = Literal["completed", "failed", "cancelled"]
+
+
+class Tree(Protocol):
+    """The state of the working directory, for what a step changes in it."""
+
+    async def state(self) -> str: ...
+
+    async def diff(self, before: str, after: str) -> str: ...
+
+
+class Workshop:
+    """What all attempts of one workflow share."""
+
+    def __init__(
+        self,
+        *,
+        task: str,
+        session: str,
+        agents: Mapping[str, AgentSpec],
+        children: Children,
+        artifacts: StepArtifacts,
+        tree: Tree | None,
+        facts: Callable[[], Mapping[str, j.ArtifactFacts]],
+    ) -> None:
+        self.task = task
+        self.session = session
+        self.agents = agents
+        self.children = children
+        self.artifacts = artifacts
+        self.tree = tree
+        self.facts = facts
+        self.sessions: set[str] = set()
+        """Of all steps so far."""
+
+
+class Attempt:
+    """One. `run` gives how it ended; it raises nothing but StorageError, cancellation and defects."""
+
+    def __init__(self, shop: Workshop, order: StartStep | Compensate) -> None:
+        self._shop = shop
+        self._order = order
+        self.begun: j.StepBegun | None = None
+        """The journal's word that it has begun, once there is one."""
+        self.last_failure = ""
+        """Of the attempt before, for this one to know."""
+        self.child = ""
+        self._stop_reason: str | None = None
+        self._stopping: asyncio.Task[None] | None = None
+
+    @property
+    def key(self) -> str:
+        """The child's, and through it this attempt's, whoever makes it."""
+        kind = "undo:" if isinstance(self._order, Compensate) else ""
+        return f"{kind}{self._order.path}#{self._order.attempt}"
+
+    def stop(self, reason: str) -> None:
+        """The session is to be stopped; also if it has not started yet."""
+        self._stop_reason = reason
+        if self.child and self._stopping is None:
+            self._stopping = asyncio.ensure_future(self._shop.children.stop(self.child, reason))
+
+    # ------------------------------------------------------------ a step
+
+    async def prepare(self, order: StartStep) -> j.StepBegun:
+        """What is to be noted before anything of it happens. Raises ToolError."""
+        needs_tree = any(output.capture == "diff" for output in order.step.outputs)
+        tree = await self._shop.tree.state() if needs_tree and self._shop.tree is not None else ""
+        return j.StepBegun(
+            path=order.path,
+            attempt=order.attempt,
+            agent=order.agent,
+            at_ns=time.time_ns(),
+            sources=await self._shop.artifacts.sources(order.step),
+            tree=tree,
+        )
+
+    async def make(self, order: StartStep, begin: Callable[[j.StepBegun], Awaitable[None]]) -> j.StepEnded:
+        """The attempt of a step, from its brief to its outputs. `begin` notes that it begins, unless it has begun."""
+        outcome: Outcome = "failed"
+        failure: Failure | None = None
+        summary, is_final = "", False
+        artifacts: list[str] = []
+        try:
+            if self.begun is None:
+                self.begun = await self.prepare(order)
+                await begin(self.begun)
+            cause, result = await self._step_session(order)
+            outcome, failure = _outcome(order.path, cause)
+            is_final = cause.kind in FINAL
+            if outcome == "completed":
+                summary = cut(" ".join(result.split()), SUMMARY_BYTES)[0]
+                artifacts = await self._left(order, result)
+        except OttoError as error:
+            # Only what this attempt needs went wrong: what it is worth is for the machine to say.
+            outcome, failure = "failed", _failure(order.path, error)
+            is_final = error.code in FINAL_CODES
+        return j.StepEnded(
+            path=order.path,
+            attempt=order.attempt,
+            outcome=outcome,
+            at_ns=time.time_ns(),
+            session=self.child,
+            failure=failure,
+            is_final=is_final,
+            summary=summary,
+            artifacts=tuple(artifacts),
+            facts=await self._news(),
+            jitter=random.random(),
+        )
+
+    async def _news(self) -> tuple[j.ArtifactFacts, ...]:
+        try:
+            return await self._shop.artifacts.news(self._shop.facts())
+        except OttoError:
+            return ()  # What cannot be looked at is not known; conditions on it do not hold.
+
+    async def _step_session(self, order: StartStep) -> tuple[Cause, str]:
+        step, agent = order.step, self._shop.agents[order.agent]
+        body = SpawnChild(agent=agent.name, task="", key=self.key, step=order.path)
+        if not self._shop.children.started_as(self.key):
+            assert self.begun is not None
+            handed = await self._shop.artifacts.handed(self.begun.sources)
+            text = brief(
+                step,
+                task=self._shop.task,
+                iteration=order.iteration,
+                handed=handed,
+                tools=agent.tools,
+                last_failure=self.last_failure,
+            )
+            body = SpawnChild(
+                agent=agent.name,
+                task=text,
+                title=step.title or order.path,
+                model=step.model,
+                key=self.key,
+                step=order.path,
+                budgets=step.budgets,
+                output_schema=answer_schema(step, agent.tools),
+            )
+        return await self._end_of(await self._start(body))
+
+    async def _left(self, order: StartStep, answer: str) -> list[str]:
+        begun = self.begun
+        others = self._shop.sessions - {self.child}
+
+        def is_own(info: ArtifactInfo) -> bool:
+            if info.session == self.child:
+                return True
+            # What a session below the step's left is the step's; what another step's left meanwhile is not.
+            is_new = begun is None or info.at_ns >= begun.at_ns
+            return is_new and info.session not in others and info.session != self._shop.session
+
+        async def diff() -> str:
+            if self._shop.tree is None or begun is None or not begun.tree:
+                raise ToolError("the working directory is no git repository", code="no_repository")
+            return await self._shop.tree.diff(begun.tree, await self._shop.tree.state())
+
+        sources = list(begun.sources) if begun is not None else []
+        return await self._shop.artifacts.collect(
+            order.step, answer=answer, diff=diff, is_own=is_own, key=self.key, sources=sources
+        )
+
+    # ------------------------------------------------------------ a compensation
+
+    async def undo(self, order: Compensate) -> j.CompensationEnded:
+        """The attempt to undo a step."""
+        outcome: Outcome = "failed"
+        failure: Failure | None = None
+        try:
+            task = order.compensation.task.replace("{{task}}", self._shop.task)
+            body = SpawnChild(
+                agent=order.compensation.agent,
+                task=f"{task}\n\nWhat is to be undone is step {order.path} of a workflow that has failed.",
+                title=f"undo {order.path}",
+                key=self.key,
+                step=order.path,
+            )
+            cause, _ = await self._end_of(await self._start(body))
+            outcome, failure = _outcome(order.path, cause)
+        except OttoError as error:
+            failure = _failure(order.path, error)
+        return j.CompensationEnded(
+            path=order.path,
+            attempt=order.attempt,
+            outcome=outcome,
+            at_ns=time.time_ns(),
+            session=self.child,
+            failure=failure,
+            jitter=random.random(),
+        )
+
+    # ------------------------------------------------------------ its session
+
+    async def _start(self, body: SpawnChild) -> str:
+        """The child's id. Of one that an earlier incarnation asked for, root tells again how it ended."""
+        if self._stop_reason is not None and not self._shop.children.started_as(self.key):
+            raise ToolError(self._stop_reason, code="cancelled")
+        return (await self._shop.children.start(body))[0]
+
+    async def _end_of(self, child: str) -> tuple[Cause, str]:
+        self.child = child
+        self._shop.sessions.add(child)
+        if self._stop_reason is not None:
+            self.stop(self._stop_reason)
+        ended = await self._shop.children.end_of(child)
+        return ended.cause, ended.result
+
+
+def _outcome(path: str, cause: Cause) -> tuple[Outcome, Failure | None]:
+    if cause.kind == "completed":
+        return "completed", None
+    text = f"{path}: {cause}" + (f": {cause.message}" if cause.message else "")
+    failure = Failure(code=cause.code or cause.kind, message=cut(text, MAX_FAILURE_BYTES)[0])
+    return ("cancelled" if cause.kind == "cancelled" else "failed"), failure
+
+
+def _failure(path: str, error: OttoError) -> Failure:
+    return Failure(code=error.code, message=cut(f"{path}: {error.message}", MAX_FAILURE_BYTES)[0], mend=error.mend)
