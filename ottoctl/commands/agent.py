@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from ottoctl.commands.quick import QuickCommand, QuickGroup
 from ottoctl.console import Console, encode_json
 from ottoctl.exits import OK, USAGE
 from ottod.errors import ConfigError, OttoError, RefusedError
+
+if TYPE_CHECKING:
+    from ottod.settings.agents import AgentEntry
 
 app = typer.Typer(
     cls=QuickGroup, help="List, show, check and write agents", no_args_is_help=True, rich_markup_mode=None
@@ -41,8 +44,17 @@ def list_(console: Console, cwd: Directory = None) -> int | None:
 
 @app.command("show", cls=QuickCommand)
 @command
-def show(console: Console, agent: AgentName, cwd: Directory = None) -> int | None:
+def show(
+    console: Console,
+    agent: AgentName,
+    cwd: Directory = None,
+    running: Annotated[
+        bool, typer.Option("--running", help="Which live sessions run it, and whether as it is now")
+    ] = False,
+) -> int | None:
     """Show an agent as a session would get it, defaults included
+
+    Sessions keep the definition that they were started with; with --running it is said which one that is.
 
     Example: `ottoctl agent show coder`
     """
@@ -50,6 +62,8 @@ def show(console: Console, agent: AgentName, cwd: Directory = None) -> int | Non
     from ottoctl.rendering.agents import agent_page
 
     entry = agent_finder(cwd).find(agent)
+    if running:
+        return _show_running(console, entry)
     if entry.spec is None:
         raise entry.error or ConfigError(f"agent {agent} cannot be read", file=entry.source)
     if console.output == "text":
@@ -126,6 +140,22 @@ def new(
         raise OttoError(f"cannot write {file}: {(error.strerror or str(error)).lower()}") from error
     console.write(f"{file}\n")
     console.message(f'edit it, then: ottoctl run {name} "…"')
+    return None
+
+
+def _show_running(console: Console, entry: AgentEntry) -> int | None:
+    from ottoctl.rendering.agents import running_records, running_table
+
+    with console.connect() as otto:
+        records = running_records(entry, otto.list())
+    if console.output == "jsonl":
+        console.write("".join(encode_json(record) + "\n" for record in records))
+    elif console.output == "json":
+        console.write(encode_json(records, indent=2) + "\n")
+    elif records:
+        console.write(running_table(records, width=console.width, color=console.color))
+    else:
+        console.message(f"no live session runs {entry.name}")
     return None
 
 
