@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n auto
 PROVIDER ?= scripted
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-peers sim sim-long chaos churn crash-sweep storm otp-record deb vm-test mcp-peer docs install clean
+.PHONY: help demo test check format bench bench-peers sim sim-long chaos churn crash-sweep workflow-sweep storm otp-record deb vm-test mcp-peer docs install clean
 SEED ?= 1
 SEEDS ?= 10000
 MINUTES ?= 10
@@ -63,6 +63,9 @@ churn: $(STAMP) ## Start and end 2,000 sessions and look for growth
 
 crash-sweep: $(STAMP) ## Kill a session's worker at every record of its journal and print what that cost, as Markdown
 	@$(BIN)/python -m tests.crash
+
+workflow-sweep: $(STAMP) ## Kill a workflow's worker at every record of its journal and compare what came of it
+	@$(BIN)/python -m tests.crash.workflow_sweep
 
 storm: $(STAMP) ## Let SESSIONS loose on a local provider that refuses, breaks down, stalls and cuts streams (SEED=n)
 	@$(BIN)/python -m tests.storm --sessions $(SESSIONS) --seed $(SEED)

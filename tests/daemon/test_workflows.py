@@ -10,8 +10,9 @@ import pytest
 
 from ottod.errors import OttoError
 from ottod.isolation.processes import identify, send_signal
+from ottod.protocol import journal as j
 from ottod.protocol.events import IterationStarted
-from ottod.protocol.specs import Backoff
+from ottod.protocol.specs import Backoff, Budgets
 from ottod.protocol.workflows import Approval, Compensation, Condition, Output, Retry, WorkflowInput
 from tests.daemon.harness import RealDaemon, wait_for
 from tests.daemon.workshop import agent, block, ended, keep, paths, shell, start, step, worker, workflow
@@ -299,3 +300,76 @@ def test_the_command_line_runs_a_workflow_and_tells_where_it_is(daemon: RealDaem
     assert failed.returncode == 1 and "✗ break" in failed.stderr
     wrong = ottoctl(daemon, "workflow", "run", "good", "x", "--input", "other=1")
     assert wrong.returncode == 2 and "takes no input" in wrong.stderr
+
+
+def test_a_hundred_steps_run_ten_at_a_time(daemon: RealDaemon) -> None:
+    """The limit holds at every moment, all complete, and each was begun once."""
+    agent(daemon, "one", {"text": "done"})
+    many = [step(f"s{n}", "one") for n in range(100)]
+    with daemon.client(timeout_s=120) as otto:
+        session = start(daemon, otto, workflow("parallel", *many, concurrency=10))
+        result = session.wait(timeout_s=300)
+        assert result.ok, (result.cause, result.result)
+        running = most = begun = 0
+        for entry in session.journal():
+            running += isinstance(entry, j.StepBegun) - isinstance(entry, j.StepEnded)
+            begun += isinstance(entry, j.StepBegun)
+            most = max(most, running)
+        assert begun == 100 and most == 10 and len(set(paths(session))) == 100
+        assert not otto.list()
+
+
+def test_what_a_step_does_not_use_of_the_budget_is_there_for_the_next(daemon: RealDaemon) -> None:
+    """Either step alone wants most of it; and a step's own budget is narrower than its agent's."""
+    frugal = {"text": "done", "usage": {"input_tokens": 50, "output_tokens": 50}}
+    agent(daemon, "frugal", frugal, max_output_tokens=8000)
+    spec = workflow("sequential", step("a", "frugal"), step("b", "frugal"), budgets=Budgets(tokens=14_000))
+    with daemon.client() as otto:
+        session = start(daemon, otto, spec)
+        result = session.wait(timeout_s=60)
+        assert result.ok, (result.cause, result.result)
+        narrow = workflow("sequential", step("a", "frugal", budgets=Budgets(tokens=0)))
+        result = start(daemon, otto, narrow).wait(timeout_s=60)
+        assert result.cause is not None and result.cause.kind == "budget"
+
+
+def test_a_step_that_takes_too_long_is_stopped(daemon: RealDaemon) -> None:
+    worker(daemon, "slow", "sleep 300")
+    with daemon.client(timeout_s=120) as otto:
+        session = start(daemon, otto, workflow("sequential", step("a", "slow", timeout_s=1.0)))
+        result = session.wait(timeout_s=90)
+        assert result.cause is not None and result.cause.code == "timeout"
+        assert not otto.list()
+
+
+def test_an_ended_workflow_is_not_gone_on_with(daemon: RealDaemon) -> None:
+    agent(daemon, "one", {"text": "done"})
+    with daemon.client() as otto:
+        session = start(daemon, otto, workflow("sequential", step("a", "one")))
+        assert session.wait(timeout_s=60).ok
+        with pytest.raises(OttoError, match="is a workflow"):
+            session.resume("more")
+        with pytest.raises(OttoError, match="is a workflow"):
+            session.fork("more")
+
+
+def test_a_long_input_reaches_a_step_as_a_summary(daemon: RealDaemon) -> None:
+    """Written once for both who need it; where nobody writes one the beginning stands for the text."""
+    agent(daemon, "writer", {"text": "long " * 200})
+    agent(daemon, "reader", {"text": "read"})
+    agent(daemon, "shortener", {"text": "the gist"})
+    steps = (
+        step("write", "writer", outputs=(Output(name="book", capture="answer"),)),
+        block("read", "parallel", step("r1", "reader", inputs=("book",)), step("r2", "reader", inputs=("book",))),
+    )
+    with daemon.client() as otto:
+        session = start(
+            daemon, otto, workflow("sequential", *steps, summarizer="shortener", summarize_above_bytes=256)
+        )
+        assert session.wait(timeout_s=60).ok
+        tasks = [otto.session(entry.session).info().task for entry in ended(session)[1:]]
+        assert all("the gist" in task and "This stands for 1000 bytes" in task for task in tasks), tasks
+        assert sum(i.agent == "shortener" for i in otto.list(all=True)) == 1
+        session = start(daemon, otto, workflow("sequential", *steps, summarize_above_bytes=256))
+        assert session.wait(timeout_s=60).ok
+        assert "long long" in otto.session(ended(session)[1].session).info().task
