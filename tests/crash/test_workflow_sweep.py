@@ -10,23 +10,23 @@ from tests.crash.sweep import POINTS, Place
 from tests.crash.workflow_sweep import WorkflowSweep, what_is_wrong, workflow_life
 from tests.daemon.harness import running_daemon, wait_for
 
-SIX = ("plan", "work[1]/build", "work[1]/review", "work[2]/build", "work[2]/review")
+STEPS = ("plan", "work[1]/build", "work[1]/review", "work[2]/build", "work[2]/review")
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_workflow_that_is_killed_comes_to_the_same_end(fails: bool) -> None:
-    """At every fourth record of its journal at one of its places, in turn; `make workflow-sweep` takes all of them.
+    """At every twelfth record of its journal at one of its places, in turn; `make workflow-sweep` takes all of them.
 
     Where it fails, what it has done is undone exactly once.
     """
     with running_daemon(env={"OTTO_FAILPOINTS": "1"}) as daemon, daemon.client() as otto:
         sweep = WorkflowSweep(daemon, otto, fails=fails)
         (undisturbed,) = sweep.live([Place()])
-        assert undisturbed.ended[:5] == SIX and undisturbed.incarnations == 1
+        assert undisturbed.ended[:5] == STEPS and undisturbed.incarnations == 1
         assert undisturbed.outcome == ("failed" if fails else "completed")
         assert undisturbed.undone == (("both/left", "work[2]/build", "work[1]/build", "plan") if fails else ())
-        places = [Place(POINTS[n // 4 % len(POINTS)], n) for n in range(fails * 2, undisturbed.records, 4)]
+        places = [Place(POINTS[n // 12 % len(POINTS)], n) for n in range(2 + fails * 6, undisturbed.records, 12)]
         lives = list(sweep.live(places))
     wrong = [f"killed {life.place}: {why}" for life in lives for why in what_is_wrong(life, undisturbed)]
     assert not wrong

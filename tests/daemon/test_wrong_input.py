@@ -178,7 +178,7 @@ def test_working_directory_that_holds_the_daemons_files(daemon: RealDaemon) -> N
 def test_no_task(daemon: RealDaemon) -> None:
     """Nothing to do is wrong usage: 2."""
     check_error(ottoctl(daemon, "run", "a"), 2, "no task")
-    check_error(ottoctl(daemon, "run", "a", "--input", "/nonexistent"), 2, "/nonexistent")
+    check_error(ottoctl(daemon, "run", "a", "--input", "/nonexistent/task"), 2, "/nonexistent/task")
 
 
 # ---------------------------------------------------------------- providers

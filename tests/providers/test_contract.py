@@ -246,12 +246,12 @@ def test_a_stream_that_never_ends_meets_the_total_time_out(kind: str, tmp_path: 
     script = f"chunk: 1\ndelay_ms: 20\nturns:\n  - text: {'x' * 3000}\n"
     with rig(kind, tmp_path, script) as r:
         began = time.monotonic()
-        events, error = run(lambda p: failure(p, request(timeout_s=0.5, idle_timeout_s=30)), r.provider)
+        events, error = run(lambda p: failure(p, request(timeout_s=2.0, idle_timeout_s=30)), r.provider)
         took_s = time.monotonic() - began
     assert error.code == "timeout"
-    assert "0.5 s" in error.message
-    assert 2 <= len(events) <= 26
-    assert 0.5 <= took_s < 5
+    assert "2 s" in error.message
+    assert 2 <= len(events) <= 101, "the whole would have been 3000 pieces in 60 s"
+    assert 2.0 <= took_s < 30
 
 
 @every_wire
