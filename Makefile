@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n auto
 PROVIDER ?= scripted
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-peers sim sim-long chaos churn crash-sweep workflow-sweep storm otp-record deb vm-test mcp-peer docs install clean
+.PHONY: help demo test test-long check format bench bench-peers sim sim-long chaos churn crash-sweep workflow-sweep storm otp-record deb vm-test mcp-peer docs install clean
 SEED ?= 1
 SEEDS ?= 10000
 MINUTES ?= 10
@@ -31,6 +31,9 @@ demo: $(STAMP) ## Run a real agent session on a small project with a real bug (P
 
 test: $(STAMP) ## Run all tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-long: $(STAMP) ## Run the tests that take long: small storms, chaos and benchmarks
+	@$(BIN)/python -m pytest -m long
 
 check: $(STAMP) ## Format, lint, strict types, import layers, docs in sync
 	@$(BIN)/ruff format --check .

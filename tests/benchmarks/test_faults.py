@@ -129,6 +129,7 @@ def test_order_of_a_stop_is_judged() -> None:
     assert out_of_order(infos, ["b", "a", "top"]) == 1
 
 
+@pytest.mark.long
 def test_every_row_can_be_said() -> None:
     """The command runs the small cases, writes their rows, and says each in its table."""
     with subprocess.Popen(

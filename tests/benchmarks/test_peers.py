@@ -50,6 +50,7 @@ def available(peer: Peer) -> Peer:
     return peer
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("peer", STREAMING, ids=named)
 def test_streams(peer: Peer) -> None:
     """Three sessions for a second: every event arrives once and in order, with both latencies."""
@@ -77,6 +78,7 @@ def test_otto_does_the_same_job() -> None:
     assert row.value == row.raw["windows"][0]["from_scheduled"]["p99_ms"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("peer", STREAMING, ids=named)
 def test_replays(peer: Peer) -> None:
     """A subscriber that comes late gets what was emitted before it came, from the offset it names."""
@@ -92,6 +94,7 @@ def test_replays(peer: Peer) -> None:
             assert later.report(100, [])["received"] == 100
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("peer", [peer for peer in STREAMING if peer.name != "ray"], ids=named)
 def test_ring_is_bounded(peer: Peer) -> None:
     """A ring that has come round has lost the oldest events, and says how many."""
@@ -109,6 +112,7 @@ def test_ring_is_bounded(peer: Peer) -> None:
         assert report["out_of_order"] == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("peer", [peer for peer in PEERS if not peer.is_one_process], ids=named)
 def test_replaces_a_killed_session(peer: Peer) -> None:
     """kill -9 of one session: the hub reports another process in its place, which does its work."""

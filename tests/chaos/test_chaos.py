@@ -19,6 +19,7 @@ CHURNED = 60
 TIMEOUT_S = 600
 
 
+@pytest.mark.long
 @pytest.mark.timeout(TIMEOUT_S)
 def test_every_invariant_holds_in_a_storm() -> None:
     """Each kind of fault at least once, each invariant checked, none broken; a failure says what to run again."""

@@ -11,6 +11,7 @@ from tests.storm.run import broken_sequences, report, run_storm
 SESSIONS = 12
 
 
+@pytest.mark.long
 @pytest.mark.real
 @pytest.mark.timeout(300)
 def test_a_storm_ends_for_everyone(tmp_path: Path) -> None:
