@@ -12,6 +12,7 @@ from typing import Literal
 
 from ottod.errors import ConfigError, Failure
 from ottod.protocol.workflows import MAX_ITERATIONS, MAX_STEPS, FailurePolicy, Mode, Step, WorkflowSpec
+from ottod.settings.workflow_tree import graph_needs
 
 MAX_DEPTH = 32
 """Blocks within blocks."""
@@ -33,14 +34,11 @@ class Node:
         self.step = step
         self.nodes = nodes
         self.is_top = is_top
-        self.leaves: frozenset[str] = frozenset[str]().union(
-            *(n.leaves for n in nodes), (o.name for o in step.outputs)
-        )
-        self.takes: frozenset[str] = frozenset[str]().union(*(n.takes for n in nodes), step.inputs)
         self.needs: tuple[int, ...] = ()
         if step.mode == "graph":
+            wanted = graph_needs(step.steps)
             for node in nodes:
-                node.needs = tuple(i for i, other in enumerate(nodes) if other is not node and _needs(node, other))
+                node.needs = tuple(i for i, other in enumerate(nodes) if other.step.id in wanted[node.step.id])
 
     @property
     def is_block(self) -> bool:
@@ -62,11 +60,6 @@ class Node:
     def quorum(self) -> int:
         """How many nodes have to complete where not all do: more than half, unless it is said."""
         return 1 if self.policy == "first_success" else self.step.quorum or len(self.nodes) // 2 + 1
-
-
-def _needs(node: Node, other: Node) -> bool:
-    """Said, or because the one takes what the other leaves."""
-    return other.step.id in node.step.needs or bool(node.takes & other.leaves)
 
 
 def plant(spec: WorkflowSpec) -> Node:

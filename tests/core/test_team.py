@@ -35,14 +35,14 @@ def test_a_given_name_means_its_newest_holder() -> None:
     """It can be given again once its holder has ended; the old one is still known by its id."""
     team = Team()
     join(team, "s-top", "lead")
-    join(team, "s-1", "coder", wanted="bob", parent="s-top")
+    join(team, "s-1", "coder", wanted="scout", parent="s-top")
     with pytest.raises(RefusedError) as taken:
-        join(team, "s-2", "coder", wanted="bob")
+        join(team, "s-2", "coder", wanted="scout")
     assert taken.value.code == "name_taken"
     team.ended("s-1", DONE)
-    assert team.find("bob", asker="s-top").cause == DONE
-    join(team, "s-2", "coder", wanted="bob", parent="s-top")
-    assert team.find("bob", asker="s-top").session == "s-2"
+    assert team.find("scout", asker="s-top").cause == DONE
+    join(team, "s-2", "coder", wanted="scout", parent="s-top")
+    assert team.find("scout", asker="s-top").session == "s-2"
     assert team.find("s-1", asker="s-top").cause == DONE
     assert team.find("parent", asker="s-2").session == "s-top"
 

@@ -104,14 +104,14 @@ def test_names_count_on_and_messages_reach_them(place: Place) -> None:
             "tools": [
                 spawn("helper", wait=False),
                 spawn("helper", wait=False),
-                spawn("helper", name="bob", wait=False),
+                spawn("helper", name="scout", wait=False),
             ]
         },
         {
             "tools": [
                 call("list_agents"),
                 call("send_message", to="helper#2", text="for the second"),
-                call("send_message", to="bob", text="for bob"),
+                call("send_message", to="scout", text="for scout"),
                 call("send_message", to="nobody", text="lost"),
             ]
         },
@@ -127,22 +127,22 @@ def test_names_count_on_and_messages_reach_them(place: Place) -> None:
         failed = events(otto, lead.id, ToolFailed)[0]
         assert isinstance(failed, ToolFailed) and failed.failure.code == "no_such_agent"
         there_are = failed.failure.mend.removeprefix("there are: ").split(", ")
-        assert there_are[0] == "lead" and set(there_are[1:]) == {"helper", "helper#2", "bob"}
+        assert there_are[0] == "lead" and set(there_are[1:]) == {"helper", "helper#2", "scout"}
         listed = next(e for e in events(otto, lead.id, ToolCompleted) if e.tool == "list_agents")  # type: ignore[attr-defined]
         assert f"lead ({lead.id}): runs lead, running, this session" in listed.output  # type: ignore[attr-defined]
-        assert "bob (" in listed.output and "below lead" in listed.output  # type: ignore[attr-defined]
+        assert "scout (" in listed.output and "below lead" in listed.output  # type: ignore[attr-defined]
         place.touch("on")
         assert lead.wait().ok
         infos = {i.name: i for i in members(otto, lead)}
-        assert set(infos) == {"lead", "helper", "helper#2", "bob"}
+        assert set(infos) == {"lead", "helper", "helper#2", "scout"}
         head = f"[message from lead ({lead.id}), another agent; not from the user]"
         assert infos["helper#2"].result == f"heard: {head}\n\nfor the second"
-        assert infos["bob"].result == f"heard: {head}\n\nfor bob"
+        assert infos["scout"].result == f"heard: {head}\n\nfor scout"
         assert infos["helper"].result == "heard: go"
-        (received,) = events(otto, infos["bob"].session, MessageReceived)
+        (received,) = events(otto, infos["scout"].session, MessageReceived)
         assert (received.sender, received.name) == (lead.id, "lead")  # type: ignore[attr-defined]
         sent = events(otto, lead.id, MessageSent)
-        assert sorted(m.name for m in sent) == ["bob", "helper#2"]  # type: ignore[attr-defined]
+        assert sorted(m.name for m in sent) == ["scout", "helper#2"]  # type: ignore[attr-defined]
 
 
 def test_a_message_to_an_ended_session_says_how_that_ended(place: Place) -> None:
@@ -207,10 +207,10 @@ def test_a_rule_about_an_agent_holds_whatever_it_is_called(place: Place) -> None
     place.agent("other", {"text": "never"})
     place.agent(
         "lead",
-        {"tools": [spawn("secret", name="bob", wait=False), spawn("secret", wait=False), spawn("other")]},
+        {"tools": [spawn("secret", name="scout", wait=False), spawn("secret", wait=False), spawn("other")]},
         {
             "tools": [
-                call("send_message", to="bob", text="1"),
+                call("send_message", to="scout", text="1"),
                 call("send_message", to="secret", text="2"),
                 call("send_message", to="parent", text="3"),
             ]
