@@ -10,7 +10,7 @@ from decimal import ROUND_CEILING, Decimal
 
 from ottod.protocol.specs import ModelTarget
 from ottod.protocol.usage import Usage
-from ottod.protocol.worker import Quote
+from ottod.protocol.worker_requests import Quote
 
 _MICROS = Decimal(1_000_000)
 _MANY = 1_000_000

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 
 from ottod.errors import RefusedError, StorageError
-from ottod.protocol.worker import MAX_ANSWER_BYTES
+from ottod.protocol.worker_requests import MAX_ANSWER_BYTES
 from ottod.root.context import RootContext
 from ottod.root.session_table import Session
 from ottod.storage.answer_cache import AnswerCache

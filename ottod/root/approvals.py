@@ -26,8 +26,8 @@ from ottod.protocol.results import (
     SessionInfo,
     WaitingApproval,
 )
-from ottod.protocol.worker import BudgetRefusal
 from ottod.protocol.worker import ResolveApproval as Order
+from ottod.protocol.worker_requests import BudgetRefusal
 from ottod.root.context import RootContext
 from ottod.root.grants import Grants
 from ottod.root.session_table import Session

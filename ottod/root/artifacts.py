@@ -31,7 +31,7 @@ from ottod.protocol.artifacts import (
 )
 from ottod.protocol.requests import GetArtifact, ListArtifacts, ReadArtifact
 from ottod.protocol.results import ArtifactFound, ArtifactList, ArtifactPart, SessionInfo
-from ottod.protocol.worker import FetchArtifact, FindArtifacts, RequestReply, WriteArtifact
+from ottod.protocol.worker_requests import FetchArtifact, FindArtifacts, RequestReply, WriteArtifact
 from ottod.root.context import RootContext
 from ottod.root.session_table import Session
 from ottod.storage.artifact_index import ArtifactIndex, Refusal

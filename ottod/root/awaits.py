@@ -11,7 +11,7 @@ from ottod.core.waits import Wait
 from ottod.errors import RefusedError
 from ottod.protocol.cause import Cause
 from ottod.protocol.results import SessionInfo
-from ottod.protocol.worker import AgentEnd, AwaitAgents, RequestReply, TeamReply
+from ottod.protocol.worker_requests import AgentEnd, AwaitAgents, RequestReply, TeamReply
 from ottod.root.context import RootContext
 from ottod.root.questions import Questions
 from ottod.root.session_table import Session

@@ -18,12 +18,12 @@ from ottod.ids import key_from_bytes, session_id
 from ottod.isolation.enclosure import Caps, Enclosure, IsolationError
 from ottod.isolation.processes import identify
 from ottod.isolation.rlimits import limits_for
+from ottod.protocol.birth import Birth, ChildNotice, births
 from ottod.protocol.cause import Cause
 from ottod.protocol.events import SessionCreated
 from ottod.protocol.policy import Authority, StandingGrant
 from ottod.protocol.requests import StartSession
 from ottod.protocol.results import SessionInfo
-from ottod.protocol.worker import Birth, ChildNotice, births
 from ottod.root.burials import incarnation_row
 from ottod.root.context import RootContext
 from ottod.root.heritage import Heritage

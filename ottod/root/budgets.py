@@ -29,7 +29,7 @@ from ottod.errors import OttoError, RefusedError
 from ottod.protocol.events import BudgetWarning
 from ottod.protocol.results import BudgetLine
 from ottod.protocol.usage import MAX_CALL_TOKENS, MAX_CALL_USD_MICROS, Usage
-from ottod.protocol.worker import AskPermit, BudgetRefusal, Permit
+from ottod.protocol.worker_requests import AskPermit, BudgetRefusal, Permit
 from ottod.root.context import RootContext
 from ottod.root.session_table import Session
 from ottod.storage.ledger import AccountRow, Ledger, PermitRow

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from ottod.core.waits import Wait, Waits
 from ottod.errors import RefusedError
+from ottod.protocol.birth import ChildNotice
 from ottod.protocol.requests import StartSession
-from ottod.protocol.worker import ChildNotice, SpawnChild, StopChild
+from ottod.protocol.worker_requests import SpawnChild, StopChild
 from ottod.root.births import Births, check_room
 from ottod.root.context import RootContext
 from ottod.root.groups import Groups

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from ottod.core.projection import fold
 from ottod.isolation.enclosure import Enclosures
+from ottod.protocol.birth import Tracing
 from ottod.protocol.events import Event
-from ottod.protocol.worker import Tracing
 from ottod.root.hub import Hub
 from ottod.root.session_table import Session, SessionTable
 from ottod.root.worker_gate import WorkerGate

@@ -17,7 +17,7 @@ from ottod.ids import key_from_bytes, session_id, session_key
 from ottod.protocol.decisions import COMMIT, ID_PREFIX, REF, DecisionFilter, FoundDecisions, NewNode
 from ottod.protocol.requests import ForgetDecisions
 from ottod.protocol.results import DecisionsFound, Done
-from ottod.protocol.worker import FindDecisions, LogDecisions, RequestReply
+from ottod.protocol.worker_requests import FindDecisions, LogDecisions, RequestReply
 from ottod.root.artifacts import tree_of
 from ottod.root.context import RootContext
 from ottod.root.session_table import Session

@@ -25,7 +25,8 @@ from ottod.core.team import PARENT, Member, role_of
 from ottod.errors import OttoError, RefusedError
 from ottod.ids import PREFIX
 from ottod.protocol.policy import Authority
-from ottod.protocol.worker import MAX_MESSAGE_TEXT_BYTES, DeliverInput, Delivery, RequestReply, SendMessage, TeamReply
+from ottod.protocol.worker import DeliverInput
+from ottod.protocol.worker_requests import MAX_MESSAGE_TEXT_BYTES, Delivery, RequestReply, SendMessage, TeamReply
 from ottod.root.context import RootContext
 from ottod.root.session_table import Session
 from ottod.root.teams import Teams

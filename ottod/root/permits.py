@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from ottod.core.budget import NOTHING, Amount, NearlyUsed
 from ottod.errors import OttoError, RefusedError
 from ottod.protocol.usage import MAX_CALL_TOKENS, MAX_CALL_USD_MICROS, TOKEN_COUNTS, Usage
-from ottod.protocol.worker import AskPermit, Permit, RequestReply, SettlePermit
+from ottod.protocol.worker_requests import AskPermit, Permit, RequestReply, SettlePermit
 from ottod.root.budgets import Budgets, OverBudget
 from ottod.root.context import RootContext
 from ottod.root.session_table import Incarnation, Session

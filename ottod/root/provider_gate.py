@@ -38,7 +38,7 @@ from ottod.errors import OttoError, ProviderError
 from ottod.protocol.events import BreakerStateChanged
 from ottod.protocol.results import ModelLine, ProviderLineInfo, ProviderList
 from ottod.protocol.specs import ModelTarget
-from ottod.protocol.worker import AskPermit, Permit, SettlePermit
+from ottod.protocol.worker_requests import AskPermit, Permit, SettlePermit
 from ottod.root.context import RootContext
 from ottod.root.session_table import Session
 from ottod.settings.daemon import DaemonSettings

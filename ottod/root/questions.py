@@ -19,15 +19,8 @@ from ottod.core.team import Member
 from ottod.core.waits import Wait, Waits
 from ottod.errors import Failure, OttoError, RefusedError
 from ottod.protocol import journal as j
-from ottod.protocol.worker import (
-    AgentAnswer,
-    AnswerQuestion,
-    AskAgent,
-    DeliverInput,
-    RequestReply,
-    TeamReply,
-    WithdrawInput,
-)
+from ottod.protocol.worker import DeliverInput, WithdrawInput
+from ottod.protocol.worker_requests import AgentAnswer, AnswerQuestion, AskAgent, RequestReply, TeamReply
 from ottod.root.context import RootContext
 from ottod.root.mail import COMMAND_TIMEOUT_S, SEND_WAIT_S, Mail, how_it_ended
 from ottod.root.session_table import Session

@@ -11,9 +11,10 @@ from ottod.core.stop_ladder import StopLadder
 from ottod.errors import OttoError
 from ottod.ids import normalise_prefix, session_key
 from ottod.isolation.enclosure import Enclosure, Reading
+from ottod.protocol.birth import ChildNotice
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.results import SessionInfo
-from ottod.protocol.worker import ChildNotice, Exiting
+from ottod.protocol.worker import Exiting
 from ottod.root.loss import Loss
 from ottod.root.plan import SessionPlan
 from ottod.root.zygote_client import Lease

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from ottod.core.team import Member, Team
 from ottod.errors import RefusedError
 from ottod.protocol.results import SessionInfo
-from ottod.protocol.worker import AgentCard
+from ottod.protocol.worker_requests import AgentCard
 from ottod.root.artifacts import tree_of
 from ottod.root.context import RootContext
 from ottod.root.session_table import Session

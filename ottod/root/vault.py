@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from ottod.core.redaction import MAX_SECRET_CHARS, MIN_SECRET_CHARS, Redactor, shapes_only
 from ottod.errors import ConfigError
 from ottod.isolation.environment_block import blot_out
-from ottod.protocol.worker import Tracing
+from ottod.protocol.birth import Tracing
 from ottod.settings.daemon import DaemonSettings
 from ottod.settings.keys import known_secrets, secret, secret_variables
 from ottod.telemetry.log import Log

@@ -32,15 +32,14 @@ from ottod.protocol.worker import (
     ExitAck,
     Exiting,
     Heartbeat,
-    RequestReply,
     RootToWorker,
     WorkerHello,
     WorkerRejected,
-    WorkerRequest,
     WorkerWelcome,
     root_to_worker,
     worker_messages,
 )
+from ottod.protocol.worker_requests import RequestReply, WorkerRequest
 from ottod.root.hub import Hub
 from ottod.root.session_table import Incarnation, Session, SessionTable
 from ottod.root.worker_claims import bounded, check_entries

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from ottod.errors import Failure, OttoError
 from ottod.protocol.events import BreakerStateChanged
-from ottod.protocol.worker import (
+from ottod.protocol.worker_requests import (
     AnswerQuestion,
     AskAgent,
     AskPermit,

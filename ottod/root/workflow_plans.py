@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from ottod.errors import ConfigError, RefusedError, StorageError
 from ottod.protocol.requests import MAX_INPUTS_BYTES, StartSession, WorkflowStart
 from ottod.protocol.specs import AgentSpec, Budgets, Group, Limits, Restart
-from ottod.protocol.worker import SpawnChild
+from ottod.protocol.worker_requests import SpawnChild
 from ottod.protocol.workflows import MAX_STEPS, ResolvedWorkflow, Step, WorkflowSpec
 from ottod.root.plan import SessionPlan
 from ottod.root.session_table import Session

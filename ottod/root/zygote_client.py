@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ottod.errors import OttoError, RemoteProtocolError
-from ottod.protocol.worker import Fork, Forked, ForkFailed, ZygoteReady, zygote_replies, zygote_requests
+from ottod.protocol.zygote import Fork, Forked, ForkFailed, ZygoteReady, zygote_replies, zygote_requests
 from ottod.root.reaper import Child, Exit, Reaper
 from ottod.root.vitals import is_stuck, look
 

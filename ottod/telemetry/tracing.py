@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ottod import __version__
 from ottod.core.trace_ids import parse_traceparent, span_id, trace_id, traceparent
 from ottod.protocol import events as ev
-from ottod.protocol.worker import Birth, Tracing
+from ottod.protocol.birth import Birth, Tracing
 from ottod.telemetry import conventions as names
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.decisions import DecisionFilter, FoundDecisions, NewEdge, NewNode, NodeChange
 from ottod.protocol.model import ToolSchema
 from ottod.protocol.toolio import DirEntry, Facts, Files, FileStat, LiveProgram, ProgramResult, Programs, Web
-from ottod.protocol.worker import AgentAnswer, AgentCard, AgentEnd, Delivery
+from ottod.protocol.worker_requests import AgentAnswer, AgentCard, AgentEnd, Delivery
 
 __all__ = [
     "AgentAnswer",

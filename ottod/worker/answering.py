@@ -20,7 +20,7 @@ from ottod.errors import Failure, OttoError, ProviderError, StorageError
 from ottod.protocol import journal as j
 from ottod.protocol.events import ItemCompleted, ItemStarted
 from ottod.protocol.model import ModelResponse, Text, Thinking
-from ottod.protocol.worker import BudgetRefusal, Permit
+from ottod.protocol.worker_requests import BudgetRefusal, Permit
 from ottod.worker import last_call
 from ottod.worker.approvals import Approvals
 from ottod.worker.compaction import Compactor

@@ -32,10 +32,12 @@ from ottod.core.permission import MAX_KEYS, Verdict, covering_grant, describe_ru
 from ottod.core.resume import Restored
 from ottod.errors import Failure
 from ottod.protocol import journal as j
+from ottod.protocol.birth import Birth
 from ottod.protocol.events import ApprovalRequested, ApprovalResolved, PolicyDecided
 from ottod.protocol.model import ToolCall
 from ottod.protocol.policy import StandingGrant
-from ottod.protocol.worker import Birth, BudgetRefusal, ResolveApproval
+from ottod.protocol.worker import ResolveApproval
+from ottod.protocol.worker_requests import BudgetRefusal
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.judge import Judge
 from ottod.worker.link import Link

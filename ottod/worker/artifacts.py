@@ -18,7 +18,7 @@ from pathlib import Path
 from ottod.errors import OttoError, ToolError
 from ottod.protocol.artifacts import HANDOVER_DIR, MAX_ARTIFACT_BYTES, ArtifactInfo, name_problem
 from ottod.protocol.events import ArtifactWritten
-from ottod.protocol.worker import FetchArtifact, FindArtifacts, WriteArtifact
+from ottod.protocol.worker_requests import FetchArtifact, FindArtifacts, WriteArtifact
 from ottod.worker.link import Link
 
 TOKEN_BYTES = 16

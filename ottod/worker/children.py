@@ -15,8 +15,9 @@ from typing import Any, Literal
 from ottod.core.resume import Restored
 from ottod.errors import OttoError, ToolError
 from ottod.protocol import journal as j
+from ottod.protocol.birth import ChildNotice
 from ottod.protocol.events import ChildExited, ChildStarted, LogWarning
-from ottod.protocol.worker import AgentEnd, ChildNotice, RequestReply, SpawnChild, StopChild
+from ottod.protocol.worker_requests import AgentEnd, RequestReply, SpawnChild, StopChild
 from ottod.tools.base import ChildEnd
 from ottod.worker.inbox import Inbox
 from ottod.worker.journal_writer import JournalWriter

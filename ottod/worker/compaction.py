@@ -28,7 +28,7 @@ from ottod.protocol import journal as j
 from ottod.protocol.events import ItemCompleted, ItemStarted, LogWarning
 from ottod.protocol.model import Message, UserMessage
 from ottod.protocol.specs import AgentSpec
-from ottod.protocol.worker import Permit
+from ottod.protocol.worker_requests import Permit
 from ottod.worker.artifacts import Artifacts
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link

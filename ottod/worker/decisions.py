@@ -9,7 +9,7 @@ import msgspec
 from ottod.errors import OttoError, ToolError
 from ottod.protocol.decisions import MAX_CALL_BYTES, DecisionFilter, FoundDecisions, NewEdge, NewNode, NodeChange
 from ottod.protocol.events import DecisionLogged
-from ottod.protocol.worker import FindDecisions, LogDecisions, RequestReply
+from ottod.protocol.worker_requests import FindDecisions, LogDecisions, RequestReply
 from ottod.worker.link import Link
 
 

@@ -13,8 +13,8 @@ from ottod.core.turn import TurnMachine
 from ottod.isolation.beneath import BeneathFiles
 from ottod.isolation.running import finished
 from ottod.isolation.web import PinnedWeb
+from ottod.protocol.birth import Birth
 from ottod.protocol.events import LogWarning
-from ottod.protocol.worker import Birth
 from ottod.settings.tool_names import source_of
 from ottod.tools.base import Tool
 from ottod.tools.registry import tools_by_name

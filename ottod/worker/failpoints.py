@@ -20,7 +20,7 @@ import signal
 import time
 from pathlib import Path
 
-from ottod.protocol.worker import Birth
+from ottod.protocol.birth import Birth
 
 SWITCH = "OTTO_FAILPOINTS"
 VARIABLE = "FAILPOINT"

@@ -18,8 +18,8 @@ from pathlib import Path
 from ottod.core.past import Past, Restored
 from ottod.errors import StorageError
 from ottod.ids import session_key
+from ottod.protocol.birth import Birth
 from ottod.protocol.journal import JournalEntry, SessionOpened
-from ottod.protocol.worker import Birth
 from ottod.storage.journal import Journal
 from ottod.storage.journal_files import NAME, compress_file
 from ottod.worker.failpoints import Failpoints

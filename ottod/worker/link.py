@@ -24,28 +24,26 @@ from ottod.core.outbox import Outbox
 from ottod.core.redaction import Redactor
 from ottod.errors import Failure, RefusedError, RemoteProtocolError
 from ottod.protocol import PROTOCOL_VERSION
+from ottod.protocol.birth import Birth
 from ottod.protocol.events import ContentDelta, Event, SessionStarted, SessionStateChanged, UsageUpdated
 from ottod.protocol.worker import (
     KIND_BATCH,
     KIND_MESSAGE,
     Ack,
-    Birth,
     Command,
     CommandBody,
     CommandReply,
     ExitAck,
     Exiting,
     Heartbeat,
-    RequestReply,
     WorkerHello,
     WorkerMessage,
     WorkerRejected,
-    WorkerRequest,
-    WorkerRequestBody,
     WorkerWelcome,
     root_to_worker,
     worker_messages,
 )
+from ottod.protocol.worker_requests import RequestReply, WorkerRequest, WorkerRequestBody
 from ottod.transport.socket import Socket, connect_dealer
 
 QUEUE_MESSAGES = 256

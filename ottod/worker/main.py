@@ -26,9 +26,10 @@ from ottod.core.redaction import shapes_only
 from ottod.ids import session_key
 from ottod.isolation.landlock import forbid_new_privileges
 from ottod.isolation.processes import ProcessId, become_subreaper, identify
+from ottod.protocol.birth import MAX_BIRTH_BYTES, Birth, births
 from ottod.protocol.cause import Cause
 from ottod.protocol.events import LogWarning
-from ottod.protocol.worker import MAX_BIRTH_BYTES, Birth, Exiting, WorkerWelcome, births
+from ottod.protocol.worker import Exiting, WorkerWelcome
 from ottod.providers.registry import preload
 from ottod.worker.link import Link
 from ottod.worker.rehearsal import rehearse

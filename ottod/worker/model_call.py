@@ -26,7 +26,7 @@ from ottod.protocol.model import Message, ModelRequest, ModelResponse, ResponseC
 from ottod.protocol.model import ToolSchema as Schema
 from ottod.protocol.specs import AgentSpec, Backoff, ModelTarget
 from ottod.protocol.usage import Usage
-from ottod.protocol.worker import AskPermit, Permit, SettlePermit
+from ottod.protocol.worker_requests import AskPermit, Permit, SettlePermit
 from ottod.providers.base import Provider
 from ottod.providers.estimate import bound_frame_tokens, bound_tokens, counted_usage, estimated_usage
 from ottod.providers.prices import cost_usd_micros, quote

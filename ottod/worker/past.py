@@ -6,8 +6,8 @@ import asyncio
 
 from ottod.core.resume import Restored
 from ottod.errors import RefusedError, StorageError
+from ottod.protocol.birth import Birth
 from ottod.protocol.events import LogWarning
-from ottod.protocol.worker import Birth
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
 

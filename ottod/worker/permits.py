@@ -15,7 +15,7 @@ from ottod.core.resume import Attempt
 from ottod.errors import OttoError, ProviderError, RefusedError
 from ottod.protocol.events import LogWarning
 from ottod.protocol.usage import Usage
-from ottod.protocol.worker import AskPermit, BudgetRefusal, Permit, RequestReply, SettlePermit
+from ottod.protocol.worker_requests import AskPermit, BudgetRefusal, Permit, RequestReply, SettlePermit
 from ottod.worker.link import Link
 
 SETTLE_TIMEOUT_S = 5.0

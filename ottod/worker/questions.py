@@ -12,7 +12,7 @@ from ottod.core.past import MAX_ANSWERS
 from ottod.core.resume import Restored, Waiting
 from ottod.core.turn import EndTurn
 from ottod.errors import OttoError
-from ottod.protocol.worker import AnswerQuestion
+from ottod.protocol.worker_requests import AnswerQuestion
 from ottod.worker.link import Link
 from ottod.worker.text import cut
 

@@ -10,9 +10,10 @@ from setproctitle import setproctitle
 
 from ottod.core.outbox import Outbox
 from ottod.protocol import PROTOCOL_VERSION
+from ottod.protocol.birth import Birth, births
 from ottod.protocol.events import SessionStarted, SessionStateChanged
 from ottod.protocol.specs import AgentSpec, ModelTarget
-from ottod.protocol.worker import Birth, WorkerHello, WorkerWelcome, births, root_to_worker, worker_messages
+from ottod.protocol.worker import WorkerHello, WorkerWelcome, root_to_worker, worker_messages
 from ottod.worker.link import Link
 from ottod.worker.session import SessionRunner
 

@@ -30,8 +30,8 @@ from ottod.isolation import bubblewrap, landlock
 from ottod.isolation.launch_config import Confinement, NamedProgram
 from ottod.isolation.program_paths import worker_paths
 from ottod.isolation.programs import ConfinedPrograms
+from ottod.protocol.birth import Birth
 from ottod.protocol.specs import McpServer
-from ottod.protocol.worker import Birth
 from ottod.settings.environment import matches
 
 MAX_CALL_PROCESSES = 4096

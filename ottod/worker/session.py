@@ -22,6 +22,7 @@ from ottod.core.resume import OpenTurn, Restored
 from ottod.core.turn import EndTurn
 from ottod.errors import Failure, OttoError, StorageError
 from ottod.protocol import journal as j
+from ottod.protocol.birth import Birth, ChildNotice
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.events import (
     CheckpointWritten,
@@ -32,8 +33,6 @@ from ottod.protocol.events import (
     SessionState,
 )
 from ottod.protocol.worker import (
-    Birth,
-    ChildNotice,
     CommandBody,
     DeliverInput,
     Exiting,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ottod.isolation.programs import ConfinedPrograms
+from ottod.protocol.birth import Birth
 from ottod.protocol.events import LogWarning, ProviderNotice
-from ottod.protocol.worker import Birth
 from ottod.tools.mcp_source import McpSource
 from ottod.tools.python_source import PythonSource
 from ottod.tools.source import Notice, ToolSource

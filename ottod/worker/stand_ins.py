@@ -17,7 +17,7 @@ from ottod.errors import Failure, OttoError
 from ottod.protocol.model import ModelRequest, ModelResponse, Text
 from ottod.protocol.specs import AgentSpec
 from ottod.protocol.usage import Usage
-from ottod.protocol.worker import MAX_ANSWER_BYTES, KeepAnswer, RecallAnswer
+from ottod.protocol.worker_requests import MAX_ANSWER_BYTES, KeepAnswer, RecallAnswer
 from ottod.worker.approvals import Approvals
 from ottod.worker.link import Link
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ottod.errors import OttoError, ToolError
 from ottod.protocol.events import MessageSent
-from ottod.protocol.worker import (
+from ottod.protocol.worker_requests import (
     AgentAnswer,
     AgentCard,
     AgentEnd,

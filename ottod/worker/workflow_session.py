@@ -17,11 +17,10 @@ from ottod.core.workflow_orders import EndWorkflow
 from ottod.errors import Failure, OttoError, StorageError
 from ottod.protocol import journal as j
 from ottod.protocol.artifacts import ArtifactInfo
+from ottod.protocol.birth import Birth, ChildNotice
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.events import CheckpointWritten, LogError, LogWarning, SessionStarted
 from ottod.protocol.worker import (
-    Birth,
-    ChildNotice,
     CommandBody,
     DeliverInput,
     Exiting,
@@ -31,10 +30,10 @@ from ottod.protocol.worker import (
     ResolveApproval,
     SetGrants,
     SetPause,
-    SpawnChild,
     StopTurn,
     WithdrawInput,
 )
+from ottod.protocol.worker_requests import SpawnChild
 from ottod.protocol.workflows import ResolvedWorkflow
 from ottod.worker.approvals import Approvals
 from ottod.worker.artifacts import Artifacts

@@ -15,7 +15,7 @@ from ottod.protocol import journal as j
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause
 from ottod.protocol.specs import AgentSpec
-from ottod.protocol.worker import SpawnChild
+from ottod.protocol.worker_requests import SpawnChild
 from ottod.worker.children import Children
 from ottod.worker.text import cut
 from ottod.worker.workflow_artifacts import StepArtifacts

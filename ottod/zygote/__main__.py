@@ -27,7 +27,7 @@ from types import FrameType
 from setproctitle import setproctitle
 
 from ottod.errors import RemoteProtocolError
-from ottod.protocol.worker import Forked, ForkFailed, ZygoteReady, zygote_replies, zygote_requests
+from ottod.protocol.zygote import Forked, ForkFailed, ZygoteReady, zygote_replies, zygote_requests
 
 MAX_REQUEST_BYTES = 4096
 Entry = Callable[[int, str], None]

@@ -20,6 +20,7 @@ from ottod.errors import Failure
 from ottod.ids import session_id
 from ottod.isolation.processes import ProcessId, identify, is_alive, kill_survivors
 from ottod.protocol import PROTOCOL_VERSION
+from ottod.protocol.birth import Birth, ChildNotice, births
 from ottod.protocol.cause import CauseKind
 from ottod.protocol.events import Event, Unknown
 from ottod.protocol.journal import JournalEntry
@@ -29,25 +30,24 @@ from ottod.protocol.worker import (
     KIND_BATCH,
     KIND_MESSAGE,
     Ack,
-    AskPermit,
-    Birth,
-    ChildNotice,
     Command,
     CommandBody,
     CommandReply,
     ExitAck,
     Exiting,
-    Permit,
-    RequestReply,
     RootToWorker,
-    SettlePermit,
     WorkerHello,
-    WorkerRequest,
-    WorkerRequestBody,
     WorkerWelcome,
-    births,
     root_to_worker,
     worker_messages,
+)
+from ottod.protocol.worker_requests import (
+    AskPermit,
+    Permit,
+    RequestReply,
+    SettlePermit,
+    WorkerRequest,
+    WorkerRequestBody,
 )
 from ottod.storage.journal import read_journal
 

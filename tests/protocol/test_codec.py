@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ottod.errors import RemoteProtocolError
+from ottod.protocol.birth import births
 from ottod.protocol.codec import MAX_MESSAGE_BYTES, Codec
 from ottod.protocol.control import Hello, Request, client_messages, server_messages
 from ottod.protocol.requests import StopSession
-from ottod.protocol.worker import births, root_to_worker, worker_messages, zygote_replies, zygote_requests
+from ottod.protocol.worker import root_to_worker, worker_messages
+from ottod.protocol.zygote import zygote_replies, zygote_requests
 
 CODECS: list[Codec[Any]] = [
     client_messages, server_messages, worker_messages, root_to_worker, births, zygote_replies, zygote_requests

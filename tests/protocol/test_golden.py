@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from ottod.errors import Failure
-from ottod.protocol import PROTOCOL_VERSION, control, events, requests, results, worker
+from ottod.protocol import PROTOCOL_VERSION, control, events, requests, results, worker, worker_requests
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause
 from ottod.protocol.specs import AgentSpec, ModelTarget
@@ -32,7 +32,7 @@ UNIONS = {
     "worker": worker.WorkerMessage,
     "root_to_worker": worker.RootToWorker,
     "command": worker.CommandBody,
-    "worker_request": worker.WorkerRequestBody,
+    "worker_request": worker_requests.WorkerRequestBody,
 }
 
 
@@ -43,7 +43,7 @@ def value_for(annotation: Any, name: str) -> Any:
         Usage: USAGE, AgentSpec: AgentSpec(name="coder", tools=("shell",)),
         ModelTarget: ModelTarget(provider="scripted", adapter="scripted", model="/s.yml"),
         requests.RequestBody: requests.Ping(), worker.CommandBody: worker.StopTurn(reason="r"),
-        worker.WorkerRequestBody: worker.StopChild(child="s-0123456789"),
+        worker_requests.WorkerRequestBody: worker_requests.StopChild(child="s-0123456789"),
         ArtifactInfo: ArtifactInfo(artifact="art-0123456789", name="design.md", digest="00" * 32, size_bytes=5),
         events.Gap: events.Gap(first=1, last=9, reason="evicted", session="s-0123456789"),
     }  # fmt: skip

@@ -18,7 +18,7 @@ from ottod.ids import session_id
 from ottod.protocol.results import SessionInfo
 from ottod.protocol.specs import AgentSpec, Budgets, ModelTarget
 from ottod.protocol.usage import Usage
-from ottod.protocol.worker import AskPermit, Permit, Quote, SettlePermit
+from ottod.protocol.worker_requests import AskPermit, Permit, Quote, SettlePermit
 from ottod.root.permits import Permits
 from ottod.root.plan import SessionPlan
 from ottod.root.session_table import Incarnation, Session

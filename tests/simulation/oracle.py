@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ottod.ids import session_id
 from ottod.protocol import events as ev
+from ottod.protocol.birth import Birth
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.records import HEADER_BYTES, RecordHeader, decode_payload
 from ottod.protocol.results import StopResult
-from ottod.protocol.worker import Birth, Exiting
+from ottod.protocol.worker import Exiting
 from tests.simulation.processes import Process
 from tests.simulation.settings import SETTINGS
 from tests.simulation.world import NS, Violation, World

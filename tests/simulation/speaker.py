@@ -15,25 +15,23 @@ from ottod.core.outbox import Outbox
 from ottod.ids import session_key
 from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol import events as ev
+from ottod.protocol.birth import Birth
 from ottod.protocol.worker import (
     KIND_BATCH,
     KIND_MESSAGE,
     Ack,
-    Birth,
     Command,
     ExitAck,
     Exiting,
     Heartbeat,
-    RequestReply,
     WorkerHello,
     WorkerMessage,
     WorkerRejected,
-    WorkerRequest,
-    WorkerRequestBody,
     WorkerWelcome,
     root_to_worker,
     worker_messages,
 )
+from ottod.protocol.worker_requests import RequestReply, WorkerRequest, WorkerRequestBody
 from tests.simulation.bus import Frames, Line
 from tests.simulation.processes import Process
 from tests.simulation.world import Happening

@@ -12,20 +12,10 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from ottod.protocol import events as ev
+from ottod.protocol.birth import ChildNotice, births
 from ottod.protocol.cause import Cause, CauseKind
-from ottod.protocol.worker import (
-    ChildNotice,
-    Command,
-    CommandReply,
-    DeliverInput,
-    Exiting,
-    RequestReply,
-    SpawnChild,
-    StopTurn,
-    WorkerRequest,
-    WorkerRequestBody,
-    births,
-)
+from ottod.protocol.worker import Command, CommandReply, DeliverInput, Exiting, StopTurn
+from ottod.protocol.worker_requests import RequestReply, SpawnChild, WorkerRequest, WorkerRequestBody
 from tests.simulation.processes import Process, made_exit
 from tests.simulation.speaker import ORPHAN_BEAT_S, Speaker
 from tests.simulation.world import NS, Happening

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ottod.errors import Failure
-from ottod.protocol.worker import SpawnChild, WorkerRequestBody
+from ottod.protocol.worker_requests import SpawnChild, WorkerRequestBody
 from tests.fakes.fake_root import FakeRoot
 
 

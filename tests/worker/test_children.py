@@ -6,6 +6,7 @@ import pytest
 
 from ottod.errors import Failure
 from ottod.protocol import journal as j
+from ottod.protocol.birth import ChildNotice
 from ottod.protocol.cause import Cause
 from ottod.protocol.events import (
     ChildExited,
@@ -19,7 +20,8 @@ from ottod.protocol.events import (
     TurnCancelled,
     TurnCompleted,
 )
-from ottod.protocol.worker import ChildNotice, SpawnChild, StopChild, StopTurn
+from ottod.protocol.worker import StopTurn
+from ottod.protocol.worker_requests import SpawnChild, StopChild
 from tests.fakes.fake_root import FakeRoot
 
 DONE = Cause(kind="completed")

@@ -11,12 +11,12 @@ import zmq
 
 from ottod.ids import session_id, session_key
 from ottod.protocol import PROTOCOL_VERSION
+from ottod.protocol.birth import Birth
 from ottod.protocol.cause import Cause
 from ottod.protocol.journal import UserSaid
 from ottod.protocol.specs import AgentSpec, ModelTarget
 from ottod.protocol.worker import (
     KIND_MESSAGE,
-    Birth,
     ExitAck,
     Exiting,
     Heartbeat,

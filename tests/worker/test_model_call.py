@@ -23,7 +23,7 @@ from ottod.protocol.model import (
 )
 from ottod.protocol.specs import AgentSpec, ModelTarget
 from ottod.protocol.usage import Usage
-from ottod.protocol.worker import AskPermit, Permit, SettlePermit
+from ottod.protocol.worker_requests import AskPermit, Permit, SettlePermit
 from ottod.worker.model_call import Answer, ModelCaller
 
 DEADLINE_S = 10.0

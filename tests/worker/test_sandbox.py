@@ -23,7 +23,7 @@ from pathlib import Path
 from ottod.errors import OttoError
 from ottod.isolation.beneath import BeneathFiles
 from ottod.protocol.specs import AgentSpec, Isolation, ModelTarget
-from ottod.protocol.worker import Birth
+from ottod.protocol.birth import Birth
 from ottod.worker.sandbox import confine_worker, programs_for
 
 base, cgroup = Path(sys.argv[1]), sys.argv[2]

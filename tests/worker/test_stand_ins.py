@@ -20,7 +20,7 @@ from ottod.protocol.model import (
     ToolResults,
     UserMessage,
 )
-from ottod.protocol.worker import AskPermit, Permit, RequestReply, WorkerRequestBody
+from ottod.protocol.worker_requests import AskPermit, Permit, RequestReply, WorkerRequestBody
 from ottod.worker.permits import Permits
 from ottod.worker.stand_ins import request_digest
 
