@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 import zlib
 from collections import OrderedDict
 from pathlib import Path
@@ -35,6 +36,8 @@ class AnswerCache:
         self._sizes: OrderedDict[str, int] | None = None
         """By key, the least lately used first."""
         self._held_bytes = 0
+        self._newest_ns = 0
+        """When the answer that was used last was used, as its file says."""
 
     def get(self, key: str) -> bytes:
         """The answer; empty if there is none. Raises OSError if the directory cannot be used."""
@@ -52,7 +55,7 @@ class AnswerCache:
                 self._remove(key)
                 return b""
             sizes.move_to_end(key)
-            os.utime(path)
+            self._used(path)
             return answer
 
     def put(self, key: str, answer: bytes) -> None:
@@ -64,11 +67,17 @@ class AnswerCache:
             path = self._directory / key
             fresh = self._directory / f".{key}"
             fresh.write_bytes(zlib.crc32(answer).to_bytes(_CRC_BYTES, "big") + answer)
+            self._used(fresh)
             fresh.replace(path)
             self._held_bytes += len(answer) + _CRC_BYTES - sizes.pop(key, 0)
             sizes[key] = len(answer) + _CRC_BYTES
             while self._held_bytes > self._max_bytes or len(sizes) > self._max_answers:
                 self._remove(next(iter(sizes)))
+
+    def _used(self, path: Path) -> None:
+        """Dates a file behind all others: the kernel's own dates are alike for milliseconds, and may go back."""
+        self._newest_ns = max(self._newest_ns + 1, time.time_ns())
+        os.utime(path, ns=(self._newest_ns, self._newest_ns))
 
     def _remove(self, key: str) -> None:
         assert self._sizes is not None
@@ -86,5 +95,6 @@ class AnswerCache:
                 elif entry.name.startswith("."):
                     os.unlink(entry.path)  # A write that a killed daemon did not finish.
             self._sizes = OrderedDict((name, size) for _, name, size in sorted(found))
+            self._newest_ns = max((at_ns for at_ns, _, _ in found), default=0)
             self._held_bytes = sum(self._sizes.values())
         return self._sizes

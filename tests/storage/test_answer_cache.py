@@ -27,6 +27,21 @@ def test_an_answer_outlives_its_cache(tmp_path: Path) -> None:
     assert (tmp_path / "answers").stat().st_mode & 0o777 == 0o700
 
 
+def test_the_order_of_use_outlives_its_cache_whatever_the_clock_says(tmp_path: Path) -> None:
+    """Answers used in the same tick, or with the clock set back in between, are still told apart."""
+    cache = AnswerCache(tmp_path)
+    for name in "zyx":
+        cache.put(key(name), b"hello")
+    os.utime(tmp_path / key("x"), ns=(2**62, 2**62))
+    again = AnswerCache(tmp_path)
+    assert again.get(key("z")) == again.get(key("y")) == b"hello"
+    dates = {name: (tmp_path / key(name)).stat().st_mtime_ns for name in "xyz"}
+    assert dates["x"] < dates["z"] < dates["y"]
+    third = AnswerCache(tmp_path, max_answers=3)
+    third.put(key("w"), b"hello")
+    assert [bool(third.get(key(name))) for name in "wxyz"] == [True, False, True, True]
+
+
 def test_every_damaged_file_is_no_answer(tmp_path: Path) -> None:
     """Cut anywhere, or with any bit turned, it is passed over and removed."""
     cache = AnswerCache(tmp_path)
