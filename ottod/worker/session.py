@@ -25,7 +25,6 @@ from ottod.protocol import journal as j
 from ottod.protocol.birth import Birth, ChildNotice
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.events import (
-    CheckpointWritten,
     ItemCompleted,
     LogError,
     LogWarning,
@@ -47,6 +46,7 @@ from ottod.protocol.worker import (
 )
 from ottod.worker.approvals import Approvals
 from ottod.worker.children import Children
+from ottod.worker.ending import note_end
 from ottod.worker.equipment import Equipment
 from ottod.worker.inbox import Inbox
 from ottod.worker.journal_writer import JournalWriter
@@ -61,8 +61,6 @@ from ottod.worker.turns import TurnDriver
 
 CAUSE_OF_CODE: dict[str, CauseKind] = {"auth": "auth", "bad_config": "bad_spec", "budget": "budget"}
 """Failures of a turn that end a one-shot session with a cause of their own. A used budget ends every session."""
-CHECKPOINT = "suspended"
-"""The name of the checkpoint at which a session that nobody hears leaves off."""
 
 
 class SessionRunner:
@@ -362,16 +360,7 @@ class SessionRunner:
             # Root may have no other chance to hear what the last calls cost.
             await self._permits.settled()
         turn = self._equipment.driver.turns if self._equipment is not None else self._restored.turn
-        entry: j.JournalEntry = j.SessionClosed(cause=cause)
-        if self._is_suspended:
-            entry = j.Checkpoint(name=CHECKPOINT, turn=turn, last_seq=self._link.last_seq)
-        try:
-            await self._journal.put([entry])
-        except StorageError as error:
-            self._link.emit(LogError(message=error.message, code=error.code))
-        else:
-            if self._is_suspended:
-                self._link.emit(CheckpointWritten(checkpoint=CHECKPOINT, turn=turn))
+        await note_end(self._journal, self._link, cause, turn=turn, is_suspended=self._is_suspended)
         return self._exit(cause)
 
     def _exit(self, cause: Cause) -> Exiting:

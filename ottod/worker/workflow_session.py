@@ -19,7 +19,7 @@ from ottod.protocol import journal as j
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.birth import Birth, ChildNotice
 from ottod.protocol.cause import Cause, CauseKind
-from ottod.protocol.events import CheckpointWritten, LogError, LogWarning, SessionStarted
+from ottod.protocol.events import LogError, LogWarning, SessionStarted
 from ottod.protocol.worker import (
     CommandBody,
     DeliverInput,
@@ -38,13 +38,13 @@ from ottod.protocol.workflows import ResolvedWorkflow
 from ottod.worker.approvals import Approvals
 from ottod.worker.artifacts import Artifacts
 from ottod.worker.children import Children
+from ottod.worker.ending import note_end
 from ottod.worker.inbox import Inbox
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
 from ottod.worker.past import open_past
 from ottod.worker.priority import step_back
 from ottod.worker.sandbox import confine_worker, programs_for
-from ottod.worker.session import CHECKPOINT
 from ottod.worker.state import AnnouncedState
 from ottod.worker.text import cut
 from ottod.worker.workflow_artifacts import StepArtifacts
@@ -253,16 +253,7 @@ class WorkflowRunner:
         assert self._journal is not None
         self._is_over = True
         self._result = report(self._workflow.spec, self._journal.restored().workflow, self._end)
-        entry: j.JournalEntry = j.SessionClosed(cause=cause)
-        if self._is_suspended:
-            entry = j.Checkpoint(name=CHECKPOINT, turn=0, last_seq=self._link.last_seq)
-        try:
-            await self._journal.put([entry])
-        except StorageError as error:
-            self._link.emit(LogError(message=error.message, code=error.code))
-        else:
-            if self._is_suspended:
-                self._link.emit(CheckpointWritten(checkpoint=CHECKPOINT, turn=0))
+        await note_end(self._journal, self._link, cause, turn=0, is_suspended=self._is_suspended)
         return self._exit(cause)
 
     @property
