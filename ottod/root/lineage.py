@@ -13,7 +13,7 @@ import msgspec
 
 from ottod.core.budget import WARN_PERCENT
 from ottod.core.resume import heir
-from ottod.errors import RefusedError
+from ottod.errors import RefusedError, StorageError
 from ottod.protocol import journal as j
 from ottod.protocol.codec import MAX_MESSAGE_BYTES
 from ottod.protocol.requests import ForkSession, ReadJournal, ResumeSession, StartSession
@@ -22,7 +22,7 @@ from ottod.root.context import RootContext
 from ottod.root.heritage import Heritage
 from ottod.root.plan import SessionPlan, plan_decoder
 from ottod.root.session_table import Session
-from ottod.storage.journal_history import read_history
+from ottod.storage.journal_history import History, read_history
 
 Start = Callable[[StartSession, Heritage], Awaitable[SessionStartedResult]]
 """Starts a session, once for each key."""
@@ -146,11 +146,17 @@ class Lineage:
     # ------------------------------------------------------------ reading
 
     async def journal(self, session: Session, body: ReadJournal) -> JournalPage:
-        """A page of its journal. Raises StorageError if that cannot be read."""
-        return await self._c.in_thread(self._page, session.id, body)
+        """A page of its journal; empty before its first worker writes. Raises StorageError if it cannot be read."""
+        is_unborn = session.info.state == "starting" and session.info.incarnation == 1
+        return await self._c.in_thread(self._page, session.id, body, is_unborn)
 
-    def _page(self, session_id: str, body: ReadJournal) -> JournalPage:
-        history = read_history(self._directory(session_id))
+    def _page(self, session_id: str, body: ReadJournal, is_unborn: bool) -> JournalPage:
+        try:
+            history = read_history(self._directory(session_id))
+        except StorageError as error:
+            if not is_unborn or error.code != "no_journal":
+                raise
+            history = History(entries=())
         room = min(body.max_bytes, PAGE_BYTES)
         packed: list[bytes] = []
         number, at = body.first, body.at

@@ -125,7 +125,9 @@ def test_a_frozen_zygote_is_replaced() -> None:
         quick = daemon.script("quick", {"text": "hello"})
         assert otto.run(spec=daemon.agent(quick), task="go", cwd=daemon.workdir).ok
         os.kill(daemon.zygote.pid, signal.SIGSTOP)
-        result = otto.run(spec=daemon.agent(quick), task="go", cwd=daemon.workdir)
+        session = otto.start(spec=daemon.agent(quick), task="go", cwd=daemon.workdir)
+        assert session.journal() == [], "nobody has written any yet"
+        result = session.wait()
         assert result.ok, (result.info.cause, daemon.log)
         status = otto.status()
         assert status.zygote_generation == 2 and status.counters["zygote_deaths"] == 1
