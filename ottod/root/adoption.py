@@ -85,9 +85,14 @@ class Adoption:
         self._groups = groups
         self._stops = stops
         self._reaper = reaper
+        self._open: list[IncarnationRow] = []
+        """The incarnations that nobody has seen end, by session and number."""
         self._rows: dict[str, IncarnationRow] = {}
+        """Of each session the newest of them."""
         self._adopted: list[Session] = []
         self._bereft: list[Session] = []
+        self._unbooked: list[Session] = []
+        """Their ends are in the ring, and root died before they were in its books."""
 
     async def take_over(self) -> int:
         """Puts every session of the database that has not ended into the table, and takes on the workers that live.
@@ -95,16 +100,17 @@ class Adoption:
         Gives their number. Before the worker socket is there: who comes too early would be sent away.
         """
         infos = await self._c.database.sessions(limit=MAX_SESSIONS)
+        self._open = await self._c.database.live_incarnations()
+        self._rows = {row.session: row for row in self._open}
         if not infos:
             return 0
         plans = await self._c.database.live_plans()
-        self._rows = {row.session: row for row in await self._c.database.live_incarnations()}
         noted = {info.session: info.last_seq for info in infos}
         infos = await self._c.in_thread(self._fold_ring, infos, await self._c.database.noted_offset())
         for info in infos:
             if info.state == "ended":
-                # Its end is in the ring, and root died before it was in its books.
-                self._c.table.add_ended(Session(info, None))
+                self._unbooked.append(Session(info, self._plan(info, plans.get(info.session))))
+                self._c.table.add_ended(self._unbooked[-1])
         sessions = [self._restore(info, plans.get(info.session)) for info in infos if info.state != "ended"]
         for session in sessions:
             session.noted_seq = noted[session.id]
@@ -125,11 +131,14 @@ class Adoption:
         for session in self._bereft:
             if not session.has_ended:
                 counts[await self._without_worker(session, self._rows.get(session.id))] += 1
+        await self._book_ends()
+        for session in self._unbooked:
+            await self._burials.settle(session)
         self._groups.resume_orders()
         for session in (*self._adopted, *self._bereft):
             if session.is_stop_inherited and not session.has_ended and session.stop_cause is None:
                 self._stops.begin_for(session, INHERITED_STOP, "cancelled")
-        self._rows, self._adopted, self._bereft = {}, [], []
+        self._open, self._rows, self._adopted, self._bereft, self._unbooked = [], {}, [], [], []
         return Inheritance(**counts)
 
     # ------------------------------------------------------------ what was known
@@ -190,14 +199,17 @@ class Adoption:
         lost = self._c.hub.ring.recovery.lost
         return lost[1] - lost[0] + 1 if lost is not None else 0
 
+    def _plan(self, info: SessionInfo, packed: bytes | None) -> SessionPlan | None:
+        if packed is None:
+            return None
+        try:
+            return plan_decoder.decode(packed)
+        except msgspec.DecodeError as error:
+            self._c.log(f"its plan cannot be read, so it cannot go on: {error}", session=info.session)
+            return None
+
     def _restore(self, info: SessionInfo, packed: bytes | None) -> Session:
-        plan: SessionPlan | None = None
-        if packed is not None:
-            try:
-                plan = plan_decoder.decode(packed)
-            except msgspec.DecodeError as error:
-                self._c.log(f"its plan cannot be read, so it cannot go on: {error}", session=info.session)
-        session = Session(info, plan)
+        session = Session(info, self._plan(info, packed))
         session.is_stop_inherited = info.state == "stopping"
         self._c.table.add(session)
         if not info.last_seq:
@@ -264,7 +276,6 @@ class Adoption:
         """A session whose worker is gone, if it had one. Gives the count that it belongs to."""
         known = [ProcessId(row.pid, row.start_time_ticks)] if row is not None else []
         remaining = await self._clear(session, known)
-        await self._book_end(row)
         lost_to = await self._lost_to(session)
         if session.has_ended or session.is_ending:
             return "ended"  # Its group has been stopped meanwhile.
@@ -299,13 +310,20 @@ class Adoption:
         cause = past[-1].cause if past else None
         return cause.kind if cause is not None else "daemon_stop"
 
-    async def _book_end(self, row: IncarnationRow | None) -> None:
-        if row is None:
-            return
-        try:
-            await self._c.database.put_incarnation(replace(row, ended_at_ns=time.time_ns()), durable=False)
-        except OttoError as error:
-            self._c.log(f"incarnation {row.incarnation}: {error}", session=row.session)
+    async def _book_ends(self) -> None:
+        """Every incarnation that was not adopted has ended, also of sessions whose own end is in the books."""
+        adopted = {session.id for session in self._adopted}
+        for row in self._open:
+            if row.session in adopted and row is self._rows[row.session]:
+                continue
+            session = self._c.table.get(row.session)
+            is_last = session is not None and session.info.incarnation == row.incarnation
+            cause = session.info.cause if session is not None and is_last else None
+            try:
+                ended = replace(row, ended_at_ns=time.time_ns(), cause=cause)
+                await self._c.database.put_incarnation(ended, durable=False)
+            except OttoError as error:
+                self._c.log(f"incarnation {row.incarnation}: {error}", session=row.session)
 
     async def _clear(self, session: Session, known: list[ProcessId]) -> list[ProcessId]:
         """Ends whatever is left of a session without its worker; gives what remains."""

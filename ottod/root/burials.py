@@ -156,10 +156,10 @@ class Burials:
         self._c.record(session, event)
         self.on_ended(session)
         session.release_waiters()
-        self._c.spawn(self._settle(session))
+        self._c.spawn(self.settle(session))
 
-    async def _settle(self, session: Session) -> None:
-        """What need not be done before those who wait are told."""
+    async def settle(self, session: Session) -> None:
+        """What need not be done before those who wait are told. Once more does no harm."""
         enclosure, session.enclosure = session.enclosure, None
         if enclosure is not None and not session.info.remaining_pids:
             try:

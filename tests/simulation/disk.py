@@ -67,6 +67,10 @@ class Disk:
         found = self.connection.execute("SELECT state FROM sessions WHERE session = ?", (session,)).fetchone()
         return str(found[0]) if found is not None else ""
 
+    def open_incarnations(self) -> list[str]:
+        """Workers that the committed rows say are alive."""
+        return [f"{row.session}.{row.incarnation}" for row in rows.select_live_incarnations(self.connection)]
+
     def close(self) -> None:
         self.connection.close()
         self.path.unlink(missing_ok=True)

@@ -361,3 +361,6 @@ class Oracle:
         left = [p.name for p in self._machine.processes.living() if p.owner]
         if left:
             self.fail(f"processes are left at the end: {', '.join(left)}")
+        open_rows = self._machine.disk.open_incarnations()
+        if open_rows and not self._machine.disk.was_full:
+            self.fail(f"nothing lives, and in the books these never ended: {', '.join(open_rows)}")
