@@ -35,18 +35,21 @@ from ottod.errors import UnreachableError
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.control import Welcome
 from ottod.protocol.decisions import DecisionFilter
+from ottod.protocol.definitions import DefinitionKind, KeptDefinition
 from ottod.protocol.events import Gap, SessionState
 from ottod.protocol.policy import StandingGrant
 from ottod.protocol.requests import (
     ForgetDecisions,
     GetArtifact,
     GetCost,
+    GetDefinition,
     GetMetrics,
     GetSession,
     GetStatus,
     ListApprovals,
     ListArtifacts,
     ListAudit,
+    ListDefinitions,
     ListGrants,
     ListProviders,
     ListSessions,
@@ -69,6 +72,8 @@ from ottod.protocol.results import (
     CostRow,
     DaemonStatus,
     DecisionsFound,
+    DefinitionFound,
+    DefinitionList,
     Done,
     GrantList,
     MetricFamily,
@@ -379,6 +384,19 @@ class Otto:
         """Forgets the whole graph of the project that this directory belongs to; gives how many nodes it had."""
         body = ForgetDecisions(project=os.path.abspath(project))
         return int(expect(Done, await self.connection.call(body)).detail)
+
+    async def definitions(self, kind: DefinitionKind, name: str = "") -> tuple[KeptDefinition, ...]:
+        """The versions of an agent or a workflow that sessions on record were started with, newest first."""
+        body = ListDefinitions(kind=kind, name=name)
+        return expect(DefinitionList, await self.connection.call(body)).definitions
+
+    async def definition(self, kind: DefinitionKind, name: str, digest: str) -> DefinitionFound:
+        """One of them, by its digest or the beginning of it, and what it says.
+
+        Raises RefusedError: `no_such_definition`, `ambiguous_definition`.
+        """
+        body = GetDefinition(kind=kind, name=name, digest=digest)
+        return expect(DefinitionFound, await self.connection.call(body))
 
     async def grants(self, *, agent: str = "") -> tuple[StandingGrant, ...]:
         """Leave that stands for agents, oldest first; with `agent` only of that name."""

@@ -39,6 +39,7 @@ from ottod.protocol.control import (
 from ottod.protocol.requests import (
     MAX_ENV_BYTES,
     MAX_TASK_BYTES,
+    ExplainPolicy,
     RemoveSession,
     RequestBody,
     RevokeGrant,
@@ -326,7 +327,13 @@ class Dialogue:
 
     def _send_call(self, call: Call) -> None:
         number = self._take_id()
-        message = client_messages.encode(Request(id=number, body=call.body))
+        try:
+            message = client_messages.encode(Request(id=number, body=call.body))
+            if holds_spec(call.body):
+                client_messages.decode(message)
+        except (RemoteProtocolError, TypeError, ValueError) as error:
+            call.finish(error=not_data(error))
+            return
         if len(message) > MAX_REQUEST_BYTES:
             call.finish(error=too_large(call.body, len(message)))
             return
@@ -363,6 +370,21 @@ def too_large(body: RequestBody, size_bytes: int) -> OttoError:
         mend="put long texts into files and name the files",
         code="too_large",
     )
+
+
+def holds_spec(body: RequestBody) -> bool:
+    """Whether it carries something that was made in Python, whose fields nobody has checked."""
+    if isinstance(body, StartSession):
+        return body.spec is not None or (body.workflow is not None and body.workflow.spec is not None)
+    return isinstance(body, ExplainPolicy) and body.spec is not None
+
+
+def not_data(error: Exception) -> OttoError:
+    """A field is of a type that it cannot be of. The daemon would take it for a broken client, and say no more."""
+    text = (
+        str(error).removeprefix("client message: ").replace("$.body.workflow.spec.", "").replace("$.body.spec.", "")
+    )
+    return OttoError(f"the spec is wrong: {text}", mend="give the field a value of that type", code="bad_config")
 
 
 def outcome_unknown(body: RequestBody) -> OutcomeUnknownError:

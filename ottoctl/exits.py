@@ -89,6 +89,8 @@ OF_CODE: dict[str, int] = {
     "no_such_artifact": REFUSED,
     "ambiguous_artifact": USAGE,
     "bad_scope": REFUSED,
+    "no_such_definition": REFUSED,
+    "ambiguous_definition": USAGE,
     "no_such_grant": REFUSED,
     "ambiguous_grant": USAGE,
     "too_many_grants": REFUSED,

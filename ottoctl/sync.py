@@ -40,6 +40,7 @@ from ottod.errors import UnreachableError
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.control import Welcome
 from ottod.protocol.decisions import DecisionFilter
+from ottod.protocol.definitions import DefinitionKind, KeptDefinition
 from ottod.protocol.events import Gap, SessionState
 from ottod.protocol.journal import JournalEntry
 from ottod.protocol.policy import StandingGrant
@@ -48,6 +49,7 @@ from ottod.protocol.requests import (
     ForgetDecisions,
     GetArtifact,
     GetCost,
+    GetDefinition,
     GetMetrics,
     GetSession,
     GetStatus,
@@ -56,6 +58,7 @@ from ottod.protocol.requests import (
     ListApprovals,
     ListArtifacts,
     ListAudit,
+    ListDefinitions,
     ListGrants,
     ListProviders,
     ListSessions,
@@ -87,6 +90,8 @@ from ottod.protocol.results import (
     CostRow,
     DaemonStatus,
     DecisionsFound,
+    DefinitionFound,
+    DefinitionList,
     Done,
     GrantList,
     JournalPage,
@@ -482,6 +487,14 @@ class SyncOtto:
     def forget_decisions(self, project: str | os.PathLike[str]) -> int:
         """Forgets a project's graph; see `Otto.forget_decisions`."""
         return int(expect(Done, self.connection.call(ForgetDecisions(project=os.path.abspath(project)))).detail)
+
+    def definitions(self, kind: DefinitionKind, name: str = "") -> tuple[KeptDefinition, ...]:
+        """The versions of an agent or a workflow that sessions refer to; see `Otto.definitions`."""
+        return expect(DefinitionList, self.connection.call(ListDefinitions(kind=kind, name=name))).definitions
+
+    def definition(self, kind: DefinitionKind, name: str, digest: str) -> DefinitionFound:
+        """One of them; see `Otto.definition`."""
+        return expect(DefinitionFound, self.connection.call(GetDefinition(kind=kind, name=name, digest=digest)))
 
     def grants(self, *, agent: str = "") -> tuple[StandingGrant, ...]:
         """Leave that stands for agents, oldest first; with `agent` only of that name."""

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 from ottod.errors import ConfigError
 
 if TYPE_CHECKING:
+    from ottod.protocol.specs import AgentSpec, ModelTarget
+    from ottod.protocol.workflows import WorkflowSpec
+    from ottod.settings.workflow_plan import WorkflowPlan
     from ottod.settings.workflows import WorkflowEntry, WorkflowFinder
 
 
@@ -36,6 +39,29 @@ def workflow_entry(name: str, cwd: Path | None = None) -> WorkflowEntry:
     settings = finder.agents.settings
     spec, errors = check_workflow(name, people=People(finder.agents), settings=settings)
     return WorkflowEntry(name=Path(name).stem, layer="project", source=name, spec=spec, errors=tuple(errors))
+
+
+def workflow_plan(spec: WorkflowSpec, task: str = "", cwd: Path | None = None) -> WorkflowPlan:
+    """What a workflow would do with a task, here, and the most that it can cost.
+
+    Raises: ConfigError for what would refuse it: nobody for a route, an agent whose file is wrong, an unknown model.
+    """
+    from ottod.settings.models import resolve_model
+    from ottod.settings.workflow_people import People
+    from ottod.settings.workflow_plan import plan_of
+    from ottod.settings.workflows import choose, resolve_workflow
+
+    agents = workflow_finder(cwd).agents
+    settings, directory = agents.settings, str(agents.cwd)
+    assert settings is not None
+
+    def models_of(agent: AgentSpec, model: str) -> tuple[ModelTarget, ...]:
+        own = (agent.model, *agent.fallback_models)
+        targets = [resolve_model(m, settings, agent_source=agent.source, cwd=directory) for m in own[bool(model) :]]
+        return (resolve_model(model, settings, cwd=directory), *targets) if model else tuple(targets)
+
+    workflow = resolve_workflow(spec, agents, task=task)
+    return plan_of(workflow, choose(spec, People(agents), task=task), models_of)
 
 
 def workflow_problems(name: str, cwd: Path | None = None) -> list[ConfigError]:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ottoctl.commands.arguments import AgentName
+from ottoctl.commands.arguments import complete_agents
 from ottoctl.commands.frame import command
 from ottoctl.commands.quick import QuickCommand, QuickGroup
+from ottoctl.commands.versions import Running, Versions, kept_definition, show_running, show_versions
 from ottoctl.console import Console, encode_json
 from ottoctl.exits import OK, USAGE
 from ottod.errors import ConfigError, OttoError, RefusedError
@@ -46,31 +47,59 @@ def list_(console: Console, cwd: Directory = None) -> int | None:
 @command
 def show(
     console: Console,
-    agent: AgentName,
+    agent: Annotated[
+        str,
+        typer.Argument(
+            metavar="AGENT[@DIGEST]", help="An agent's name, or one version", autocompletion=complete_agents
+        ),
+    ],
     cwd: Directory = None,
-    running: Annotated[
-        bool, typer.Option("--running", help="Which live sessions run it, and whether as it is now")
-    ] = False,
+    running: Running = False,
+    versions: Versions = False,
 ) -> int | None:
     """Show an agent as a session would get it, defaults included
 
-    Sessions keep the definition that they were started with; with --running it is said which one that is.
+    Sessions keep the definition that they were started with; with --running it is said which one that is. As
+    NAME@DIGEST it is shown as it was, also if its file has changed or gone, as long as a session that was started
+    with it is on record.
 
     Example: `ottoctl agent show coder`
     """
-    from ottoctl.agents import agent_finder
     from ottoctl.rendering.agents import agent_page
+    from ottod.protocol.definitions import name_and_digest
+    from ottod.settings.agents import AgentEntry
 
-    entry = agent_finder(cwd).find(agent)
-    if running:
-        return _show_running(console, entry)
+    name, digest = name_and_digest(agent)
+    entry, unknown = _entry(name, cwd)
+    current = entry.spec.digest if entry is not None and entry.spec is not None else ""
+    if running or versions:
+        (show_running if running else show_versions)(console, "agent", name, current)
+        return None
+    kept = kept_definition(console, "agent", name, digest, current) if digest else None
+    if kept is not None and kept.agent is not None:
+        entry = AgentEntry(name=name, layer="project", source=kept.definition.source, spec=kept.agent)
+    if entry is None:
+        assert unknown is not None
+        raise unknown
     if entry.spec is None:
-        raise entry.error or ConfigError(f"agent {agent} cannot be read", file=entry.source)
+        raise entry.error or ConfigError(f"agent {name} cannot be read", file=entry.source)
     if console.output == "text":
         console.write(agent_page(entry, color=console.color))
     else:
         console.record(entry.spec)
     return None
+
+
+def _entry(name: str, cwd: Path | None) -> tuple[AgentEntry | None, ConfigError | None]:
+    """The agent as it is now; or why there is none: sessions may run what it was."""
+    from ottoctl.agents import agent_finder
+
+    try:
+        return agent_finder(cwd).find(name), None
+    except ConfigError as error:
+        if error.code != "unknown_agent":
+            raise
+        return None, error
 
 
 @app.command("validate", cls=QuickCommand)
@@ -140,22 +169,6 @@ def new(
         raise OttoError(f"cannot write {file}: {(error.strerror or str(error)).lower()}") from error
     console.write(f"{file}\n")
     console.message(f'edit it, then: ottoctl run {name} "…"')
-    return None
-
-
-def _show_running(console: Console, entry: AgentEntry) -> int | None:
-    from ottoctl.rendering.agents import running_records, running_table
-
-    with console.connect() as otto:
-        records = running_records(entry, otto.list())
-    if console.output == "jsonl":
-        console.write("".join(encode_json(record) + "\n" for record in records))
-    elif console.output == "json":
-        console.write(encode_json(records, indent=2) + "\n")
-    elif records:
-        console.write(running_table(records, width=console.width, color=console.color))
-    else:
-        console.message(f"no live session runs {entry.name}")
     return None
 
 

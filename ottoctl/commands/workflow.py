@@ -9,12 +9,14 @@ import typer
 
 from ottoctl.commands.frame import command, completed, one_of
 from ottoctl.commands.quick import QuickCommand, QuickGroup
+from ottoctl.commands.versions import Running, Versions, kept_definition, show_running, show_versions
 from ottoctl.console import Console, encode_json
 from ottoctl.exits import OK, USAGE
 from ottod.errors import ConfigError, OttoError, RefusedError
 
 if TYPE_CHECKING:
     from ottod.protocol.workflows import WorkflowSpec
+    from ottod.settings.workflows import WorkflowEntry
 
 app = typer.Typer(
     cls=QuickGroup, help="List, show, check, draw and write workflows", no_args_is_help=True, rich_markup_mode=None
@@ -64,21 +66,47 @@ def list_(console: Console, cwd: Directory = None) -> int | None:
 @command
 def show(
     console: Console,
-    workflow: WorkflowName,
+    workflow: Annotated[
+        str,
+        typer.Argument(
+            metavar="WORKFLOW[@DIGEST]",
+            help="A workflow's name, a file, or one version",
+            autocompletion=complete_workflows,
+        ),
+    ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="What it would do: order, agents, inputs and outputs, budgets")
     ] = False,
     task: Annotated[str, typer.Option("--task", help="With --dry-run: the task, which routes may depend on")] = "",
     cwd: Directory = None,
+    running: Running = False,
+    versions: Versions = False,
 ) -> int | None:
     """Show a workflow: what holds for it, and its steps as a tree
+
+    As NAME@DIGEST it is shown as it was, also if its file has changed or gone, as long as a session that was started
+    with it is on record.
 
     Example: `ottoctl workflow show bug-fix-loop --dry-run`
     """
     from ottoctl.rendering.workflows import workflow_page
-    from ottoctl.workflows import workflow_entry
+    from ottoctl.workflows import is_file
+    from ottod.protocol.definitions import name_and_digest
+    from ottod.settings.workflows import WorkflowEntry
 
-    entry = workflow_entry(workflow, cwd)
+    name, digest = (workflow, "") if is_file(workflow) else name_and_digest(workflow)
+    entry, unknown = _entry(name, cwd)
+    current = entry.spec.digest if entry is not None and entry.spec is not None else ""
+    if running or versions:
+        known = entry.spec.name if entry is not None and entry.spec is not None else name
+        (show_running if running else show_versions)(console, "workflow", known, current)
+        return None
+    kept = kept_definition(console, "workflow", name, digest, current) if digest else None
+    if kept is not None and kept.workflow is not None:
+        entry = WorkflowEntry(name=name, layer="project", source=kept.definition.source, spec=kept.workflow)
+    if entry is None:
+        assert unknown is not None
+        raise unknown
     if entry.spec is None:
         raise entry.errors[0]
     if dry_run:
@@ -90,18 +118,28 @@ def show(
     return None
 
 
+def _entry(name: str, cwd: Path | None) -> tuple[WorkflowEntry | None, ConfigError | None]:
+    """The workflow as it is now; or why there is none: sessions may run what it was."""
+    from ottoctl.workflows import workflow_entry
+
+    try:
+        return workflow_entry(name, cwd), None
+    except ConfigError as error:
+        if error.code != "unknown_workflow":
+            raise
+        return None, error
+
+
 def show_plan(console: Console, spec: WorkflowSpec, task: str, cwd: Path | None) -> None:
     """Prints what a workflow would do with a task, here; starts nothing."""
     from ottoctl.rendering.workflow_plan import plan_rows, plan_table
-    from ottoctl.workflows import workflow_finder
-    from ottod.settings.workflow_people import People
-    from ottod.settings.workflows import choose
+    from ottoctl.workflows import workflow_plan
 
-    routings = choose(spec, People(workflow_finder(cwd).agents), task=task)
+    plan = workflow_plan(spec, task, cwd)
     if console.output == "text":
-        console.write(plan_table(spec, routings, width=console.width, color=console.color))
+        console.write(plan_table(plan, width=console.width, color=console.color))
     else:
-        console.records(plan_rows(spec, routings))
+        console.records(plan_rows(plan))
 
 
 @app.command("graph", cls=QuickCommand)

@@ -39,18 +39,49 @@ def run(
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Print the id and leave it running")] = False,
     headless: Annotated[bool, typer.Option("--headless", help="Nobody can answer questions: refuse at once")] = False,
     title: Annotated[str, typer.Option("--title", help="A name for lists")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what it would do, with whom, for how much at most")
+    ] = False,
 ) -> int | None:
     """Run a workflow and watch its steps; starts the daemon if none is running
 
     One line for each step goes to stderr, the result to stdout. The exit status is the outcome. Ctrl-C stops the
-    workflow and everything below it; pressed again, it leaves at once.
+    workflow and everything below it; pressed again, it leaves at once. With --dry-run nothing is started, not even a
+    daemon: what would be refused is refused, and the rest is shown.
 
     Example: `ottoctl workflow run plan-implement-review "add a --json flag"`
     """
     if cwd is not None and not os.path.isdir(cwd):
         raise OttoError(f"no such directory: {cwd}", mend="create it, or name another with --cwd", code="bad_cwd")
-    request = _request(workflow, task, read_inputs(inputs or ()), cwd=cwd, headless=headless, title=title)
+    given = read_inputs(inputs or ())
+    if dry_run:
+        return _show_plan(console, workflow, task, given, cwd)
+    request = _request(workflow, task, given, cwd=cwd, headless=headless, title=title)
     return asyncio.run(_run(console, request, detach=detach))
+
+
+def _show_plan(console: Console, workflow: str, task: str, given: dict[str, bytes], cwd: Path | None) -> int:
+    """What a run would do; what would refuse it is raised."""
+    from ottoctl.rendering.workflow_plan import plan_record, plan_table
+    from ottoctl.workflows import workflow_entry, workflow_plan
+    from ottod.settings.workflows import check_inputs
+
+    if "@" in workflow:
+        raise OttoError(
+            "--dry-run looks at files, and an earlier version is the daemon's to know",
+            mend=f"leave out the digest, or: ottoctl workflow show {workflow}",
+            code="usage",
+        )
+    entry = workflow_entry(workflow, cwd)
+    if entry.spec is None:
+        raise entry.errors[0]
+    check_inputs(entry.spec, given)
+    plan = workflow_plan(entry.spec, task, cwd)
+    if console.output == "text":
+        console.write(plan_table(plan, width=console.width, color=console.color))
+    else:
+        console.record(plan_record(plan, task=task, given=tuple(given)))
+    return OK
 
 
 def _request(

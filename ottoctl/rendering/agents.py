@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from ottoctl.rendering.ansi import one_line, paint, printable
 from ottoctl.rendering.table import Cell, render_table
-from ottod.protocol.results import SessionInfo
 from ottod.settings.agents import AgentEntry
-
-DIGEST_CHARS = 12
 
 
 def agents_table(entries: Sequence[AgentEntry], *, width: int, color: bool) -> str:
@@ -29,41 +26,6 @@ def agents_table(entries: Sequence[AgentEntry], *, width: int, color: bool) -> s
         for entry in entries
     ]
     return render_table(("NAME", "MODEL", "FROM", "DESCRIPTION"), rows, width=width, color=color)
-
-
-def running_records(entry: AgentEntry, sessions: Iterable[SessionInfo]) -> list[dict[str, Any]]:
-    """The live sessions of an agent's name, and which definition each was started with.
-
-    `is_current`: the one that a session would get now; a file that is wrong is nobody's.
-    """
-    current = entry.spec.digest if entry.spec is not None else ""
-    return [
-        {
-            "session": info.session,
-            "state": info.state,
-            "cwd": info.cwd,
-            "agent_source": info.agent_source,
-            "agent_digest": info.agent_digest,
-            "is_current": bool(current) and info.agent_digest == current,
-        }
-        for info in sessions
-        if info.agent == entry.name
-    ]
-
-
-def running_table(records: Sequence[dict[str, Any]], *, width: int, color: bool) -> str:
-    """A line for each session."""
-    rows = [
-        [
-            Cell(record["session"], "bold"),
-            record["state"],
-            record["agent_digest"][:DIGEST_CHARS] or "-",
-            "now" if record["is_current"] else Cell("another", "yellow"),
-            one_line(record["agent_source"]),
-        ]
-        for record in records
-    ]
-    return render_table(("SESSION", "STATE", "DIGEST", "AS", "FROM"), rows, width=width, color=color)
 
 
 def agent_record(entry: AgentEntry) -> dict[str, Any]:

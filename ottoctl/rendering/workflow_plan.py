@@ -2,65 +2,132 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import msgspec
 
 from ottoctl.rendering.ansi import one_line, paint
 from ottoctl.rendering.table import Cell, render_table
 from ottoctl.rendering.workflow_tree import block_text, node_text
 from ottoctl.rendering.workflows import budgets_text
-from ottod.protocol.workflows import Step, WorkflowSpec
+from ottod.protocol.specs import Budgets
 from ottod.settings.routing import Routing
-from ottod.settings.workflow_tree import Node, befores, graph_needs, is_block
+from ottod.settings.workflow_plan import Most, PlannedNode, WorkflowPlan
+from ottod.settings.workflow_tree import is_block
+
+MAX_CANDIDATES = 3
+"""Of those that a route was decided between."""
 
 
-def ordered_steps(node: Node) -> list[Step]:
-    """A block's nodes in the order in which they can begin."""
-    if node.mode != "graph":
-        return list(node.steps)
-    before = befores(graph_needs(node.steps))
-    return sorted(node.steps, key=lambda step: len(before[step.id]))
+def plan_record(plan: WorkflowPlan, *, task: str, given: Sequence[str]) -> dict[str, Any]:
+    """The whole for programs. `given` are the names of the inputs that it would begin with."""
+    spec = plan.workflow.spec
+    return {
+        "workflow": spec.name,
+        "digest": spec.digest,
+        "source": spec.source,
+        "task": task,
+        "inputs": list(given),
+        "budgets": msgspec.to_builtins(spec.budgets),
+        "at_most": msgspec.to_builtins(plan.most),
+        "summaries_at_most": plan.summaries,
+        "approvals": [step.id for step in plan.approvals],
+        "agents": [{"name": a.name, "digest": a.digest, "source": a.source} for a in plan.workflow.agents],
+        "steps": plan_rows(plan),
+    }
 
 
-def plan_rows(spec: WorkflowSpec, routings: Mapping[str, Routing]) -> list[dict[str, Any]]:
+def plan_rows(plan: WorkflowPlan) -> list[dict[str, Any]]:
     """A record for each node, in order. `depth` counts the blocks around it."""
-    return list(_rows(spec, routings, 0))
+    return list(_rows(plan))
 
 
-def _rows(node: Node, routings: Mapping[str, Routing], depth: int) -> Iterator[dict[str, Any]]:
-    for step in ordered_steps(node):
-        routing = routings.get(step.id)
+def _rows(plan: WorkflowPlan) -> Iterator[dict[str, Any]]:
+    for each in plan.nodes:
+        step, routing = each.node, each.routing
         yield {
             "step": step.id,
-            "depth": depth,
+            "depth": each.depth,
             "runs": block_text(step) if is_block(step) else "",
-            "agent": step.agent or (routing.agent if routing else ""),
+            "agent": each.agent,
+            "model": each.model,
             "routed": routing.reason if routing else "",
+            "candidates": _candidates(routing) if routing else [],
             "inputs": list(step.inputs),
             "outputs": [output.name for output in step.outputs],
-            "budgets": budgets_text(step.budgets),
+            "budgets": budgets_text(each.budgets),
+            "times_at_most": each.runs,
+            "attempts": step.retry.attempts,
+            "at_most": msgspec.to_builtins(each.most),
+            "approval": msgspec.to_builtins(step.approval) if step.approval is not None else None,
+            "preset": each.preset,
+            "asks": list(each.asks),
+            "may_ask_for_budget": each.may_ask_for_budget,
             "also": node_text(step),
         }
-        yield from _rows(step, routings, depth + 1)
 
 
-def plan_table(spec: WorkflowSpec, routings: Mapping[str, Routing], *, width: int, color: bool) -> str:
-    """The plan as a table, and the whole's budget."""
+def _candidates(routing: Routing) -> list[dict[str, Any]]:
+    best = [item for item in routing.ranked if item.score > 0 or item.agent == routing.agent]
+    return [
+        {"agent": item.agent, "score": item.score, "words": [term.word for term in item.terms]}
+        for item in best[:MAX_CANDIDATES]
+    ]
+
+
+def plan_table(plan: WorkflowPlan, *, width: int, color: bool) -> str:
+    """The plan as a table, with what bounds the whole, and what somebody is asked for."""
+    spec = plan.workflow.spec
     rows = [
         [
-            Cell("  " * row["depth"] + row["step"], "bold"),
-            Cell(
-                one_line(row["agent"]) or ("-" if row["runs"] else "nobody"),
-                "" if row["agent"] or row["runs"] else "red",
-            ),
-            one_line(", ".join(row["inputs"])) or "-",
-            one_line(", ".join(row["outputs"])) or "-",
-            row["budgets"] or "-",
-            one_line("; ".join(part for part in (row["runs"], row["also"], row["routed"]) if part)),
+            Cell("  " * each.depth + each.node.id, "bold"),
+            one_line(each.agent) or "-",
+            one_line(each.model) or "-",
+            one_line(", ".join(each.node.inputs)) or "-",
+            one_line(", ".join(output.name for output in each.node.outputs)) or "-",
+            budgets_text(each.budgets) or "-",
+            one_line("; ".join(_notes(each))),
         ]
-        for row in plan_rows(spec, routings)
+        for each in plan.nodes
     ]
-    header = ("STEP", "AGENT", "TAKES", "LEAVES", "AT MOST", "NOTES")
+    header = ("STEP", "AGENT", "MODEL", "TAKES", "LEAVES", "EACH AT MOST", "NOTES")
     whole = budgets_text(spec.budgets) or "no limit"
     head = f"{paint(one_line(spec.name), 'bold', color=color)}: {block_text(spec)}; at most {whole}\n\n"
-    return head + render_table(header, rows, width=width, color=color)
+    return head + render_table(header, rows, width=width, color=color) + "\n" + "".join(_end(plan))
+
+
+def _notes(each: PlannedNode) -> Iterator[str]:
+    if is_block(each.node):
+        yield block_text(each.node)
+    elif each.runs > 1:
+        yield f"up to {each.runs} times"
+    if also := node_text(each.node):
+        yield also
+    if each.routing is not None:
+        yield f"routed: {each.routing.reason}"
+
+
+def _end(plan: WorkflowPlan) -> Iterator[str]:
+    yield f"costs at most {most_text(plan.most)}\n"
+    unbounded = [each.node.id for each in plan.nodes if each.most.usd is None]
+    if unbounded and plan.workflow.spec.budgets.usd is None:
+        yield f"  nothing bounds the money of {', '.join(unbounded)}; `budgets: {{usd: …}}` of the workflow would\n"
+    if plan.summaries:
+        yield f"  with at most {plan.summaries} summaries by {one_line(plan.workflow.spec.summarizer)}\n"
+    for step in plan.approvals:
+        assert step.approval is not None
+        reason = f": {one_line(step.approval.reason)}" if step.approval.reason else ""
+        yield f"asks for leave before {step.id}{reason}\n"
+    for each in plan.nodes:
+        for words in each.asks:
+            yield f"may ask in {each.node.id}: {one_line(words)}\n"
+        if each.may_ask_for_budget:
+            yield f"may ask in {each.node.id}: for more budget, beyond the bound\n"
+
+
+def most_text(most: Most) -> str:
+    """`200,000 tokens, $3.00`."""
+    known = budgets_text(Budgets(tokens=most.tokens, usd=most.usd))
+    missing = [word for word, value in (("tokens", most.tokens), ("money", most.usd)) if value is None]
+    return ", ".join(part for part in (known, f"no bound in {' or '.join(missing)}" if missing else "") if part)

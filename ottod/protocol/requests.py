@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from ottod.protocol.artifacts import MAX_PART_BYTES
 from ottod.protocol.decisions import DecisionFilter
+from ottod.protocol.definitions import DefinitionKind
 from ottod.protocol.events import SessionState
 from ottod.protocol.specs import AgentSpec, PositiveSeconds
 from ottod.protocol.workflows import WorkflowSpec
@@ -40,6 +41,8 @@ class WorkflowStart(Wire, frozen=True, kw_only=True):
 
 class StartSession(Wire, frozen=True, kw_only=True, tag="session.start"):
     """Start a session of a named agent, or of a spec given inline; or a workflow, of a name or a spec.
+
+    A name can be `NAME@DIGEST`: as it was when a session that is still on record was started with it.
 
     `env` is the dispatching client's environment, already reduced to what it wants to share; the agent's own
     allowlist reduces it further. `key` makes the request idempotent: the same key gives the same session.
@@ -312,6 +315,22 @@ class ForgetDecisions(Wire, frozen=True, kw_only=True, tag="decision.forget"):
     project: Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
+class ListDefinitions(Wire, frozen=True, kw_only=True, tag="definition.list"):
+    """The versions of agents or workflows that sessions refer to, newest first; of one name, or of all."""
+
+    kind: DefinitionKind
+    name: str = ""
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+
+
+class GetDefinition(Wire, frozen=True, kw_only=True, tag="definition.get"):
+    """One version, by its name and its digest, or the only one of that name whose digest begins so."""
+
+    kind: DefinitionKind
+    name: str
+    digest: Annotated[str, Meta(min_length=1, max_length=64)]
+
+
 class ListProviders(Wire, frozen=True, kw_only=True, tag="provider.list"):
     """How it stands with the model providers: breakers, limits, and who waits."""
 
@@ -393,6 +412,8 @@ RequestBody = (
     | ReadArtifact
     | QueryDecisions
     | ForgetDecisions
+    | ListDefinitions
+    | GetDefinition
     | ListGrants
     | RevokeGrant
     | ListAudit

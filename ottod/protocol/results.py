@@ -7,11 +7,13 @@ from typing import Literal
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause
 from ottod.protocol.decisions import DecisionEdge, DecisionNode
+from ottod.protocol.definitions import KeptDefinition
 from ottod.protocol.events import SessionState
 from ottod.protocol.policy import StandingGrant
 from ottod.protocol.requests import Wire
-from ottod.protocol.specs import Effect
+from ottod.protocol.specs import AgentSpec, Effect
 from ottod.protocol.usage import Usage
+from ottod.protocol.workflows import WorkflowSpec
 
 
 class ApprovalAnswer(Wire, frozen=True, kw_only=True):
@@ -278,6 +280,20 @@ class DecisionsFound(Wire, frozen=True, kw_only=True, tag="decisions"):
     truncated: bool = False
 
 
+class DefinitionList(Wire, frozen=True, kw_only=True, tag="definitions"):
+    """Versions that sessions refer to, newest first."""
+
+    definitions: tuple[KeptDefinition, ...]
+
+
+class DefinitionFound(Wire, frozen=True, kw_only=True, tag="definition"):
+    """One version, and what it says: an agent or a workflow."""
+
+    definition: KeptDefinition
+    agent: AgentSpec | None = None
+    workflow: WorkflowSpec | None = None
+
+
 class JournalPage(Wire, frozen=True, kw_only=True, tag="journal_page"):
     """Entries of a journal, each as msgpack (see `ottod.protocol.journal`), from byte `at` of entry `first` on.
 
@@ -450,6 +466,8 @@ Result = (
     | ArtifactFound
     | ArtifactPart
     | DecisionsFound
+    | DefinitionList
+    | DefinitionFound
     | JournalPage
     | GrantList
     | AuditList

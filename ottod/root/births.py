@@ -26,6 +26,7 @@ from ottod.protocol.requests import StartSession
 from ottod.protocol.results import SessionInfo
 from ottod.root.burials import incarnation_row
 from ottod.root.context import RootContext
+from ottod.root.definitions import NOTHING_KEPT, Kept, definitions_of
 from ottod.root.heritage import Heritage
 from ottod.root.plan import SessionPlan
 from ottod.root.process import remove_tree
@@ -86,6 +87,7 @@ class Births:
         parent: Session | None = None,
         spawn_key: str = "",
         heritage: Heritage | None = None,
+        kept: Kept = NOTHING_KEPT,
     ) -> Session:
         """Resolves a request, announces the session and lets its worker be born; returns when its row is written.
 
@@ -105,9 +107,12 @@ class Births:
             key = self._new_key()
             directory = self._c.sessions_dir / session_id(key)
             if heritage is None:
-                plan, api_keys = await self._c.in_thread(self._plan, request, directory, spawn_key)
+                plan, api_keys = await self._c.in_thread(self._plan, request, directory, spawn_key, kept)
                 is_step = bool(spawn_key) and parent is not None and is_workflow(parent)
                 plan = replace(plan, inherited=self._inherited(parent), is_step=is_step)
+                if is_step and request.spec is not None:
+                    # It is narrowed for the step, and still the definition that the workflow was started with.
+                    plan = replace(plan, spec=replace(plan.spec, digest=request.spec.digest))
             else:
                 plan, api_keys = await self._c.in_thread(self._inherit, heritage, request, directory, key)
             session = Session(self._new_info(key, request, plan, directory, parent, heritage), plan)
@@ -134,7 +139,9 @@ class Births:
         # they are: a root that dies now must leave nothing that the next one does not know.
         self.bear_soon(session, api_keys)
         try:
-            await self._c.database.put_plan(session.id, msgspec.msgpack.encode(plan), start_key=request.key)
+            await self._c.database.put_plan(
+                session.id, msgspec.msgpack.encode(plan), start_key=request.key, definitions=definitions_of(plan)
+            )
             await self._c.database.put_session(session.info, durable=False)
         except OttoError:
             # Nobody has heard of it, and nobody will.
@@ -144,9 +151,11 @@ class Births:
         session.announced.set()
         return session
 
-    def _plan(self, request: StartSession, directory: Path, spawn_key: str) -> tuple[SessionPlan, dict[str, str]]:
+    def _plan(
+        self, request: StartSession, directory: Path, spawn_key: str, kept: Kept
+    ) -> tuple[SessionPlan, dict[str, str]]:
         """On a thread: what the session is made from, and the keys that its models need."""
-        resolved = self._resolver.resolve(request, directory)
+        resolved = self._resolver.resolve(request, directory, kept)
         plan = SessionPlan(
             spec=resolved.spec,
             models=resolved.models,

@@ -12,6 +12,7 @@ from ottod.protocol.requests import StartSession
 from ottod.protocol.worker_requests import SpawnChild, StopChild
 from ottod.root.births import Births, check_room
 from ottod.root.context import RootContext
+from ottod.root.definitions import NOTHING_KEPT, Kept
 from ottod.root.groups import Groups
 from ottod.root.session_table import NoSuchSession, Session, child_notice
 from ottod.root.workflow_plans import step_request
@@ -64,10 +65,12 @@ class Children:
             session, levels = above, levels + 1
         return levels
 
-    async def start(self, request: StartSession, parent: Session, spawn_key: str = "") -> Session:
+    async def start(
+        self, request: StartSession, parent: Session, spawn_key: str = "", *, kept: Kept = NOTHING_KEPT
+    ) -> Session:
         """Starts a child and tells the parent. Raises OttoError."""
         self.check_parent(parent)
-        child = await self._births.create(request, parent=parent, spawn_key=spawn_key)
+        child = await self._births.create(request, parent=parent, spawn_key=spawn_key, kept=kept)
         self._notify(parent, child)
         return child
 

@@ -13,11 +13,12 @@ from ottod.isolation.requirements import GIVEN_BY, missing_layers
 from ottod.protocol.requests import MAX_ENV_BYTES, StartSession, WorkflowStart
 from ottod.protocol.specs import AgentSpec, ModelTarget, ToolFile
 from ottod.protocol.workflows import ResolvedWorkflow
+from ottod.root.definitions import NOTHING_KEPT, Kept
 from ottod.root.plan import SessionPlan
 from ottod.root.platform import Platform
 from ottod.root.vault import Vault
 from ottod.root.workflow_plans import read_workflow, session_spec, write_inputs
-from ottod.settings.agents import AgentFinder, check_spec, finder
+from ottod.settings.agents import AgentFinder, check_spec, finder, narrow
 from ottod.settings.daemon import DaemonSettings
 from ottod.settings.environment import matches, session_env
 from ottod.settings.keys import api_key, named_value, server_headers, server_secrets
@@ -26,6 +27,7 @@ from ottod.settings.names import BUILTIN_TOOL_NAMES
 from ottod.settings.paths import Paths
 from ottod.settings.policy import project_of
 from ottod.settings.tool_files import ToolShelf
+from ottod.settings.workflows import check_inputs, workflow_now
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,16 +65,18 @@ class Resolver:
         self._vault = vault
         self._platform = platform
 
-    def resolve(self, request: StartSession, directory: Path) -> Resolved:
+    def resolve(self, request: StartSession, directory: Path, kept: Kept = NOTHING_KEPT) -> Resolved:
         """Checks everything that can be checked before a process exists, and makes the session's directory.
+
+        What is `kept` stands for the files that there are now; what they may ask for is judged by today's settings.
 
         Raises: ConfigError, RefusedError, WorkdirError, StorageError.
         """
         if request.workflow is not None:
-            return self._resolve_workflow(request, request.workflow, directory)
+            return self._resolve_workflow(request, request.workflow, directory, kept.workflow)
         cwd = self._working_dir(request)
         shelf = self._finder(cwd).shelf
-        spec = self._spec(request, cwd, shelf)
+        spec = self._as_kept(kept.agent, shelf) if kept.agent is not None else self._spec(request, cwd, shelf)
         if spec.kind != "agent":
             raise RefusedError(f"{spec.name} is a {spec.kind}; this version runs agents", code="unsupported_kind")
         self._check_isolation(spec)
@@ -95,10 +99,21 @@ class Resolver:
         self._make_directory(directory)
         return resolved
 
-    def _resolve_workflow(self, request: StartSession, start: WorkflowStart, directory: Path) -> Resolved:
-        """A workflow with its agents as they are now. It has no model, and needs no key."""
+    def _resolve_workflow(
+        self, request: StartSession, start: WorkflowStart, directory: Path, kept: ResolvedWorkflow | None
+    ) -> Resolved:
+        """A workflow with its agents as they are now, or as they are kept. It has no model, and needs no key."""
         cwd = self._working_dir(request)
-        workflow = read_workflow(request, start, self._finder(cwd))
+        found = self._finder(cwd)
+        if kept is None:
+            workflow = read_workflow(request, start, found)
+        else:
+            check_inputs(kept.spec, start.inputs)
+            workflow = msgspec.structs.replace(
+                kept,
+                spec=workflow_now(kept.spec, self.settings, home=found.home),
+                agents=tuple(self._as_kept(agent, found.shelf) for agent in kept.agents),
+            )
         spec = session_spec(workflow)
         self._check_isolation(spec)
         server_env: dict[str, str] = {}
@@ -186,6 +201,12 @@ class Resolver:
             assert entry.error is not None
             raise entry.error
         return entry.spec
+
+    def _as_kept(self, spec: AgentSpec, shelf: ToolShelf) -> AgentSpec:
+        """An earlier definition, as far as it may be had now. Raises ConfigError where it does not fit any more."""
+        checked = check_spec(spec, known_tools=(*BUILTIN_TOOL_NAMES, *shelf.names), settings=self.settings)
+        narrowed, _ = narrow(checked, self.settings)
+        return msgspec.structs.replace(narrowed, digest=spec.digest)
 
     def _check_isolation(self, spec: AgentSpec) -> None:
         """Fails closed: a layer that is required and cannot be given refuses the session."""

@@ -22,6 +22,7 @@ from ottod.protocol.requests import (
     ForkSession,
     GetArtifact,
     GetCost,
+    GetDefinition,
     GetMetrics,
     GetSession,
     GetStatus,
@@ -30,6 +31,7 @@ from ottod.protocol.requests import (
     ListApprovals,
     ListArtifacts,
     ListAudit,
+    ListDefinitions,
     ListGrants,
     ListProviders,
     ListSessions,
@@ -178,6 +180,10 @@ class Service:
                 return await self._supervisor.decisions.query(await self._meant(body.filter))
             case ForgetDecisions():
                 return await self._supervisor.decisions.forget(body)
+            case ListDefinitions():
+                return await self._supervisor.definitions.list(body)
+            case GetDefinition():
+                return await self._supervisor.definitions.get(body)
             case ListGrants():
                 return self._supervisor.grants.list(body.agent)
             case RevokeGrant():

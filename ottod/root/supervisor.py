@@ -2,10 +2,10 @@
 
 The parts behind it: `births` (how a worker comes into the world), `burials` (how it leaves), `groups` (what becomes
 of its session: the supervision engine), `stops`, `steering` (what running ones are told), `lineage` (what goes on
-from their pasts), `children` (that workers ask for), `permits` (for model calls) and `providers` (what these may
-bear), `approvals` (what they wait for leave to do), `artifacts` and `decisions` (what they leave for each other),
-`adoption` (what an earlier root left behind) and `watch`. Everything that may block (files, the database, walks
-through /proc) happens on threads; the loop routes.
+from their pasts), `definitions` (what they were started with), `children` (that workers ask for), `permits` (for
+model calls) and `providers` (what these may bear), `approvals` (what they wait for leave to do), `artifacts` and
+`decisions` (what they leave for each other), `adoption` (what an earlier root left behind) and `watch`. Everything
+that may block (files, the database, walks through /proc) happens on threads; the loop routes.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from ottod.root.burials import Burials
 from ottod.root.children import Children
 from ottod.root.context import RootContext
 from ottod.root.decisions import Decisions
+from ottod.root.definitions import NOTHING_KEPT, Definitions
 from ottod.root.explanations import Explanations
 from ottod.root.grants import Grants
 from ottod.root.groups import Groups
@@ -77,6 +78,7 @@ class Supervisor:
         self._c = context
         self.artifacts = Artifacts(context, ArtifactStore(context.sessions_dir.parent / ARTIFACTS_DIR))
         self.decisions = Decisions(context)
+        self.definitions = Definitions(context)
         self._burials = Burials(context, self.artifacts, self.decisions)
         self._births = Births(context, resolver=resolver, worker_endpoint=worker_endpoint, private_dirs=private_dirs)
         self._births.on_worker_exit = self._burials.worker_exited
@@ -180,6 +182,7 @@ class Supervisor:
         return SessionStartedResult(session=found[0].session, from_offset=found[0].first_offset, existing=True)
 
     async def _create(self, request: StartSession, heritage: Heritage | None) -> SessionStartedResult:
+        kept = await self.definitions.meant(request) if heritage is None else NOTHING_KEPT
         parent = self._c.table.get(request.parent) if request.parent else None
         if request.parent and parent is None:
             raise RefusedError(
@@ -189,9 +192,9 @@ class Supervisor:
             if parent.info.run_mode == "headless":
                 # Nobody is asked below a session where nobody is asked.
                 request = replace(request, run_mode="headless")
-            session = await self._children.start(request, parent)
+            session = await self._children.start(request, parent, kept=kept)
         else:
-            session = await self._births.create(request, heritage=heritage)
+            session = await self._births.create(request, heritage=heritage, kept=kept)
         self._c.instruments.session_started()
         return SessionStartedResult(session=session.id, from_offset=session.info.first_offset)
 

@@ -7,25 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 from msgspec.structs import replace
 
 from ottod.errors import ConfigError, RefusedError, StorageError
-from ottod.protocol.requests import MAX_INPUTS_BYTES, StartSession, WorkflowStart
-from ottod.protocol.specs import AgentSpec, Budgets, Group, Limits, Restart
+from ottod.protocol.requests import StartSession, WorkflowStart
+from ottod.protocol.specs import AgentSpec, Group, Limits, Restart
 from ottod.protocol.worker_requests import SpawnChild
-from ottod.protocol.workflows import MAX_STEPS, ResolvedWorkflow, Step, WorkflowSpec
+from ottod.protocol.workflows import MAX_STEPS, ResolvedWorkflow, Step
 from ottod.root.plan import SessionPlan
 from ottod.root.session_table import Session
 from ottod.settings.agents import AgentFinder
+from ottod.settings.narrowing import narrower
 from ottod.settings.workflow_file import check_workflow_spec
 from ottod.settings.workflow_people import People
-from ottod.settings.workflows import find_workflow, resolve_workflow
+from ottod.settings.workflows import check_inputs, find_workflow, resolve_workflow
 
 INPUTS_DIR = "inputs"
 """In a workflow's session directory: what it was given to begin with, by name."""
-N = TypeVar("N", int, float)
 MAX_DEPTH = 8
 MANY_RESTARTS = 10_000
 """A step that loses its workers fails by itself; its siblings and its workflow have nothing to do with it."""
@@ -39,24 +38,8 @@ def read_workflow(request: StartSession, start: WorkflowStart, agents: AgentFind
         spec = find_workflow(start.name, agents)
     else:
         spec = check_workflow_spec(start.spec, people=People(agents), settings=agents.settings)
-    _check_inputs(spec, start.inputs)
+    check_inputs(spec, start.inputs)
     return resolve_workflow(spec, agents, task=request.task)
-
-
-def _check_inputs(spec: WorkflowSpec, given: Mapping[str, bytes]) -> None:
-    known = {each.name: each for each in spec.inputs}
-    for name in given:
-        if name not in known:
-            mend = f"it takes: {', '.join(known)}" if known else "it takes none"
-            raise ConfigError(f"{spec.name} takes no input {name[:100]!r}", mend=mend)
-    missing = [n for n, each in known.items() if each.required and not each.file and n not in given]
-    if missing:
-        raise ConfigError(
-            f"{spec.name} needs the input {missing[0]}", mend=f"give it: --input {missing[0]}=@FILE, or its text"
-        )
-    if sum(len(data) for data in given.values()) > MAX_INPUTS_BYTES:
-        mend = "leave it in a file of the working directory, and name that in the workflow"
-        raise RefusedError(f"inputs of more than {MAX_INPUTS_BYTES} bytes", code="too_large", mend=mend)
 
 
 def session_spec(workflow: ResolvedWorkflow) -> AgentSpec:
@@ -125,16 +108,3 @@ def step_request(parent: Session, plan: SessionPlan, body: SpawnChild, key: str)
         key=key,
         traceparent=body.traceparent,
     )
-
-
-def narrower(one: Budgets, other: Budgets) -> Budgets:
-    """What both allow."""
-    return Budgets(
-        seconds=_least(one.seconds, other.seconds),
-        tokens=_least(one.tokens, other.tokens),
-        usd=_least(one.usd, other.usd),
-    )
-
-
-def _least(one: N | None, other: N | None) -> N | None:
-    return other if one is None else one if other is None else min(one, other)

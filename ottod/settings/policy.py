@@ -80,10 +80,13 @@ def narrow_workflow(
     return msgspec.structs.replace(spec, isolation=isolation), tuple(notes)
 
 
-def project_of(source: str, home: Path) -> Path | None:
-    """The project that an agent's file belongs to: its repository's root, or the directory that holds `.otto`."""
+def project_of(source: str, home: Path, *, room: str = "agents") -> Path | None:
+    """The project that an agent's file belongs to: its repository's root, or the directory that holds `.otto`.
+
+    `room` is the directory of such files in `.otto`: `workflows` for a workflow's.
+    """
     file = Path(source)
-    if file.parent.parts[-2:] != (".otto", "agents") or not file.is_absolute():
+    if file.parent.parts[-2:] != (".otto", room) or not file.is_absolute():
         return None
     level = Path(os.path.realpath(file.parent.parent.parent))
     return repository_of(level, home) or level

@@ -35,6 +35,7 @@ from ottod.protocol.results import AuditEntry, SessionInfo
 from ottod.storage import database_rows as rows
 from ottod.storage import policy_rows
 from ottod.storage.database_rows import Incarnation
+from ottod.storage.definitions import DefinitionRow, keep_definitions
 from ottod.storage.schema import DatabaseFile, DatabaseRecovery, open_database_file, storage_error
 
 MAX_PENDING_JOBS = 1024
@@ -189,9 +190,16 @@ class Database:
 
     # ------------------------------------------------------------ supervision
 
-    async def put_plan(self, session: str, plan: bytes, *, start_key: str = "") -> None:
-        """Writes what the session is made from; it survives a kill. Raises StorageError."""
-        work = functools.partial(rows.upsert_plan, self._connection, session, start_key, plan)
+    async def put_plan(
+        self, session: str, plan: bytes, *, start_key: str = "", definitions: Sequence[DefinitionRow] = ()
+    ) -> None:
+        """Writes what the session is made from, with its definitions; it survives a kill. Raises StorageError."""
+        at_ns = time.time_ns()
+
+        def work() -> None:
+            rows.upsert_plan(self._connection, session, start_key, plan)
+            keep_definitions(self._connection, session, definitions, at_ns)
+
         await self._write(work, durable=False)
 
     async def live_plans(self) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ import msgspec
 from ottod.protocol.cause import Cause
 from ottod.protocol.events import SessionState
 from ottod.protocol.results import SessionInfo
+from ottod.storage.definitions import forget_uses
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_info: msgspec.msgpack.Decoder[SessionInfo] = msgspec.msgpack.Decoder(SessionInfo)
@@ -134,10 +135,11 @@ def unpack_infos(rows: Iterable[bytes]) -> tuple[list[SessionInfo], int]:
 
 
 def delete_session(connection: sqlite3.Connection, session: str) -> bool:
-    """Deletes a session and its incarnations. True if there was one."""
+    """Deletes a session, its incarnations, and what only it was made from. True if there was one."""
     deleted = connection.execute("DELETE FROM sessions WHERE session = ?", (session,)).rowcount
     for table in ("incarnations", "plans"):
         connection.execute(f"DELETE FROM {table} WHERE session = ?", (session,))
+    forget_uses(connection, session)
     return deleted > 0
 
 

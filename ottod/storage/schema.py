@@ -193,6 +193,25 @@ MIGRATIONS: tuple[str, ...] = (
         UNIQUE (session, call)
     );
     """,
+    """
+    CREATE TABLE definitions (
+        kind        TEXT NOT NULL,
+        digest      TEXT NOT NULL,
+        name        TEXT NOT NULL,
+        source      TEXT NOT NULL,
+        first_at_ns INTEGER NOT NULL,
+        body        BLOB NOT NULL,
+        PRIMARY KEY (kind, digest)
+    );
+    CREATE INDEX definitions_name ON definitions (kind, name, first_at_ns DESC);
+    CREATE TABLE definition_uses (
+        session TEXT NOT NULL,
+        kind    TEXT NOT NULL,
+        digest  TEXT NOT NULL,
+        PRIMARY KEY (session, kind, digest)
+    ) WITHOUT ROWID;
+    CREATE INDEX definition_uses_digest ON definition_uses (kind, digest);
+    """,
 )
 """Append-only: what has been released is never edited."""
 

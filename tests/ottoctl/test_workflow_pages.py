@@ -131,19 +131,30 @@ def test_a_dry_run_says_who_would_do_what(tmp_path: Path) -> None:
     file = tmp_path / "w.yml"
     file.write_text(
         "mode: graph\nbudgets: {usd: 2}\nsteps:\n"
-        "  - {id: b, route: {tags: verdict}, inputs: x, budgets: {usd: 1}}\n"
+        "  - {id: b, route: {tags: verdict}, inputs: x, budgets: {usd: 1}, approval: Look first}\n"
         "  - {id: a, agent: coder, outputs: x}\n"
     )
     plan: list[dict[str, Any]] = json.loads(
         ottoctl(tmp_path, "workflow", "show", str(file), "--dry-run", "-o", "json").stdout
     )
-    assert [(row["step"], row["agent"], row["budgets"]) for row in plan] == [
-        ("a", "coder", ""),
-        ("b", "code-reviewer", "$1.00"),
+    assert [(row["step"], row["agent"], row["model"]) for row in plan] == [
+        ("a", "coder", "anthropic:claude-sonnet-5-5"),
+        ("b", "code-reviewer", "anthropic:claude-sonnet-5-5"),
     ]
+    assert plan[1]["budgets"].endswith("$1.00") and plan[1]["at_most"]["usd"] == 1.0
     assert plan[1]["routed"] == "nobody else has all that is wanted"
-    text = ottoctl(tmp_path, "workflow", "show", str(file), "--dry-run").stdout
-    assert text.startswith("w: graph; at most $2.00\n") and "code-reviewer" in text
+    assert plan[1]["approval"] == {"reason": "Look first"}
+    run = ottoctl(tmp_path, "workflow", "run", str(file), "do it", "--dry-run")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("w: graph; at most $2.00\n") and "code-reviewer" in run.stdout
+    assert "asks for leave before b: Look first\n" in run.stdout
+    record = json.loads(ottoctl(tmp_path, "workflow", "run", str(file), "x", "--dry-run", "-o", "json").stdout)
+    assert record["approvals"] == ["b"] and record["at_most"]["usd"] == 2.0 and record["task"] == "x"
+    assert record["summaries_at_most"] == 1 and len(record["steps"]) == 2
+    assert {a["name"] for a in record["agents"]} == {"coder", "code-reviewer", "summarizer"}
+    said = ottoctl(tmp_path, "workflow", "run", str(file), "x", "--dry-run", "--input", "y=1")
+    assert said.returncode == 2 and "takes no input 'y'" in said.stderr
+    assert not (tmp_path / "state").exists()
 
 
 def test_routing_on_the_command_line(tmp_path: Path) -> None:

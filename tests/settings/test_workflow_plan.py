@@ -1,0 +1,122 @@
+"""What a workflow can consume at most: against a run of the real machine that fails as often as it may."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ottod.core.workflow import WorkflowMachine
+from ottod.core.workflow_orders import Compensate, StartStep
+from ottod.protocol import journal as j
+from ottod.protocol.specs import AgentSpec, Backoff, Budgets, ModelTarget
+from ottod.protocol.workflows import Compensation, Condition, ResolvedWorkflow, Retry, Step, WorkflowSpec
+from ottod.settings.workflow_plan import Most, WorkflowPlan, plan_of
+
+FREE = ModelTarget(provider="scripted", adapter="scripted", model="/s.yml")
+NO_DELAY = Backoff(base_s=0, jitter=0)
+
+
+def agent(name: str, tokens: int | None = 100, **fields: Any) -> AgentSpec:
+    return AgentSpec(name=name, budgets=Budgets(tokens=tokens, usd=fields.pop("usd", None)), **fields)
+
+
+def plan(spec: WorkflowSpec, *agents: AgentSpec, targets: dict[str, ModelTarget] | None = None) -> WorkflowPlan:
+    known = targets or {}
+    return plan_of(
+        ResolvedWorkflow(spec=spec, agents=agents), {}, lambda a, model: (known.get(model or a.model, FREE),)
+    )
+
+
+def flow(*steps: Step, **fields: Any) -> WorkflowSpec:
+    return WorkflowSpec(name="w", steps=steps, **{"summarizer": "", **fields})
+
+
+def priced(dollars: float) -> ModelTarget:
+    return ModelTarget(
+        provider="p", adapter="openai", model="m", price_input_usd=dollars / 2, price_output_usd=dollars
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "most"),
+    [
+        ({}, Most(tokens=100, usd=1e-4)),
+        ({"budgets": Budgets(tokens=40)}, Most(tokens=40, usd=4e-5)),
+        ({"budgets": Budgets(usd=0.0)}, Most(tokens=100, usd=0.0)),
+        ({"retry": Retry(attempts=3)}, Most(tokens=300, usd=3e-4)),
+        ({"retry": Retry(attempts=3, fallback_agent="other")}, Most(tokens=207, usd=None)),
+        ({"compensate": Compensation(agent="other", task="undo", attempts=2)}, Most(tokens=114, usd=None)),
+        ({"model": "free"}, Most(tokens=100, usd=0.0)),
+        ({"agent": "lead"}, Most(tokens=100, usd=None)),
+        ({"agent": "boundless"}, Most(tokens=None, usd=0.5)),
+    ],
+)
+def test_the_bound_of_a_step(step: dict[str, Any], most: Most) -> None:
+    """Attempts, the fallback's last one, what undoes it; money by prices where nobody else is started."""
+    agents = (
+        agent("a", model="known"),
+        agent("other", 7, model="unknown"),
+        agent("lead", model="known", tools=("spawn_agent",)),
+        agent("boundless", None, model="unknown", usd=0.5),
+    )
+    targets = {"known": priced(1.0), "unknown": ModelTarget(provider="p", adapter="openai", model="x")}
+    found = plan(flow(Step(**{"id": "s", "agent": "a", **step})), *agents, targets=targets)
+    assert found.most == most
+
+
+def test_loops_multiply_summaries_count_and_the_whole_bounds() -> None:
+    loop = Step(
+        id="loop",
+        mode="loop",
+        max_iterations=3,
+        until=Condition(artifact="x"),
+        steps=(Step(id="s", agent="a", inputs=("x", "y"), retry=Retry(attempts=2)),),
+    )
+    found = plan(flow(loop, summarizer="sum"), agent("a"), agent("sum", 10))
+    assert found.summaries == 12 and found.most == Most(tokens=3 * 2 * 100 + 12 * 10, usd=0.0)
+    assert [(node.depth, node.runs) for node in found.nodes] == [(0, 1), (1, 3)]
+    assert plan(flow(loop, budgets=Budgets(tokens=50)), agent("a")).most.tokens == 50
+
+
+@st.composite
+def trees(draw: st.DrawFn, depth: int = 2) -> Step:
+    name = "n" + str(draw(st.integers(0, 10**9)))
+    if depth and draw(st.booleans()):
+        inner = draw(st.lists(trees(depth=depth - 1), min_size=1, max_size=3, unique_by=lambda s: s.id))
+        mode = draw(st.sampled_from(["sequential", "parallel", "loop", "graph"]))
+        extra = (
+            {"max_iterations": draw(st.integers(1, 3)), "until": Condition(artifact="x")} if mode == "loop" else {}
+        )
+        return Step(id=name, mode=mode, steps=tuple(inner), on_failure="wait_all", on_exhausted="continue", **extra)  # type: ignore[arg-type]
+    retry = Retry(attempts=draw(st.integers(1, 3)), backoff=NO_DELAY)
+    undo = Compensation(agent="a", task="undo", attempts=2) if draw(st.booleans()) else None
+    return Step(id=name, agent="a", retry=retry, compensate=undo)
+
+
+@given(st.lists(trees(), min_size=1, max_size=3, unique_by=lambda s: s.id), st.randoms(use_true_random=False))
+def test_no_run_begins_more_than_the_bound(steps: list[Step], random: Any) -> None:
+    """Whatever fails and completes: sessions begun times the budget of each stay within it."""
+    spec = flow(*steps)
+    most = plan(spec, agent("a", 1)).most.tokens
+    machine = WorkflowMachine(ResolvedWorkflow(spec=spec, agents=(agent("a", 1),)))
+    orders, begun, now_ns = machine.step(j.WorkflowBegun(at_ns=1)), 0, 1
+    while machine.end is None:
+        waiting = [order for order in orders if isinstance(order, StartStep | Compensate)]
+        orders = [order for order in orders if order not in waiting]
+        assert waiting or orders
+        for order in waiting:
+            now_ns, begun = now_ns + 1, begun + 1
+            kind = j.StepEnded if isinstance(order, StartStep) else j.CompensationEnded
+            outcome = random.choice(["completed", "failed"])
+            orders += machine.step(kind(path=order.path, attempt=order.attempt, outcome=outcome, at_ns=now_ns))
+        if (
+            machine.end is None
+            and machine.due_ns is not None
+            and not [o for o in orders if isinstance(o, StartStep | Compensate)]
+        ):
+            now_ns = max(now_ns, machine.due_ns)
+            orders += machine.step(j.WorkflowAwoke(at_ns=now_ns))
+    assert most is not None and begun <= most
