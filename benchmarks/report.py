@@ -99,7 +99,34 @@ def tree(row: Row) -> Cells:
     return f"stop of a tree of {row['sessions']}", value, "in order, nothing left"
 
 
+def fan_out(row: Row) -> Cells:
+    """A block of steps, again and again."""
+    grown = (
+        f"root grew by {row['root_grew_mib']} MiB, {row['root_grew_fds']} files, {row['root_grew_threads']} threads"
+    )
+    value = (
+        f"p50 {row['p50_ms'] / 1e3:.1f} s, {row['steps_per_s']:g} steps/s; {row['most_waiting']} waited; "
+        f"{grown} in {row['rounds'] - 1} further rounds; loop lag p99 {row['loop_lag_p99_ms']:.1f} ms"
+    )
+    return f"a workflow of {row['steps']} steps, {row['at_once']} at a time", value, "no growth; lag p99 ≤ 50 ms"
+
+
+def flood(row: Row) -> Cells:
+    """One child that floods."""
+    before, during = row["before"], row["during"]
+    wrong = [f"{name} {row[name]}" for name in ("lost", "gaps", "silent") if row[name]]
+    wrong += [f"{len(row['disturbed'])} siblings disturbed"] if row["disturbed"] else []
+    value = (
+        f"siblings' p99 {during['p99_ms']:.1f} ms, before it {before['p99_ms']:.1f} ms (× {row['ratio']}); "
+        f"a sibling's message {row['word_during_ms']} ms at most, before it {row['word_before_ms']} ms; "
+        f"root grew by {row['root_grew_mib']} MiB; {', '.join(wrong) or 'none lost'}"
+    )
+    what = f"one child floods its tree with {row['kind']}, beside {row['sessions']} × {row['rate_hz']:g}/s"
+    return what, value, "≤ 1.2 × undisturbed; 0 lost"
+
+
 CELLS: dict[str, Callable[[Row], Cells]] = {
-    each.__name__: each for each in (stream, saturation, spawn, memory, replay, fault, resume, rebirth, crowd, tree)
+    each.__name__: each
+    for each in (stream, saturation, spawn, memory, replay, fault, resume, rebirth, crowd, tree, fan_out, flood)
 }
 """By the name of the benchmark."""

@@ -62,7 +62,10 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Siblings:
-    """`count` sessions at `rate_hz` and their subscriber. A context manager: all are gone when it is left."""
+    """`count` sessions at `rate_hz` and their subscriber. A context manager: all are gone when it is left.
+
+    They are top-level sessions, or children of `parent`.
+    """
 
     def __init__(
         self,
@@ -72,12 +75,14 @@ class Siblings:
         count: int,
         rate_hz: float,
         silence_s: float = SILENCE_S,
+        parent: str = "",
     ) -> None:
         self._daemon = daemon
         self._otto = otto
         self.count = count
         self.rate_hz = rate_hz
         self._silence_s = silence_s
+        self._parent = parent
         self._reader: subprocess.Popen[str] | None = None
         self.sessions: list[SyncSession] = []
 
@@ -117,7 +122,9 @@ class Siblings:
         workdir = self._daemon.workdir
         events = int(STREAM_S * self.rate_hz)
         agent = streaming_agent(workdir, events=events, rate_hz=self.rate_hz, text_bytes=TEXT_BYTES)
-        self.sessions = [self._otto.start(spec=agent, task="stream", cwd=workdir) for _ in range(self.count)]
+        self.sessions = [
+            self._otto.start(spec=agent, task="stream", cwd=workdir, parent=self._parent) for _ in range(self.count)
+        ]
         self.wait_streaming()
 
     def wait_streaming(self) -> None:

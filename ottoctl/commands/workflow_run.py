@@ -147,8 +147,11 @@ def status(
 ) -> int | None:
     """Show where a workflow is: a line for each step, with its state, agent, session, time and cost
 
+    While steps wait because their block, or the workflow, lets no more run at once, the first line says how many.
+
     Example: `ottoctl workflow status 7f3k`
     """
+    from ottoctl.rendering.sessions import backlog_text
     from ottoctl.rendering.steps import step_rows, steps_record, steps_table
     from ottod.protocol.requests import ListSessions
 
@@ -165,6 +168,7 @@ def status(
         rows = step_rows(workflow.journal(), {i.session: i for i in listed}, now_ns=time.time_ns())
     if console.output == "text":
         head = f"{info.session}  {info.agent}  {info.state}" + (f"  {info.cause}" if info.cause is not None else "")
+        head += f"  {waits}" if (waits := backlog_text(info.backlog)) else ""
         console.write(head + "\n" + steps_table(rows, width=console.width, color=console.color))
     else:
         console.record(steps_record(info, rows))

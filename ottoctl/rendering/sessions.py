@@ -9,7 +9,7 @@ from ottoctl.rendering.amounts import age, duration, in_seconds, size, tokens, u
 from ottoctl.rendering.ansi import one_line, paint, printable
 from ottoctl.rendering.table import Cell, render_table
 from ottod.protocol.cause import Cause
-from ottod.protocol.results import BudgetLine, SessionInfo
+from ottod.protocol.results import Backlog, BudgetLine, SessionInfo
 
 STATE_STYLES = {
     "starting": "cyan",
@@ -89,10 +89,20 @@ def called(info: SessionInfo) -> str:
 
 
 def what_text(info: SessionInfo) -> Cell:
-    """What it is about: why it does not run, its title or task, the tool that runs."""
+    """What it is about: why it does not run, what waits for room, its title or task, the tool that runs."""
     waits = info.state in ("restarting", "parked", "running") and bool(info.reason)
-    parts = (one_line(info.reason) if waits else "", one_line(info.title or info.task), one_line(info.current_tool))
+    parts = (
+        one_line(info.reason) if waits else "",
+        backlog_text(info.backlog),
+        one_line(info.title or info.task),
+        one_line(info.current_tool),
+    )
     return Cell(" · ".join(part for part in parts if part))
+
+
+def backlog_text(backlog: Backlog | None) -> str:
+    """`10 run, 90 wait for room`; empty while nothing waits."""
+    return f"{backlog.running} run, {backlog.waiting} wait for room" if backlog is not None else ""
 
 
 def inspect_page(info: SessionInfo, *, now_ns: int, color: bool) -> str:
@@ -117,6 +127,7 @@ def inspect_page(info: SessionInfo, *, now_ns: int, color: bool) -> str:
         ("restarts", f"{info.restarts} ({info.restart})" if info.restarts else ""),
         ("uses", _usage(info)),
         ("tool", one_line(info.current_tool)),
+        ("backlog", _backlog_line(info.backlog)),
         ("approvals", _questions(info)),
         ("turns", str(info.turn)),
         ("tokens", usage_line(info.usage)),
@@ -138,6 +149,11 @@ def _state_line(info: SessionInfo, *, now_ns: int, color: bool) -> str:
     why = f": {one_line(info.reason)}" if info.reason else ""
     mend = f" (`ottoctl session unpark {info.session}`)" if info.state == "parked" else ""
     return paint(state, STATE_STYLES.get(info.state, ""), color=color) + why + mend
+
+
+def _backlog_line(backlog: Backlog | None) -> str:
+    limit = f"; at most {backlog.limit} at a time" if backlog is not None and backlog.limit else ""
+    return backlog_text(backlog) + limit
 
 
 def _questions(info: SessionInfo) -> str:

@@ -153,5 +153,6 @@ def steps_record(info: SessionInfo, rows: Iterable[StepRow]) -> dict[str, Any]:
         "workflow": info.agent,
         "state": info.state,
         "cause": msgspec.to_builtins(info.cause),
+        "backlog": msgspec.to_builtins(info.backlog),
         "steps": [msgspec.to_builtins(row) for row in rows],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from ottod.protocol import events as ev
-from ottod.protocol.results import PendingApproval, SessionInfo
+from ottod.protocol.results import Backlog, PendingApproval, SessionInfo
 
 MAX_PENDING = 128
 """Approvals of one session that root remembers; no answer of a model makes more calls."""
@@ -28,7 +28,7 @@ def fold(info: SessionInfo, event: ev.Event | ev.Unknown, at_ns: int) -> Session
             return replace(info, state=event.state, reason=reason, restart_due_ns=due_ns)
         case ev.IncarnationExited():
             due_ns = at_ns + event.delay_ms * 1_000_000 if event.restart == "scheduled" else 0
-            return replace(info, pid=0, current_tool="", restarts=event.restarts, restart_due_ns=due_ns)
+            return replace(info, pid=0, current_tool="", restarts=event.restarts, restart_due_ns=due_ns, backlog=None)
         case ev.SessionStarted():
             started_at_ns = info.started_at_ns or at_ns
             return replace(info, pid=event.pid, incarnation=event.incarnation, started_at_ns=started_at_ns)
@@ -36,7 +36,7 @@ def fold(info: SessionInfo, event: ev.Event | ev.Unknown, at_ns: int) -> Session
             # Events may be folded in again, from the ring: only what an earlier turn asked for is over.
             return replace(info, turn=event.turn, approvals=_asked_since(info, event.turn))
         case ev.TurnCompleted() | ev.TurnFailed() | ev.TurnCancelled():
-            return replace(info, current_tool="", approvals=_asked_since(info, event.turn + 1))
+            return replace(info, current_tool="", approvals=_asked_since(info, event.turn + 1), backlog=None)
         case ev.ApprovalRequested():
             return replace(info, approvals=_with(info.approvals, event, at_ns))
         case ev.ApprovalResolved():
@@ -50,6 +50,9 @@ def fold(info: SessionInfo, event: ev.Event | ev.Unknown, at_ns: int) -> Session
             if current_tool == info.current_tool and approvals is info.approvals:
                 return info
             return replace(info, current_tool=current_tool, approvals=approvals)
+        case ev.BacklogChanged():
+            waits = Backlog(running=event.running, waiting=event.waiting, limit=event.limit)
+            return replace(info, backlog=waits if event.waiting > 0 else None)
         case ev.UsageUpdated():
             return replace(info, usage=event.total)
         case ev.ModelRerouted():
@@ -61,6 +64,7 @@ def fold(info: SessionInfo, event: ev.Event | ev.Unknown, at_ns: int) -> Session
                 pid=0,
                 current_tool="",
                 approvals=(),
+                backlog=None,
                 cause=event.cause,
                 result=event.result,
                 is_json=event.is_json,

@@ -162,6 +162,16 @@ class TurnMachine:
         self._anew_at = 0
         """The step at which the turn's work was begun anew, if it was."""
 
+    @property
+    def waiting_count(self) -> int:
+        """How many calls of the last response would begin if there were more room."""
+        return len(self._waiting) if self.phase == "tools" and not self.is_paused else 0
+
+    @property
+    def running_count(self) -> int:
+        """How many calls of the last response run."""
+        return len(self._running) if self.phase == "tools" else 0
+
     def step(self, event: TurnEvent) -> list[TurnAction]:
         """Takes one event and gives the orders that follow. Raises OutOfTurn and changes nothing if it cannot be."""
         match event:

@@ -93,6 +93,13 @@ class WorkflowMachine:
         """The steps that have a session now."""
         return tuple(place for place in self.top.below() if place.is_step and place.state in BUSY)
 
+    @property
+    def waiting_count(self) -> int:
+        """How many steps would begin if there were more room."""
+        if self.is_paused or self.is_cancelled or self.end is not None:
+            return 0
+        return sum(place.state == "ready" for place in self.top.below())
+
     def resting_ns(self, path: str) -> int:
         """How long it is, after what was heard last, until a step is tried again; 0 if it is not."""
         place = self._find(path)

@@ -465,6 +465,18 @@ class CompensationEnded(EventBase, frozen=True, kw_only=True, tag="workflow.comp
     failure: Failure | None = None
 
 
+class BacklogChanged(EventBase, frozen=True, kw_only=True, tag="backlog.changed"):
+    """Work of this session that could begin waits for room: steps of a workflow, or tool calls of one answer.
+
+    `running` are under way, `waiting` begin as others end; there is room for `limit` at a time. Of a workflow whose
+    blocks have limits of their own that is the outermost one. With none `waiting` it is over; so it is with its turn.
+    """
+
+    running: int
+    waiting: int
+    limit: int = 0
+
+
 class ModelRerouted(EventBase, frozen=True, kw_only=True, tag="model.rerouted"):
     """Another model answers than the one asked for."""
 
@@ -579,6 +591,7 @@ Event = (
     | BlockEnded
     | CompensationStarted
     | CompensationEnded
+    | BacklogChanged
     | ModelRerouted
     | ModelRetried
     | BreakerStateChanged

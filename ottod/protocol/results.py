@@ -58,6 +58,14 @@ class BudgetLine(Wire, frozen=True, kw_only=True):
     limit: int = 0
 
 
+class Backlog(Wire, frozen=True, kw_only=True):
+    """What of a session's own work waits for room: `waiting` begin as `running` end, at most `limit` at once."""
+
+    running: int = 0
+    waiting: int = 0
+    limit: int = 0
+
+
 class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
     """A session as root knows it. Times are wall clock nanoseconds, 0 when it has not happened."""
 
@@ -117,6 +125,8 @@ class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
     """The newest turn of that conversation."""
     name: str = ""
     """What it is called in its tree."""
+    backlog: Backlog | None = None
+    """Steps of a workflow, or an agent's tool calls, that wait for room; None while none does."""
 
 
 class SessionStartedResult(Wire, frozen=True, kw_only=True, tag="started"):

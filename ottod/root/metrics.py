@@ -30,7 +30,7 @@ from ottod.root.session_table import SessionTable
 from ottod.root.worker_gate import WorkerGate
 from ottod.root.zygote_client import ZygoteClient
 from ottod.storage.database import DatabaseStats
-from ottod.telemetry.catalogue import LIVE_STATES, MAX_LAYERS, MAX_MODELS, OTHER, Report
+from ottod.telemetry.catalogue import BACKLOG_KINDS, LIVE_STATES, MAX_LAYERS, MAX_MODELS, OTHER, Report
 from ottod.telemetry.instruments import Instruments
 from ottod.telemetry.model_instruments import ModelInstruments
 
@@ -128,16 +128,20 @@ def measure_lag(subscriptions: Iterable[Subscription], *, head: int) -> Subscrib
 
 def _read_sessions(report: Report, table: SessionTable) -> None:
     states: Counter[str] = Counter()
+    waiting: Counter[str] = Counter()
     total_bytes = largest_bytes = processes = 0
     asked_at_ns: list[int] = []
     for session in table.live:
         states[session.info.state] += 1
         asked_at_ns += [pending.asked_at_ns for pending in session.info.approvals if pending.answer is None]
+        if session.info.backlog is not None:
+            waiting["steps" if session.info.kind == "workflow" else "calls"] += session.info.backlog.waiting
         if (reading := session.reading) is not None:
             total_bytes += reading.memory_bytes
             largest_bytes = max(largest_bytes, reading.memory_bytes)
             processes += reading.processes
     report.put_each("otto_sessions", "state", ((state, states[state]) for state in LIVE_STATES))
+    report.put_each("otto_backlog", "kind", ((kind, waiting[kind]) for kind in BACKLOG_KINDS))
     report.put("otto_sessions_memory_bytes", total_bytes)
     report.put("otto_session_memory_bytes_max", largest_bytes)
     report.put("otto_sessions_processes", processes)

@@ -32,6 +32,7 @@ MAX_MODELS = 24
 OTHER = "other"
 TOKEN_KINDS = ("input", "output", "cache_read", "cache_write")
 PERMIT_OUTCOMES = ("granted", "refused")
+BACKLOG_KINDS = ("steps", "calls")
 MESSAGE_OUTCOMES = ("delivered", "inbox_full", "rate_limited", "failed")
 
 MAX_TOOLS = 32
@@ -134,6 +135,11 @@ METRICS: tuple[Metric, ...] = (
         "otto_messages",
         "Messages between sessions, by what became of them.",
         Label("outcome", MESSAGE_OUTCOMES),
+    ),
+    _gauge(
+        "otto_backlog",
+        "What live sessions could begin if their own limits gave it room: steps of workflows, tool calls of agents.",
+        Label("kind", BACKLOG_KINDS),
     ),
     _gauge("otto_messages_waiting", "Messages between sessions that are on their way, or wait for room."),
     # Model calls

@@ -56,6 +56,7 @@ from ottod.protocol.events import (
 from ottod.worker.acting import Acting
 from ottod.worker.answering import Answering
 from ottod.worker.approvals import Approvals
+from ottod.worker.backlog import AnnouncedBacklog
 from ottod.worker.compaction import Compactor
 from ottod.worker.inbox import Inbox
 from ottod.worker.journal_writer import JournalWriter
@@ -96,6 +97,7 @@ class TurnDriver:
         self._journal = journal
         self._link = link
         self._on_step = on_step
+        self._backlog = AnnouncedBacklog(link)
         self._events: asyncio.Queue[TurnEvent | None] = asyncio.Queue()
         self._started_ns = 0
         self._broken: StorageError | None = None
@@ -241,9 +243,11 @@ class TurnDriver:
             while not self._is_suspended:
                 ended = await self._execute(self._machine.step(event))
                 if ended is not None:
+                    self._tell_backlog()
                     await self._close(ended)
                     return ended
                 self._on_step()
+                self._tell_backlog()
                 happened = await self._next_event()
                 if self._broken is not None:
                     raise self._broken
@@ -255,6 +259,10 @@ class TurnDriver:
         finally:
             await self._leave_nothing()
             self._over.set()
+
+    def _tell_backlog(self) -> None:
+        machine = self._machine
+        self._backlog.has(machine.waiting_count, running=machine.running_count, limit=machine.max_parallel)
 
     async def _next_event(self) -> TurnEvent | None:
         while True:

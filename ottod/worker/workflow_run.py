@@ -37,6 +37,7 @@ from ottod.protocol.events import (
     StepStarted,
 )
 from ottod.worker.approvals import Approvals
+from ottod.worker.backlog import AnnouncedBacklog
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
 from ottod.worker.workflow_step import Attempt, Workshop
@@ -65,6 +66,7 @@ class WorkflowRun:
         self._journal = journal
         self._approvals = approvals
         self._on_change = on_change
+        self._backlog = AnnouncedBacklog(link)
         self._shop: Workshop | None = None
         self._begun: dict[Key, j.StepBegun | j.CompensationBegun] = {}
         self._failures: dict[str, str] = {}
@@ -118,6 +120,11 @@ class WorkflowRun:
             if self._is_suspended or self.machine.end is not None:
                 return None if self._is_suspended else self.machine.end
             self._set_timer()
+            self._backlog.has(
+                self.machine.waiting_count,
+                running=len(self.machine.running),
+                limit=self.machine.spec.concurrency,
+            )
             self._on_change()
             self._wake.clear()
             await self._wake.wait()

@@ -55,10 +55,12 @@ def test_a_sequence_runs_in_order() -> None:
 def test_a_parallel_block_keeps_to_its_limit_and_to_that_of_the_workflow() -> None:
     many = [step(f"s{n}") for n in range(6)]
     bench = begun(workflow("sequential", block("p", "parallel", *many, concurrency=2)))
-    assert bench.running == ["p/s0", "p/s1"]
+    assert bench.running == ["p/s0", "p/s1"] and bench.machine.waiting_count == 4
     bench.ended("p/s1")
     assert bench.running == ["p/s0", "p/s2"]
     assert len(begun(workflow("parallel", *many, concurrency=4)).running) == 4
+    bench.pause(paused=True)
+    assert bench.machine.waiting_count == 0, "it waits for nobody's room while it is paused"
 
 
 def test_steps_of_a_graph_begin_as_soon_as_what_they_need_is_there() -> None:

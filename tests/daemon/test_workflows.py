@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 
 import pytest
 
 from ottod.errors import OttoError
 from ottod.isolation.processes import identify, send_signal
-from ottod.protocol import journal as j
 from ottod.protocol.events import IterationStarted
 from ottod.protocol.specs import Backoff, Budgets
 from ottod.protocol.workflows import Approval, Compensation, Condition, Output, Retry, WorkflowInput
 from tests.daemon.harness import RealDaemon, wait_for
-from tests.daemon.workshop import agent, block, ended, keep, paths, shell, start, step, worker, workflow
+from tests.daemon.workshop import agent, block, ended, keep, ottoctl, paths, shell, start, step, worker, workflow
 
 
 def test_a_sequence_hands_artifacts_on(daemon: RealDaemon) -> None:
@@ -265,17 +263,6 @@ def test_only_a_workflow_starts_steps_and_only_by_its_own_agents(daemon: RealDae
         assert "what to do" in otto.session(ended(session)[0].session).info().task
 
 
-def ottoctl(daemon: RealDaemon, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ottoctl", *arguments],
-        cwd=daemon.workdir,
-        env=daemon.env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
 def test_the_command_line_runs_a_workflow_and_tells_where_it_is(daemon: RealDaemon) -> None:
     """A line for each step while it runs, the result at the end, the outcome as status; and a table afterwards."""
     agent(daemon, "planner", {"text": "the plan"})
@@ -300,23 +287,6 @@ def test_the_command_line_runs_a_workflow_and_tells_where_it_is(daemon: RealDaem
     assert failed.returncode == 1 and "✗ break" in failed.stderr
     wrong = ottoctl(daemon, "workflow", "run", "good", "x", "--input", "other=1")
     assert wrong.returncode == 2 and "takes no input" in wrong.stderr
-
-
-def test_a_hundred_steps_run_ten_at_a_time(daemon: RealDaemon) -> None:
-    """The limit holds at every moment, all complete, and each was begun once."""
-    agent(daemon, "one", {"text": "done"})
-    many = [step(f"s{n}", "one") for n in range(100)]
-    with daemon.client(timeout_s=120) as otto:
-        session = start(daemon, otto, workflow("parallel", *many, concurrency=10))
-        result = session.wait(timeout_s=300)
-        assert result.ok, (result.cause, result.result)
-        running = most = begun = 0
-        for entry in session.journal():
-            running += isinstance(entry, j.StepBegun) - isinstance(entry, j.StepEnded)
-            begun += isinstance(entry, j.StepBegun)
-            most = max(most, running)
-        assert begun == 100 and most == 10 and len(set(paths(session))) == 100
-        assert not otto.list()
 
 
 def test_what_a_step_does_not_use_of_the_budget_is_there_for_the_next(daemon: RealDaemon) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,3 +64,15 @@ def ended(session: SyncSession) -> list[j.StepEnded]:
 
 def paths(session: SyncSession, outcome: str = "completed") -> list[str]:
     return [entry.path for entry in ended(session) if entry.outcome == outcome]
+
+
+def ottoctl(daemon: RealDaemon, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command beside the daemon, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "ottoctl", *arguments],
+        cwd=daemon.workdir,
+        env=daemon.env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
