@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "ottod"
 CLIENT = PACKAGE.parent / "ottoctl"
 FLOOR = {
     "errors": 0, "ids": 0, "protocol": 0, "settings": 0, "core": 1,
-    "storage": 2, "isolation": 2, "transport": 2, "telemetry": 2, "providers": 2, "tools": 2,
+    "storage": 2, "isolation": 2, "transport": 2, "telemetry": 2, "providers": 2, "tools": 2, "sinks": 2,
     "root": 3, "zygote": 3, "worker": 3, "gateway": 3, "__main__": 4, "__init__": 0,
 }  # fmt: skip
 IMPURE = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ottod.protocol import workflows
+from ottod.protocol import sinks, workflows
 from ottod.protocol.artifact_kinds import ARTIFACT_KINDS
 from ottod.settings import workflow_checks, workflow_short
 from pages.common import NOTICE, cell
@@ -23,6 +23,7 @@ STRUCTS: tuple[tuple[type[msgspec.Struct], str], ...] = (
     (workflows.Approval, "`approval`"),
     (workflows.Compensation, "`compensate`"),
     (workflows.Condition, "`when` and `until`: conditions"),
+    (sinks.Sink, "`sinks`"),
 )
 
 ELSEWHERE = {
@@ -31,6 +32,7 @@ ELSEWHERE = {
     "permissions": "As of an [agent](configuration.md#agent-files). They bind every step, on top of its agent's own.",
     "isolation": "As of an [agent](configuration.md#agent-files), for the workflow's own process.",
     "backoff": "As `restart.backoff` of an [agent](configuration.md#agent-files).",
+    "sinks": "Where what steps leave is [sent](../how-to/send-artifacts-on.md) besides Otto's index.",
 }
 
 MEANINGS = {
@@ -49,7 +51,26 @@ MEANINGS = {
     "WorkflowSpec.timeout_s": "Of the whole.",
     "WorkflowSpec.summarize_above_bytes": "An input that is longer reaches a step as a summary and a reference.",
     "WorkflowSpec.summarizer": "The agent that writes those; empty: the beginning of the text stands for it.",
-    "WorkflowSpec.git_branch": "Whether the changes of each step are committed, to a branch of the workflow's own.",
+    "WorkflowSpec.git_branch": "Whether the changes of each step are committed, to a branch of the workflow's own: "
+    "short for a sink `to: git_branch`.",
+    "Sink.to": "`filesystem`: files of the working directory. `git_branch`: a commit for each step. `sqlite`: a "
+    "database of the project. `webhook`: a POST to a URL. `program`: a file of your own.",
+    "Sink.name": "What it is called in events and lists; `to`, unless it is given.",
+    "Sink.artifacts": "Only these, by name.",
+    "Sink.kinds": "Only artifacts of these kinds.",
+    "Sink.required": "Whether the workflow fails with what could not be delivered.",
+    "Sink.attempts": "How often each delivery is tried.",
+    "Sink.timeout_s": "Of one attempt.",
+    "Sink.patience_s": "How long the workflow's end may wait for what is left.",
+    "Sink.path": "Of `filesystem` a directory, of `sqlite` a file; relative to the working directory.",
+    "Sink.files": "Of `filesystem`: artifacts with a file of their own.",
+    "Sink.on_conflict": "Of `filesystem`: what becomes of a file that holds what Otto did not put there.",
+    "Sink.url": "Of `webhook`. Its host must be in `sinks.hosts` or `sinks.local` of otto.yml.",
+    "Sink.secret": "Of `webhook`: the secret that requests are signed with; `sinks.secrets` must name it.",
+    "Sink.content_bytes": "Of `webhook` and `program`: how much of a content goes along.",
+    "Sink.program": "`NAME` of `~/.config/otto/sinks/NAME.py`.",
+    "Sink.options": "What your program is told besides.",
+    "Sink.secrets": "Secrets that it is given; `sinks.secrets` must name them.",
     "WorkflowInput.name": "What steps call it.",
     "WorkflowInput.kind": "See below. An agreed kind's name is of that kind.",
     "WorkflowInput.schema": "A JSON schema of its content.",

@@ -98,6 +98,30 @@ def show(console: Console, artifact: Artifact, session: SessionOption = "", vers
     return None
 
 
+@app.command("where", cls=QuickCommand)
+@command
+def where(console: Console, artifact: Artifact, session: SessionOption = "", version: Version = 0) -> int | None:
+    """Show where an artifact was delivered by its workflow's sinks, and why not
+
+    Example: `ottoctl artifact where design.md --session 7f3k`
+    """
+    with console.connect() as otto:
+        info = otto.artifact(artifact, session=session, version=version)
+    if console.output != "text":
+        console.records(list(info.deliveries))
+    elif info.deliveries:
+        import time
+
+        from ottoctl.rendering.artifacts import deliveries_table
+
+        console.write(
+            deliveries_table(info.deliveries, now_ns=time.time_ns(), width=console.width, color=console.color)
+        )
+    else:
+        console.message(f"{info.name}@{info.version} was delivered nowhere: it is in Otto's index only")
+    return None
+
+
 @app.command("export", cls=QuickCommand)
 @command
 def export(

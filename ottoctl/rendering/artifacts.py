@@ -1,4 +1,4 @@
-"""Artifacts as text: the table of `artifact list`."""
+"""Artifacts as text: the tables of `artifact list` and `artifact where`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from ottoctl.rendering.amounts import age, size
 from ottoctl.rendering.ansi import one_line, printable
 from ottoctl.rendering.table import Cell, render_table
-from ottod.protocol.artifacts import ID_PREFIX, ArtifactInfo
+from ottod.protocol.artifacts import ID_PREFIX, ArtifactInfo, SinkDelivery
 
 SHORT_DIGITS = 5
+SENT = "DELIVERED"
+"""A column for those that sinks have, or should have."""
+DELIVERIES_HEADER = ("SINK", "STATE", "TRIED", "AGE", "PLACE")
 HEADER = ("ID", "NAME", "VERSION", "KIND", "SIZE", "AGE", "AGENT", "SESSION")
 
 
@@ -31,7 +34,30 @@ def artifacts_table(
         ]
         for a in artifacts
     ]
-    return render_table(HEADER, rows, width=width, color=color, right=frozenset({2, 4}))
+    header: tuple[str, ...] = HEADER
+    if any(a.deliveries for a in artifacts):
+        header = (*HEADER, SENT)
+        rows = [[*row, _sent(a.deliveries)] for row, a in zip(rows, artifacts, strict=True)]
+    return render_table(header, rows, width=width, color=color, right=frozenset({2, 4}))
+
+
+def _sent(deliveries: Sequence[SinkDelivery]) -> str:
+    return ", ".join(("✗ " if each.state == "failed" else "") + one_line(each.sink) for each in deliveries)
+
+
+def deliveries_table(deliveries: Sequence[SinkDelivery], *, now_ns: int, width: int, color: bool) -> str:
+    """Where an artifact is, or why it is not. `now_ns` is the wall clock."""
+    rows = [
+        [
+            Cell(one_line(each.sink), "bold"),
+            Cell(each.state, "red" if each.state == "failed" else "green"),
+            str(each.attempts),
+            age(max(0, now_ns - each.at_ns) / 1e9),
+            one_line("; ".join(filter(None, (each.place, each.reason)))),
+        ]
+        for each in deliveries
+    ]
+    return render_table(DELIVERIES_HEADER, rows, width=width, color=color, right=frozenset({2}))
 
 
 def _short(ids: Sequence[str]) -> dict[str, str]:

@@ -12,6 +12,8 @@ from ottod.protocol.cause import COUNTED_AS_CRASH, Cause
 from ottod.protocol.events import (
     ApprovalRequested,
     ApprovalResolved,
+    ArtifactDelivered,
+    ArtifactUndelivered,
     ArtifactWritten,
     BreakerStateChanged,
     BudgetWarning,
@@ -96,6 +98,16 @@ def _about_others(event: Event | Unknown) -> Notice | None:
             return _about_compaction(event)
         case ArtifactWritten():
             return Notice(f"+ {one_line(event.name)} {one_line(event.path)}".rstrip(), "dim")
+        case ArtifactDelivered():
+            place = f" at {one_line(event.place)}" if event.place else ""
+            note = f": {one_line(event.note)}" if event.note else ""
+            what = f"{one_line(event.name)}@{event.version}"
+            return Notice(f"⇢ {what} delivered to {one_line(event.sink)}{place}{note}", "yellow" if note else "dim")
+        case ArtifactUndelivered():
+            again = f"; again in {in_seconds(event.retry_ms / 1000)}" if event.retry_ms else ""
+            what = f"{one_line(event.name)}@{event.version}"
+            why = one_line(event.failure.message)
+            return Notice(f"✗ {what} not delivered to {one_line(event.sink)}: {why}{again}", "red")
         case DecisionLogged():
             return _about_decision(event)
         case ChildStarted():

@@ -126,6 +126,8 @@ class Restored(Value, frozen=True, kw_only=True):
     processes: tuple[j.ProcessStarted, ...] = ()
     workflow: tuple[j.WorkflowEntry, ...] = ()
     """A workflow's past, in order."""
+    deliveries: tuple[j.DeliveryEntry, ...] = ()
+    """What became of what its sinks were to have, in order."""
     heard: tuple[str, ...] = ()
     """The keys of messages from other sessions, as far as they are remembered."""
     asked: tuple[j.Asked, ...] = ()
@@ -179,6 +181,7 @@ class Past:
         self.measures: list[Measure] = []
         self.anew_at = 0
         self.workflow: list[j.WorkflowEntry] = []
+        self.deliveries: list[j.DeliveryEntry] = []
         self.heard = Heard()
         self.asked: dict[str, j.Asked] = {}
         self.text_answers = False
@@ -263,6 +266,8 @@ class Past:
                 | j.WorkflowPaused()
             ):
                 self.workflow.append(entry)
+            case j.Delivered() | j.DeliveryFailed():
+                self.deliveries.append(entry)
             case j.Checkpoint():
                 pass
             case j.Snapshot():
@@ -440,6 +445,7 @@ class Past:
             measures=tuple(self.measures),
             processes=tuple(self.processes.values()),
             workflow=tuple(self.workflow),
+            deliveries=tuple(self.deliveries),
             heard=self.heard.keys,
             asked=tuple(self.asked.values()),
             text_answers=self.text_answers,
@@ -513,6 +519,7 @@ class Past:
             anew_at=self.anew_at,
             processes=tuple(self.processes.values()),
             workflow=tuple(self.workflow),
+            deliveries=tuple(self.deliveries),
             heard=self.heard.keys,
             asked=tuple(self.asked.values()),
             text_answers=self.text_answers,

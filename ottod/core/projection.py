@@ -68,6 +68,7 @@ def fold(info: SessionInfo, event: ev.Event | ev.Unknown, at_ns: int) -> Session
                 cause=event.cause,
                 result=event.result,
                 is_json=event.is_json,
+                whole=event.whole,
                 ended_at_ns=at_ns,
                 remaining_pids=event.remaining_pids,
             )

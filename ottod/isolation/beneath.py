@@ -125,6 +125,37 @@ class BeneathFiles:
         except OSError as error:
             raise refusal(path, error, root=self.root) from error
 
+    def create(self, path: str, data: bytes) -> None:
+        """Makes a file that was not there, atomically. Raises ToolError with code `exists` if it was."""
+        relative = self.relative(path)
+        try:
+            with self._write_lock:
+                self._write(relative, data, make_parents=True, expected=None, is_new=True)
+        except FileExistsError as error:
+            raise ToolError(f"{path} is there already", code="exists") from error
+        except OSError as error:
+            raise refusal(path, error, root=self.root) from error
+
+    def place(self, path: str) -> str:
+        """The absolute path, without symlinks, of a file that may be written, for whoever has to open it by its name.
+
+        What is missing of its directories is made. Raises ToolError for anything but a regular file or nothing.
+        """
+        relative = self.relative(path)
+        try:
+            parent, name = self._locate(relative, make_parents=True)
+            try:
+                location = f"{self._root.location(parent)}/{name}"
+                self._check_use(location, "write")
+                old = _lstat(name, parent)
+                if old is not None:
+                    _require_regular(relative, old.st_mode)
+            finally:
+                os.close(parent)
+        except OSError as error:
+            raise refusal(path, error, root=self.root) from error
+        return location
+
     def change(self, path: str, transform: Callable[[bytes], bytes], *, max_bytes: int) -> None:
         """Read, transform, replace, as one step. Raises ToolError, and whatever `transform` raises."""
         relative = self.relative(path)
@@ -219,11 +250,21 @@ class BeneathFiles:
             raise too_large(relative, max_bytes + 1, max_bytes)
         return b"".join(chunks), _fingerprint(found)
 
-    def _write(self, relative: str, data: bytes, *, make_parents: bool, expected: Fingerprint | None) -> bool:
+    def _write(
+        self,
+        relative: str,
+        data: bytes,
+        *,
+        make_parents: bool,
+        expected: Fingerprint | None,
+        is_new: bool = False,
+    ) -> bool:
         parent, name = self._locate(relative, make_parents=make_parents)
         try:
             self._check_use(f"{self._root.location(parent)}/{name}", "write")
             old = _lstat(name, parent)
+            if old is not None and is_new:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), relative)
             if old is not None:
                 _require_regular(relative, old.st_mode)
                 if not old.st_mode & 0o222:
@@ -236,7 +277,12 @@ class BeneathFiles:
                 self._fill(parent, temporary, data, old)
                 if expected is not None and (old is None or _fingerprint(old) != expected):
                     raise _WrittenMeanwhile
-                os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+                if is_new:
+                    # A link never takes the place of a file that somebody has made meanwhile.
+                    os.link(temporary, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+                    os.unlink(temporary, dir_fd=parent)
+                else:
+                    os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
             except BaseException:
                 _unlink_if_there(temporary, parent)
                 raise

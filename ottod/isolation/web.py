@@ -104,7 +104,7 @@ class PinnedWeb:
             self._check_host(target)
             await self._rate.admit()
             response, location = await self._exchange(target, request)
-            if not location:
+            if not location or not request.follows:
                 return _with_redirects(response, redirects)
             following = _accepted(redirected(target, location))
             request = _redirected_request(request, response.status, is_abroad=not following.has_origin_of(target))

@@ -6,6 +6,7 @@ An artifact is one version of one name in one tree. Its content is known by its 
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 import msgspec
 
@@ -13,6 +14,8 @@ MAX_ARTIFACT_BYTES = 16 * 1024 * 1024
 MAX_PART_BYTES = 256 * 1024
 """Of an artifact's content in one reply to a client."""
 MAX_SOURCES = 32
+MAX_PLACE_CHARS = 4096
+MAX_REASON_CHARS = 2000
 MAX_LISTED = 200
 """Artifacts that a session is told of at once."""
 KINDS = ("ticket", "prd", "design", "code_diff", "review_report", "test_report", "summary", "file")
@@ -27,6 +30,20 @@ TOKEN = re.compile(r"[0-9a-f]{32}\Z")
 ID_PREFIX = "art-"
 HANDOVER_DIR = "artifacts"
 """Within a session's directory: where those files are."""
+
+
+class SinkDelivery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where an artifact was delivered besides the index, or why not. `sink` is the name of a workflow's sink.
+
+    `place` is a file, a commit or a URL; `attempts` is how often it was tried; `at_ns` is wall clock.
+    """
+
+    sink: str
+    state: Literal["delivered", "failed"] = "delivered"
+    place: str = ""
+    reason: str = ""
+    attempts: int = 1
+    at_ns: int = 0
 
 
 class ArtifactInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -47,6 +64,10 @@ class ArtifactInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     size_bytes: int = 0
     sources: tuple[str, ...] = ()
     at_ns: int = 0
+    step: str = ""
+    """The path of the workflow's step that left it."""
+    deliveries: tuple[SinkDelivery, ...] = ()
+    """Of the newest word of each sink; told to clients only."""
 
 
 def name_problem(name: str, kind: str) -> str:

@@ -11,6 +11,7 @@ from typing import Literal
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.codec import Codec
 from ottod.protocol.policy import Authority, StandingGrant
+from ottod.protocol.sinks import SinkGrants
 from ottod.protocol.specs import AgentSpec, ModelTarget, ToolFile
 from ottod.protocol.wire import Wire
 from ottod.protocol.workflows import ResolvedWorkflow
@@ -83,6 +84,10 @@ class Birth(Wire, frozen=True, kw_only=True, tag="birth"):
     """The Python files with tools that the agent chose."""
     workflow: ResolvedWorkflow | None = None
     """What a session of this kind is to carry out."""
+    sinks: SinkGrants = SinkGrants()
+    """What its sinks may reach."""
+    is_step: bool = False
+    """A workflow started it, and gets the whole of its answer."""
 
 
 class ChildNotice(Wire, frozen=True, kw_only=True, tag="child_notice"):
@@ -94,6 +99,8 @@ class ChildNotice(Wire, frozen=True, kw_only=True, tag="child_notice"):
     cause: Cause | None = None
     result: str = ""
     name: str = ""
+    whole: str = ""
+    """The artifact that has the whole result, if that was too long."""
 
 
 births: Codec[Birth] = Codec(Birth, name="birth")

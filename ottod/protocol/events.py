@@ -115,6 +115,8 @@ class SessionExited(EventBase, frozen=True, kw_only=True, tag="session.exited"):
     remaining_pids: tuple[int, ...] = ()
     truncated: bool = False
     is_json: bool = False
+    whole: str = ""
+    """The artifact that has the whole result of a workflow's step, if that was too long."""
 
 
 class TurnStarted(EventBase, frozen=True, kw_only=True, tag="turn.started"):
@@ -324,6 +326,29 @@ class ArtifactWritten(EventBase, frozen=True, kw_only=True, tag="artifact.writte
     digest: str = ""
     size_bytes: int = 0
     version: int = 1
+
+
+class ArtifactDelivered(EventBase, frozen=True, kw_only=True, tag="artifact.delivered"):
+    """A sink of the workflow has the artifact, at `place`: a file, a commit, a URL. `note` says what else it did."""
+
+    artifact: str
+    name: str
+    version: int
+    sink: str
+    place: str = ""
+    note: str = ""
+
+
+class ArtifactUndelivered(EventBase, frozen=True, kw_only=True, tag="artifact.undelivered"):
+    """An attempt to deliver an artifact failed. Another one follows after `retry_ms`; 0: none does."""
+
+    artifact: str
+    name: str
+    version: int
+    sink: str
+    attempt: int
+    failure: Failure
+    retry_ms: int = 0
 
 
 class DecisionLogged(EventBase, frozen=True, kw_only=True, tag="decision.logged"):
@@ -576,6 +601,8 @@ Event = (
     | UsageUpdated
     | BudgetWarning
     | ArtifactWritten
+    | ArtifactDelivered
+    | ArtifactUndelivered
     | DecisionLogged
     | CheckpointWritten
     | ConversationRolledBack

@@ -254,6 +254,8 @@ class ChildEnded(Entry, frozen=True, kw_only=True, tag="child.ended"):
     result: str = ""
     number: int = 0
     name: str = ""
+    whole: str = ""
+    """The artifact that has the whole result, if that was too long."""
 
 
 class ProcessStarted(Entry, frozen=True, kw_only=True, tag="process.started"):
@@ -319,7 +321,8 @@ class StepEnded(Entry, frozen=True, kw_only=True, tag="step.ended"):
     """An attempt of a step is over; its outputs have been looked at. Nothing of it is ever done again.
 
     `artifacts` are `NAME@VERSION` of what it left, `facts` what has become known with it. `is_final`: trying again
-    with the same agent is of no use. `jitter`, in [0, 1), spreads the delay before the next attempt.
+    with the same agent is of no use. `jitter`, in [0, 1), spreads the delay before the next attempt. `tree` is git's
+    name for the working directory as it is now, if that is to be committed.
     """
 
     path: str
@@ -333,6 +336,7 @@ class StepEnded(Entry, frozen=True, kw_only=True, tag="step.ended"):
     artifacts: tuple[str, ...] = ()
     facts: tuple[ArtifactFacts, ...] = ()
     jitter: float = 0.5
+    tree: str = ""
 
 
 class StepSkipped(Entry, frozen=True, kw_only=True, tag="step.skipped"):
@@ -407,6 +411,33 @@ WorkflowEntry = (
 )
 
 
+class Delivered(Entry, frozen=True, kw_only=True, tag="delivery.done"):
+    """A sink has what is known by `parcel`, at `place`. It is never sent again.
+
+    A parcel is `NAME@VERSION` of an artifact or, for a sink that takes whole steps, `PATH#ATTEMPT`.
+    """
+
+    sink: str
+    parcel: str
+    at_ns: int
+    place: str = ""
+    attempts: int = 1
+
+
+class DeliveryFailed(Entry, frozen=True, kw_only=True, tag="delivery.failed"):
+    """An attempt to deliver failed. `is_final`: none follows, in no incarnation."""
+
+    sink: str
+    parcel: str
+    attempt: int
+    at_ns: int
+    failure: Failure
+    is_final: bool = False
+
+
+DeliveryEntry = Delivered | DeliveryFailed
+
+
 class Asked(Entry, frozen=True, kw_only=True):
     """A question of another session: which message it is, the turn that it began, and, with an outcome, its answer.
 
@@ -465,6 +496,7 @@ class Snapshot(Entry, frozen=True, kw_only=True, tag="snapshot"):
     heard: tuple[str, ...] = ()
     asked: tuple[Asked, ...] = ()
     text_answers: bool = False
+    deliveries: tuple[DeliveryEntry, ...] = ()
 
 
 class SessionClosed(Entry, frozen=True, kw_only=True, tag="session.closed"):
@@ -508,6 +540,8 @@ JournalEntry = (
     | WorkflowAwoke
     | WorkflowCancelled
     | WorkflowPaused
+    | Delivered
+    | DeliveryFailed
     | Checkpoint
     | Snapshot
     | SessionClosed

@@ -127,6 +127,10 @@ class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
     """What it is called in its tree."""
     backlog: Backlog | None = None
     """Steps of a workflow, or an agent's tool calls, that wait for room; None while none does."""
+    step: str = ""
+    """The path of the workflow's step that it is for."""
+    whole: str = ""
+    """The artifact that has the whole result, if that was too long."""
 
 
 class SessionStartedResult(Wire, frozen=True, kw_only=True, tag="started"):

@@ -184,6 +184,8 @@ class WebRequest(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
+    follows: bool = True
+    """Whether redirects are followed; if not, they are the answer."""
 
 
 class WebResponse(msgspec.Struct, frozen=True, kw_only=True):

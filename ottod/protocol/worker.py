@@ -63,6 +63,8 @@ class Exiting(Wire, frozen=True, kw_only=True, tag="exiting"):
     truncated: bool = False
     continues: bool = False
     is_json: bool = False
+    whole: str = ""
+    """The artifact that has the whole result of a workflow's step, if that was too long."""
 
 
 WorkerMessage = WorkerHello | Heartbeat | CommandReply | Exiting | WorkerRequest

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from ottod.errors import Failure
-from ottod.protocol.artifacts import ArtifactInfo
+from ottod.protocol.artifacts import ArtifactInfo, SinkDelivery
 from ottod.protocol.cause import Cause
 from ottod.protocol.decisions import (
     MAX_CHANGES,
@@ -128,6 +128,10 @@ class WriteArtifact(Wire, frozen=True, kw_only=True, tag="write_artifact"):
     size_bytes: int
     sources: tuple[str, ...] = ()
     key: str = ""
+    producer: str = ""
+    """The session that made it: only a workflow may say so, and only of a session of its own steps."""
+    step: str = ""
+    """The path of the workflow's step that left it; as `producer`."""
 
 
 class FetchArtifact(Wire, frozen=True, kw_only=True, tag="fetch_artifact"):
@@ -146,6 +150,19 @@ class FindArtifacts(Wire, frozen=True, kw_only=True, tag="find_artifacts"):
 
     name: str = ""
     kind: str = ""
+
+
+class NoteDelivery(Wire, frozen=True, kw_only=True, tag="delivery.note"):
+    """Keep what became of the delivery of these artifacts to a sink. Again, it takes the place of what was said."""
+
+    artifacts: tuple[str, ...]
+    delivery: SinkDelivery
+
+
+class FindDelivered(Wire, frozen=True, kw_only=True, tag="delivery.find"):
+    """The digests of what was delivered to a place, by whatever workflow, the newest first."""
+
+    place: str
 
 
 class LogDecisions(Wire, frozen=True, kw_only=True, tag="decision.log"):
@@ -244,6 +261,8 @@ WorkerRequestBody = (
     | WriteArtifact
     | FetchArtifact
     | FindArtifacts
+    | NoteDelivery
+    | FindDelivered
     | LogDecisions
     | FindDecisions
     | AskPermit
@@ -362,3 +381,5 @@ class RequestReply(Wire, frozen=True, kw_only=True, tag="request_reply"):
     name: str = ""
     """The child's, in its tree."""
     decisions: FoundDecisions | None = None
+    digests: tuple[str, ...] = ()
+    """Of what was delivered to a place."""

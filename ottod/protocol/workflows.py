@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from ottod.protocol.sinks import Sink, SinkFile
 from ottod.protocol.specs import AgentSpec, Backoff, Budgets, Isolation, Name, Permissions, PositiveSeconds, Spec
 
 ArtifactName = Annotated[str, Meta(pattern=r"^(?!art-)[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -181,9 +182,23 @@ class WorkflowSpec(Spec, frozen=True, kw_only=True):
     summarizer: str = "summarizer"
     """The agent that writes those; empty: the beginning of the text stands for it."""
     git_branch: bool = False
-    """Whether the changes of each step are committed, to a branch of the workflow's own."""
+    """Whether the changes of each step are committed, to a branch of the workflow's own: a sink `git_branch`."""
+    sinks: tuple[Sink, ...] = ()
+    """Where artifacts are delivered besides the index."""
     digest: str = ""
     source: str = ""
+
+
+def sinks_of(spec: WorkflowSpec) -> tuple[Sink, ...]:
+    """Its sinks, with the one that `git_branch` stands for."""
+    has_branch = any(sink.to == "git_branch" for sink in spec.sinks)
+    return (*spec.sinks, Sink(to="git_branch")) if spec.git_branch and not has_branch else spec.sinks
+
+
+def sink_secrets(spec: WorkflowSpec) -> tuple[str, ...]:
+    """The names of the secrets that its sinks want."""
+    names = [name for sink in spec.sinks for name in (sink.secret, *sink.secrets) if name]
+    return tuple(dict.fromkeys(names))
 
 
 class ResolvedWorkflow(Spec, frozen=True, kw_only=True):
@@ -194,3 +209,5 @@ class ResolvedWorkflow(Spec, frozen=True, kw_only=True):
     """Every agent that a step, a fallback, a compensation or the summaries name or were routed to, by name."""
     routed: dict[str, str] = {}
     """Step id → the agent that the router chose."""
+    sink_files: tuple[SinkFile, ...] = ()
+    """The sinks of the user's own that it names."""

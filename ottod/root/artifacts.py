@@ -24,14 +24,24 @@ from ottod.protocol.artifacts import (
     ID_PREFIX,
     MAX_ARTIFACT_BYTES,
     MAX_LISTED,
+    MAX_PLACE_CHARS,
+    MAX_REASON_CHARS,
     MAX_SOURCES,
     TOKEN,
     ArtifactInfo,
+    SinkDelivery,
     name_problem,
 )
 from ottod.protocol.requests import GetArtifact, ListArtifacts, ReadArtifact
 from ottod.protocol.results import ArtifactFound, ArtifactList, ArtifactPart, SessionInfo
-from ottod.protocol.worker_requests import FetchArtifact, FindArtifacts, RequestReply, WriteArtifact
+from ottod.protocol.worker_requests import (
+    FetchArtifact,
+    FindArtifacts,
+    FindDelivered,
+    NoteDelivery,
+    RequestReply,
+    WriteArtifact,
+)
 from ottod.root.context import RootContext
 from ottod.root.session_table import Session
 from ottod.storage.artifact_index import ArtifactIndex, Refusal
@@ -42,7 +52,11 @@ MAX_KEY_CHARS = 1000
 MAX_LINEAGE = 16
 """Of sessions that went on from each other, how many trees are looked through."""
 
-ArtifactRequest = WriteArtifact | FetchArtifact | FindArtifacts
+MAX_ATTEMPTS = 1_000_000
+MAX_DIGESTS = 64
+"""Of what was delivered to one place, that are told."""
+
+ArtifactRequest = WriteArtifact | FetchArtifact | FindArtifacts | NoteDelivery | FindDelivered
 
 
 class Artifacts:
@@ -78,17 +92,42 @@ class Artifacts:
                 )
                 found += await self._listed_before(session, body, {info.name for info in found})
                 return RequestReply(id=number, artifacts=tuple(found[:MAX_LISTED]), truncated=len(found) > MAX_LISTED)
+            case NoteDelivery():
+                await self._note_delivery(session, body)
+                return RequestReply(id=number)
+            case FindDelivered():
+                digests = await self._index.delivered_to(body.place[:MAX_PLACE_CHARS], limit=MAX_DIGESTS)
+                return RequestReply(id=number, digests=tuple(digests))
+
+    async def _note_delivery(self, session: Session, body: NoteDelivery) -> None:
+        """Only a workflow has sinks, and they take what its own tree has. Raises RefusedError."""
+        said = body.delivery
+        if session.plan is None or session.plan.workflow is None:
+            raise RefusedError(f"{session.id} is no workflow", code="refused")
+        if len(body.artifacts) > MAX_LISTED or len(said.sink) > MAX_REFERENCE_CHARS:
+            raise RefusedError("not a delivery that could be kept", code="bad_artifact")
+        kept = SinkDelivery(
+            sink=said.sink,
+            state=said.state,
+            place=said.place[:MAX_PLACE_CHARS],
+            reason=said.reason[:MAX_REASON_CHARS],
+            attempts=max(0, min(said.attempts, MAX_ATTEMPTS)),
+            at_ns=time.time_ns(),
+        )
+        await self._index.note_delivery(body.artifacts, tree_of(session), kept)
 
     async def _write(self, session: Session, body: WriteArtifact) -> ArtifactInfo:
         _check(body)
         key = f"{session.id}/{body.key}" if body.key else ""
         if key and (known := await self._index.by_key(key)) is not None:
             return known
+        made_by = await self._producer(session, body.producer)
         new = ArtifactInfo(
             artifact=ID_PREFIX + session_id(key_from_bytes(os.urandom(8))).removeprefix("s-"),
             tree=tree_of(session),
-            session=session.id,
-            agent=session.info.agent,
+            session=made_by.session,
+            agent=made_by.agent,
+            step=body.step[:MAX_REFERENCE_CHARS] if body.producer else self._step_of(session),
             name=body.name,
             kind=body.kind,
             digest=body.digest,
@@ -102,6 +141,24 @@ class Artifacts:
         if isinstance(added, Refusal):
             raise RefusedError(added.message, code=added.code)
         return added
+
+    async def _producer(self, session: Session, named: str) -> SessionInfo:
+        """Who made it: who writes, or whom a workflow names of its own steps. Raises RefusedError."""
+        if not named:
+            return session.info
+        info = await self._info(named[:MAX_REFERENCE_CHARS]) if session.plan and session.plan.workflow else None
+        if info is None or info.parent != session.id:
+            raise RefusedError(f"{named[:100]} is no step of {session.id}", code="refused")
+        return info
+
+    def _step_of(self, session: Session) -> str:
+        """The step that a session works for, itself or below another."""
+        above: Session | None = session
+        while above is not None:
+            if above.info.step:
+                return above.info.step
+            above = self._c.table.get(above.info.parent) if above.info.parent else None
+        return ""
 
     def _take(self, session: str, body: WriteArtifact) -> None:
         self._store.take(self._handover(session), body.token, digest=body.digest, size_bytes=body.size_bytes)
@@ -188,11 +245,13 @@ class Artifacts:
             all_versions=body.all_versions,
             limit=body.limit + 1,
         )
-        return ArtifactList(artifacts=tuple(found[: body.limit]), truncated=len(found) > body.limit)
+        shown = await self._index.with_deliveries(found[: body.limit])
+        return ArtifactList(artifacts=tuple(shown), truncated=len(found) > body.limit)
 
     async def get(self, body: GetArtifact, *, tree: str) -> ArtifactFound:
         """The artifact that is meant. Raises RefusedError `no_such_artifact`, `ambiguous_artifact`."""
-        return ArtifactFound(artifact=await self._one(body.artifact, tree=tree, version=body.version))
+        found = await self._one(body.artifact, tree=tree, version=body.version)
+        return ArtifactFound(artifact=(await self._index.with_deliveries([found]))[0])
 
     async def read(self, body: ReadArtifact) -> ArtifactPart:
         """A part of its content. Raises RefusedError, StorageError."""

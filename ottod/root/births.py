@@ -24,6 +24,7 @@ from ottod.protocol.events import SessionCreated
 from ottod.protocol.policy import Authority, StandingGrant
 from ottod.protocol.requests import StartSession
 from ottod.protocol.results import SessionInfo
+from ottod.protocol.sinks import SinkGrants
 from ottod.root.burials import incarnation_row
 from ottod.root.context import RootContext
 from ottod.root.definitions import NOTHING_KEPT, Kept, definitions_of
@@ -51,6 +52,7 @@ class Secrets(NamedTuple):
 
     api_keys: dict[str, str]
     for_servers: ServerSecrets
+    for_sinks: SinkGrants
 
 
 class Births:
@@ -267,6 +269,7 @@ class Births:
             resumed_from=heritage.origin if heritage is not None else "",
             resumed_turn=heritage.snapshot.turn if heritage is not None else 0,
             budgets=tuple(replace(line, session=session_id(key)) for line in heritage.budgets) if heritage else (),
+            step=plan.step,
         )
 
     @staticmethod
@@ -319,6 +322,9 @@ class Births:
             for_servers = ServerSecrets()
             if plan.spec.mcp_servers:
                 for_servers = await self._c.in_thread(self._resolver.server_secrets, plan)
+            for_sinks = SinkGrants()
+            if plan.workflow is not None and plan.workflow.spec.sinks:
+                for_sinks = await self._c.in_thread(self._resolver.sink_grants, plan.workflow.spec)
             await self._enclose(session, plan)
             lease = await self._c.zygote.lease()
             await session.announced.wait()
@@ -326,7 +332,7 @@ class Births:
                 self._abandon(session, lease)
                 return
             incarnation = self._begin(session, lease)
-            await self._bear(session, incarnation, plan, Secrets(api_keys, for_servers), lease)
+            await self._bear(session, incarnation, plan, Secrets(api_keys, for_servers, for_sinks), lease)
         except Exception as error:
             # A session must not stay in `starting` because of a defect in bringing it to life.
             if incarnation is not None:
@@ -432,6 +438,8 @@ class Births:
             server_headers=secrets.for_servers.headers,
             tool_files=plan.tool_files,
             workflow=plan.workflow,
+            sinks=secrets.for_sinks,
+            is_step=plan.is_step,
             task=info.task,
             mode="conversation" if info.mode == "conversation" else "oneshot",
             run_mode="headless" if info.run_mode == "headless" else "interactive",

@@ -81,6 +81,7 @@ class Burials:
             result=said.result if said is not None else "",
             truncated=said.truncated if said is not None else False,
             is_json=said.is_json if said is not None else False,
+            whole=said.whole if said is not None else "",
             remaining=tuple(remaining),
         )
         if reading is not None:
@@ -148,6 +149,7 @@ class Burials:
             remaining_pids=tuple(p.pid for p in loss.remaining),
             truncated=loss.truncated,
             is_json=loss.is_json and not loss.truncated,
+            whole=loss.whole,
         )
         session.cancel_timers()
         session.incarnation = None

@@ -16,4 +16,5 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True):
     result: str = ""
     truncated: bool = False
     is_json: bool = False
+    whole: str = ""
     remaining: tuple[ProcessId, ...] = ()

@@ -32,6 +32,11 @@ class SessionPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """A workflow started it for one of its steps, and answers for it."""
 
     @property
+    def step(self) -> str:
+        """The path of the workflow's step that it is for; empty if it is for none."""
+        return self.spawn_key.rpartition("#")[0] if self.is_step else ""
+
+    @property
     def model_name(self) -> str:
         """What it is called in lists; a workflow has none."""
         return f"{self.models[0].provider}:{self.models[0].model}" if self.models else ""

@@ -11,8 +11,9 @@ import msgspec
 from ottod.errors import ConfigError, OttoError, RefusedError, StorageError
 from ottod.isolation.requirements import GIVEN_BY, missing_layers
 from ottod.protocol.requests import MAX_ENV_BYTES, StartSession, WorkflowStart
-from ottod.protocol.specs import AgentSpec, ModelTarget, ToolFile
-from ottod.protocol.workflows import ResolvedWorkflow
+from ottod.protocol.sinks import SinkGrants
+from ottod.protocol.specs import AgentSpec, HttpAccess, ModelTarget, ToolFile
+from ottod.protocol.workflows import ResolvedWorkflow, WorkflowSpec, sink_secrets
 from ottod.root.definitions import NOTHING_KEPT, Kept
 from ottod.root.plan import SessionPlan
 from ottod.root.platform import Platform
@@ -248,6 +249,21 @@ class Resolver:
             self._vault.learn(given)
             env |= {name: value for name, value in given.items() if value}
         return ServerSecrets(headers=headers, env=env)
+
+    def sink_grants(self, spec: WorkflowSpec) -> SinkGrants:
+        """What its sinks may reach, as the settings are now. A secret that is not there is said, and hinders nobody
+        but the sink that wants it."""
+        found: dict[str, str] = {}
+        missing: dict[str, str] = {}
+        for name in sink_secrets(spec):
+            try:
+                if name not in self.settings.sinks.secrets:
+                    raise ConfigError(f"sinks.secrets of otto.yml does not name {name!r}")
+                found[name] = self._vault.secret(name)
+            except OttoError as error:
+                missing[name] = error.message
+        sinks = self.settings.sinks
+        return SinkGrants(access=HttpAccess(hosts=sinks.hosts, local=sinks.local), secrets=found, missing=missing)
 
     def _server_env(self, offered: Mapping[str, str], spec: AgentSpec) -> dict[str, str]:
         """The client's variables that MCP servers name for themselves."""

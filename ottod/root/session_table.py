@@ -213,6 +213,7 @@ def child_notice(info: SessionInfo) -> ChildNotice:
         cause=info.cause,
         result=info.result,
         name=info.name,
+        whole=info.whole,
     )
 
 

@@ -64,4 +64,5 @@ def bounded(exiting: Exiting) -> Exiting:
         truncated=exiting.truncated or len(result) > MAX_EVENT_TEXT_BYTES,
         continues=exiting.continues,
         is_json=exiting.is_json,
+        whole=exiting.whole[:MAX_CAUSE_CHARS],
     )

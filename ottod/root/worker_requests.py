@@ -17,9 +17,11 @@ from ottod.protocol.worker_requests import (
     FetchArtifact,
     FindArtifacts,
     FindDecisions,
+    FindDelivered,
     KeepAnswer,
     ListAgents,
     LogDecisions,
+    NoteDelivery,
     RecallAnswer,
     RequestReply,
     SendMessage,
@@ -112,7 +114,7 @@ class WorkerRequests:
                 return RequestReply(id=0)
             case ListAgents():
                 return RequestReply(id=0, team=TeamReply(agents=self._teams.cards(session)))
-            case WriteArtifact() | FetchArtifact() | FindArtifacts():
+            case WriteArtifact() | FetchArtifact() | FindArtifacts() | NoteDelivery() | FindDelivered():
                 return await self._artifacts.serve(session, 0, body)
             case LogDecisions() | FindDecisions():
                 return await self._decisions.serve(session, body)

@@ -14,7 +14,7 @@ from ottod.errors import ConfigError, RefusedError, StorageError
 from ottod.protocol.requests import StartSession, WorkflowStart
 from ottod.protocol.specs import AgentSpec, Group, Limits, Restart
 from ottod.protocol.worker_requests import SpawnChild
-from ottod.protocol.workflows import MAX_STEPS, ResolvedWorkflow, Step
+from ottod.protocol.workflows import MAX_STEPS, ResolvedWorkflow, Step, WorkflowSpec, sinks_of
 from ottod.root.plan import SessionPlan
 from ottod.root.session_table import Session
 from ottod.settings.agents import AgentFinder
@@ -50,8 +50,8 @@ def session_spec(workflow: ResolvedWorkflow) -> AgentSpec:
         description=spec.description,
         kind="workflow",
         model="",
-        # What a step has changed is found by git; nothing else is ever run.
-        tools=("git",) if _wants_diffs(spec.steps) else (),
+        # What a step has changed is found by git; besides, only a sink of the user's own is ever run.
+        tools=("git",) if _wants_diffs(spec.steps) or _has_branch(spec) else (),
         tags=spec.tags,
         permissions=spec.permissions,
         budgets=spec.budgets,
@@ -64,6 +64,10 @@ def session_spec(workflow: ResolvedWorkflow) -> AgentSpec:
         digest=spec.digest,
         source=spec.source,
     )
+
+
+def _has_branch(spec: WorkflowSpec) -> bool:
+    return any(sink.to == "git_branch" for sink in sinks_of(spec))
 
 
 def _wants_diffs(steps: tuple[Step, ...]) -> bool:

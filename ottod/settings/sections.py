@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from ottod.protocol.requests import MAX_CREDIT_BYTES
 from ottod.protocol.specs import Count, Layer, Name, PermissionRule, PositiveCount, PositiveSeconds, Preset, Seconds
-from ottod.settings.hosts import parse_pattern
+from ottod.settings.hosts import parse_local, parse_pattern
 from ottod.settings.rules import Contradiction
 
 Adapter = Literal["scripted", "anthropic", "openai"]
@@ -309,6 +309,26 @@ class ProjectSettings(Section, frozen=True, kw_only=True):
                 raise Contradiction(f"project_may.http_hosts: {message}", field="http_hosts", mend=mend) from error
 
 
+class SinkSettings(Section, frozen=True, kw_only=True):
+    """What the sinks of workflows may reach, whoever wrote the workflow. Without a word here: nothing outside."""
+
+    hosts: tuple[str, ...] = ()
+    """Hosts that webhooks may go to: `example.org`, `*.example.org`, `example.org:8443`."""
+    local: tuple[str, ...] = ()
+    """`HOST:PORT` of this machine or a private network that they may go to."""
+    secrets: tuple[Name, ...] = ()
+    """Names of `secrets` that sinks may sign with, or that your own sinks may be given."""
+
+    def __post_init__(self) -> None:
+        for field, texts, read in (("hosts", self.hosts, parse_pattern), ("local", self.local, parse_local)):
+            for text in texts:
+                try:
+                    read(text)
+                except ValueError as error:
+                    message, _, mend = str(error).partition(": ")
+                    raise Contradiction(f"sinks.{field}: {message}", field=field, mend=mend) from error
+
+
 class ClientSettings(Section, frozen=True, kw_only=True):
     """Bounds on what clients can ask of the daemon."""
 
@@ -459,6 +479,7 @@ class DaemonSettings(Section, frozen=True, kw_only=True):
     isolation: IsolationSettings = IsolationSettings()
     permissions: PermissionSettings = PermissionSettings()
     project_may: ProjectSettings = ProjectSettings()
+    sinks: SinkSettings = SinkSettings()
     clients: ClientSettings = ClientSettings()
     gateway: GatewaySettings = GatewaySettings()
     logging: LoggingSettings = LoggingSettings()

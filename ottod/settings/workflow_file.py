@@ -28,6 +28,7 @@ from ottod.settings.workflow_checks import findings
 from ottod.settings.workflow_finding import Finding
 from ottod.settings.workflow_people import People, people_findings
 from ottod.settings.workflow_short import long_form, plain
+from ottod.settings.workflow_sinks import program_findings, sink_findings
 from ottod.settings.workflow_tree import places
 from ottod.settings.yaml_source import DataPath, Source, parse
 
@@ -128,10 +129,13 @@ def _checked(
     if spec is not None:
         found += findings(spec)
         found += _names(spec, name)
+        found += sink_findings(spec, settings)
         if settings is not None:
             found += _models(spec, settings)
     if people is not None:
         found += people_findings(source.data, people)
+        if spec is not None:
+            found += program_findings(spec, people.config_home)
     errors += [_error(source, finding) for finding in found]
     return spec, errors
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from ottod.errors import ConfigError
@@ -25,6 +26,11 @@ class People:
     def __init__(self, finder: AgentFinder) -> None:
         self._finder = finder
         self._found: dict[str, AgentEntry | ConfigError] = {}
+
+    @property
+    def config_home(self) -> Path:
+        """Where the user's own files are."""
+        return self._finder.config_home
 
     def find(self, name: str) -> AgentSpec:
         """The spec of one name. Raises: ConfigError, `unknown_agent` or what is wrong with its file."""

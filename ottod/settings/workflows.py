@@ -24,6 +24,7 @@ from ottod.settings.routing import Routing, route
 from ottod.settings.sections import DaemonSettings
 from ottod.settings.workflow_file import check_workflow
 from ottod.settings.workflow_people import People
+from ottod.settings.workflow_sinks import sink_files
 from ottod.settings.workflow_tree import is_block, places
 
 BUILTIN_DIR = Path(__file__).parent / "builtin" / "workflows"
@@ -164,7 +165,8 @@ def resolve_workflow(spec: WorkflowSpec, agents: AgentFinder, *, task: str = "")
             compensation = place.node.compensate.agent if place.node.compensate is not None else ""
             names |= {place.node.agent, place.node.retry.fallback_agent, compensation}
     found: list[AgentSpec] = [people.find(name) for name in sorted(names - {""})]
-    return ResolvedWorkflow(spec=spec, agents=tuple(found), routed=routed)
+    files = sink_files(spec, agents.config_home)
+    return ResolvedWorkflow(spec=spec, agents=tuple(found), routed=routed, sink_files=files)
 
 
 def workflow_now(spec: WorkflowSpec, settings: DaemonSettings, *, home: Path) -> WorkflowSpec:

@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from ottod.protocol.artifacts import ID_PREFIX, ArtifactInfo
+from ottod.protocol.artifacts import ID_PREFIX, ArtifactInfo, SinkDelivery
 from ottod.storage.database import Database
 
 MAX_TREE_ARTIFACTS = 10_000
 """Versions of all names in one tree."""
 MAX_TREE_BYTES = 1024 * 1024 * 1024
 
-_COLUMNS = "artifact, tree, session, agent, name, version, kind, digest, size_bytes, sources, at_ns"
+_COLUMNS = "artifact, tree, session, agent, name, version, kind, digest, size_bytes, sources, at_ns, step"
 _NEWEST = (
     "version = (SELECT max(version) FROM artifacts AS o WHERE o.tree = artifacts.tree AND o.name = artifacts.name)"
 )
@@ -84,6 +84,35 @@ class ArtifactIndex:
 
         return await self._database.read(work)
 
+    async def note_delivery(self, artifacts: Sequence[str], tree: str, delivery: SinkDelivery) -> None:
+        """Keeps what a sink did with artifacts of a tree; others are left alone."""
+        row = (delivery.sink, delivery.state, delivery.place, delivery.reason, delivery.attempts, delivery.at_ns)
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.executemany(
+                "INSERT OR REPLACE INTO deliveries (artifact, sink, state, place, reason, attempts, at_ns)"
+                " SELECT artifact, ?, ?, ?, ?, ?, ? FROM artifacts WHERE artifact = ? AND tree = ?",
+                [(*row, artifact, tree) for artifact in artifacts],
+            )
+
+        await self._database.write(work)
+
+    async def delivered_to(self, place: str, *, limit: int) -> list[str]:
+        """Digests of what was delivered to a place, the newest first."""
+        query = (
+            "SELECT digest FROM deliveries JOIN artifacts USING (artifact)"
+            " WHERE place = ? AND state = 'delivered' ORDER BY deliveries.at_ns DESC LIMIT ?"
+        )
+        return await self._database.read(lambda c: [row[0] for row in c.execute(query, (place, limit))])
+
+    async def with_deliveries(self, found: Sequence[ArtifactInfo]) -> list[ArtifactInfo]:
+        """The same artifacts, with what became of each."""
+
+        def work(connection: sqlite3.Connection) -> list[ArtifactInfo]:
+            return [replace(info, deliveries=_deliveries(connection, info.artifact)) for info in found]
+
+        return await self._database.read(work)
+
     async def forget_tree(self, tree: str) -> list[str]:
         """Forgets a tree's artifacts if no session of it is left; gives the digests that nothing names any more."""
         return await self._database.write(lambda connection: _forget_tree(connection, tree), durable=False)
@@ -116,7 +145,7 @@ def _insert(
     ).fetchone()
     row = replace(new, version=version, sources=tuple(dict.fromkeys(sources)))
     connection.execute(
-        f"INSERT INTO artifacts ({_COLUMNS}, write_key) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+        f"INSERT INTO artifacts ({_COLUMNS}, write_key) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             row.artifact,
             row.tree,
@@ -129,6 +158,7 @@ def _insert(
             row.size_bytes,
             " ".join(row.sources),
             row.at_ns,
+            row.step,
             key,
         ),
     )
@@ -164,10 +194,24 @@ def find_artifacts(connection: sqlite3.Connection, reference: str, tree: str, ve
     return _unpack(connection.execute(f"SELECT {_COLUMNS} FROM artifacts WHERE {where} LIMIT 5", arguments))
 
 
+def _deliveries(connection: sqlite3.Connection, artifact: str) -> tuple[SinkDelivery, ...]:
+    rows = connection.execute(
+        "SELECT sink, state, place, reason, attempts, at_ns FROM deliveries WHERE artifact = ? ORDER BY sink",
+        (artifact,),
+    )
+    return tuple(
+        SinkDelivery(sink=sink, state=state, place=place, reason=reason, attempts=attempts, at_ns=at_ns)
+        for sink, state, place, reason, attempts, at_ns in rows
+    )
+
+
 def _forget_tree(connection: sqlite3.Connection, tree: str) -> list[str]:
     if connection.execute("SELECT 1 FROM sessions WHERE tree = ? LIMIT 1", (tree,)).fetchone() is not None:
         return []
     digests = {row[0] for row in connection.execute("SELECT digest FROM artifacts WHERE tree = ?", (tree,))}
+    connection.execute(
+        "DELETE FROM deliveries WHERE artifact IN (SELECT artifact FROM artifacts WHERE tree = ?)", (tree,)
+    )
     connection.execute("DELETE FROM artifacts WHERE tree = ?", (tree,))
     return [
         digest
@@ -190,6 +234,7 @@ def _unpack(rows: sqlite3.Cursor) -> list[ArtifactInfo]:
             size_bytes=size_bytes,
             sources=tuple(sources.split()),
             at_ns=at_ns,
+            step=step,
         )
-        for artifact, tree, session, agent, name, version, kind, digest, size_bytes, sources, at_ns in rows
+        for artifact, tree, session, agent, name, version, kind, digest, size_bytes, sources, at_ns, step in rows
     ]

@@ -212,6 +212,20 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     CREATE INDEX definition_uses_digest ON definition_uses (kind, digest);
     """,
+    """
+    ALTER TABLE artifacts ADD COLUMN step TEXT NOT NULL DEFAULT '';
+    CREATE TABLE deliveries (
+        artifact TEXT NOT NULL,
+        sink     TEXT NOT NULL,
+        state    TEXT NOT NULL,
+        place    TEXT NOT NULL,
+        reason   TEXT NOT NULL,
+        attempts INTEGER NOT NULL,
+        at_ns    INTEGER NOT NULL,
+        PRIMARY KEY (artifact, sink)
+    ) WITHOUT ROWID;
+    CREATE INDEX deliveries_place ON deliveries (place, at_ns DESC);
+    """,
 )
 """Append-only: what has been released is never edited."""
 

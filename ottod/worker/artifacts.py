@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ottod.errors import OttoError, ToolError
-from ottod.protocol.artifacts import HANDOVER_DIR, MAX_ARTIFACT_BYTES, ArtifactInfo, name_problem
+from ottod.protocol.artifacts import HANDOVER_DIR, MAX_ARTIFACT_BYTES, ArtifactInfo, SinkDelivery, name_problem
 from ottod.protocol.events import ArtifactWritten
-from ottod.protocol.worker_requests import FetchArtifact, FindArtifacts, WriteArtifact
+from ottod.protocol.worker_requests import FetchArtifact, FindArtifacts, FindDelivered, NoteDelivery, WriteArtifact
 from ottod.worker.link import Link
 
 TOKEN_BYTES = 16
@@ -47,11 +47,14 @@ class Artifacts:
         sources: Sequence[str] = (),
         key: str = "",
         is_output: bool = False,
+        producer: str = "",
+        step: str = "",
     ) -> ArtifactInfo:
         """Keeps the next version of a name; when it returns, it is durable, and told in an event.
 
         The same key gives the same artifact, whatever happened in between. `sources` are ids, names, or
-        `NAME@VERSION`. `is_output`: nobody asked for it, so it must not use up the tree's room. Raises ToolError.
+        `NAME@VERSION`. `is_output`: nobody asked for it, so it must not use up the tree's room. `producer` and
+        `step`: a workflow keeps what a session of its own has made. Raises ToolError.
         """
         if problem := name_problem(name, kind):
             raise ToolError(problem, code="bad_arguments")
@@ -71,6 +74,8 @@ class Artifacts:
             size_bytes=len(data),
             sources=tuple(sources),
             key=key,
+            producer=producer,
+            step=step,
         )
         try:
             await asyncio.to_thread(self._hand_over, token, data)
@@ -119,6 +124,20 @@ class Artifacts:
         """What the tree has, newest first: the newest version of each name, or all of one name. Raises ToolError."""
         try:
             return (await self._link.ask(FindArtifacts(name=name, kind=kind))).artifacts
+        except OttoError as error:
+            raise ToolError(error.message, code=error.code) from error
+
+    async def note_delivery(self, artifacts: Sequence[str], delivery: SinkDelivery) -> None:
+        """Keeps what a sink did with them. Raises ToolError."""
+        try:
+            await self._link.ask(NoteDelivery(artifacts=tuple(artifacts), delivery=delivery))
+        except OttoError as error:
+            raise ToolError(error.message, code=error.code) from error
+
+    async def delivered_to(self, place: str) -> tuple[str, ...]:
+        """Digests of what was delivered to a place. Raises ToolError."""
+        try:
+            return (await self._link.ask(FindDelivered(place=place))).digests
         except OttoError as error:
             raise ToolError(error.message, code=error.code) from error
 

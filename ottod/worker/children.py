@@ -90,7 +90,12 @@ class Children:
             return
         agent = self._live.pop(notice.child) or notice.agent
         ended = j.ChildEnded(
-            child=notice.child, agent=agent, cause=notice.cause, result=notice.result, name=notice.name
+            child=notice.child,
+            agent=agent,
+            cause=notice.cause,
+            result=notice.result,
+            name=notice.name,
+            whole=notice.whole,
         )
         self._ended[notice.child] = ended
         if len(self._ended) > MAX_REMEMBERED:

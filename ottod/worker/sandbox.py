@@ -33,6 +33,7 @@ from ottod.isolation.programs import ConfinedPrograms
 from ottod.protocol.birth import Birth
 from ottod.protocol.specs import McpServer
 from ottod.settings.environment import matches
+from ottod.sinks.program import ARGV, program_name
 
 MAX_CALL_PROCESSES = 4096
 """For an agent that names no limit of its own: room for any build, none for a fork bomb."""
@@ -60,10 +61,14 @@ def programs_for(birth: Birth, redactor: Redactor | None = None) -> ConfinedProg
             bwrap=bubblewrap.find(),
             pids=limits.pids or MAX_CALL_PROCESSES,
             rlimits={"FSIZE": limits.file_bytes} if limits.file_bytes else {},
-            named=tuple(_server_program(birth, server) for server in birth.spec.mcp_servers if server.command),
+            named=(
+                *(_server_program(birth, server) for server in birth.spec.mcp_servers if server.command),
+                *_sink_programs(birth),
+            ),
         ),
         redactor=redactor,
-        has_launcher=bool(birth.spec.tools) or any(server.command for server in birth.spec.mcp_servers),
+        has_launcher=bool(birth.spec.tools or _sink_programs(birth))
+        or any(server.command for server in birth.spec.mcp_servers),
     )
 
 
@@ -79,6 +84,13 @@ def _server_program(birth: Birth, server: McpServer) -> NamedProgram:
     """An MCP server's program, with the variables that it alone gets."""
     own = {name: value for name, value in birth.server_env.items() if matches(name, server.env)}
     return NamedProgram(name=server.name, argv=server.command, env=own, has_network=server.network)
+
+
+def _sink_programs(birth: Birth) -> tuple[NamedProgram, ...]:
+    """The programs of a workflow's sinks that are the user's own: they have the network."""
+    sinks = birth.workflow.spec.sinks if birth.workflow is not None else ()
+    names = dict.fromkeys(program_name(sink) for sink in sinks if sink.to == "program")
+    return tuple(NamedProgram(name=name, argv=ARGV, has_network=True) for name in names)
 
 
 def confine_worker(birth: Birth) -> str:

@@ -45,6 +45,7 @@ from ottod.protocol.worker import (
     WithdrawInput,
 )
 from ottod.worker.approvals import Approvals
+from ottod.worker.artifacts import Artifacts
 from ottod.worker.children import Children
 from ottod.worker.ending import note_end
 from ottod.worker.equipment import Equipment
@@ -62,6 +63,11 @@ from ottod.worker.turns import TurnDriver
 CAUSE_OF_CODE: dict[str, CauseKind] = {"auth": "auth", "bad_config": "bad_spec", "budget": "budget"}
 """Failures of a turn that end a one-shot session with a cause of their own. A used budget ends every session."""
 
+WHOLE_NAME = "whole-answer"
+"""The artifact of an answer that is too long for a last word."""
+WHOLE_S = 60.0
+"""For it to be kept."""
+
 
 class SessionRunner:
     """One incarnation of one session."""
@@ -77,6 +83,7 @@ class SessionRunner:
         self._state = AnnouncedState(link)
         self._steering = Steering(link, self._inbox, self._state, equip=self._equip, on_change=self._work_changed)
         self._stop: Cause | None = None
+        self._whole = ""
         self._is_suspended = False
         """The incarnation ends, the session does not: another one is to go on with the turn."""
         self._lingers = False
@@ -128,6 +135,7 @@ class SessionRunner:
         if closed is not None and not self._begins_anew():
             # It had ended, and its process was lost before anybody heard of it.
             await self._permits.settled()
+            await self._keep_whole(closed)
             return self._exit(closed)
         await self._take_over(journal)
         if self._stop is None:
@@ -360,14 +368,38 @@ class SessionRunner:
             # Root may have no other chance to hear what the last calls cost.
             await self._permits.settled()
         turn = self._equipment.driver.turns if self._equipment is not None else self._restored.turn
+        await self._keep_whole(cause)
         await note_end(self._journal, self._link, cause, turn=turn, is_suspended=self._is_suspended)
         return self._exit(cause)
 
+    async def _keep_whole(self, cause: Cause) -> None:
+        """The answer of a workflow's step that is too long for a last word is an artifact, and the workflow's to use.
+
+        The same one, however often the session's end is gone through.
+        """
+        text = self._answer(cause)[0]
+        if not self._birth.is_step or cause.kind != "completed" or not cut(text)[1]:
+            return
+        artifacts = Artifacts(self._link, session_dir=self._birth.session_dir)
+        try:
+            async with asyncio.timeout(WHOLE_S):
+                info = await artifacts.write(text.encode("utf-8", "replace"), name=WHOLE_NAME, key=WHOLE_NAME)
+        except (OttoError, TimeoutError) as error:
+            why = str(error) or "the daemon does not answer"
+            self._link.emit(LogWarning(message=f"the answer is cut, and not kept whole: {why}", code="cut"))
+        else:
+            self._whole = info.artifact
+
+    def _answer(self, cause: Cause) -> tuple[str, bool]:
+        """The session's result, and whether it is the JSON that was asked for."""
+        text = self._last_text or self._restored.text
+        if not self._birth.spec.output_schema or cause.kind != "completed":
+            return text, False
+        answer = read_answer(text, self._birth.spec.output_schema)
+        return answer.json or text, bool(answer.json)
+
     def _exit(self, cause: Cause) -> Exiting:
-        text, is_json = self._last_text or self._restored.text, False
-        if self._birth.spec.output_schema and cause.kind == "completed":
-            answer = read_answer(text, self._birth.spec.output_schema)
-            text, is_json = answer.json or text, bool(answer.json)
+        text, is_json = self._answer(cause)
         result, was_cut = cut(text)
         return Exiting(
             cause=cause,
@@ -376,6 +408,7 @@ class SessionRunner:
             truncated=was_cut,
             continues=self._is_suspended and cause.kind == "time_slice",
             is_json=is_json,
+            whole=self._whole,
         )
 
     # ------------------------------------------------------------ commands

@@ -95,10 +95,13 @@ class StepArtifacts:
         is_own: Callable[[ArtifactInfo], bool],
         key: str,
         sources: Sequence[str],
+        producer: str,
+        path: str,
     ) -> list[str]:
         """Checks what the step has left, keeps what is to be kept of it; gives that as `NAME@VERSION`.
 
-        `is_own` tells the step's artifacts from those of others. Raises ToolError for what is missing or wrong.
+        `is_own` tells the step's artifacts from those of others; `producer` is its session. Raises ToolError for what
+        is missing or wrong.
         """
         out = []
         for output in step.outputs:
@@ -112,7 +115,13 @@ class StepArtifacts:
                 data = await self._captured(step, output, answer, diff)
                 if data is not None:
                     info = await self._artifacts.write(
-                        data, name=output.name, kind=output.kind, sources=sources, key=f"{key}:{output.name}"
+                        data,
+                        name=output.name,
+                        kind=output.kind,
+                        sources=sources,
+                        key=f"{key}:{output.name}",
+                        producer=producer,
+                        step=path,
                     )
             if info is not None:
                 out.append(f"{info.name}@{info.version}")
@@ -148,6 +157,10 @@ class StepArtifacts:
         if read.complaint:
             raise ToolError(f"{output.name}: {read.complaint}"[:2000], code="output_schema")
         return read.json.encode()
+
+    async def whole(self, artifact: str) -> str:
+        """The text of an answer that was too long for a last word. Raises ToolError."""
+        return (await self._artifacts.read(artifact))[1].decode("utf-8", "replace")
 
     # ------------------------------------------------------------ what conditions know
 

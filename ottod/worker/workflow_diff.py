@@ -7,7 +7,7 @@ other's changes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ottod.errors import ToolError
 from ottod.protocol.toolio import Programs
@@ -41,8 +41,21 @@ class WorkingTree:
         arguments = ["diff", "--no-ext-diff", "--no-textconv", "--no-color", before, after]
         return await self._run(["git", "--no-pager", *OPTIONS, *arguments], "diff")
 
-    async def _run(self, argv: Sequence[str], what: str) -> str:
-        result = await self._programs.run(argv, timeout_s=TIMEOUT_S, max_output_bytes=MAX_DIFF_BYTES, env=QUIET)
+    async def git(self, arguments: Sequence[str], *, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> str:
+        """What git says, deaf to the repository's settings. Raises ToolError if it fails."""
+        argv = ["git", "--no-pager", *OPTIONS, *arguments]
+        return await self._run(argv, arguments[0], stdin=stdin, env=env or {})
+
+    async def _run(
+        self, argv: Sequence[str], what: str, *, stdin: bytes = b"", env: Mapping[str, str] | None = None
+    ) -> str:
+        result = await self._programs.run(
+            argv,
+            timeout_s=TIMEOUT_S,
+            max_output_bytes=MAX_DIFF_BYTES,
+            env={**QUIET, **(env or {})},
+            stdin=stdin,
+        )
         if result.ended == "timeout":
             raise ToolError(f"git {what} did not end within {TIMEOUT_S:g} s", code="timeout")
         if result.exit_status != 0:

@@ -50,7 +50,8 @@ Key = tuple[str, int, bool]
 
 
 class WorkflowRun:
-    """One incarnation's part of it. `on_change` is called when what it waits for has changed."""
+    """One incarnation's part of it. `on_change` is called when what it waits for has changed, `on_entry` hears of all
+    that is noted."""
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class WorkflowRun:
         journal: JournalWriter,
         approvals: Approvals,
         on_change: Callable[[], None],
+        on_entry: Callable[[j.WorkflowEntry], None] = lambda entry: None,
     ) -> None:
         self.machine = machine
         self._link = link
@@ -67,6 +69,7 @@ class WorkflowRun:
         self._approvals = approvals
         self._on_change = on_change
         self._backlog = AnnouncedBacklog(link)
+        self._on_entry = on_entry
         self._shop: Workshop | None = None
         self._begun: dict[Key, j.StepBegun | j.CompensationBegun] = {}
         self._failures: dict[str, str] = {}
@@ -115,8 +118,7 @@ class WorkflowRun:
                 await self._journal.put(())
                 for order in orders:
                     self._perform(order)
-            if self._broken is not None:
-                raise self._broken
+            self.check()
             if self._is_suspended or self.machine.end is not None:
                 return None if self._is_suspended else self.machine.end
             self._set_timer()
@@ -128,6 +130,11 @@ class WorkflowRun:
             self._on_change()
             self._wake.clear()
             await self._wake.wait()
+
+    def check(self) -> None:
+        """Raises what broke it off, if anything did."""
+        if self._broken is not None:
+            raise self._broken
 
     def suspend(self) -> None:
         """Leaves everything as it is, for another incarnation to go on with."""
@@ -151,6 +158,7 @@ class WorkflowRun:
         self._journal.note(entry)
         self._pending += self.machine.step(entry)
         self._tell(entry)
+        self._on_entry(entry)
         self._wake.set()
 
     def _tell(self, entry: j.WorkflowEntry) -> None:
@@ -205,9 +213,10 @@ class WorkflowRun:
         try:
             work()
         except Exception as error:  # noqa: BLE001 - `serve` raises it
-            self._break(error)
+            self.break_off(error)
 
-    def _break(self, error: BaseException) -> None:
+    def break_off(self, error: BaseException) -> None:
+        """Something went wrong that `serve` is to raise."""
         self._broken = self._broken or error
         self._wake.set()
 
@@ -272,7 +281,7 @@ class WorkflowRun:
         try:
             await work
         except Exception as error:  # noqa: BLE001 - `serve` raises it
-            self._break(error)
+            self.break_off(error)
 
     async def _make(self, order: StartStep) -> None:
         key = order.path, order.attempt, False

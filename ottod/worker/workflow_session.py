@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import Literal, assert_never
+from collections.abc import Coroutine
+from typing import Any, Literal, assert_never
 
 from ottod.core.lifecycle import Happening
+from ottod.core.resume import Restored
 from ottod.core.workflow import WorkflowMachine
 from ottod.core.workflow_orders import EndWorkflow
 from ottod.errors import Failure, OttoError, StorageError
@@ -34,10 +36,11 @@ from ottod.protocol.worker import (
     WithdrawInput,
 )
 from ottod.protocol.worker_requests import SpawnChild
-from ottod.protocol.workflows import ResolvedWorkflow
+from ottod.protocol.workflows import ResolvedWorkflow, sinks_of
 from ottod.worker.approvals import Approvals
 from ottod.worker.artifacts import Artifacts
 from ottod.worker.children import Children
+from ottod.worker.deliveries import Deliveries
 from ottod.worker.ending import note_end
 from ottod.worker.inbox import Inbox
 from ottod.worker.journal_writer import JournalWriter
@@ -51,6 +54,7 @@ from ottod.worker.workflow_artifacts import StepArtifacts
 from ottod.worker.workflow_diff import WorkingTree
 from ottod.worker.workflow_report import report
 from ottod.worker.workflow_run import WorkflowRun
+from ottod.worker.workflow_sinks import SinkRoom, artifact_kinds
 from ottod.worker.workflow_step import Workshop
 
 CAUSE_OF_CODE: dict[str, CauseKind] = {"auth": "auth", "budget": "budget"}
@@ -86,6 +90,7 @@ class WorkflowRunner:
         """The journal has been read; before that no command is obeyed but a stop."""
         self._journal: JournalWriter | None = None
         self._run: WorkflowRun | None = None
+        self._deliveries: Deliveries | None = None
         self._past: list[j.WorkflowEntry] = []
         self._result = ""
 
@@ -129,6 +134,7 @@ class WorkflowRunner:
             journal=journal,
             approvals=self._approvals,
             on_change=self._show,
+            on_entry=self._happened,
         )
         journal.note(self._opened())
         self._approvals.begin(restored, journal)
@@ -145,7 +151,7 @@ class WorkflowRunner:
             step_back(birth.priority)
         except OSError as error:
             self._link.emit(LogWarning(message=f"cannot lower the priority: {error.strerror}", code="priority"))
-        return await self._carry_out(run, is_new=not restored.workflow)
+        return await self._carry_out(run, restored)
 
     def _opened(self) -> j.SessionOpened:
         birth = self._birth
@@ -161,26 +167,34 @@ class WorkflowRunner:
 
     async def _welcomed_or_stopped(self) -> None:
         """Returns when root listens, or when the session has been told to end: root may be gone for good."""
-        welcomed = asyncio.ensure_future(self._link.welcomed())
-        while not welcomed.done() and self._stop is None:
+        await self._unless_stopped(self._link.welcomed())
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Waits for it, or until the session has been told to end. Raises what it raises."""
+        task = asyncio.ensure_future(work)
+        while not task.done() and self._stop is None:
             self._wake.clear()
             told = asyncio.ensure_future(self._wake.wait())
-            await asyncio.wait({welcomed, told}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task, told}, return_when=asyncio.FIRST_COMPLETED)
             told.cancel()
-        welcomed.cancel()
+        if task.done():
+            task.result()
+        task.cancel()
 
-    async def _carry_out(self, run: WorkflowRun, *, is_new: bool) -> Exiting:
+    async def _carry_out(self, run: WorkflowRun, restored: Restored) -> Exiting:
         if self._stop is not None:
             return await self._close(self._stop)
         self._state.happened("turn_started")
         programs = programs_for(self._birth)
+        tree = WorkingTree(programs)
+        room = SinkRoom(self._birth, self._workflow, programs=programs, tree=tree, artifacts=self._artifacts)
         try:
             weakness = confine_worker(self._birth)
             if weakness:
                 self._link.emit(LogWarning(message=weakness, code="unconfined"))
             artifacts = StepArtifacts(self._workflow.spec, self._artifacts, summarize=self._summarize)
-            tree = WorkingTree(programs) if self._birth.spec.tools else None
-            if is_new:
+            self._deliveries = self._sinks(room, run, restored)
+            if not restored.workflow:
                 await artifacts.take_inputs(
                     session_dir=self._birth.session_dir, cwd=self._birth.cwd, hidden=self._birth.private_dirs
                 )
@@ -191,19 +205,64 @@ class WorkflowRunner:
                 agents={agent.name: agent for agent in self._workflow.agents},
                 children=self._children,
                 artifacts=artifacts,
-                tree=tree,
+                tree=tree if self._birth.spec.tools else None,
                 facts=lambda: run.machine.facts,
+                has_branch=any(sink.to == "git_branch" for sink in sinks_of(self._workflow.spec)),
             )
             end = await run.serve(shop)
+            shortfall = await self._deliver_rest(run, self._deliveries, end)
         finally:
+            if self._deliveries is not None:
+                await self._deliveries.aclose()
+            room.close()
             await asyncio.to_thread(programs.close)
-        return await self._close(self._cause(end))
+        return await self._close(self._cause(end, shortfall))
 
-    def _cause(self, end: EndWorkflow | None) -> Cause:
-        if end is None or end.outcome == "cancelled":
+    def _sinks(self, room: SinkRoom, run: WorkflowRun, restored: Restored) -> Deliveries | None:
+        """What delivers, begun with what earlier incarnations have left; None if there is no sink."""
+        spec = self._workflow.spec
+        sinks = sinks_of(spec)
+        if not sinks:
+            return None
+        assert self._journal is not None
+        deliveries = Deliveries(
+            sinks,
+            workflow=spec.name,
+            session=self._birth.session,
+            kinds=artifact_kinds(spec),
+            destinations=room.destinations(),
+            artifacts=self._artifacts,
+            link=self._link,
+            journal=self._journal,
+            on_broken=run.break_off,
+        )
+        deliveries.restore(restored.workflow, restored.deliveries)
+        return deliveries
+
+    async def _deliver_rest(
+        self, run: WorkflowRun, deliveries: Deliveries | None, end: EndWorkflow | None
+    ) -> Failure | None:
+        """Waits for what is still to be delivered, unless the workflow is stopped; gives what must not be missing."""
+        if deliveries is None or end is None:
+            return None
+        if self._stop is None:
+            await self._unless_stopped(deliveries.settle())
+            run.check()
+        if self._stop is not None and not self._is_suspended:
+            await deliveries.abandon()
+        return deliveries.shortfall()
+
+    def _happened(self, entry: j.WorkflowEntry) -> None:
+        if self._deliveries is not None:
+            self._deliveries.heard(entry)
+
+    def _cause(self, end: EndWorkflow | None, shortfall: Failure | None) -> Cause:
+        if end is None or end.outcome == "cancelled" or self._is_suspended:
             assert self._stop is not None
             return self._stop
         if end.outcome == "completed":
+            if shortfall is not None:
+                return Cause(kind="failed", message=shortfall.message, code=shortfall.code)
             return Cause(kind="completed")
         failure = end.failure or Failure(code="failed", message="the workflow failed")
         kind = CAUSE_OF_CODE.get(failure.code, "failed")

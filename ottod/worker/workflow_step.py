@@ -51,6 +51,7 @@ class Workshop:
         artifacts: StepArtifacts,
         tree: Tree | None,
         facts: Callable[[], Mapping[str, j.ArtifactFacts]],
+        has_branch: bool = False,
     ) -> None:
         self.task = task
         self.session = session
@@ -59,6 +60,8 @@ class Workshop:
         self.artifacts = artifacts
         self.tree = tree
         self.facts = facts
+        self.has_branch = has_branch
+        """Whether what each step changes is to be committed."""
         self.sessions: set[str] = set()
         """Of all steps so far."""
 
@@ -114,12 +117,13 @@ class Attempt:
             if self.begun is None:
                 self.begun = await self.prepare(order)
                 await begin(self.begun)
-            cause, result = await self._step_session(order)
-            outcome, failure = _outcome(order.path, cause)
-            is_final = cause.kind in FINAL
+            ended = await self._step_session(order)
+            outcome, failure = _outcome(order.path, ended.cause)
+            is_final = ended.cause.kind in FINAL
             if outcome == "completed":
-                summary = cut(" ".join(result.split()), SUMMARY_BYTES)[0]
-                artifacts = await self._left(order, result)
+                summary = cut(" ".join(ended.result.split()), SUMMARY_BYTES)[0]
+                answer = await self._shop.artifacts.whole(ended.whole) if ended.whole else ended.result
+                artifacts = await self._left(order, answer)
         except OttoError as error:
             # Only what this attempt needs went wrong: what it is worth is for the machine to say.
             outcome, failure = "failed", _failure(order.path, error)
@@ -136,7 +140,17 @@ class Attempt:
             artifacts=tuple(artifacts),
             facts=await self._news(),
             jitter=random.random(),
+            tree=await self._tree_after(outcome),
         )
+
+    async def _tree_after(self, outcome: Outcome) -> str:
+        """The working directory as the step has left it, if a branch is to have it; else, or without git, empty."""
+        if outcome != "completed" or self._shop.tree is None or not self._shop.has_branch:
+            return ""
+        try:
+            return await self._shop.tree.state()
+        except ToolError:
+            return ""
 
     async def _news(self) -> tuple[j.ArtifactFacts, ...]:
         try:
@@ -144,7 +158,7 @@ class Attempt:
         except OttoError:
             return ()  # What cannot be looked at is not known; conditions on it do not hold.
 
-    async def _step_session(self, order: StartStep) -> tuple[Cause, str]:
+    async def _step_session(self, order: StartStep) -> j.ChildEnded:
         step, agent = order.step, self._shop.agents[order.agent]
         body = SpawnChild(agent=agent.name, task="", key=self.key, step=order.path)
         if not self._shop.children.started_as(self.key):
@@ -188,7 +202,14 @@ class Attempt:
 
         sources = list(begun.sources) if begun is not None else []
         return await self._shop.artifacts.collect(
-            order.step, answer=answer, diff=diff, is_own=is_own, key=self.key, sources=sources
+            order.step,
+            answer=answer,
+            diff=diff,
+            is_own=is_own,
+            key=self.key,
+            sources=sources,
+            producer=self.child,
+            path=order.path,
         )
 
     # ------------------------------------------------------------ a compensation
@@ -206,8 +227,8 @@ class Attempt:
                 key=self.key,
                 step=order.path,
             )
-            cause, _ = await self._end_of(await self._start(body))
-            outcome, failure = _outcome(order.path, cause)
+            ended = await self._end_of(await self._start(body))
+            outcome, failure = _outcome(order.path, ended.cause)
         except OttoError as error:
             failure = _failure(order.path, error)
         return j.CompensationEnded(
@@ -228,13 +249,12 @@ class Attempt:
             raise ToolError(self._stop_reason, code="cancelled")
         return (await self._shop.children.start(body))[0]
 
-    async def _end_of(self, child: str) -> tuple[Cause, str]:
+    async def _end_of(self, child: str) -> j.ChildEnded:
         self.child = child
         self._shop.sessions.add(child)
         if self._stop_reason is not None:
             self.stop(self._stop_reason)
-        ended = await self._shop.children.end_of(child)
-        return ended.cause, ended.result
+        return await self._shop.children.end_of(child)
 
 
 def _outcome(path: str, cause: Cause) -> tuple[Outcome, Failure | None]:

@@ -14,7 +14,7 @@ import pytest
 
 from ottod.errors import Failure
 from ottod.protocol import PROTOCOL_VERSION, control, events, requests, results, worker, worker_requests
-from ottod.protocol.artifacts import ArtifactInfo
+from ottod.protocol.artifacts import ArtifactInfo, SinkDelivery
 from ottod.protocol.cause import Cause
 from ottod.protocol.definitions import KeptDefinition
 from ottod.protocol.specs import AgentSpec, ModelTarget
@@ -47,6 +47,7 @@ def value_for(annotation: Any, name: str) -> Any:
         worker_requests.WorkerRequestBody: worker_requests.StopChild(child="s-0123456789"),
         ArtifactInfo: ArtifactInfo(artifact="art-0123456789", name="design.md", digest="00" * 32, size_bytes=5),
         KeptDefinition: KeptDefinition(kind="agent", name="coder", digest="00" * 32, sessions=2),
+        SinkDelivery: SinkDelivery(sink="filesystem", place="/project/docs/design.md"),
         events.Gap: events.Gap(first=1, last=9, reason="evicted", session="s-0123456789"),
     }  # fmt: skip
     info = msgspec.inspect.type_info(annotation)
