@@ -262,8 +262,8 @@ class Resolver:
                 found[name] = self._vault.secret(name)
             except OttoError as error:
                 missing[name] = error.message
-        sinks = self.settings.sinks
-        return SinkGrants(access=HttpAccess(hosts=sinks.hosts, local=sinks.local), secrets=found, missing=missing)
+        access = HttpAccess(hosts=self.settings.sinks.hosts, local=self.settings.sinks.local)
+        return SinkGrants(access=access, secrets=found, missing=missing)
 
     def _server_env(self, offered: Mapping[str, str], spec: AgentSpec) -> dict[str, str]:
         """The client's variables that MCP servers name for themselves."""
