@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -n auto
 PROVIDER ?= scripted
+WORKFLOW ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check format bench bench-peers sim sim-long chaos churn crash-sweep workflow-sweep storm otp-record deb vm-test mcp-peer docs install clean
+.PHONY: help demo demo-team test test-long check format bench bench-peers sim sim-long chaos churn crash-sweep workflow-sweep storm otp-record deb vm-test mcp-peer docs install clean
 SEED ?= 1
 SEEDS ?= 10000
 MINUTES ?= 10
@@ -28,6 +29,9 @@ install: $(STAMP) ## Set up .venv with Otto and everything the other targets nee
 
 demo: $(STAMP) ## Run a real agent session on a small project with a real bug (PROVIDER=anthropic|openai for a real model)
 	@$(BIN)/python -m ottoctl demo --provider $(PROVIDER)
+
+demo-team: $(STAMP) ## Run the four built-in workflows at the same time, each with its team of agents (WORKFLOW=bug-fix-loop for one)
+	@$(BIN)/python -m ottoctl demo team --workflow $(WORKFLOW) --provider $(PROVIDER)
 
 test: $(STAMP) ## Run all tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

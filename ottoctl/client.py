@@ -223,13 +223,14 @@ class Otto:
         spec: WorkflowSpec | None = None,
         inputs: Mapping[str, bytes | str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
+        model: str = "",
         env: Mapping[str, str] | None = None,
         title: str = "",
         headless: bool = False,
     ) -> Session:
         """Starts a workflow by name, or one that was made in Python. Its inputs are given by their names."""
         request = workflow_request(
-            workflow, task, spec=spec, inputs=inputs, cwd=cwd, env=env, title=title, headless=headless
+            workflow, task, spec=spec, inputs=inputs, cwd=cwd, model=model, env=env, title=title, headless=headless
         )
         return await self.start_with(request)
 
@@ -241,13 +242,14 @@ class Otto:
         spec: WorkflowSpec | None = None,
         inputs: Mapping[str, bytes | str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
+        model: str = "",
         env: Mapping[str, str] | None = None,
         title: str = "",
         headless: bool = False,
     ) -> RunResult:
         """Starts a workflow and waits for its end."""
         session = await self.start_workflow(
-            workflow, task, spec=spec, inputs=inputs, cwd=cwd, env=env, title=title, headless=headless
+            workflow, task, spec=spec, inputs=inputs, cwd=cwd, model=model, env=env, title=title, headless=headless
         )
         return await session.wait()
 

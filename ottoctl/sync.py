@@ -350,13 +350,14 @@ class SyncOtto:
         spec: WorkflowSpec | None = None,
         inputs: Mapping[str, bytes | str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
+        model: str = "",
         env: Mapping[str, str] | None = None,
         title: str = "",
         headless: bool = False,
     ) -> SyncSession:
         """See `Otto.start_workflow`."""
         request = workflow_request(
-            workflow, task, spec=spec, inputs=inputs, cwd=cwd, env=env, title=title, headless=headless
+            workflow, task, spec=spec, inputs=inputs, cwd=cwd, model=model, env=env, title=title, headless=headless
         )
         return self.start_with(request)
 
@@ -368,13 +369,14 @@ class SyncOtto:
         spec: WorkflowSpec | None = None,
         inputs: Mapping[str, bytes | str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
+        model: str = "",
         env: Mapping[str, str] | None = None,
         title: str = "",
         headless: bool = False,
     ) -> RunResult:
         """Starts a workflow and waits for its end."""
         session = self.start_workflow(
-            workflow, task, spec=spec, inputs=inputs, cwd=cwd, env=env, title=title, headless=headless
+            workflow, task, spec=spec, inputs=inputs, cwd=cwd, model=model, env=env, title=title, headless=headless
         )
         return session.wait()
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ottod.errors import ConfigError
+from ottod.protocol.specs import ModelTarget
 
 if TYPE_CHECKING:
-    from ottod.protocol.specs import AgentSpec, ModelTarget
+    from ottod.protocol.specs import AgentSpec
     from ottod.protocol.workflows import WorkflowSpec
     from ottod.settings.workflow_plan import WorkflowPlan
     from ottod.settings.workflows import WorkflowEntry, WorkflowFinder
@@ -41,10 +42,11 @@ def workflow_entry(name: str, cwd: Path | None = None) -> WorkflowEntry:
     return WorkflowEntry(name=Path(name).stem, layer="project", source=name, spec=spec, errors=tuple(errors))
 
 
-def workflow_plan(spec: WorkflowSpec, task: str = "", cwd: Path | None = None) -> WorkflowPlan:
+def workflow_plan(spec: WorkflowSpec, task: str = "", cwd: Path | None = None, *, model: str = "") -> WorkflowPlan:
     """What a workflow would do with a task, here, and the most that it can cost.
 
-    Raises: ConfigError for what would refuse it: nobody for a route, an agent whose file is wrong, an unknown model.
+    `model` answers in place of all others. Raises: ConfigError for what would refuse it: nobody for a route, an agent
+    whose file is wrong, an unknown model.
     """
     from ottod.settings.models import resolve_model
     from ottod.settings.workflow_people import People
@@ -55,10 +57,20 @@ def workflow_plan(spec: WorkflowSpec, task: str = "", cwd: Path | None = None) -
     settings, directory = agents.settings, str(agents.cwd)
     assert settings is not None
 
-    def models_of(agent: AgentSpec, model: str) -> tuple[ModelTarget, ...]:
-        own = (agent.model, *agent.fallback_models)
-        targets = [resolve_model(m, settings, agent_source=agent.source, cwd=directory) for m in own[bool(model) :]]
-        return (resolve_model(model, settings, cwd=directory), *targets) if model else tuple(targets)
+    def models_of(agent: AgentSpec, named: str) -> tuple[ModelTarget, ...]:
+        wanted = [(m, agent.source) for m in (agent.model, *agent.fallback_models)]
+        if first := model or named:
+            wanted[0] = (first, "")
+        found = []
+        for name, source in wanted:
+            try:
+                found.append(resolve_model(name, settings, agent=agent.name, agent_source=source, cwd=directory))
+            except ConfigError as error:
+                # As at a start: the beginning of a text stands for a summary that nobody can write.
+                if error.code != "no_script" or agent.name != spec.summarizer or not model:
+                    raise
+                found.append(ModelTarget(provider="scripted", adapter="scripted", model=""))
+        return tuple(found)
 
     workflow = resolve_workflow(spec, agents, task=task)
     return plan_of(workflow, choose(spec, People(agents), task=task), models_of)

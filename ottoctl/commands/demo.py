@@ -28,6 +28,12 @@ SCRIPT_PRICES = {"*": {"input": 3.0, "output": 15.0, "cache_read": 0.3, "cache_w
 @command
 def demo(
     console: Console,
+    what: Annotated[
+        Literal["agent", "team"], typer.Argument(metavar="agent|team", help="One agent, or teams in workflows")
+    ] = "agent",
+    workflow: Annotated[
+        str, typer.Option("--workflow", metavar="NAME|all", help="With `team`: which of the built-in workflows (all)")
+    ] = "",
     provider: Annotated[
         Literal["scripted", "anthropic", "openai"],
         typer.Option("--provider", help="Who answers: a script (no key, no network), or a real model"),
@@ -35,27 +41,36 @@ def demo(
     model: Annotated[str, typer.Option("-m", "--model", help="Another model of the provider")] = "",
     keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Keep the files afterwards, to look at")] = True,
 ) -> int:
-    """Run a real session on a small project with a real bug, in a daemon of its own
+    """Run real sessions on a small project with a real bug, in a daemon of its own
 
     The agent reads, searches, edits and runs the project's real tests until they pass. A second client attaches in
-    the middle and gets the same events from the beginning. Nothing outside a temporary directory is touched.
+    the middle and gets the same events from the beginning. With `team` the built-in workflows run at the same time,
+    each with its agents on a copy of the project under git, and what they claim is checked. Nothing outside a
+    temporary directory is touched.
 
-    Example: `ottoctl demo --provider anthropic`
+    Example: `ottoctl demo team --workflow bug-fix-loop`
     """
+    if workflow and what != "team":
+        raise OttoError("--workflow belongs to `ottoctl demo team`", code="usage")
     _check(provider)
     from ottoctl.private import PrivateDaemon
 
-    settings = {"providers": {"scripted": {"prices": SCRIPT_PRICES}}}
+    settings: dict[str, object] = {"providers": {"scripted": {"prices": SCRIPT_PRICES}}}
     key = KEYS.get(provider, "")
     env = {key: os.environ[key]} if key else {}
-    daemon = PrivateDaemon(settings, env=env, keep=keep)
-    with daemon:
+    chosen = model or MODELS[provider]
+    if chosen and ":" not in chosen and provider != "scripted" and chosen != "default":
+        chosen = f"{provider}:{chosen}"
+    if what == "team":
+        from ottoctl.demo import team
+
+        workflows = team.chosen(workflow)
+        with PrivateDaemon({**settings, **team.SETTINGS}, env=env, keep=keep) as daemon:
+            return asyncio.run(team.show(console, daemon, workflows, chosen))
+    with PrivateDaemon(settings, env=env, keep=keep) as daemon:
         project = daemon.workdir / "tally"
         with as_file(files("ottoctl") / "demo" / "project") as source:
             shutil.copytree(source, project, ignore=shutil.ignore_patterns("__pycache__"))
-        chosen = model or MODELS[provider]
-        if chosen and ":" not in chosen and provider != "scripted" and chosen != "default":
-            chosen = f"{provider}:{chosen}"
         return asyncio.run(_show(console, daemon, project, chosen))
 
 

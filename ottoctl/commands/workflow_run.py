@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,6 +37,7 @@ def run(
     ] = None,
     cwd: Annotated[Path | None, typer.Option("--cwd", metavar="DIR", help="Where to work (here)")] = None,
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Print the id and leave it running")] = False,
+    model: Annotated[str, typer.Option("-m", "--model", help="Another model than those of its agents")] = "",
     headless: Annotated[bool, typer.Option("--headless", help="Nobody can answer questions: refuse at once")] = False,
     title: Annotated[str, typer.Option("--title", help="A name for lists")] = "",
     dry_run: Annotated[
@@ -55,12 +56,14 @@ def run(
         raise OttoError(f"no such directory: {cwd}", mend="create it, or name another with --cwd", code="bad_cwd")
     given = read_inputs(inputs or ())
     if dry_run:
-        return _show_plan(console, workflow, task, given, cwd)
-    request = _request(workflow, task, given, cwd=cwd, headless=headless, title=title)
+        return _show_plan(console, workflow, task, given, cwd, model)
+    request = _request(workflow, task, given, cwd=cwd, model=model, headless=headless, title=title)
     return asyncio.run(_run(console, request, detach=detach))
 
 
-def _show_plan(console: Console, workflow: str, task: str, given: dict[str, bytes], cwd: Path | None) -> int:
+def _show_plan(
+    console: Console, workflow: str, task: str, given: dict[str, bytes], cwd: Path | None, model: str
+) -> int:
     """What a run would do; what would refuse it is raised."""
     from ottoctl.rendering.workflow_plan import plan_record, plan_table
     from ottoctl.workflows import workflow_entry, workflow_plan
@@ -76,7 +79,7 @@ def _show_plan(console: Console, workflow: str, task: str, given: dict[str, byte
     if entry.spec is None:
         raise entry.errors[0]
     check_inputs(entry.spec, given)
-    plan = workflow_plan(entry.spec, task, cwd)
+    plan = workflow_plan(entry.spec, task, cwd, model=model)
     if console.output == "text":
         console.write(plan_table(plan, width=console.width, color=console.color))
     else:
@@ -84,19 +87,17 @@ def _show_plan(console: Console, workflow: str, task: str, given: dict[str, byte
     return OK
 
 
-def _request(
-    workflow: str, task: str, inputs: dict[str, bytes], *, cwd: Path | None, headless: bool, title: str
-) -> StartSession:
+def _request(workflow: str, task: str, inputs: dict[str, bytes], *, cwd: Path | None, **more: Any) -> StartSession:
     """The start of a workflow of that name, or of what is in a file."""
     from ottoctl.results import workflow_request
     from ottoctl.workflows import is_file, workflow_entry
 
     if not is_file(workflow):
-        return workflow_request(workflow, task, inputs=inputs, cwd=cwd, headless=headless, title=title)
+        return workflow_request(workflow, task, inputs=inputs, cwd=cwd, **more)
     entry = workflow_entry(workflow, cwd)
     if entry.spec is None:
         raise entry.errors[0]
-    return workflow_request(spec=entry.spec, task=task, inputs=inputs, cwd=cwd, headless=headless, title=title)
+    return workflow_request(spec=entry.spec, task=task, inputs=inputs, cwd=cwd, **more)
 
 
 def read_inputs(given: Sequence[str]) -> dict[str, bytes]:

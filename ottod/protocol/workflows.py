@@ -211,3 +211,5 @@ class ResolvedWorkflow(Spec, frozen=True, kw_only=True):
     """Step id → the agent that the router chose."""
     sink_files: tuple[SinkFile, ...] = ()
     """The sinks of the user's own that it names."""
+    model: str = ""
+    """What answers all of them in place of their own models, if the client said so."""

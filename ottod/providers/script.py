@@ -7,6 +7,8 @@ for that many attempts first. A request for a summary is no step: it plays `summ
 
     turns: [A, B(times: 2), C, D]      step 0: A     step 1: B, B, then C     step 2: D
 
+A script has turns, or `cases`, each with turns of its own for another kind of task.
+
 The format is documented in docs/reference/scripted-provider.md.
 """
 
@@ -32,6 +34,8 @@ PositiveCount = Annotated[int, Meta(ge=1)]
 MAX_STREAM_EVENTS = 100_000_000
 SIGNALS = ("SIGKILL", "SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGTERM")
 PLACEHOLDERS = ("task", "input", "last_tool_result", "step")
+GROUPS = tuple(f"match.{number}" for number in range(1, 10))
+"""What the parentheses of a reply's regular expression have found."""
 FAULTS = ("error", "stall", "cut", "crash", "malformed", "spin", "leak_bytes")
 
 _PLACEHOLDER = re.compile(r"\$(\$|\{[^{}]*\})")
@@ -151,10 +155,23 @@ class Turn(Reply, frozen=True, kw_only=True):
             raise ValueError("an empty turn: give it text, reasoning, tools, stream, stop, alternatives or a fault")
 
 
+class Case(Part, frozen=True, kw_only=True):
+    """Turns for tasks of one kind: those of which `when` holds."""
+
+    when: When
+    turns: tuple[Turn, ...]
+
+    def __post_init__(self) -> None:
+        if self.when.tool_result_contains or self.when.tool_result_matches or self.when.tool_is_error is not None:
+            raise ValueError("a case is chosen by the task: user_contains, user_matches")
+        _check_turns(self.turns)
+
+
 class Script(Part, frozen=True, kw_only=True):
     """A whole script. `chunk` (characters per delta) and `delay_ms` (between deltas) hold for all turns."""
 
-    turns: tuple[Turn, ...]
+    turns: tuple[Turn, ...] = ()
+    cases: tuple[Case, ...] = ()
     summary: Turn | None = None
     description: str = ""
     loop: bool = False
@@ -162,27 +179,35 @@ class Script(Part, frozen=True, kw_only=True):
     delay_ms: Milliseconds = 0.0
 
     def __post_init__(self) -> None:
-        if not self.turns:
-            raise ValueError("turns is empty: a script has at least one turn")
-        if self.turns[-1].times is not None:
-            raise ValueError("the last turn has `times`, so nothing follows when they are used up")
+        if self.turns and self.cases:
+            raise ValueError("turns and cases exclude each other: make the turns a last case, with `when: {}`")
+        if not self.cases:
+            _check_turns(self.turns)
         if self.summary is not None and (self.summary.times is not None or self.summary.tools):
             raise ValueError("summary has neither `times` nor tools: it is played for every summary")
 
-    def steps(self) -> list[tuple[Turn, ...]]:
-        """The entries by step: those with `times` first, the one without last."""
-        steps: list[tuple[Turn, ...]] = []
-        waiting: list[Turn] = []
-        for turn in self.turns:
-            waiting.append(turn)
-            if turn.times is None:
-                steps.append(tuple(waiting))
-                waiting = []
-        return steps
+
+def _check_turns(turns: tuple[Turn, ...]) -> None:
+    if not turns:
+        raise ValueError("turns is empty: a script has at least one turn")
+    if turns[-1].times is not None:
+        raise ValueError("the last turn has `times`, so nothing follows when they are used up")
+
+
+def steps(turns: tuple[Turn, ...]) -> list[tuple[Turn, ...]]:
+    """The entries by step: those with `times` first, the one without last."""
+    found: list[tuple[Turn, ...]] = []
+    waiting: list[Turn] = []
+    for turn in turns:
+        waiting.append(turn)
+        if turn.times is None:
+            found.append(tuple(waiting))
+            waiting = []
+    return found
 
 
 class NoAlternativeError(Exception):
-    """The script has turns for this step, and none of them fits the conversation."""
+    """The script has turns for this step, or cases, and none of them fits the conversation."""
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,16 +254,27 @@ def choose(script: Script, scene: Scene, attempt: int) -> Reply | None:
     """
     if scene.is_summary:
         return _fitting(script.summary or Turn(text="${step} answers were given so far."), scene)
-    steps = script.steps()
-    step = scene.step % len(steps) if script.loop else scene.step
-    if step >= len(steps):
+    by_step = steps(_turns(script, scene))
+    step = scene.step % len(by_step) if script.loop else scene.step
+    if step >= len(by_step):
         return None
-    for turn in steps[step]:
+    for turn in by_step[step]:
         if turn.times is not None and attempt >= turn.times:
             attempt -= turn.times
             continue
         return _fitting(turn, scene)
     raise AssertionError("a step ends with a turn that has no `times`")
+
+
+def _turns(script: Script, scene: Scene) -> tuple[Turn, ...]:
+    """Those for the scene's task."""
+    if not script.cases:
+        return script.turns
+    told = msgspec.structs.replace(scene, input=scene.task)
+    for case in script.cases:
+        if fits(case.when, told):
+            return case.turns
+    raise NoAlternativeError(f"no case fits the task {scene.task.strip()[:80]!r}")
 
 
 def _fitting(turn: Turn, scene: Scene) -> Reply:
@@ -260,6 +296,18 @@ def fits(when: When, scene: Scene) -> bool:
     )
 
 
+def values_for(reply: Reply, scene: Scene) -> dict[str, str]:
+    """The placeholders' values in a reply that fits; a group that found nothing is empty."""
+    values = {**dict.fromkeys(GROUPS, ""), **scene.values()}
+    when = reply.when or When()
+    pattern, text = when.tool_result_matches, scene.last_tool_result
+    if not pattern:
+        pattern, text = when.user_matches, scene.input
+    if match := re.search(pattern, text, re.MULTILINE):
+        values |= {name: group or "" for name, group in zip(GROUPS, match.groups(), strict=False)}
+    return values
+
+
 def fill(value: Any, values: dict[str, str]) -> Any:
     """Text, or the texts in a structure, with `${name}` replaced and `$$` made `$`. Values are not filled again."""
     if isinstance(value, str):
@@ -275,8 +323,9 @@ def load_script(path: str | Path) -> Script:
     script = decode(Script, source)
     for where, text in _texts(source.data, ()):
         for match in _PLACEHOLDER.finditer(text):
-            if match[1] != "$" and match[1][1:-1] not in PLACEHOLDERS:
-                mend = f"use one of {', '.join(f'${{{name}}}' for name in PLACEHOLDERS)}, or $$ for a dollar sign"
+            if match[1] != "$" and match[1][1:-1] not in (*PLACEHOLDERS, *GROUPS):
+                known = ", ".join(f"${{{name}}}" for name in (*PLACEHOLDERS, GROUPS[0]))
+                mend = f"use one of {known}, or $$ for a dollar sign"
                 raise source.error(f"unknown placeholder {match[0]}", where, mend=mend)
     return script
 

@@ -43,6 +43,7 @@ from ottod.providers.script import (
     fill,
     load_script,
     scene,
+    values_for,
 )
 
 YIELD_EVERY_EVENTS = 64
@@ -112,7 +113,8 @@ class ScriptedProvider:
     def _chunks(self, reply: Reply, now: Scene) -> list[ModelEvent]:
         """The deltas in order: reasoning, then text, in pieces of `chunk` characters."""
         size = reply.chunk or self._script.chunk
-        reasoning, text = fill(reply.reasoning, now.values()), fill(reply.text, now.values())
+        values = values_for(reply, now)
+        reasoning, text = fill(reply.reasoning, values), fill(reply.text, values)
         thinking = [ThinkingDelta(text=reasoning[i : i + size]) for i in range(0, len(reasoning), size)]
         return [*thinking, *(TextDelta(text=text[i : i + size]) for i in range(0, len(text), size))]
 
@@ -221,7 +223,7 @@ async def _measured(spec: Measured, clock: _Clock, response: ModelResponse) -> A
 
 def _blocks(reply: Reply, now: Scene, provider: str, *, malformed: bool) -> tuple[Block, ...]:
     """The whole response. Malformed arguments are the first half of what they should have been."""
-    values = now.values()
+    values = values_for(reply, now)
     blocks: list[Block] = []
     if reply.reasoning:
         blocks.append(Thinking(text=fill(reply.reasoning, values), provider=provider))

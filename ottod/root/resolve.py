@@ -18,7 +18,7 @@ from ottod.root.definitions import NOTHING_KEPT, Kept
 from ottod.root.plan import SessionPlan
 from ottod.root.platform import Platform
 from ottod.root.vault import Vault
-from ottod.root.workflow_plans import read_workflow, session_spec, write_inputs
+from ottod.root.workflow_plans import read_workflow, session_spec, step_agents, write_inputs
 from ottod.settings.agents import AgentFinder, check_spec, finder, narrow
 from ottod.settings.daemon import DaemonSettings
 from ottod.settings.environment import matches, session_env
@@ -87,7 +87,10 @@ class Resolver:
         if request.model:
             # A model that the client names is looked up from where the client stands.
             names[0] = (request.model, "")
-        targets = tuple(resolve_model(name, self.settings, agent_source=source, cwd=cwd) for name, source in names)
+        targets = tuple(
+            resolve_model(name, self.settings, agent=spec.name, agent_source=source, cwd=cwd)
+            for name, source in names
+        )
         resolved = Resolved(
             spec=spec,
             models=targets,
@@ -115,6 +118,8 @@ class Resolver:
                 spec=workflow_now(kept.spec, self.settings, home=found.home),
                 agents=tuple(self._as_kept(agent, found.shelf) for agent in kept.agents),
             )
+        workflow = msgspec.structs.replace(workflow, model=request.model)
+        self._check_model(workflow, cwd)
         spec = session_spec(workflow)
         self._check_isolation(spec)
         server_env: dict[str, str] = {}
@@ -132,6 +137,13 @@ class Resolver:
         self._make_directory(directory)
         write_inputs(directory, start.inputs)
         return resolved
+
+    def _check_model(self, workflow: ResolvedWorkflow, cwd: str) -> None:
+        """What the client named for all agents is there for each that may be needed. Raises ConfigError."""
+        for agent in workflow.agents if workflow.model else ():
+            # A summary is seldom written, and the beginning of the text stands for one that cannot be.
+            if agent.name != workflow.spec.summarizer or agent.name in step_agents(workflow):
+                resolve_model(workflow.model, self.settings, agent=agent.name, cwd=cwd)
 
     def take_over(self, plan: SessionPlan, directory: Path) -> dict[str, str]:
         """The keys for a session that goes on from another's plan; makes its directory.

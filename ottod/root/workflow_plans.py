@@ -70,6 +70,18 @@ def _has_branch(spec: WorkflowSpec) -> bool:
     return any(sink.to == "git_branch" for sink in sinks_of(spec))
 
 
+def step_agents(workflow: ResolvedWorkflow) -> set[str]:
+    """The agents whom steps name or were routed to, themselves or to fall back on or to undo."""
+    found = set(workflow.routed.values())
+    waiting = list(workflow.spec.steps)
+    while waiting:
+        step = waiting.pop()
+        waiting += step.steps
+        undo = step.compensate.agent if step.compensate is not None else ""
+        found |= {step.agent, step.retry.fallback_agent, undo}
+    return found - {""}
+
+
 def _wants_diffs(steps: tuple[Step, ...]) -> bool:
     return any(any(o.capture == "diff" for o in step.outputs) or _wants_diffs(step.steps) for step in steps)
 
@@ -105,7 +117,7 @@ def step_request(parent: Session, plan: SessionPlan, body: SpawnChild, key: str)
         task=body.task,
         cwd=plan.cwd,
         env={**plan.env, **plan.server_env},
-        model=body.model,
+        model=workflow.model or body.model,
         title=body.title,
         parent=parent.id,
         run_mode="headless" if parent.info.run_mode == "headless" else "interactive",

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 SCRIPTED_CONCURRENT = 10_000
 """Scripts cost nobody anything: as many at once as there can be sessions."""
 
+SCRIPT_SUFFIX = ".yml"
+"""Of the scripts in a directory, each called as its agent."""
+
 BUILTIN_PROVIDERS: dict[str, ProviderSettings] = {
     "scripted": ProviderSettings(adapter="scripted", needs_key=False, max_concurrent=SCRIPTED_CONCURRENT),
     "anthropic": ProviderSettings(adapter="anthropic", api_key_env="ANTHROPIC_API_KEY"),
@@ -77,11 +80,13 @@ def aliases(settings: DaemonSettings) -> dict[str, str]:
     return {**BUILTIN_ALIASES, **settings.models}
 
 
-def resolve_model(name: str, settings: DaemonSettings, *, agent_source: str = "", cwd: str = "") -> ModelTarget:
-    """The model that `name` means.
+def resolve_model(
+    name: str, settings: DaemonSettings, *, agent: str = "", agent_source: str = "", cwd: str = ""
+) -> ModelTarget:
+    """The model that `name` means to the agent of that name.
 
     `agent_source` is the file of the agent that asks, and `cwd` the session's working directory: the path of a
-    script is looked for beside the former, then in the latter.
+    script is looked for beside the former, then in the latter. A directory has a script for each agent.
     Raises: ConfigError with code `unknown_model`, `alias_cycle` or `no_script`.
     """
     provider_name, model = resolve_name(name, settings)
@@ -90,7 +95,7 @@ def resolve_model(name: str, settings: DaemonSettings, *, agent_source: str = ""
     if adapter is None:
         raise _no_adapter(provider_name)
     if adapter == "scripted":
-        model = _script(model, agent_source=agent_source, cwd=cwd)
+        model = _script(model, agent=agent, agent_source=agent_source, cwd=cwd)
     price = _price(provider.prices, model)
     return ModelTarget(
         provider=provider_name,
@@ -187,14 +192,18 @@ def resolve_name(name: str, settings: DaemonSettings) -> tuple[str, str]:
     raise _coded(f"unknown model {name!r}", mend, "unknown_model")
 
 
-def _script(model: str, *, agent_source: str, cwd: str) -> str:
-    """The absolute path of a script."""
+def _script(model: str, *, agent: str, agent_source: str, cwd: str) -> str:
+    """The absolute path of a script; in a directory, of the agent's."""
     path = Path(os.path.expanduser(model))
     beside = [Path(agent_source).parent] if agent_source.startswith("/") else []
     # A path that climbs is judged by where the agent's file is, and may mean nothing anywhere else.
     within = [Path(cwd)] if cwd and not (beside and ".." in path.parts) else []
     candidates = [base / path for base in [*beside, *within]] or [path]
     for candidate in candidates:
+        if agent and os.path.isdir(candidate):
+            candidate /= f"{agent}{SCRIPT_SUFFIX}"
+            if not os.path.isfile(candidate):
+                raise _coded(f"no script for {agent} at {candidate}", "write one, by the agent's name", "no_script")
         if os.path.isfile(candidate):
             return str(candidate.resolve())
     tried = ", ".join(dict.fromkeys(str(c) for c in candidates))

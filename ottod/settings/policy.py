@@ -18,7 +18,7 @@ from ottod.protocol.workflows import Step, WorkflowSpec
 from ottod.settings.environment import matches
 from ottod.settings.hosts import parse_pattern
 from ottod.settings.keys import secret_variables
-from ottod.settings.models import aliases, providers, resolve_name
+from ottod.settings.models import SCRIPT_SUFFIX, aliases, providers, resolve_name
 from ottod.settings.sections import DaemonSettings
 from ottod.settings.tool_names import source_of
 
@@ -125,8 +125,17 @@ def _refuse_scripts(source: str, models: tuple[str, ...], settings: DaemonSettin
         provider, script = resolve_name(model, settings)
         if providers(settings)[provider].adapter != "scripted":
             continue
-        if not is_within(Path(source).parent / os.path.expanduser(script), project):
+        path = Path(source).parent / os.path.expanduser(script)
+        if not all(is_within(each, project) for each in (path, *_scripts_in(path))):
             raise _refused(source, f"script {script!r} lies outside the project")
+
+
+def _scripts_in(path: Path) -> list[Path]:
+    """The scripts of a directory of them: links among them lead as far as others."""
+    try:
+        return [path / name for name in os.listdir(path) if name.endswith(SCRIPT_SUFFIX)]
+    except OSError:
+        return []  # A file, or nothing at all.
 
 
 def _isolation(given: Isolation, settings: DaemonSettings, project: Path, home: Path, notes: list[str]) -> Isolation:

@@ -19,6 +19,7 @@ from ottod.protocol.model import (
     UserMessage,
 )
 from ottod.providers.script import (
+    Case,
     Measured,
     NoAlternativeError,
     Reply,
@@ -32,6 +33,7 @@ from ottod.providers.script import (
     fill,
     load_script,
     scene,
+    values_for,
 )
 
 
@@ -45,7 +47,15 @@ def load(directory: Path, text: str) -> Script:
     ("text", "where", "what"),
     [
         ("turns: []\n", "1:1", "turns is empty"),
-        ("loop: true\n", "1:1", "missing key 'turns'"),
+        ("loop: true\n", "1:1", "turns is empty"),
+        ("cases: [{when: {}, turns: []}]\n", "1:9", "turns is empty"),
+        (
+            "turns: [{text: a}]\ncases: [{when: {}, turns: [{text: a}]}]\n",
+            "1:1",
+            "turns and cases exclude each other",
+        ),
+        ("cases: [{when: {tool_is_error: true}, turns: [{text: a}]}]\n", "1:9", "chosen by the task"),
+        ("turns:\n  - text: ${match.0}\n", "2:11", "unknown placeholder ${match.0}"),
         ("turns:\n  - {}\n", "2:5", "an empty turn"),
         ("turns:\n  - txet: hi\n", "2:5", "did you mean 'text'"),
         ("turns:\n  - text: hi\n    usage: {input_token: 3}\n", "3:13", "did you mean 'input_tokens'"),
@@ -128,6 +138,42 @@ turns:
         played(input="please", last_tool_result="nothing")
 
 
+def test_cases_are_chosen_by_the_task_and_not_by_what_is_said_later(tmp_path: Path) -> None:
+    """The same agent in another step, or in another round of a loop, is another case; the steps count within it."""
+    script = load(
+        tmp_path,
+        """
+cases:
+  - when: {user_contains: round 1}
+    turns: [{text: one}, {text: two}]
+  - when: {user_matches: "^round [0-9]+"}
+    turns: [{text: again}]
+""",
+    )
+
+    def played(step: int, task: str) -> str:
+        reply = choose(script, Scene(step=step, task=task, input="round 1"), 0)
+        return "end" if reply is None else reply.text
+
+    assert [played(step, "this is round 1") for step in range(3)] == ["one", "two", "end"]
+    assert [played(step, "round 2") for step in range(2)] == ["again", "end"]
+    with pytest.raises(NoAlternativeError, match="no case fits the task 'other'"):
+        played(0, "other")
+
+
+def test_what_parentheses_found_can_be_said_again() -> None:
+    """The groups of the reply's own expression, in what it looks at; nothing found is nothing said."""
+    now = Scene(step=0, input="order 7", last_tool_result="ran\npytest: 5 passed, 1 failed")
+
+    def said(text: str, **when: str) -> str:
+        return str(fill(text, values_for(Reply(text=text, when=When(**when)), now)))  # type: ignore[arg-type]
+
+    told = "${match.1}/${match.2}"
+    assert said(told, tool_result_matches=r"^pytest: (\d+) passed, (\d+) failed", user_matches=r"(\d)") == "5/1"
+    assert said(told, user_matches=r"(\d)(x)?") == "7/"
+    assert said(told, tool_result_contains="passed") == said(told) == "/"
+
+
 def test_the_scene_is_read_from_the_request_alone() -> None:
     """A resumed session asks the same and is at the same step: nothing else counts."""
     messages: tuple[Message, ...] = (
@@ -169,10 +215,10 @@ def test_the_reference_page_shows_scripts_that_load_and_lists_every_key(tmp_path
     """The page and the format are one thing."""
     page = (Path(__file__).resolve().parents[2] / "docs/reference/scripted-provider.md").read_text()
     shown = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    assert len(shown) == 3
+    assert len(shown) == 4
     for text in shown:
         load(tmp_path, text)
-    for part in (Script, Turn, When, ScriptedUsage, Measured):
+    for part in (Script, Case, Turn, When, ScriptedUsage, Measured):
         for field in msgspec.structs.fields(part):
             assert re.search(rf"`[^`]*\b{field.name}\b", page), field.name
 

@@ -317,6 +317,17 @@ def test_what_cannot_be_narrowed_is_refused(world: World, text: str) -> None:
     assert "outside the project" in str(error)
 
 
+def test_a_link_among_scripts_leads_no_further_than_others(world: World) -> None:
+    """A directory of scripts is judged with what lies in it."""
+    cast = world.repo / "cast"
+    cast.mkdir()
+    world.agent(world.repo, "in.yml", "model: scripted:../../cast\n")
+    assert world.finder().find("in").error is None
+    (cast / "in.yml").symlink_to("/etc/passwd")
+    error = world.finder().find("in").error
+    assert error is not None and error.code == "refused"
+
+
 def test_scripts_and_directories_inside_are_allowed(world: World) -> None:
     """What lies inside the project is its own business."""
     (world.repo / "scripts").mkdir()

@@ -283,6 +283,24 @@ def test_scripts_are_found_beside_the_agent_then_in_the_working_directory(tmp_pa
     assert caught.value.code == "no_script"
 
 
+def test_a_directory_of_scripts_has_one_for_each_agent(tmp_path: Path) -> None:
+    """One alias gives every agent the script of its name; an agent that has none is told the file that is missing."""
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    (scripts / "coder.yml").write_text("")
+    found = DaemonSettings(models={"default": "scripted:scripts"})
+
+    def resolved(agent: str) -> str:
+        return resolve_model("default", found, agent=agent, agent_source="/built/in/x.yml", cwd=str(tmp_path)).model
+
+    assert resolved("coder") == str(scripts / "coder.yml")
+    with pytest.raises(ConfigError, match=r"no script for tester at .*/scripts/tester\.yml") as caught:
+        resolved("tester")
+    assert caught.value.code == "no_script"
+    with pytest.raises(ConfigError, match="no script at"):
+        resolved("")
+
+
 # ---------------------------------------------------------------- keys
 
 
