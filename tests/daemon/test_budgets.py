@@ -92,24 +92,23 @@ def daemon_with_server():  # type: ignore[no-untyped-def]
         yield started
 
 
-@pytest.mark.parametrize("how", ["idle", "in flight", "below"])
-def test_time_ends_a_session_whatever_it_does(daemon: RealDaemon, how: str) -> None:
+def test_time_ends_a_session_whatever_it_does(daemon: RealDaemon) -> None:
     """Idle, waiting for its model, or for a child: when its seconds are used it is stopped, with all below it."""
     stalled = daemon.script("stalled", {"text": "slow", "stall": 100})
     quick = daemon.script("quick", {"text": "said early"})
+    allowed = Budgets(seconds=6)
     with daemon.client() as otto:
-        model = stalled if how == "in flight" else quick
-        spec = daemon.agent(model, budgets=Budgets(seconds=6))
-        session = otto.start(
-            spec=spec, task="go", cwd=daemon.workdir, mode="oneshot" if how == "in flight" else "conversation"
+        idle, above = (
+            otto.start(spec=daemon.agent(quick, budgets=allowed), task="go", cwd=daemon.workdir, mode="conversation")
+            for _ in range(2)
         )
-        if how == "below":
-            child = otto.start(spec=daemon.agent(stalled), task="x", cwd=daemon.workdir, parent=session.id)
-        done = session.wait()
-        assert done.cause is not None and done.cause.kind == "budget"
-        assert done.result == ("" if how == "in flight" else "said early")
-        if how == "below":
-            assert child.wait().cause is not None
+        in_flight = otto.start(spec=daemon.agent(stalled, budgets=allowed), task="go", cwd=daemon.workdir)
+        child = otto.start(spec=daemon.agent(stalled), task="x", cwd=daemon.workdir, parent=above.id)
+        for session, result in ((idle, "said early"), (in_flight, ""), (above, "said early")):
+            done = session.wait()
+            assert done.cause is not None and done.cause.kind == "budget"
+            assert done.result == result
+        assert child.wait().cause is not None
 
 
 def question(otto, session: str) -> PendingApproval:  # type: ignore[no-untyped-def]

@@ -192,24 +192,32 @@ ESCAPES = {
 }
 
 
-@pytest.mark.parametrize("end", ["exits", "timeout", "cancelled"])
+def hiding(escape: str, *, then: str = "") -> tuple[str, str]:
+    """A script that hides a `sleep`, waits until that has been seen, and goes on; with the time that marks it."""
+    time_s = f"60.{int.from_bytes(os.urandom(4))}"
+    script = ESCAPES[escape].format(time=time_s).replace("orphan", f"orphan.{time_s}")
+    return time_s, f"{script}\nuntil [ -e seen.{time_s} ]; do sleep 0.01; done; echo ready{then}"
+
+
+async def seen(place: SessionPlace, time_s: str, task: asyncio.Future[ProgramResult]) -> None:
+    """Returns when the hidden process has been seen to run, and the script has been told so."""
+    while not (hidden := await asyncio.to_thread(running, time_s)) and not task.done():
+        await asyncio.sleep(0.01)
+    assert hidden, "it never ran"
+    (place.project / f"seen.{time_s}").touch()
+
+
+@pytest.mark.parametrize("end", ["exits", "cancelled"])
 @pytest.mark.parametrize("escape", ESCAPES)
 def test_nothing_outlives_a_call(place: SessionPlace, escape: str, end: str) -> None:
     """However a program hides its children and however the call ends, all are gone when it has ended."""
-    time_s = f"60.{int.from_bytes(os.urandom(4))}"
-    script = ESCAPES[escape].format(time=time_s) + "\nuntil [ -e seen ]; do sleep 0.01; done; echo ready"
-    script += "" if end == "exits" else "; sleep 60"
+    time_s, script = hiding(escape, then="" if end == "exits" else "; sleep 60")
 
     async def work() -> ProgramResult | None:
-        program = place.programs.run(
-            ["/bin/sh", "-c", script], timeout_s=4.0 if end == "timeout" else 30.0, max_output_bytes=1000
-        )
+        program = place.programs.run(["/bin/sh", "-c", script], timeout_s=30.0, max_output_bytes=1000)
         task = asyncio.ensure_future(program)
-        while not (hidden := await asyncio.to_thread(running, time_s)) and not task.done():
-            await asyncio.sleep(0.01)
-        assert hidden, "it never ran"
-        (place.project / "seen").touch()
-        if end != "cancelled":
+        await seen(place, time_s, task)
+        if end == "exits":
             return await task
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -221,8 +229,25 @@ def test_nothing_outlives_a_call(place: SessionPlace, escape: str, end: str) -> 
     assert time.monotonic() - started_at < 25.0
     assert running(time_s) == [] and place.leftovers() == []
     if result is not None:
-        assert result.ended == ("exited" if end == "exits" else "timeout")
-        assert (result.leftovers > 0) == (end == "exits")
+        assert result.ended == "exited" and result.leftovers > 0
+
+
+def test_nothing_outlives_a_call_whose_time_is_over(place: SessionPlace) -> None:
+    """The same for calls that time out, all at once, so that their time need be waited for once."""
+    hidden = [hiding(escape, then="; sleep 60") for escape in ESCAPES]
+
+    async def one(time_s: str, script: str) -> ProgramResult:
+        program = place.programs.run(["/bin/sh", "-c", script], timeout_s=6.0, max_output_bytes=1000)
+        task = asyncio.ensure_future(program)
+        await seen(place, time_s, task)
+        return await task
+
+    async def work() -> list[ProgramResult]:
+        return await asyncio.gather(*(one(*each) for each in hidden))
+
+    results = run(work())
+    assert [running(time_s) for time_s, _ in hidden] == [[]] * len(ESCAPES) and place.leftovers() == []
+    assert {(r.ended, r.leftovers) for r in results} == {("timeout", 0)}
 
 
 def test_a_straggler_may_finish(place: SessionPlace) -> None:
