@@ -194,6 +194,8 @@ class Otto:
     ) -> Session:
         """Starts a session of a named agent, or of `spec`. It goes on when this client leaves.
 
+        Without either the task goes to the agent that fits it best; `SessionInfo.routed` says why.
+
         With `parent`, the id of a live session or the beginning of one, it runs below that session: it is stopped
         with it, and its end is told to it. `cwd` defaults to this process's, `env` to this process's environment
         without what looks like a secret. A `conversation` stays for more input after its task. Raises what the daemon

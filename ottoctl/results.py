@@ -180,10 +180,13 @@ def start_request(
 ) -> StartSession:
     """A start with its defaults: this process's directory and environment, and a key of its own.
 
-    The key makes the request safe to repeat, should the daemon vanish before it answers.
+    Without an agent and a spec the daemon gives the task to the agent that fits it best. The key makes the request
+    safe to repeat, should the daemon vanish before it answers.
     """
-    if bool(agent) == (spec is not None):
+    if agent and spec is not None:
         raise OttoError("give either an agent's name or a spec", code="usage")
+    if not agent and spec is None and not task.strip():
+        raise OttoError("give an agent's name, a spec, or a task that says whom it is for", code="usage")
     return StartSession(
         agent=agent,
         spec=spec,

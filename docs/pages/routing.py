@@ -31,8 +31,8 @@ def routing_page() -> str:
     return f"""{NOTICE}
 # The router
 
-Which agent gets a task that names none: in `ottoctl route`, `ottoctl run --route`, and steps of workflows with a
-`route`.
+Which agent gets a task that names none: in `ottoctl route`, in a start that names no agent, and in steps of workflows
+with a `route`.
 
 {theory}
 

@@ -43,4 +43,3 @@ SessionId = Annotated[
 SessionIds = Annotated[
     list[str], typer.Argument(metavar="ID...", help="Ids or beginnings of ids", autocompletion=complete_sessions)
 ]
-AgentName = Annotated[str, typer.Argument(metavar="AGENT", help="An agent's name", autocompletion=complete_agents)]

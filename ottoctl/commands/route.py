@@ -11,9 +11,9 @@ from ottoctl.commands.arguments import complete_agents
 from ottoctl.commands.frame import command
 from ottoctl.console import Console
 from ottoctl.exits import OK
-from ottod.errors import ConfigError
 
 if TYPE_CHECKING:
+    from ottod.protocol.specs import AgentSpec
     from ottod.settings.routing import Routing
 
 
@@ -36,6 +36,7 @@ def route(
     Example: `ottoctl route "make the failing test pass" --tool fs_edit`
     """
     from ottoctl.rendering.routing import routing_text
+    from ottod.settings.routing_words import unrouted
 
     found = routing(task, cwd=cwd, tags=tag or (), tools=tool or (), names=agent or ())
     if console.output == "text":
@@ -43,7 +44,7 @@ def route(
     else:
         console.record(found)
     if not found.agent:
-        raise unrouted(found)
+        raise unrouted(found, task, visible_specs(cwd))
     return OK
 
 
@@ -56,16 +57,14 @@ def routing(
     names: list[str] | tuple[str, ...] = (),
 ) -> Routing:
     """Who would get a task, of the agents that can be seen from `cwd`."""
-    from ottoctl.agents import visible_agents
     from ottod.protocol.workflows import Route
     from ottod.settings.routing import route as choose
 
-    agents = [entry.spec for entry in visible_agents(cwd) if entry.spec is not None]
-    return choose(task, agents, want=Route(tags=tuple(tags), tools=tuple(tools)), names=names)
+    return choose(task, visible_specs(cwd), want=Route(tags=tuple(tags), tools=tuple(tools)), names=names)
 
 
-def unrouted(found: Routing) -> ConfigError:
-    """The error when nobody was chosen."""
-    error = ConfigError(f"no agent was chosen: {found.reason}", mend="name one; see `ottoctl agent list`")
-    error.code = "no_route"
-    return error
+def visible_specs(cwd: Path | None = None) -> list[AgentSpec]:
+    """The agents that can be seen from `cwd` and whose files are right."""
+    from ottoctl.agents import visible_agents
+
+    return [entry.spec for entry in visible_agents(cwd) if entry.spec is not None]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ottoctl.commands.arguments import AgentName, complete_sessions
+from ottoctl.commands.arguments import complete_agents, complete_sessions
 from ottoctl.commands.frame import command
 from ottoctl.console import Console
 from ottoctl.exits import CRASHED, INTERRUPTED, OK, status_of_cause
@@ -31,7 +31,14 @@ LAST_EVENTS_S = 2.0
 @command
 def run(
     console: Console,
-    agent: AgentName,
+    agent: Annotated[
+        str,
+        typer.Argument(
+            metavar="AGENT",
+            help="An agent's name; left out, the one that fits the task",
+            autocompletion=complete_agents,
+        ),
+    ],
     task: Annotated[str, typer.Argument(metavar="TASK", help="What to do")] = "",
     cwd: Annotated[Path | None, typer.Option("--cwd", metavar="DIR", help="Where to work (here)")] = None,
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Print the id and leave it running")] = False,
@@ -49,20 +56,22 @@ def run(
         typer.Option("--parent", metavar="ID", help="Run below this live session", autocompletion=complete_sessions),
     ] = "",
     route: Annotated[
-        bool, typer.Option("--route", help="Give only the task: it goes to the agent that fits it best")
+        bool, typer.Option("--route", help="Give only the task, which may be one word: the agent is found by it")
     ] = False,
 ) -> int | None:
     """Run an agent on a task and watch it; starts the daemon if none is running
 
     The agent's words go to stdout, the rest to stderr. The exit status is the outcome. Ctrl-C stops the session;
-    pressed again, it leaves at once.
+    pressed again, it leaves at once. A single argument of several words is a task: it goes to the agent that fits it
+    best, as `ottoctl route` explains.
 
     Example: `ottoctl run coder "make the failing test pass"`
     """
     from ottoctl.results import start_request
 
-    if route:
-        agent, task = _routed(console, " ".join(part for part in (agent, task) if part), cwd)
+    if route or (not task and len(agent.split()) > 1):
+        # No agent's name has a blank.
+        agent, task = "", " ".join(part for part in (agent, task) if part)
     whole = "\n\n".join(part for part in (task, _read_input(input)) if part)
     if not whole.strip() and mode == "oneshot":
         raise OttoError("no task given", mend='ottoctl run AGENT "what to do", or --input FILE', code="usage")
@@ -72,17 +81,6 @@ def run(
         agent, whole, cwd=cwd, model=model, mode=mode, title=title, parent=parent, headless=headless
     )
     return asyncio.run(_run(console, request, detach=detach))
-
-
-def _routed(console: Console, task: str, cwd: Path | None) -> tuple[str, str]:
-    """The agent that a task goes to, and the task."""
-    from ottoctl.commands.route import routing, unrouted
-
-    found = routing(task, cwd=cwd)
-    if not found.agent:
-        raise unrouted(found)
-    console.message(f"{found.agent} gets it: {found.reason}")
-    return found.agent, task
 
 
 def _read_input(name: str) -> str:
@@ -101,6 +99,9 @@ async def _run(console: Console, request: StartSession, *, detach: bool) -> int:
     otto = await (console.connect_async() if request.parent else connect_or_start(console))
     try:
         session = await start_session(console, otto, request)
+        if not request.agent:
+            chosen = await session.info()
+            console.message(f"{chosen.agent} gets it: {chosen.routed}")
         if detach:
             if console.output == "text":
                 console.write(f"{session.id}\n")

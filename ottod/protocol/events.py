@@ -68,6 +68,8 @@ class SessionCreated(EventBase, frozen=True, kw_only=True, tag="session.created"
     """The session that it took the conversation over from."""
     name: str = ""
     """What it is called in its tree."""
+    routed: str = ""
+    """Why its agent was chosen, if nobody named one."""
 
 
 class SessionStarted(EventBase, frozen=True, kw_only=True, tag="session.started"):

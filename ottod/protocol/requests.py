@@ -42,6 +42,8 @@ class WorkflowStart(Wire, frozen=True, kw_only=True):
 class StartSession(Wire, frozen=True, kw_only=True, tag="session.start"):
     """Start a session of a named agent, or of a spec given inline; or a workflow, of a name or a spec.
 
+    Without any of these the task goes to the agent that fits it best, of those that a session in `cwd` could have.
+
     A name can be `NAME@DIGEST`: as it was when a session that is still on record was started with it.
 
     `env` is the dispatching client's environment, already reduced to what it wants to share; the agent's own

@@ -131,6 +131,8 @@ class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
     """The path of the workflow's step that it is for."""
     whole: str = ""
     """The artifact that has the whole result, if that was too long."""
+    routed: str = ""
+    """Why its agent was chosen, if nobody named one."""
 
 
 class SessionStartedResult(Wire, frozen=True, kw_only=True, tag="started"):

@@ -37,6 +37,7 @@ class SpawnChild(Wire, frozen=True, kw_only=True, tag="spawn_child"):
     """
 
     agent: str
+    """Empty: the one that fits the task best."""
     task: str
     title: str = ""
     model: str = ""
@@ -54,6 +55,8 @@ class SpawnChild(Wire, frozen=True, kw_only=True, tag="spawn_child"):
     """With `step`: narrower than the agent's own, where it is narrower."""
     output_schema: dict[str, Any] = {}
     """With `step`: what the final answer must be."""
+    hint: str = ""
+    """Without an agent: what it is found by, unless the task is."""
 
 
 class StopChild(Wire, frozen=True, kw_only=True, tag="stop_child"):
@@ -357,6 +360,8 @@ class TeamReply(Wire, frozen=True, kw_only=True):
     said: AgentAnswer | None = None
     ends: tuple[AgentEnd, ...] = ()
     """In the order in which they were asked for, without those that live."""
+    chosen: str = ""
+    """The agent of a child, for a parent that did not name one."""
 
 
 class RequestReply(Wire, frozen=True, kw_only=True, tag="request_reply"):

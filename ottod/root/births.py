@@ -31,7 +31,7 @@ from ottod.root.definitions import NOTHING_KEPT, Kept, definitions_of
 from ottod.root.heritage import Heritage
 from ottod.root.plan import SessionPlan
 from ottod.root.process import remove_tree
-from ottod.root.resolve import Resolver, ServerSecrets
+from ottod.root.resolve import Resolver, ServerSecrets, Wanted
 from ottod.root.rulings import MAX_INHERITED, all_authorities, handed_down
 from ottod.root.session_table import Incarnation, Session, child_notice
 from ottod.root.zygote_client import Lease
@@ -90,9 +90,11 @@ class Births:
         spawn_key: str = "",
         heritage: Heritage | None = None,
         kept: Kept = NOTHING_KEPT,
+        hint: str = "",
     ) -> Session:
         """Resolves a request, announces the session and lets its worker be born; returns when its row is written.
 
+        Where nobody is named, the agent is found by the task, or by the `hint` of a parent.
         With a `heritage` the session goes on from another one's past, with that one's plan.
         Raises: OttoError with the code that says why not.
         """
@@ -109,7 +111,9 @@ class Births:
             key = self._new_key()
             directory = self._c.sessions_dir / session_id(key)
             if heritage is None:
-                plan, api_keys = await self._c.in_thread(self._plan, request, directory, spawn_key, kept)
+                # Who looks for help is not looked for.
+                wanted = Wanted(hint=hint, besides=parent.info.agent if spawn_key and parent is not None else "")
+                plan, api_keys = await self._c.in_thread(self._plan, request, directory, spawn_key, kept, wanted)
                 is_step = bool(spawn_key) and parent is not None and is_workflow(parent)
                 plan = replace(plan, inherited=self._inherited(parent), is_step=is_step)
                 if is_step and request.spec is not None:
@@ -154,10 +158,10 @@ class Births:
         return session
 
     def _plan(
-        self, request: StartSession, directory: Path, spawn_key: str, kept: Kept
+        self, request: StartSession, directory: Path, spawn_key: str, kept: Kept, wanted: Wanted
     ) -> tuple[SessionPlan, dict[str, str]]:
         """On a thread: what the session is made from, and the keys that its models need."""
-        resolved = self._resolver.resolve(request, directory, kept)
+        resolved = self._resolver.resolve(request, directory, kept, wanted)
         plan = SessionPlan(
             spec=resolved.spec,
             models=resolved.models,
@@ -169,6 +173,7 @@ class Births:
             spawn_key=spawn_key,
             start_key=request.key,
             traceparent=request.traceparent[:MAX_TRACEPARENT_CHARS],
+            routed=resolved.routed,
         )
         return plan, resolved.api_keys
 
@@ -182,7 +187,8 @@ class Births:
         except OttoError:
             remove_tree(directory)
             raise
-        return replace(heritage.plan, spawn_key="", start_key=request.key, traceparent=request.traceparent), api_keys
+        plan = replace(heritage.plan, spawn_key="", start_key=request.key, traceparent=request.traceparent, routed="")
+        return plan, api_keys
 
     def _inherited(self, parent: Session | None) -> tuple[Authority, ...]:
         """What binds a child from above. Raises RefusedError if that is more than can be handed on."""
@@ -261,6 +267,7 @@ class Births:
             created_at_ns=time.time_ns(),
             agent_source=plan.spec.source,
             agent_digest=plan.spec.digest,
+            routed=plan.routed,
             journal=str(directory / "journal"),
             restart=plan.spec.restart.policy,
             memory_cap_bytes=self.caps(plan).memory_bytes or 0,
@@ -286,6 +293,7 @@ class Births:
             agent_digest=info.agent_digest,
             resumed_from=info.resumed_from,
             name=info.name,
+            routed=info.routed,
         )
 
     def caps(self, plan: SessionPlan) -> Caps:

@@ -66,11 +66,17 @@ class Children:
         return levels
 
     async def start(
-        self, request: StartSession, parent: Session, spawn_key: str = "", *, kept: Kept = NOTHING_KEPT
+        self,
+        request: StartSession,
+        parent: Session,
+        spawn_key: str = "",
+        *,
+        kept: Kept = NOTHING_KEPT,
+        hint: str = "",
     ) -> Session:
         """Starts a child and tells the parent. Raises OttoError."""
         self.check_parent(parent)
-        child = await self._births.create(request, parent=parent, spawn_key=spawn_key, kept=kept)
+        child = await self._births.create(request, parent=parent, spawn_key=spawn_key, kept=kept, hint=hint)
         self._notify(parent, child)
         return child
 
@@ -119,7 +125,7 @@ class Children:
             name=body.name,
             mode=body.mode,
         )
-        return await self.start(request, parent, body.key)
+        return await self.start(request, parent, body.key, hint=body.hint)
 
     async def _known(self, parent: Session, session_id: str) -> Session:
         """A child that an earlier incarnation asked for. If it has ended, the parent is told again."""

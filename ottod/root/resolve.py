@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,6 +28,8 @@ from ottod.settings.models import resolve_model
 from ottod.settings.names import BUILTIN_TOOL_NAMES
 from ottod.settings.paths import Paths
 from ottod.settings.policy import project_of
+from ottod.settings.routing import route
+from ottod.settings.routing_words import explained, unrouted
 from ottod.settings.tool_files import ToolShelf
 from ottod.settings.workflows import check_inputs, workflow_now
 
@@ -42,6 +45,18 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     tool_files: tuple[ToolFile, ...] = ()
     workflow: ResolvedWorkflow | None = None
     cwd: str
+    routed: str = ""
+    """Why its agent was chosen, if nobody named one."""
+
+
+class Wanted(NamedTuple):
+    """Of an agent that nobody names: by what it is found besides the task, and who it is not."""
+
+    hint: str = ""
+    besides: str = ""
+
+
+ANYBODY = Wanted()
 
 
 class ServerSecrets(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +81,9 @@ class Resolver:
         self._vault = vault
         self._platform = platform
 
-    def resolve(self, request: StartSession, directory: Path, kept: Kept = NOTHING_KEPT) -> Resolved:
+    def resolve(
+        self, request: StartSession, directory: Path, kept: Kept = NOTHING_KEPT, wanted: Wanted = ANYBODY
+    ) -> Resolved:
         """Checks everything that can be checked before a process exists, and makes the session's directory.
 
         What is `kept` stands for the files that there are now; what they may ask for is judged by today's settings.
@@ -77,7 +94,13 @@ class Resolver:
             return self._resolve_workflow(request, request.workflow, directory, kept.workflow)
         cwd = self._working_dir(request)
         shelf = self._finder(cwd).shelf
-        spec = self._as_kept(kept.agent, shelf) if kept.agent is not None else self._spec(request, cwd, shelf)
+        routed = ""
+        if kept.agent is not None:
+            spec = self._as_kept(kept.agent, shelf)
+        elif request.agent or request.spec is not None:
+            spec = self._spec(request, cwd, shelf)
+        else:
+            spec, routed = self._routed(wanted.hint or request.task, cwd, wanted.besides)
         if spec.kind != "agent":
             raise RefusedError(f"{spec.name} is a {spec.kind}; this version runs agents", code="unsupported_kind")
         self._check_isolation(spec)
@@ -99,6 +122,7 @@ class Resolver:
             server_env=self._server_env(request.env, spec),
             tool_files=shelf.choose(spec.tools),
             cwd=cwd,
+            routed=routed,
         )
         self._make_directory(directory)
         return resolved
@@ -214,6 +238,15 @@ class Resolver:
             assert entry.error is not None
             raise entry.error
         return entry.spec
+
+    def _routed(self, task: str, cwd: str, besides: str) -> tuple[AgentSpec, str]:
+        """The agent that a task goes to, and why. Raises ConfigError `no_route`, with who comes nearest."""
+        found = [entry.spec for entry in self._finder(cwd).entries() if entry.spec is not None]
+        agents = {spec.name: spec for spec in found if spec.kind == "agent" and spec.name != besides}
+        routing = route(task, tuple(agents.values()))
+        if not routing.agent:
+            raise unrouted(routing, task, tuple(agents.values()))
+        return agents[routing.agent], explained(routing)
 
     def _as_kept(self, spec: AgentSpec, shelf: ToolShelf) -> AgentSpec:
         """An earlier definition, as far as it may be had now. Raises ConfigError where it does not fit any more."""

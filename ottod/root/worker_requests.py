@@ -96,7 +96,8 @@ class WorkerRequests:
         match body:
             case SpawnChild():
                 child = await self._children.spawn(session, body)
-                return RequestReply(id=0, child=child.id, name=child.info.name)
+                chosen = TeamReply(chosen=child.info.agent)
+                return RequestReply(id=0, child=child.id, name=child.info.name, team=chosen)
             case StopChild():
                 return RequestReply(id=0, child=self._children.stop(session, body).id)
             case SendMessage():

@@ -77,9 +77,11 @@ class Sessions(Protocol):
         is_reported: bool,
         name: str = "",
         mode: Literal["oneshot", "conversation"] = "oneshot",
+        hint: str = "",
     ) -> tuple[str, str]:
         """Starts a child session; gives its id and name. The same key gives the same child, whenever it is asked.
 
+        Without an agent the one is started that fits the task, or the `hint`, best.
         `is_reported`: nobody waits for it, so its end becomes a message. Raises ToolError.
         """
         ...

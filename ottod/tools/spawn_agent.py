@@ -20,11 +20,17 @@ WAIT_S = 24 * 3600.0
 class SpawnArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who is to do what."""
 
-    agent: Annotated[str, Meta(min_length=1, description="The name of the agent, as in `ottoctl agent list`.")]
     task: Annotated[
         str,
         Meta(min_length=1, description="What it is to do. It knows nothing of this conversation: say all it needs."),
     ]
+    agent: Annotated[
+        str,
+        Meta(
+            description="The name of the agent, as in `ottoctl agent list`. Without one, the agent is started whose "
+            "description fits the words of the task best."
+        ),
+    ] = ""
     wait: Annotated[
         bool,
         Meta(
@@ -62,6 +68,7 @@ async def run(arguments: SpawnArguments, context: ToolContext) -> ToolOutput:
         is_reported=not arguments.wait or is_asked,
         name=arguments.name,
         mode=arguments.mode,
+        hint="" if arguments.agent else arguments.task,
     )
     who = _who(child, name, arguments.agent)
     context.progress(f"{who} has started")
@@ -106,6 +113,8 @@ async def _first_answer(
 
 
 def _who(child: str, name: str, agent: str) -> str:
+    if not agent:
+        return f"session {child} ({name})"
     called = f" ({name})" if name not in ("", agent) else ""
     return f"session {child}{called} of agent {agent}"
 

@@ -172,6 +172,7 @@ class Children:
         is_reported: bool,
         name: str = "",
         mode: Literal["oneshot", "conversation"] = "oneshot",
+        hint: str = "",
     ) -> tuple[str, str]:
         """Starts a child, once for each key; gives its id and name. Raises ToolError with root's reason."""
         span = self._link.traceparent_of(key)
@@ -185,6 +186,7 @@ class Children:
             name=name,
             mode=mode,
             waits=not is_reported,
+            hint=hint,
         )
         return await self.start(body, is_reported=is_reported)
 
@@ -202,6 +204,7 @@ class Children:
         except OttoError as error:
             raise ToolError(error.message, code=error.code, mend=error.mend) from error
         child, name = reply.child, reply.name
+        agent = agent or reply.team.chosen
         if child not in self._started and child not in self._ended:
             started = j.ChildStarted(
                 child=child, agent=agent, task=task, key=key, is_reported=is_reported, name=name, mode=mode

@@ -165,4 +165,7 @@ def test_routing_on_the_command_line(tmp_path: Path) -> None:
     assert (data["agent"], data["reason"]) == ("lead", "the caller names it")
     nobody = ottoctl(tmp_path, "route", "zzzz qqqq")
     assert nobody.returncode == 2 and "no word of the task fits any agent" in nobody.stderr
-    assert ottoctl(tmp_path, "run", "--route", "zzzz qqqq").returncode == 2
+    close = ottoctl(tmp_path, "route", "pytets")
+    assert "the nearest: " in close.stderr and "(knows 'pytest')" in close.stderr
+    lacking = ottoctl(tmp_path, "route", "x", "--tag", "nosuch", "--tool", "shell")
+    assert lacking.returncode == 2 and "lacks the tag 'nosuch'" in lacking.stderr

@@ -55,7 +55,7 @@ def test_the_result_is_the_childs_last_answer(place: SessionPlace) -> None:
     assert output.data == {"child": "s-child", "name": "a", "cause": "completed"}
     wanted = {
         "agent": "a", "task": "t", "title": "", "model": "", "key": "k-1", "is_reported": False, "name": "",
-        "mode": "oneshot",
+        "mode": "oneshot", "hint": "",
     }  # fmt: skip
     assert sessions.spawned == [wanted] and sessions.stopped == []
 
