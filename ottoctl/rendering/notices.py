@@ -19,6 +19,7 @@ from ottod.protocol.events import (
     BudgetWarning,
     ChildExited,
     ChildStarted,
+    ConversationHandedOver,
     DecisionLogged,
     Event,
     Gap,
@@ -114,6 +115,9 @@ def _about_others(event: Event | Unknown) -> Notice | None:
             return Notice(f"↳ {one_line(event.agent)} started below it as {event.child}", "dim")
         case ChildExited():
             return _about_child(event)
+        case ConversationHandedOver():
+            why = f": {one_line(event.reason)}" if event.reason else ""
+            return Notice(f"⇢ handed over to {one_line(event.name or event.agent)} ({event.child}){why}", "cyan")
         case MessageSent():
             return Notice(f"→ {event.to}: {one_line(event.text)}", "dim")
         case ProviderNotice() if event.message:

@@ -94,6 +94,7 @@ def what_text(info: SessionInfo) -> Cell:
     parts = (
         one_line(info.reason) if waits else "",
         backlog_text(info.backlog),
+        f"⇢ {info.handed_to}" if info.handed_to and info.state != "ended" else "",
         one_line(info.title or info.task),
         one_line(info.current_tool),
     )
@@ -123,6 +124,7 @@ def inspect_page(info: SessionInfo, *, now_ns: int, color: bool) -> str:
         ("directory", info.cwd),
         ("name", info.name),
         ("parent", info.parent),
+        ("handed to", info.handed_to),
         ("process", f"pid {info.pid}, incarnation {info.incarnation}" if info.pid else ""),
         ("restarts", f"{info.restarts} ({info.restart})" if info.restarts else ""),
         ("uses", _usage(info)),

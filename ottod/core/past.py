@@ -232,6 +232,8 @@ class Past:
                 self._answer(entry)
             case j.ToolResolved():
                 self.results[entry.call] = entry.result
+                if entry.result.ends_turn:
+                    self.turn_text = entry.result.text
             case j.TurnEnded():
                 self._end_turn(entry)
             case j.SessionPaused():

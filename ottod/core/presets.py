@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ottod.protocol.specs import PermissionRule, Preset
 
-SESSION_TOOLS = ("spawn_agent",)
+SESSION_TOOLS = ("spawn_agent", "handoff")
 """Tools that start sessions, which are bound by this one's rules as well."""
 
 _READ = PermissionRule(effect="allow", permission="read", reason="reading is allowed")

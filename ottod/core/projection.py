@@ -34,7 +34,8 @@ def fold(info: SessionInfo, event: ev.Event | ev.Unknown, at_ns: int) -> Session
             return replace(info, pid=event.pid, incarnation=event.incarnation, started_at_ns=started_at_ns)
         case ev.TurnStarted():
             # Events may be folded in again, from the ring: only what an earlier turn asked for is over.
-            return replace(info, turn=event.turn, approvals=_asked_since(info, event.turn))
+            handed_to = info.handed_to if info.turn == event.turn else ""
+            return replace(info, turn=event.turn, approvals=_asked_since(info, event.turn), handed_to=handed_to)
         case ev.TurnCompleted() | ev.TurnFailed() | ev.TurnCancelled():
             return replace(info, current_tool="", approvals=_asked_since(info, event.turn + 1), backlog=None)
         case ev.ApprovalRequested():
@@ -50,6 +51,8 @@ def fold(info: SessionInfo, event: ev.Event | ev.Unknown, at_ns: int) -> Session
             if current_tool == info.current_tool and approvals is info.approvals:
                 return info
             return replace(info, current_tool=current_tool, approvals=approvals)
+        case ev.ConversationHandedOver():
+            return replace(info, handed_to=event.child[:MAX_NAME_CHARS])
         case ev.BacklogChanged():
             waits = Backlog(running=event.running, waiting=event.waiting, limit=event.limit)
             return replace(info, backlog=waits if event.waiting > 0 else None)

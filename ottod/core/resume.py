@@ -19,8 +19,10 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from ottod.core.past import UNKNOWN, Attempt, OpenTurn, Past, Restored, Waiting, child_report, unknown_result
+from ottod.core.turn import calls_of
 from ottod.errors import RefusedError
 from ottod.protocol import journal as j
+from ottod.protocol.model import AssistantMessage, Message, Text, ToolCall, ToolResult, ToolResults, UserMessage
 
 __all__ = [
     "UNKNOWN",
@@ -31,7 +33,9 @@ __all__ = [
     "Waiting",
     "child_report",
     "heir",
+    "in_words",
     "restore",
+    "successor",
     "unknown_result",
 ]
 
@@ -62,11 +66,16 @@ def heir(
     past = _past_at(list(entries), origin, turn, checkpoint, at_rest=at_rest)
     if past.is_open and not goes_on:
         past.take(j.TurnEnded(turn=past.turn, outcome="cancelled"))
+    return _of_an_heir(past, origin, inbox=past.snapshot().inbox if goes_on else ())
+
+
+def _of_an_heir(past: Past, origin: str, *, inbox: tuple[j.InputAccepted, ...]) -> j.Snapshot:
+    """The conversation and the turn, and nothing that was the session's own."""
     return replace(
         past.snapshot(),
         origin=origin,
         has_begun=False,
-        inbox=past.snapshot().inbox if goes_on else (),
+        inbox=inbox,
         newest_number=past.newest_number,
         usages=(),
         children=(),
@@ -83,6 +92,42 @@ def heir(
         heard=(),
         asked=(),
     )
+
+
+def successor(entries: Iterable[j.JournalEntry], *, origin: str, call: str, told: str) -> j.Snapshot:
+    """What a session begins with that `origin` hands its conversation over to, by a call of its open turn.
+
+    It has the conversation up to and with that call, whose result is `told`.
+    Raises: RefusedError if the call is not the only one of the open turn's last answer.
+    """
+    past = _fold(entries)
+    calls = calls_of(past.response) if past.is_open and past.response is not None else ()
+    if [each.call for each in calls] != [call]:
+        raise RefusedError(
+            "a conversation is handed over by a call that stands alone", code="bad_arguments", mend="call it alone"
+        )
+    result = ToolResult(call=call, tool=calls[0].tool, text=told)
+    past.take(j.ToolResolved(turn=past.turn, step=past.responded_step, call=call, result=result))
+    past.take(j.TurnEnded(turn=past.turn, outcome="completed"))
+    return replace(_of_an_heir(past, origin, inbox=()), text="")
+
+
+def in_words(snapshot: j.Snapshot) -> j.Snapshot:
+    """The same conversation with calls and results put into words, for whoever has no tools: models may refuse to
+    read of calls where there is none to make."""
+    return replace(snapshot, messages=tuple(map(_in_words, snapshot.messages)), measures=())
+
+
+def _in_words(message: Message) -> Message:
+    match message:
+        case AssistantMessage():
+            said = [b.text for b in message.blocks if isinstance(b, Text)]
+            said += [f"[called {b.tool}: {b.arguments}]" for b in message.blocks if isinstance(b, ToolCall)]
+            return AssistantMessage(blocks=(Text(text="\n".join(said)),))
+        case ToolResults():
+            return UserMessage(text="\n".join(f"[result of {r.tool}]\n{r.text}" for r in message.results))
+        case _:
+            return message
 
 
 def _past_at(entries: list[j.JournalEntry], origin: str, turn: int | None, checkpoint: str, *, at_rest: bool) -> Past:

@@ -181,6 +181,15 @@ class Team:
         return seen
 
 
+def handoff_text(*, name: str, session: str, reason: str, note: str) -> str:
+    """The message with which a conversation is taken over."""
+    head = (
+        f"[handed over by {name} ({session}), another agent; not from the user. Everything above was said with that "
+        "agent. You have its place now: what you say at the end is the answer to whoever waits for it]"
+    )
+    return f"{head}\n\nReason: {reason}" + (f"\n\n{note}" if note else "")
+
+
 def heading(*, name: str, session: str, asks: bool = False) -> str:
     """What stands above a message from another session, so that nobody takes it for the user's."""
     if asks:

@@ -20,6 +20,8 @@ The machine is pure. The worker executes its actions, writes to the journal befo
 back as events. A later incarnation makes a machine with the conversation so far and puts it in the middle of its turn
 by `TurnResumed`: what has a response or a result is not asked for again.
 
+A result can end the turn by itself, as that of a handoff does: then the model is not asked again.
+
 When a budget lets no call through any more, one last call is made in place of the one that was due, without tools:
 what the model says then is the turn's text, and the turn has failed with code `budget`.
 """
@@ -115,6 +117,7 @@ MAX_NAME_CHARS = 256
 """Of a tool's name or a call's id, in a model's answer."""
 NOTE = -1
 """The number of a steer that nobody sent: no waiting message has it."""
+MAX_FAILURE_CHARS = 500
 MAX_CALLS = 128
 """Tool calls in one answer."""
 UNKNOWN = (
@@ -355,6 +358,10 @@ class TurnMachine:
         self.messages = (*self.messages, ToolResults(results=results))
         if self._cancelled is not None:
             return self._end("cancelled", cancel=self._cancelled)
+        last = next((result for result in results if result.ends_turn), None)
+        if last is not None:
+            self._last_text = last.text
+            return self._end("failed", failure=handed_back(last)) if last.is_error else self._end("completed")
         if self._conduct is None:
             return self._call_model()
         return self._go_on(self._conduct.stepped(self._calls, results, self._turn_messages))
@@ -480,6 +487,12 @@ def not_started(call: ToolCall) -> ToolResult:
     """The result of a call that waited when its turn was cancelled."""
     text = "not started: the turn was cancelled"
     return ToolResult(call=call.call, tool=call.tool, text=text, is_error=True)
+
+
+def handed_back(result: ToolResult) -> Failure:
+    """Why a turn has failed that ended with this result."""
+    first = (result.text.splitlines() or ["it failed"])[0]
+    return Failure(code="successor_failed", message=first[:MAX_FAILURE_CHARS])
 
 
 def unknown_result(call: ToolCall) -> ToolResult:

@@ -399,6 +399,15 @@ class ChildExited(EventBase, frozen=True, kw_only=True, tag="child.exited"):
     result: str = ""
 
 
+class ConversationHandedOver(EventBase, frozen=True, kw_only=True, tag="conversation.handed_over"):
+    """The child `child` has the conversation from here on; what it comes to is what this session's turn comes to."""
+
+    child: str
+    agent: str
+    name: str = ""
+    reason: str = ""
+
+
 class MessageSent(EventBase, frozen=True, kw_only=True, tag="message.sent"):
     """A message left for another session."""
 
@@ -610,6 +619,7 @@ Event = (
     | ConversationRolledBack
     | ChildStarted
     | ChildExited
+    | ConversationHandedOver
     | MessageSent
     | MessageReceived
     | StepStarted

@@ -62,6 +62,8 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tool: str
     text: str
     is_error: bool = False
+    ends_turn: bool = False
+    """The turn ends with it: its text is the turn's last word, or says why the turn has failed."""
 
 
 class ToolResults(msgspec.Struct, frozen=True, kw_only=True, tag="tool_results"):

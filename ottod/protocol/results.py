@@ -125,6 +125,8 @@ class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
     """The newest turn of that conversation."""
     name: str = ""
     """What it is called in its tree."""
+    handed_to: str = ""
+    """The session below it that has taken its conversation over, in its newest turn."""
     backlog: Backlog | None = None
     """Steps of a workflow, or an agent's tool calls, that wait for room; None while none does."""
     step: str = ""

@@ -57,6 +57,8 @@ class SpawnChild(Wire, frozen=True, kw_only=True, tag="spawn_child"):
     """With `step`: what the final answer must be."""
     hint: str = ""
     """Without an agent: what it is found by, unless the task is."""
+    handoff: str = ""
+    """The call by which the conversation is handed over: the child has all of it that is before."""
 
 
 class StopChild(Wire, frozen=True, kw_only=True, tag="stop_child"):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
+from ottod.core.resume import in_words
 from ottod.errors import OttoError, RefusedError
 from ottod.ids import key_from_bytes, session_id
 from ottod.isolation.enclosure import Caps, Enclosure, IsolationError
@@ -95,7 +96,7 @@ class Births:
         """Resolves a request, announces the session and lets its worker be born; returns when its row is written.
 
         Where nobody is named, the agent is found by the task, or by the `hint` of a parent.
-        With a `heritage` the session goes on from another one's past, with that one's plan.
+        With a `heritage` the session goes on from another one's past, with that one's plan if it brings one.
         Raises: OttoError with the code that says why not.
         """
         self._check_open()
@@ -110,7 +111,7 @@ class Births:
         try:
             key = self._new_key()
             directory = self._c.sessions_dir / session_id(key)
-            if heritage is None:
+            if heritage is None or heritage.plan is None:
                 # Who looks for help is not looked for.
                 wanted = Wanted(hint=hint, besides=parent.info.agent if spawn_key and parent is not None else "")
                 plan, api_keys = await self._c.in_thread(self._plan, request, directory, spawn_key, kept, wanted)
@@ -119,6 +120,10 @@ class Births:
                 if is_step and request.spec is not None:
                     # It is narrowed for the step, and still the definition that the workflow was started with.
                     plan = replace(plan, spec=replace(plan.spec, digest=request.spec.digest))
+                if heritage is not None:
+                    if not plan.spec.tools:
+                        heritage = replace(heritage, snapshot=in_words(heritage.snapshot))
+                    await self._c.in_thread(_write_down, heritage, directory, key)
             else:
                 plan, api_keys = await self._c.in_thread(self._inherit, heritage, request, directory, key)
             session = Session(self._new_info(key, request, plan, directory, parent, heritage), plan)
@@ -181,12 +186,9 @@ class Births:
         self, heritage: Heritage, request: StartSession, directory: Path, key: int
     ) -> tuple[SessionPlan, dict[str, str]]:
         """The same for a session that goes on from another one's past; its journal begins with that."""
+        assert heritage.plan is not None
         api_keys = self._resolver.take_over(heritage.plan, directory)
-        try:
-            heritage.write(directory, key)
-        except OttoError:
-            remove_tree(directory)
-            raise
+        _write_down(heritage, directory, key)
         plan = replace(heritage.plan, spawn_key="", start_key=request.key, traceparent=request.traceparent, routed="")
         return plan, api_keys
 
@@ -503,6 +505,15 @@ class Births:
         if incarnation.identity is None and not incarnation.is_over:
             incarnation.end_intent = "start_failed"
             incarnation.send_signal(signal.SIGKILL)
+
+
+def _write_down(heritage: Heritage, directory: Path, key: int) -> None:
+    """On a thread: the new session's journal begins with it. Raises StorageError, and leaves nothing then."""
+    try:
+        heritage.write(directory, key)
+    except OttoError:
+        remove_tree(directory)
+        raise
 
 
 def _admit(enclosure: Enclosure, pid: int) -> None:

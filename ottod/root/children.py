@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from ottod.core.resume import successor
 from ottod.core.waits import Wait, Waits
 from ottod.errors import RefusedError
 from ottod.protocol.birth import ChildNotice
@@ -14,14 +15,20 @@ from ottod.root.births import Births, check_room
 from ottod.root.context import RootContext
 from ottod.root.definitions import NOTHING_KEPT, Kept
 from ottod.root.groups import Groups
+from ottod.root.heritage import Heritage
+from ottod.root.plan import SessionPlan
 from ottod.root.session_table import NoSuchSession, Session, child_notice
 from ottod.root.workflow_plans import step_request
+from ottod.storage.journal_history import read_history
 
 COMMAND_TIMEOUT_S = 10.0
 TELL_ATTEMPTS = 30
 TELL_AGAIN_S = 0.5
 """Between two attempts to tell a worker that is not ready yet, or takes no messages."""
 MAX_REASON_CHARS = 2000
+HANDOFF_TOOL = "handoff"
+HANDED_OVER = "The conversation is handed over to {}, who works on from here."
+"""What stands for the result of the call, in the conversation that the successor has."""
 SPAWN_TOOL = "spawn_agent"
 """What an agent must have been given for its worker to start others."""
 
@@ -73,10 +80,13 @@ class Children:
         *,
         kept: Kept = NOTHING_KEPT,
         hint: str = "",
+        heritage: Heritage | None = None,
     ) -> Session:
         """Starts a child and tells the parent. Raises OttoError."""
         self.check_parent(parent)
-        child = await self._births.create(request, parent=parent, spawn_key=spawn_key, kept=kept, hint=hint)
+        child = await self._births.create(
+            request, parent=parent, spawn_key=spawn_key, heritage=heritage, kept=kept, hint=hint
+        )
         self._notify(parent, child)
         return child
 
@@ -109,7 +119,11 @@ class Children:
         assert plan is not None
         if body.step:
             return await self.start(step_request(parent, plan, body, key), parent, body.key)
-        if SPAWN_TOOL not in plan.spec.tools:
+        heritage: Heritage | None = None
+        if body.handoff:
+            check_handoff(plan, body)
+            heritage = await self._c.in_thread(self._heritage, parent.id, body)
+        elif SPAWN_TOOL not in plan.spec.tools:
             raise RefusedError(f"{plan.spec.name} may not start agents", mend=f"add {SPAWN_TOOL} to its tools")
         request = StartSession(
             agent=body.agent,
@@ -125,7 +139,14 @@ class Children:
             name=body.name,
             mode=body.mode,
         )
-        return await self.start(request, parent, body.key, hint=body.hint)
+        return await self.start(request, parent, body.key, hint=body.hint, heritage=heritage)
+
+    def _heritage(self, parent_id: str, body: SpawnChild) -> Heritage:
+        """On a thread: the conversation of a session that hands it over. Raises StorageError, RefusedError."""
+        entries = read_history(self._c.sessions_dir / parent_id).entries
+        told = HANDED_OVER.format(body.agent)
+        snapshot = successor(entries, origin=parent_id, call=body.handoff, told=told)
+        return Heritage(origin=parent_id, plan=None, snapshot=snapshot)
 
     async def _known(self, parent: Session, session_id: str) -> Session:
         """A child that an earlier incarnation asked for. If it has ended, the parent is told again."""
@@ -185,3 +206,14 @@ class Children:
             if await self._c.gate.command(parent, notice, timeout_s=COMMAND_TIMEOUT_S) is None:
                 return
             await asyncio.sleep(TELL_AGAIN_S)
+
+
+def check_handoff(plan: SessionPlan, body: SpawnChild) -> None:
+    """Raises RefusedError unless the agent's own definition says that it may hand over to this one."""
+    if HANDOFF_TOOL not in plan.spec.tools or body.agent not in plan.spec.handoffs:
+        named = ", ".join(plan.spec.handoffs) or "nobody"
+        raise RefusedError(
+            f"{plan.spec.name} may not hand over to {body.agent[:100]}",
+            code="no_handoff",
+            mend=f"it may to {named}; name others under `handoffs` in its file",
+        )

@@ -14,10 +14,10 @@ from ottod.storage.journal_files import NAME
 
 
 class Heritage(msgspec.Struct, frozen=True, kw_only=True):
-    """The plan and the past of session `origin`."""
+    """The past of session `origin`, and its plan unless the new session has one of its own."""
 
     origin: str
-    plan: SessionPlan
+    plan: SessionPlan | None
     snapshot: Snapshot
     budgets: tuple[BudgetLine, ...] = ()
     """What was spent of its budgets, if that counts on."""

@@ -187,7 +187,7 @@ def _long_form(data: dict[str, Any], stem: str, defaults: IsolationSettings | No
     for key, field in (("restart", "policy"), ("permissions", "preset")):
         if isinstance(full.get(key), str):
             full[key] = {field: full[key]}
-    for key in ("tools", "tags", "fallback"):
+    for key in ("tools", "tags", "fallback", "handoffs"):
         value = full.get(key)
         if isinstance(value, str):
             full[key] = [word for word in re.split(r"[,\s]+", value) if word]

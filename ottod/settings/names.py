@@ -21,6 +21,7 @@ BUILTIN_TOOL_NAMES = (
     "decision_log",
     "decision_query",
     "spawn_agent",
+    "handoff",
     "send_message",
     "broadcast",
     "list_agents",

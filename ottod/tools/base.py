@@ -86,6 +86,13 @@ class Sessions(Protocol):
         """
         ...
 
+    async def hand_over(self, *, agent: str, reason: str, note: str, call: str, key: str) -> tuple[str, str]:
+        """Starts a child that has the conversation up to this call; gives its id and name. Raises ToolError.
+
+        The same key gives the same child.
+        """
+        ...
+
     async def wait_ended(self, child: str) -> ChildEnd:
         """Waits for the end of a child. Raises ToolError."""
         ...
@@ -278,6 +285,8 @@ class ToolOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     truncated: bool = False
     exit_status: int | None = None
     data: dict[str, Any] = {}
+    ends_turn: bool = False
+    """The model is not asked again: the result is the turn's, and a failure the turn's failure."""
 
 
 class OpenArguments(msgspec.Struct, frozen=True, kw_only=True):

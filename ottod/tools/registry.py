@@ -24,6 +24,7 @@ from ottod.tools.fs_read import FS_READ
 from ottod.tools.fs_write import FS_WRITE
 from ottod.tools.git import GIT
 from ottod.tools.grep import GREP
+from ottod.tools.handoff import HANDOFF
 from ottod.tools.http import HTTP
 from ottod.tools.list_agents import LIST_AGENTS
 from ottod.tools.markdown import MARKDOWN
@@ -53,6 +54,7 @@ BUILTIN_TOOLS: tuple[Tool[Any], ...] = (
     DECISION_LOG,
     DECISION_QUERY,
     SPAWN_AGENT,
+    HANDOFF,
     SEND_MESSAGE,
     BROADCAST,
     LIST_AGENTS,

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from ottod.core.resume import Restored
+from ottod.core.team import handoff_text
 from ottod.errors import OttoError, ToolError
 from ottod.protocol import journal as j
 from ottod.protocol.birth import ChildNotice
-from ottod.protocol.events import ChildExited, ChildStarted, LogWarning
+from ottod.protocol.events import ChildExited, ChildStarted, ConversationHandedOver, LogWarning
 from ottod.protocol.worker_requests import AgentEnd, RequestReply, SpawnChild, StopChild
 from ottod.tools.base import ChildEnd
 from ottod.worker.inbox import Inbox
@@ -25,6 +26,7 @@ from ottod.worker.link import Link
 
 STOP_REQUEST_S = 10.0
 """The longest wait for root to hear that a child is to be stopped."""
+TITLE_CHARS = 80
 MAX_REMEMBERED = 1000
 """Ends of children that are kept for a call that may still ask."""
 UNHEARD_S = 30.0
@@ -34,8 +36,20 @@ UNHEARD_S = 30.0
 class Children:
     """One session's children. `on_end` is called when one has ended, `on_wait` when a tool call begins to wait."""
 
-    def __init__(self, link: Link, inbox: Inbox, *, on_end: Callable[[], None], on_wait: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        inbox: Inbox,
+        *,
+        on_end: Callable[[], None],
+        on_wait: Callable[[], None],
+        session: str = "",
+        agent: str = "",
+    ) -> None:
+        """`session` and `agent` are what it says of itself to whom it hands over."""
         self._link = link
+        self._session = session
+        self._agent = agent
         self._inbox = inbox
         self._on_end = on_end
         self._on_wait = on_wait
@@ -189,6 +203,27 @@ class Children:
             hint=hint,
         )
         return await self.start(body, is_reported=is_reported)
+
+    async def hand_over(self, *, agent: str, reason: str, note: str, call: str, key: str) -> tuple[str, str]:
+        """Starts the child that has the conversation up to this call, once for each key. Raises ToolError."""
+        successor = self.started_as(key)
+        if any(child != successor for child in self._live):
+            raise ToolError(
+                "agents that this one started still work", code="has_children", mend="wait for them with await_agents"
+            )
+        body = SpawnChild(
+            agent=agent,
+            task=handoff_text(name=self._agent, session=self._session, reason=reason, note=note),
+            title=" ".join(reason.split())[:TITLE_CHARS],
+            key=key,
+            traceparent=self._link.traceparent_of(key),
+            waits=True,
+            handoff=call,
+        )
+        child, name = await self.start(body)
+        if not successor:
+            self._link.emit(ConversationHandedOver(child=child, agent=agent, name=name, reason=reason))
+        return child, name or agent
 
     async def start(self, body: SpawnChild, *, is_reported: bool = False) -> tuple[str, str]:
         """The same for an order that says more, as a workflow's does."""

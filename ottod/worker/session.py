@@ -77,7 +77,14 @@ class SessionRunner:
         self._link = link
         self._wake = asyncio.Event()
         self._inbox = Inbox(link, on_arrival=self._wake.set)
-        self._children = Children(link, self._inbox, on_end=self._wake.set, on_wait=self._calls_changed)
+        self._children = Children(
+            link,
+            self._inbox,
+            on_end=self._wake.set,
+            on_wait=self._calls_changed,
+            session=birth.session,
+            agent=birth.spec.name,
+        )
         self._approvals = Approvals(birth, link, on_wait=self._calls_changed)
         self._permits = Permits(link, session=birth.session, incarnation=birth.incarnation)
         self._state = AnnouncedState(link)

@@ -260,5 +260,7 @@ def _finished(call: ToolCall, output: ToolOutput, duration_ms: int) -> Outcome:
             duration_ms=duration_ms,
             exit_status=output.exit_status,
         )
-    result = ToolResult(call=call.call, tool=call.tool, text=text, is_error=output.is_error)
+    result = ToolResult(
+        call=call.call, tool=call.tool, text=text, is_error=output.is_error, ends_turn=output.ends_turn
+    )
     return Outcome(result=result, event=event)
