@@ -19,8 +19,9 @@ from ottod.protocol.results import DaemonStatus, MetricsReport, ReloadResult
 from ottod.protocol.specs import AgentSpec, ModelTarget
 from ottod.root.context import RootContext
 from ottod.root.control_gate import MAX_PENDING, ControlGate
+from ottod.root.definitions import NOTHING_KEPT, Kept
 from ottod.root.hub import Hub
-from ottod.root.resolve import Resolved
+from ottod.root.resolve import ANYBODY, Resolved, Wanted
 from ottod.root.ring_sync import RingSync
 from ottod.root.service import Service
 from ottod.root.session_table import Session, SessionTable
@@ -74,7 +75,9 @@ class SimResolver:
     def __init__(self, draw_spec: Callable[[], AgentSpec]) -> None:
         self._draw_spec = draw_spec
 
-    def resolve(self, request: StartSession, directory: Path) -> Resolved:
+    def resolve(
+        self, request: StartSession, directory: Path, kept: Kept = NOTHING_KEPT, wanted: Wanted = ANYBODY
+    ) -> Resolved:
         return Resolved(
             spec=request.spec or self._draw_spec(),
             models=(TARGET,),
