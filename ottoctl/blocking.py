@@ -16,7 +16,7 @@ import zmq
 
 import ottod
 from ottoctl.dialogue import Call, Dialogue
-from ottoctl.endpoint import check_listening, read_token
+from ottoctl.endpoint import check_listening, is_held, read_token
 from ottoctl.feed import Batch, Feed
 from ottoctl.link import Link
 from ottoctl.policy import (
@@ -74,7 +74,7 @@ class BlockingConnection:
             client=client,
         )
         try:
-            connection._attempt(timeout_s)
+            connection._attempt_first(timeout_s)
         except BaseException:
             connection.close()
             raise
@@ -246,7 +246,18 @@ class BlockingConnection:
         if self._dialogue.greeting_error is not None:
             raise self._dialogue.greeting_error
         if self._link is None:
-            self._attempt(self.timeout_s)
+            self._attempt_first(self.timeout_s)
+
+    def _attempt_first(self, timeout_s: float) -> None:
+        """One attempt; where a daemon is just coming or going, as many as that takes."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self._attempt(timeout_s)
+            except UnreachableError:
+                if time.monotonic() >= deadline or not is_held(self.endpoint):
+                    raise
+            time.sleep(RETRY_FIRST_S)
 
     def _attempt(self, timeout_s: float) -> None:
         check_listening(self.endpoint)

@@ -517,9 +517,9 @@ class Otto:
         except UnreachableError:
             if not self._autostart or not can_start(endpoint):
                 raise
-            await asyncio.to_thread(start_daemon)
+            is_mine = await asyncio.to_thread(start_daemon)
             self._connection = await self._dial(endpoint)
-            self.started_daemon = True
+            self.started_daemon = is_mine
 
     async def _dial(self, endpoint: str) -> Connection:
         return await Connection.open(

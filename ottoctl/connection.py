@@ -15,7 +15,7 @@ import zmq
 
 import ottod
 from ottoctl.dialogue import Call, Dialogue
-from ottoctl.endpoint import check_listening, read_token
+from ottoctl.endpoint import check_listening, is_held, read_token
 from ottoctl.feed import Batch, Feed
 from ottoctl.link import Link
 from ottoctl.policy import (
@@ -75,7 +75,7 @@ class Connection:
             client=client,
         )
         try:
-            await connection._attempt(timeout_s)
+            await connection._attempt_first(timeout_s)
         except BaseException:
             await connection.close()
             raise
@@ -210,7 +210,7 @@ class Connection:
         if self._link is None and not self._dialogue.is_busy:
             async with self._opening:
                 if self._link is None:
-                    await self._attempt(self.timeout_s)
+                    await self._attempt_first(self.timeout_s)
 
     async def _establish(self, window_s: float) -> None:
         deadline, delay_s = self._loop.time() + window_s, RETRY_FIRST_S
@@ -223,6 +223,17 @@ class Connection:
                     raise
             await asyncio.sleep(delay_s)
             delay_s = min(RETRY_MAX_S, delay_s * 2)
+
+    async def _attempt_first(self, timeout_s: float) -> None:
+        """One attempt; where a daemon is just coming or going, as many as that takes."""
+        deadline = self._loop.time() + timeout_s
+        while True:
+            try:
+                return await self._attempt(timeout_s)
+            except UnreachableError:
+                if self._loop.time() >= deadline or not is_held(self.endpoint):
+                    raise
+            await asyncio.sleep(RETRY_FIRST_S)
 
     async def _attempt(self, timeout_s: float) -> None:
         check_listening(self.endpoint)

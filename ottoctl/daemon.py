@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from ottoctl.endpoint import check_listening, resolve_endpoint
+from ottoctl.endpoint import ENDPOINT_VARIABLE, check_listening, resolve_endpoint
 from ottod.errors import UnreachableError
 
 START_TIMEOUT_S = 30.0
@@ -20,24 +20,39 @@ def daemon_command(verb: str) -> list[str]:
     return [sys.executable, "-m", "ottod", verb]
 
 
-RETRY_S = 0.5
-"""Between attempts to start a daemon where another one is going."""
+RETRY_S = 0.2
+"""Between attempts to start a daemon where another one is coming or going."""
+LOG_MEND = "see the reason above, or run it in the foreground: `ottoctl daemon run`"
 
 
 def can_start(endpoint: str) -> bool:
     """Whether a daemon started now would listen there: only at the place that the environment names."""
-    unaddressed = {name: value for name, value in os.environ.items() if name != "OTTO_ENDPOINT"}
+    unaddressed = {name: value for name, value in os.environ.items() if name != ENDPOINT_VARIABLE}
     return endpoint == resolve_endpoint(None, unaddressed)
 
 
-def start_daemon(env: Mapping[str, str] | None = None, *, attempts: int = 20) -> str:
-    """Starts a daemon in the background and returns what it said once it is ready.
+def start_daemon(env: Mapping[str, str] | None = None, *, attempts: int = 60) -> bool:
+    """Starts a daemon in the background and returns when it is ready; False if another start was quicker.
 
     Raises UnreachableError with the daemon's own reason when it does not start.
     """
-    log_mend = "see the reason above, or run it in the foreground: `ottoctl daemon run`"
+    done = _start(env)
+    while done.returncode != 0 and "already runs" in done.stderr and (attempts := attempts - 1) > 0:
+        # One that has no socket any more is on its way out, or has none yet.
+        time.sleep(RETRY_S)
+        if _listens(env):
+            return False
+        done = _start(env)
+    if done.returncode != 0:
+        said = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        reason, mend = _reason(said)
+        raise UnreachableError(f"ottod did not start: {reason or f'status {done.returncode}'}", mend=mend or LOG_MEND)
+    return True
+
+
+def _start(env: Mapping[str, str] | None) -> subprocess.CompletedProcess[str]:
     try:
-        done = subprocess.run(
+        return subprocess.run(
             daemon_command("start"),
             env=None if env is None else dict(env),
             stdin=subprocess.DEVNULL,
@@ -48,18 +63,19 @@ def start_daemon(env: Mapping[str, str] | None = None, *, attempts: int = 20) ->
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise UnreachableError(f"ottod was not ready within {START_TIMEOUT_S:g} s", mend=log_mend) from error
+        raise UnreachableError(f"ottod was not ready within {START_TIMEOUT_S:g} s", mend=LOG_MEND) from error
     except OSError as error:
-        raise UnreachableError(f"cannot start ottod: {error.strerror}", mend=log_mend) from error
-    if done.returncode != 0 and "already runs" in done.stderr and attempts > 1:
-        # One that has no socket any more is on its way out, or has none yet.
-        time.sleep(RETRY_S)
-        return start_daemon(env, attempts=attempts - 1)
-    if done.returncode != 0:
-        said = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        reason, mend = _reason(said)
-        raise UnreachableError(f"ottod did not start: {reason or f'status {done.returncode}'}", mend=mend or log_mend)
-    return done.stdout.strip()
+        raise UnreachableError(f"cannot start ottod: {error.strerror}", mend=LOG_MEND) from error
+
+
+def _listens(env: Mapping[str, str] | None) -> bool:
+    """Whether a daemon listens where one that is started with this environment would."""
+    unaddressed = {name: value for name, value in (env or os.environ).items() if name != ENDPOINT_VARIABLE}
+    try:
+        check_listening(resolve_endpoint(None, unaddressed))
+    except UnreachableError:
+        return False
+    return True
 
 
 def descriptor_of(pid: int) -> int:

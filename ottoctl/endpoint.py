@@ -13,6 +13,7 @@ from ottod.settings.paths import Paths
 IPC = "ipc://"
 ENDPOINT_VARIABLE = "OTTO_ENDPOINT"
 TOKEN_FILE = "control.token"
+LOCK_FILE = "ottod.lock"
 MAX_TOKEN_CHARS = 256
 START_MEND = "start one: `ottoctl daemon start`"
 
@@ -56,6 +57,20 @@ def check_listening(endpoint: str) -> None:
     except OSError as error:
         reason, mend = _explain(path, error)
         raise UnreachableError(reason, mend=mend) from error
+
+
+def is_held(endpoint: str) -> bool:
+    """Whether a daemon has the endpoint's directory, listening or not: one that is starting, or on its way out.
+
+    Taking its lock, if only to try, could keep a daemon from starting; the kernel tells who holds it as well.
+    """
+    try:
+        of_lock = os.stat(os.path.join(os.path.dirname(endpoint.removeprefix(IPC)), LOCK_FILE))
+        place = f"{os.major(of_lock.st_dev):02x}:{os.minor(of_lock.st_dev):02x}:{of_lock.st_ino}"
+        with open("/proc/locks", encoding="ascii", errors="replace") as locks:
+            return any(place in line.split() for line in locks)
+    except OSError:
+        return False
 
 
 def _explain(path: str, error: OSError) -> tuple[str, str]:

@@ -288,8 +288,8 @@ class SyncOtto:
         except UnreachableError:
             if not autostart or not can_start(where):
                 raise
-        start_daemon()
-        return cls(dial(), started_daemon=True)
+        is_mine = start_daemon()
+        return cls(dial(), started_daemon=is_mine)
 
     def __enter__(self) -> SyncOtto:
         return self

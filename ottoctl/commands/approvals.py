@@ -11,7 +11,7 @@ from ottoctl.commands.arguments import COMPLETION_TIMEOUT_S, complete_sessions
 from ottoctl.commands.frame import command
 from ottoctl.console import Console
 from ottoctl.exits import worst
-from ottod.errors import OttoError
+from ottod.errors import OttoError, UnreachableError
 
 if TYPE_CHECKING:
     from ottoctl.results import Scope
@@ -97,7 +97,8 @@ def _until_some(otto: SyncOtto, session: str) -> tuple[WaitingApproval, ...]:
     if not waiting:
         for event in otto.events(head):
             if isinstance(event.event, ApprovalRequested | Gap) and (waiting := otto.approvals(session=session)):
-                break
+                return waiting
+        raise UnreachableError("the daemon stopped before there was one", mend="start one: `ottoctl daemon start`")
     return waiting
 
 

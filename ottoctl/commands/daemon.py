@@ -45,9 +45,9 @@ def start(console: Console) -> int | None:
                 f"a daemon started here would not listen at {endpoint}",
                 mend="set OTTO_RUNTIME_DIR instead of --endpoint or OTTO_ENDPOINT",
             ) from None
-    start_daemon()
+    is_mine = start_daemon()
     with console.connect() as otto:
-        console.message(f"started ottod (pid {otto.daemon.pid})")
+        console.message(f"{'started ottod' if is_mine else 'ottod is already running'} (pid {otto.daemon.pid})")
     return None
 
 

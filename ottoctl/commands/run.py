@@ -144,9 +144,9 @@ async def connect_or_start(console: Console) -> Otto:
 
         if not can_start(resolve_endpoint(console.endpoint)):
             raise
-    await asyncio.to_thread(start_daemon)
+    is_mine = await asyncio.to_thread(start_daemon)
     await otto
-    otto.started_daemon = True
+    otto.started_daemon = is_mine
     return otto
 
 

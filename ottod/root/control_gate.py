@@ -240,10 +240,12 @@ class ControlGate:
                 self._forget(client.identity)
         self._sweep_handle = self._loop.call_later(SWEEP_S, self._sweep)
 
-    def close(self) -> None:
-        """Tells subscribers, lets what is queued leave, and closes."""
+    def close(self, *, is_final: bool = True) -> None:
+        """Lets what is queued leave, and closes. Subscribers are told if that is final; otherwise another root
+        follows, and they go on with that one from where they are."""
         self._sweep_handle.cancel()
-        self._hub.end_all("daemon_stop")
+        if is_final:
+            self._hub.end_all("daemon_stop")
         for client in self._clients.values():
             for task in client.pending:
                 task.cancel()

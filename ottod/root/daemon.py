@@ -411,7 +411,7 @@ class Daemon:
         self._log.info("stopped" if self._departure == "stop" else "left")
 
     async def _close(self) -> None:
-        self._control.close()
+        self._control.close(is_final=self._departure == "stop")
         self._supervisor.close()
         self._workers.close()
         self._zygote.close()

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -249,6 +250,37 @@ def test_an_upgrade_replaces_root_under_running_sessions(daemon: RealDaemon) -> 
         assert result.cause.kind == "crashed" and result.cause.signal == "SIGKILL"
     stream_of(daemon, session.id)
     assert len([1 for _ in started(daemon, session.id)]) == 1
+
+
+@pytest.mark.parametrize("how", ["leaves", "upgrades", "is killed"])
+def test_readers_outlive_a_root(daemon: RealDaemon, how: str) -> None:
+    """Whoever follows events or waits for an end goes on with the next root, and misses nothing."""
+    with daemon.client() as otto, ThreadPoolExecutor(2) as pool:
+        session = otto.start(spec=daemon.agent(daemon.script("s", STREAM)), task="go", cwd=daemon.workdir)
+        with daemon.client() as reader, daemon.client() as waiter:
+            following = pool.submit(lambda: list(reader.session(session.id).events()))
+            waiting = pool.submit(waiter.session(session.id).wait)
+            wait_for("it streams", lambda: session.info().last_seq > 30)
+            before = otto.status().instance
+            daemon.processes()
+            if how == "upgrades":
+                otto.connection.call(UpgradeDaemon())
+            elif how == "leaves":
+                otto.connection.call(StopDaemon(keep_sessions=True))
+                assert daemon.process is not None and daemon.process.wait(30) == 0
+                daemon.start()
+            else:
+                daemon.kill()
+                daemon.start()
+            # One that has just come or is just going is waited for by those who ask it something.
+            wait_for("another instance answers", lambda: otto.status().instance != before)
+            mark = session.info().last_seq
+            wait_for("it goes on", lambda: session.info().last_seq > mark + 30)
+            session.stop(grace_s=5)
+            assert waiting.result(timeout=30).cause.kind == "cancelled"
+            events = following.result(timeout=30)
+    assert isinstance(events[-1].event, SessionExited)
+    assert [e.seq for e in events] == list(range(1, len(events) + 1)), "a hole or a repetition"
 
 
 def started(daemon: RealDaemon, session: str) -> list[SessionStarted]:

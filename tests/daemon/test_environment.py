@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -140,6 +141,24 @@ def test_run_starts_a_daemon_by_itself() -> None:
         _ottoctl(place, "daemon", "stop")
         if pid and psutil.pid_exists(pid):
             psutil.Process(pid).kill()
+        place.close()
+
+
+def test_first_commands_at_once_share_one_daemon() -> None:
+    """With none running, four `ottoctl run` at the same time all get their answer, from the one that came first."""
+    place = RealDaemon()
+    try:
+        model = place.script("hi", {"text": "hi there"})
+        agents = place.workdir / ".otto" / "agents"
+        agents.mkdir(parents=True)
+        (agents / "hi.yml").write_text(f"name: hi\nmodel: {model}\n")
+        with ThreadPoolExecutor(4) as pool:
+            runs = list(pool.map(lambda task: _ottoctl(place, "run", "hi", task), "abcd"))
+        assert [run.returncode for run in runs] == [0] * 4, [run.stderr for run in runs]
+        assert [run.stdout.strip() for run in runs] == ["hi there"] * 4
+        assert sum("started ottod" in run.stderr for run in runs) == 1
+    finally:
+        _ottoctl(place, "daemon", "stop")
         place.close()
 
 

@@ -260,7 +260,7 @@ class SimRoot:
         except OttoError as error:
             self._log(f"departure: {error}")
         await asyncio.sleep(0)
-        self.control.close()
+        self.control.close(is_final=how == "stop")
         self.supervisor.close()
         self.gate.close()
         self.zygote.close()
