@@ -155,7 +155,7 @@ def _claims_of_scripts(found: Findings, verdicts: list[str]) -> list[Claim]:
 
 def _is_on_disk(artifact: ArtifactInfo, written: dict[str, Path]) -> bool:
     path = written.get(artifact.artifact)
-    return path is not None and hashlib.sha256(path.read_bytes()).hexdigest() == artifact.digest
+    return path is not None and path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == artifact.digest
 
 
 def _cost(amounts: Iterator[int | None]) -> int | None:
