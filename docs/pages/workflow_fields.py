@@ -28,7 +28,8 @@ STRUCTS: tuple[tuple[type[msgspec.Struct], str], ...] = (
 
 ELSEWHERE = {
     "budgets": "`seconds`, `tokens`, `usd`, as of an [agent](configuration.md#agent-files); not more than those of "
-    "the block around it. What a branch does not use, the others may.",
+    "the block around it. What a branch does not use, the others may. A block within a loop has them anew in each "
+    "iteration.",
     "permissions": "As of an [agent](configuration.md#agent-files). They bind every step, on top of its agent's own.",
     "isolation": "As of an [agent](configuration.md#agent-files), for the workflow's own process.",
     "backoff": "As `restart.backoff` of an [agent](configuration.md#agent-files).",

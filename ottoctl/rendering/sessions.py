@@ -172,7 +172,8 @@ def _budget(line: BudgetLine) -> str:
     """`1.2k of 4.0k tokens (800 reserved)`."""
     shown = {"seconds": duration, "tokens": tokens, "usd_micros": usd}[line.budget]
     unit = " tokens" if line.budget == "tokens" else ""
-    whose = {"session": "", "tree": f" of {line.session}", "day": " today"}[line.scope]
+    own = f" in {one_line(line.session.partition('/')[2])}" if "/" in line.session else ""
+    whose = {"session": own, "tree": f" of {one_line(line.session)}", "day": " today"}[line.scope]
     reserved = f" ({shown(line.reserved)} reserved)" if line.reserved else ""
     return f"{shown(line.spent)} of {shown(line.limit)}{unit}{whose}{reserved}"
 

@@ -110,7 +110,7 @@ def _notes(each: PlannedNode) -> Iterator[str]:
 
 def _end(plan: WorkflowPlan) -> Iterator[str]:
     yield f"costs at most {most_text(plan.most)}\n"
-    unbounded = [each.node.id for each in plan.nodes if each.most.usd is None]
+    unbounded = _unbounded(plan.nodes)
     if unbounded and plan.workflow.spec.budgets.usd is None:
         yield f"  nothing bounds the money of {', '.join(unbounded)}; `budgets: {{usd: …}}` of the workflow would\n"
     if plan.summaries:
@@ -131,3 +131,17 @@ def most_text(most: Most) -> str:
     known = budgets_text(Budgets(tokens=most.tokens, usd=most.usd))
     missing = [word for word, value in (("tokens", most.tokens), ("money", most.usd)) if value is None]
     return ", ".join(part for part in (known, f"no bound in {' or '.join(missing)}" if missing else "") if part)
+
+
+def _unbounded(nodes: Sequence[PlannedNode]) -> list[str]:
+    """Steps whose money neither they nor a block around them bounds."""
+    found: list[str] = []
+    bound_depth: int | None = None
+    for each in nodes:
+        if bound_depth is not None and each.depth <= bound_depth:
+            bound_depth = None
+        if bound_depth is None and each.node.mode is not None and each.node.budgets.usd is not None:
+            bound_depth = each.depth
+        elif each.undoing.usd is None or (bound_depth is None and each.work.usd is None):
+            found.append(each.node.id)
+    return found

@@ -163,6 +163,10 @@ class Accounts:
     def get(self, key: str) -> Account | None:
         return self._accounts.get(key)
 
+    def under(self, key: str) -> list[str]:
+        """The keys of an account and of all below it."""
+        return [each.key for each in self._accounts.values() if any(above.key == key for above in each.path())]
+
     def open(
         self,
         key: str,

@@ -93,6 +93,26 @@ def nodes_below(node: Node) -> Iterator[Node]:
         yield from nodes_below(each)
 
 
+def blocks_around(spec: WorkflowSpec, path: str) -> list[tuple[str, Step]]:
+    """The blocks that a step's path leads through, each with its own path, the outermost first; without the top.
+
+    The path may come from anywhere: what is not there ends it.
+    """
+    found: list[tuple[str, Step]] = []
+    nodes, before = spec.steps, ""
+    *parts, _ = path.split("/")
+    for part in parts:
+        name = part.partition("[")[0]
+        if name:
+            block = next((step for step in nodes if step.id == name and step.mode is not None), None)
+            if block is None:
+                return found
+            found.append((before + name, block))
+            nodes = block.steps
+        before += f"{part}/"
+    return found
+
+
 class Place:
     """A node at one point of the run."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Literal
 
@@ -28,8 +28,10 @@ from ottod.core.budget_clock import NS, UNCOUNTED, BudgetClock
 from ottod.errors import OttoError, RefusedError
 from ottod.protocol.events import BudgetWarning
 from ottod.protocol.results import BudgetLine
+from ottod.protocol.specs import Budgets as Definition
 from ottod.protocol.usage import MAX_CALL_TOKENS, MAX_CALL_USD_MICROS, Usage
 from ottod.protocol.worker_requests import AskPermit, BudgetRefusal, Permit
+from ottod.root.block_budgets import blocks_above, budgets_of, is_block, owner_of
 from ottod.root.context import RootContext
 from ottod.root.session_table import Session
 from ottod.storage.ledger import AccountRow, Ledger, PermitRow
@@ -73,6 +75,8 @@ class Budgets:
         """By day, as far as this root knows it: the clock may come to a day again."""
         self._stored: set[str] = set()
         """Sessions whose accounts are in the database."""
+        self._blocks: dict[str, list[str]] = {}
+        """The accounts of blocks, by their workflows' sessions."""
         self._clocks: dict[str, BudgetClock] = {}
         self._ticker: asyncio.TimerHandle | None = None
         self._ticks = 0
@@ -84,18 +88,42 @@ class Budgets:
         """A session exists: it has an account below its parent's."""
         if self._accounts.get(session.id) is not None:
             return
-        above = session.info.parent if self._accounts.get(session.info.parent) is not None else DAY
+        above = self._open_above(session, {})
         limits, spent = inherited(session)
         self._accounts.open(session.id, above=above, limits=limits, spent=spent)
-        self._open_clock(session)
+        self._open_clock(session.id)
+
+    def _open_above(self, session: Session, rows: Mapping[str, AccountRow]) -> str:
+        """The account right above a session's: its parent's, or that of the innermost block that a step is in."""
+        above = session.info.parent
+        if self._accounts.get(above) is None:
+            return DAY
+        for key, budgets in blocks_above(self._c.table, session):
+            self._open_block(key, above, limits_from(budgets), rows)
+            above = key
+        return above
+
+    def _open_block(self, key: str, above: str, limits: Limits, rows: Mapping[str, AccountRow]) -> None:
+        if self._accounts.get(key) is not None:
+            return
+        spent = NOTHING
+        if (row := rows.get(key)) is not None:
+            limits, spent = _limits_in(row), _spent_in(row)
+            self._stored.add(key)
+        # Its steps are what makes calls, so there is no last one of its own to hold anything back for.
+        self._accounts.open(key, above=above, limits=limits, spent=spent, holds_back=False)
+        self._blocks.setdefault(owner_of(key), []).append(key)
+        self._open_clock(key)
 
     def ended(self, session: Session) -> None:
         """It has ended: its account is closed, and its row shows what it came to."""
         own = tuple(line for line in self.lines(session) if line.scope == "session")
         if own != session.info.budgets:
             self._c.table.update(session, replace(session.info, budgets=own))
-        self._clocks.pop(session.id, None)
-        gone = self._accounts.close(session.id)
+        gone = []
+        for key in (*self._blocks.pop(session.id, ()), session.id):
+            self._clocks.pop(key, None)
+            gone += self._accounts.close(key)
         if (rows := self._stored.intersection(gone)) or self._accounts.get(session.id) is not None:
             self._c.spawn(self._tidy(session.id, rows))
 
@@ -112,7 +140,9 @@ class Budgets:
             if gone:
                 await self._ledger.drop_accounts(gone)
             if self._accounts.get(session_id) is not None:
-                rows = self._unstored(session_id)
+                # Those below it too: after this nobody could say which of its blocks they are in.
+                below = self._accounts.under(session_id)
+                rows = list({row.session: row for key in below for row in self._unstored(key)}.values())
                 await self._ledger.put_accounts(rows)
                 await self._note_stored(rows)
         except OttoError as error:
@@ -122,16 +152,16 @@ class Budgets:
         """Lets a budget on the session's path grow by as much again as it was at first. False if there is none."""
         account = self._accounts.get(session.id)
         path = {each.key: each for each in account.path()} if account is not None else {}
-        owning = self._c.table.get(owner)
-        if owner not in path or owner == DAY or owning is None or owning.plan is None:
+        budgets = budgets_of(self._c.table, owner)
+        if owner not in path or owner == DAY or budgets is None:
             return False
         if unit == "seconds":
-            clock, seconds = self._clocks.get(owner), owning.plan.spec.budgets.seconds
-            if clock is None or not seconds:
+            clock = self._clocks.get(owner)
+            if clock is None or not budgets.seconds:
                 return False
-            clock.extend(int(seconds * NS))
+            clock.extend(int(budgets.seconds * NS))
             return True
-        first, limits = limits_of(owning), path[owner].limits
+        first, limits = limits_from(budgets), path[owner].limits
         tokens, micros = limits.tokens, limits.usd_micros
         if unit == "tokens" and tokens is not None and first.tokens:
             limits = replace(limits, tokens=tokens + first.tokens)
@@ -232,13 +262,15 @@ class Budgets:
         return [each.key for each in account.path() if each.key != DAY] if account is not None else []
 
     def lines(self, session: Session) -> tuple[BudgetLine, ...]:
-        """Every limit that the session is held to, its own first."""
+        """Every limit that the session is held to, its own first, and those of a workflow's blocks after that."""
         account = self._accounts.get(session.id)
         if account is None:
             return session.info.budgets
         self._roll()
         lines = []
-        for each in account.path():
+        own, *above = account.path()
+        blocks = [block for key in self._blocks.get(session.id, ()) if (block := self._accounts.get(key)) is not None]
+        for each in (own, *blocks, *above):
             owner, scope = "" if each.key == DAY else each.key, _scope(session.id, each.key)
             if (clock := self._clocks.get(each.key)) is not None:
                 spent, limit = clock.used_ns // NS, clock.limit_ns // NS
@@ -301,6 +333,8 @@ class Budgets:
         said += [f"{_shown(unit, reserved)} reserved"] if reserved else []
         said += [f"{_shown(unit, held_back)} kept for the last call"] if held_back else []
         mend = f"raise budgets.{named} of its agent"
+        if is_block(account):
+            mend = f"raise budgets.{named} of that block"
         if scope == "day":
             mend = f"raise budgets.day.{named} in otto.yml, or wait for tomorrow"
         refusal = BudgetRefusal(
@@ -316,14 +350,14 @@ class Budgets:
 
     # ------------------------------------------------------------ time
 
-    def _open_clock(self, session: Session) -> None:
-        budgets = session.plan.spec.budgets if session.plan is not None else None
-        if budgets is None or budgets.seconds is None:
+    def _open_clock(self, key: str) -> None:
+        budgets, owner = budgets_of(self._c.table, key), self._c.table.get(owner_of(key))
+        if budgets is None or budgets.seconds is None or owner is None:
             return
-        known = next((b for b in session.info.budgets if b.budget == "seconds" and b.session == session.id), None)
+        known = next((b for b in owner.info.budgets if b.budget == "seconds" and b.session == key), None)
         limit_ns = max(int(budgets.seconds * NS), known.limit * NS if known is not None else 0)
         used_ns = known.spent * NS if known is not None else 0
-        self._clocks[session.id] = BudgetClock(limit_ns=limit_ns, now_ns=self._monotonic_ns(), used_ns=used_ns)
+        self._clocks[key] = BudgetClock(limit_ns=limit_ns, now_ns=self._monotonic_ns(), used_ns=used_ns)
         if self._ticker is None:
             self._ticker = self._c.loop.call_later(TICK_S, self._tick)
 
@@ -334,19 +368,30 @@ class Budgets:
         self._ticker = None
         self._ticks += 1
         for key, clock in list(self._clocks.items()):
-            session = self._c.table.get(key)
+            session = self._c.table.get(owner_of(key))
             if session is None or session.has_ended:
                 del self._clocks[key]
                 continue
-            clock.look(now_ns=self._monotonic_ns(), is_counting=session.info.state not in UNCOUNTED)
-            if clock.is_used and not session.is_stopping:
+            timed = self._timed(key, session)
+            is_counting = any(each.info.state not in UNCOUNTED for each in timed)
+            clock.look(now_ns=self._monotonic_ns(), is_counting=is_counting)
+            if clock.is_used:
                 limit = _shown("seconds", clock.limit_ns // NS)
-                self.on_time_up(session, f"the session's budget of {limit} is used up")
-            elif self._ticks % NOTE_EVERY == 0:
+                whose = "the session's budget" if key == session.id else f"the budget of {key}"
+                for each in timed:
+                    if not each.is_stopping:
+                        self.on_time_up(each, f"{whose} of {limit} is used up")
+            if self._ticks % NOTE_EVERY == 0:
                 own = tuple(line for line in self.lines(session) if line.scope == "session")
                 self._c.table.update(session, replace(session.info, budgets=own))
         if self._clocks:
             self._ticker = self._c.loop.call_later(TICK_S, self._tick)
+
+    def _timed(self, key: str, owner: Session) -> list[Session]:
+        """Whose time counts: the session's own, or, of a block, that of the steps that run within it."""
+        if key == owner.id:
+            return [owner]
+        return [each for each in owner.children.values() if not each.has_ended and key in self.path(each.id)]
 
     def _clocks_above(self, session: Session) -> list[tuple[str, BudgetClock]]:
         if not self._clocks:
@@ -408,8 +453,8 @@ class Budgets:
         day.spent = sum(self._spent_on.values(), start=NOTHING)
         self._accounts.set_limits(DAY, day.limits)
         rows = await self._ledger.accounts()
-        live = [session.id for session in self._c.table.live]
-        for key in live:
+        live = {session.id for session in self._c.table.live}
+        for key in (*live, *(key for key in rows if is_block(key) and owner_of(key) in live)):
             self._reopen(key, rows)
         permits = await self._ledger.open_permits()
         for row in permits:
@@ -417,7 +462,7 @@ class Budgets:
             amount = Amount(tokens=row.input_tokens + row.max_output_tokens, usd_micros=row.usd_micros or 0)
             self._accounts.restore(row.session, row.permit, amount)
         gone = rows.keys() - {key for key in rows if self._accounts.get(key) is not None}
-        for key in [key for key in rows if key not in live]:
+        for key in [key for key in rows if owner_of(key) not in live]:
             gone.update(self._accounts.close(key))
         self._stored -= gone
         if gone:
@@ -432,16 +477,19 @@ class Budgets:
         above = row.above if row is not None else session.info.parent if session is not None else ""
         if above and (above in rows or self._c.table.get(above) is not None):
             self._reopen(above, rows)
+        parent = above if self._accounts.get(above) is not None else DAY
+        if is_block(key):
+            self._open_block(key, parent, Limits(), rows)
+            return
         if row is not None:
-            limits = Limits(tokens=row.tokens, usd_micros=row.usd_micros)
-            spent = Amount(tokens=row.spent_tokens, usd_micros=row.spent_usd_micros)
+            limits, spent = _limits_in(row), _spent_in(row)
             self._stored.add(key)
         else:
             limits, spent = inherited(session) if session is not None else (Limits(), NOTHING)
-        parent = above if self._accounts.get(above) is not None else DAY
+            parent = self._open_above(session, rows) if session is not None else parent
         self._accounts.open(key, above=parent, limits=limits, spent=spent)
         if session is not None and not session.has_ended:
-            self._open_clock(session)
+            self._open_clock(key)
 
     def _unstored(self, session_id: str) -> list[AccountRow]:
         account = self._accounts.get(session_id)
@@ -469,10 +517,20 @@ def _within(value: int, most: int, *, least: int = 0) -> int:
 
 def limits_of(session: Session) -> Limits:
     """What its agent may spend."""
-    if session.plan is None:
-        return Limits()
-    budgets = session.plan.spec.budgets
+    return Limits() if session.plan is None else limits_from(session.plan.spec.budgets)
+
+
+def limits_from(budgets: Definition) -> Limits:
+    """What a definition allows, in the accounts' units."""
     return Limits(tokens=tokens(budgets.tokens), usd_micros=micros(budgets.usd))
+
+
+def _limits_in(row: AccountRow) -> Limits:
+    return Limits(tokens=row.tokens, usd_micros=row.usd_micros)
+
+
+def _spent_in(row: AccountRow) -> Amount:
+    return Amount(tokens=row.spent_tokens, usd_micros=row.spent_usd_micros)
 
 
 def inherited(session: Session) -> tuple[Limits, Amount]:
@@ -506,7 +564,7 @@ def _account_row(account: Account) -> AccountRow:
 
 
 def _scope(session: str, account: str) -> Scope:
-    return "day" if account == DAY else "session" if account == session else "tree"
+    return "day" if account == DAY else "session" if owner_of(account) == session else "tree"
 
 
 def _shown(unit: Unit, value: int) -> str:

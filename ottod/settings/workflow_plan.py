@@ -11,7 +11,7 @@ price that is configured for its models, if it starts no other agents; scripts c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -61,10 +61,17 @@ class PlannedNode(msgspec.Struct, frozen=True, kw_only=True):
     routing: Routing | None = None
     model: str = ""
     budgets: Budgets = Budgets()
-    most: Most = NOTHING
+    work: Most = NOTHING
+    undoing: Most = NOTHING
+    """What undoes it counts for no block around it."""
     preset: str = ""
     asks: tuple[str, ...] = ()
     may_ask_for_budget: bool = False
+
+    @property
+    def most(self) -> Most:
+        """All of it together."""
+        return self.work.plus(self.undoing)
 
 
 class WorkflowPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,13 +97,32 @@ def plan_of(workflow: ResolvedWorkflow, routings: Mapping[str, Routing], models_
     spec = workflow.spec
     reads = sum(each.runs * each.node.retry.attempts * len(each.node.inputs) for each in nodes)
     summaries = reads if spec.summarizer else 0
-    whole = NOTHING
+    whole = _together(nodes)
     for each in nodes:
-        whole = whole.plus(each.most)
+        whole = whole.plus(each.undoing)
     if summaries:
         whole = whole.plus(planner.attempt(agents[spec.summarizer]).times(summaries))
     most = Most(tokens=least(whole.tokens, spec.budgets.tokens), usd=least(whole.usd, spec.budgets.usd))
     return WorkflowPlan(workflow=workflow, nodes=nodes, summaries=summaries, most=most)
+
+
+def _together(nodes: Sequence[PlannedNode]) -> Most:
+    """Of nodes beside each other, each followed by those within it, without what undoes them.
+
+    A block spends its budget once for each run.
+    """
+    whole, at = NOTHING, 0
+    while at < len(nodes):
+        node = nodes[at]
+        after = next((k for k in range(at + 1, len(nodes)) if nodes[k].depth <= node.depth), len(nodes))
+        most = node.work
+        if is_block(node.node):
+            most = _together(nodes[at + 1 : after])
+            budgets = Most(tokens=node.node.budgets.tokens, usd=node.node.budgets.usd).times(node.runs)
+            most = Most(tokens=least(most.tokens, budgets.tokens), usd=least(most.usd, budgets.usd))
+        whole = whole.plus(most)
+        at = after
+    return whole
 
 
 def in_order(node: Node) -> list[Step]:
@@ -126,7 +152,7 @@ class _Planner:
         """What is within a block that lets its nodes begin `runs` times."""
         for step in in_order(block):
             if is_block(step):
-                yield PlannedNode(node=step, depth=depth, runs=runs)
+                yield PlannedNode(node=step, depth=depth, runs=runs, budgets=step.budgets)
                 yield from self.nodes(step, depth + 1, runs * _iterations(step))
             else:
                 yield self._step(step, depth, runs)
@@ -142,7 +168,8 @@ class _Planner:
             routing=self._routings.get(step.id),
             model=f"{targets[0].provider}:{targets[0].model}",
             budgets=narrower(agent.budgets, step.budgets),
-            most=self._of_step(step, agent).times(runs),
+            work=self._of_step(step, agent).times(runs),
+            undoing=self._undone(step.compensate).times(runs),
             preset=agent.permissions.preset,
             asks=tuple(_words(rule) for rule in agent.permissions.rules if rule.effect == "ask"),
             may_ask_for_budget=agent.on_budget == "ask",
@@ -154,10 +181,11 @@ class _Planner:
         if fallback:
             own -= 1
             whole = self.attempt(self._agents[fallback], step)
-        whole = whole.plus(self.attempt(agent, step).times(own))
-        return whole.plus(self._undone(step.compensate)) if step.compensate is not None else whole
+        return whole.plus(self.attempt(agent, step).times(own))
 
-    def _undone(self, compensation: Compensation) -> Most:
+    def _undone(self, compensation: Compensation | None) -> Most:
+        if compensation is None:
+            return NOTHING
         return self.attempt(self._agents[compensation.agent]).times(compensation.attempts)
 
     def attempt(self, agent: AgentSpec, step: Step | None = None) -> Most:

@@ -17,11 +17,20 @@ from ottod.core.workflow_orders import (
     TellSkipped,
     WorkflowOrder,
 )
-from ottod.core.workflow_tree import MAX_DEPTH
+from ottod.core.workflow_tree import MAX_DEPTH, blocks_around
 from ottod.errors import ConfigError
 from ottod.protocol import journal as j
 from ottod.protocol.specs import Backoff
-from ottod.protocol.workflows import Approval, Compensation, Condition, Output, ResolvedWorkflow, Retry, Step
+from ottod.protocol.workflows import (
+    Approval,
+    Compensation,
+    Condition,
+    Output,
+    ResolvedWorkflow,
+    Retry,
+    Step,
+    WorkflowSpec,
+)
 from tests.core.workflows import PLAIN, Bench, block, step, trees, workflow
 
 UNDO = Compensation(agent="undoes", task="undo it")
@@ -542,3 +551,22 @@ def test_orders_say_what_the_end_was() -> None:
     bench = begun(workflow("sequential", step("a")))
     orders: list[WorkflowOrder] = bench.ended("a")
     assert orders[-1] == EndWorkflow(outcome="completed") and bench.machine.outstanding() == [orders[-1]]
+
+
+def test_the_blocks_around_a_step_are_those_of_its_path() -> None:
+    """Each with its own path, iterations of the loops around it included; what is not there ends it."""
+    step = Step(id="step", agent="a")
+    inner = Step(id="inner", mode="parallel", steps=(step,))
+    loop = Step(id="loop", mode="loop", steps=(inner, step))
+    spec = WorkflowSpec(name="flow", mode="loop", steps=(loop, step))
+    for path, around in (
+        ("step", []),
+        ("[3]/step", []),
+        ("[3]/loop[2]/step", ["[3]/loop"]),
+        ("[1]/loop[2]/inner/step", ["[1]/loop", "[1]/loop[2]/inner"]),
+        ("[1]/loop[2]/nobody/step", ["[1]/loop"]),
+        ("[1]/step/inner/step", []),
+        ("", []),
+        ("///[[/]", []),
+    ):
+        assert [found for found, _ in blocks_around(spec, path)] == around, path

@@ -20,6 +20,7 @@ from ottod.protocol.results import SessionInfo
 from ottod.protocol.specs import AgentSpec, Budgets, ModelTarget
 from ottod.protocol.usage import Usage
 from ottod.protocol.worker_requests import AskPermit, Permit, Quote, SettlePermit
+from ottod.protocol.workflows import ResolvedWorkflow, Step, WorkflowSpec
 from ottod.root.permits import Permits
 from ottod.root.plan import SessionPlan
 from ottod.root.session_table import Incarnation, Session, SessionTable
@@ -31,6 +32,16 @@ from ottod.telemetry.instruments import Instruments
 NANOS = 3_000
 """Of a dollar, for a token of output; one of input costs a third."""
 MODELS = tuple(ModelTarget(provider="p", adapter="openai", model=f"m{n}") for n in range(2))
+
+
+PARTS = {
+    "loop[1]/both/step": ("loop", "loop[1]/both"),
+    "loop[2]/both/step": ("loop", "loop[2]/both"),
+    "beside/step": ("beside",),
+    "undo:beside/step": (),
+}
+"""Places of steps, and the blocks around each."""
+PLACES = tuple(PARTS)
 
 
 class Context:
@@ -95,7 +106,8 @@ class Tree:
         self.checks += 1
         self.permits.budgets.validate()
         accounts = self.permits.budgets.accounts
-        for key in ("day", *self.sessions):
+        blocks = {account for key in self.sessions for account, _ in self.blocks(key)}
+        for key in ("day", *self.sessions, *blocks):
             if (account := accounts.get(key)) is not None:
                 assert account.overshoot == NOTHING and account.lowered_by == NOTHING
 
@@ -109,12 +121,49 @@ class Tree:
             usd=self.random.choice([None, None, self.random.randrange(1, 250) / 1000]),
         )
         plan = SessionPlan(spec=AgentSpec(name="a", budgets=budgets), models=MODELS, cwd="/")
+        if self.random.random() < 0.4:
+            plan = replace(plan, workflow=ResolvedWorkflow(spec=self.flow()))
+        if parent and self.plan(parent).workflow is not None:
+            place = self.random.choice(PLACES)
+            plan = replace(plan, is_step=True, spawn_key=f"{place}#{next(self.numbers)}")
         key = session_id(self.random.getrandbits(50))
         session = Session(SessionInfo(session=key, agent="a", model="p:m0", state="running", parent=parent), plan)
         session.incarnation = Incarnation(number=1, secret=b"", generation=0)
         self.sessions[key] = session
         self.context.table.add(session)
         self.permits.budgets.opened(session)
+
+    def plan(self, key: str) -> SessionPlan:
+        plan = self.sessions[key].plan
+        assert plan is not None
+        return plan
+
+    def flow(self) -> WorkflowSpec:
+        """A loop with a block in it, each with a budget or none; and a block beside them."""
+
+        def budgets() -> Budgets:
+            return Budgets(tokens=self.random.choice([None, 0, self.random.randrange(1, 60_000)]))
+
+        step = Step(id="step", agent="a")
+        both = Step(id="both", mode="parallel", steps=(step,), budgets=budgets())
+        loop = Step(id="loop", mode="loop", steps=(both,), budgets=budgets())
+        beside = Step(id="beside", mode="sequential", steps=(step,), budgets=budgets())
+        return WorkflowSpec(name="flow", steps=(loop, beside))
+
+    def blocks(self, key: str) -> list[tuple[str, int | None]]:
+        """The accounts of blocks that a session's calls count in, each with its limit."""
+        parent, place = self.sessions[key].info.parent, self.plan(key).step
+        if not place or place.startswith("undo:"):
+            return []
+        workflow = self.plan(parent).workflow
+        assert workflow is not None
+        loop, beside = workflow.spec.steps
+        named = {"loop": loop, "both": loop.steps[0], "beside": beside}
+        found = []
+        for part in PARTS[place]:
+            limit = named[part.rpartition("/")[2]].budgets.tokens
+            found.append((f"{parent}/{part}", limit))
+        return [(account, limit) for account, limit in found if limit is not None]
 
     async def call(self, key: str) -> None:
         """Asks for a permit, and makes the call if there is one."""
@@ -237,11 +286,13 @@ class Tree:
                 used = truth.pop(entry.permit, None)
                 assert used is None or entry.is_presumed or entry.usage == used
                 assert used is None or entry.usage.total_tokens >= used.total_tokens
-                for each in self.path(key):
+                for each in (*self.path(key), *(account for k in self.path(key) for account, _ in self.blocks(k))):
                     sums = spent.setdefault(each, [0, 0])
                     sums[0] += entry.usage.total_tokens
                     sums[1] += entry.usage.usd_micros or 0
             assert not truth, "what was consumed is not in the books"
+        for account, limit in (block for key in self.sessions for block in self.blocks(key)):
+            assert limit is None or spent.get(account, (0, 0))[0] <= limit
         for key, session in self.sessions.items():
             assert session.plan is not None
             budgets = session.plan.spec.budgets

@@ -81,6 +81,23 @@ def test_loops_multiply_summaries_count_and_the_whole_bounds() -> None:
     assert plan(flow(loop, budgets=Budgets(tokens=50)), agent("a")).most.tokens == 50
 
 
+def test_a_block_bounds_what_is_within_it_each_time_it_runs() -> None:
+    """But not what undoes its steps, which counts for the workflow only."""
+    undo = Compensation(agent="a", task="undo", attempts=1)
+    both = Step(
+        id="both",
+        mode="parallel",
+        steps=(Step(id="x", agent="a", compensate=undo), Step(id="y", agent="boundless")),
+        budgets=Budgets(tokens=70),
+    )
+    agents = agent("a"), agent("boundless", None)
+    assert plan(flow(both), *agents).most.tokens == 70 + 100
+    loop = Step(id="loop", mode="loop", max_iterations=3, until=Condition(artifact="x"), steps=(both,))
+    assert plan(flow(loop), *agents).most.tokens == 3 * (70 + 100)
+    capped = Step(id="cap", mode="sequential", steps=(loop, Step(id="z", agent="a")), budgets=Budgets(tokens=90))
+    assert plan(flow(capped), *agents).most.tokens == 90 + 300
+
+
 @st.composite
 def trees(draw: st.DrawFn, depth: int = 2) -> Step:
     name = "n" + str(draw(st.integers(0, 10**9)))

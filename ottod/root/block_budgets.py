@@ -1,0 +1,54 @@
+"""The accounts of a workflow's blocks: between the workflow's own and those of the steps within.
+
+A block that has a budget is an account called `SESSION/PATH`, after the workflow's session and the block's place.
+It is opened with the first step within it and closed with the workflow, since a step may yet begin there. Within a
+loop a block has a place, and so an account, for each iteration; a loop itself has one for all of them together.
+
+What undoes a step counts for the workflow only: a block that has used up its budget must still be undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ottod.core.workflow_tree import blocks_around
+from ottod.protocol.specs import Budgets
+from ottod.root.session_table import Session, SessionTable
+
+SEPARATOR = "/"
+
+
+def is_block(key: str) -> bool:
+    """Whether an account is a block's."""
+    return SEPARATOR in key
+
+
+def owner_of(key: str) -> str:
+    """The session that an account belongs to: of a block's, the workflow's."""
+    return key.partition(SEPARATOR)[0]
+
+
+def blocks_above(table: SessionTable, session: Session) -> Sequence[tuple[str, Budgets]]:
+    """The accounts between a step's session and its workflow's, the outermost first."""
+    step = session.plan.step if session.plan is not None else ""
+    workflow = table.get(session.info.parent) if step else None
+    if workflow is None or workflow.plan is None or workflow.plan.workflow is None:
+        return ()
+    around = blocks_around(workflow.plan.workflow.spec, step)
+    limited = [(path, block.budgets) for path, block in around if block.budgets != Budgets()]
+    return [(f"{workflow.id}{SEPARATOR}{path}", budgets) for path, budgets in limited]
+
+
+def budgets_of(table: SessionTable, key: str) -> Budgets | None:
+    """What an account's session or block may spend by its definition; None if nobody knows any more."""
+    owner = table.get(owner_of(key))
+    if owner is None or owner.plan is None:
+        return None
+    if not is_block(key):
+        return owner.plan.spec.budgets
+    if owner.plan.workflow is None:
+        return None
+    _, _, path = key.partition(SEPARATOR)
+    # A path that ends within a block has it as the last around it.
+    around = blocks_around(owner.plan.workflow.spec, f"{path}{SEPARATOR}")
+    return around[-1][1].budgets if around and around[-1][0] == path else None

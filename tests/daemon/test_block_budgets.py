@@ -1,0 +1,108 @@
+"""Budgets of a workflow's blocks: held whoever spends and whoever dies; what one branch leaves the others have."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable
+
+from ottoctl.sync import SyncOtto
+from ottod.isolation.processes import identify, send_signal
+from ottod.protocol.specs import Budgets
+from tests.daemon.harness import RealDaemon, running_daemon, wait_for
+from tests.daemon.workshop import agent, block, ended, paths, start, step, worker, workflow
+
+LIMIT = 24_000
+
+
+def spender(daemon: RealDaemon, name: str, turns: int, *, first: str = "") -> None:
+    """An agent that consumes a little in each of some turns: less than any call is let through with."""
+    look: dict[str, object] = {"name": "fs_list", "arguments": {}}
+    begin: dict[str, object] = {"name": "shell", "arguments": {"command": first}}
+    usage = {"input_tokens": 1, "output_tokens": 200}
+    calls = [begin if first and not n else look for n in range(turns)]
+    last = {"text": "done", "usage": usage}
+    said = [{"tools": [call], "usage": usage} for call in calls]
+    limits = {"max_steps": 1000}
+    restart = {"backoff": {"base_s": 0}}
+    health = {rule: {"do": "off"} for rule in ("loop", "no_progress")}
+    tools = ["fs_list", "shell"]
+    agent(daemon, name, *said, last, tools=tools, restart=restart, limits=limits, health=health)
+
+
+def spent(otto: SyncOtto, sessions: Iterable[str]) -> int:
+    rows = {row.key: row.usage.total_tokens for row in otto.cost("session")}
+    return sum(rows.get(session, 0) for session in sessions)
+
+
+def test_branches_draw_on_one_budget_and_no_further(daemon: RealDaemon) -> None:
+    """The greedy one has what the modest one left, and ends at the block's limit; the step outside has its own."""
+    spender(daemon, "modest", 10)
+    spender(daemon, "greedy", 200)
+    spender(daemon, "after", 20)
+    both = block(
+        "both",
+        "parallel",
+        step("modest"),
+        step("greedy"),
+        on_failure="wait_all",
+        optional=True,
+        budgets=Budgets(tokens=LIMIT),
+    )
+    with daemon.client(timeout_s=120) as otto:
+        session = start(daemon, otto, workflow("sequential", both, step("after"), budgets=Budgets(tokens=100_000)))
+        result = session.wait(timeout_s=90)
+        assert result.ok, (result.cause, result.result)
+        assert set(paths(session)) == {"both/modest", "after"}
+        (failed,) = [entry for entry in ended(session) if entry.outcome == "failed"]
+        assert failed.path == "both/greedy" and failed.failure is not None and failed.failure.code == "budget"
+        assert f"the budget of {session.id}/both" in failed.failure.message, failed.failure
+        within = [entry.session for entry in ended(session) if entry.path.startswith("both/")]
+        used = spent(otto, within)
+        assert LIMIT // 2 < used <= LIMIT
+        lines = {(line.session, line.budget): line for line in session.info().budgets}
+        line = lines[f"{session.id}/both", "tokens"]
+        assert (line.spent, line.reserved, line.limit) == (used, 0, LIMIT)
+        assert lines[session.id, "tokens"].spent == used + spent(otto, [ended(session)[-1].session])
+
+
+def test_a_blocks_budget_outlives_root_and_the_workflows_process() -> None:
+    """A loop's iterations share it; what was spent before the kill counts after it."""
+    with running_daemon() as daemon:
+        spender(daemon, "saver", 40)
+        wait = "touch begun; while [ ! -e go ]; do sleep 0.05; done"
+        spender(daemon, "greedy", 200, first=wait)
+        limited = block("part", "sequential", step("saver"), step("greedy"), budgets=Budgets(tokens=LIMIT))
+        with daemon.client(timeout_s=120) as otto:
+            session = start(daemon, otto, workflow("sequential", limited))
+            wait_for("the second runs", lambda: (daemon.workdir / "begun").exists())
+            victim = identify(session.info().pid)
+            daemon.kill()
+            assert victim is not None and send_signal(victim, signal.SIGKILL)
+        daemon.start()
+        with daemon.client(timeout_s=120) as otto:
+            again = otto.session(session.id)
+            wait_for("it is back", lambda: again.info().incarnation == 2)
+            (line,) = [line for line in again.info().budgets if line.session == f"{session.id}/part"]
+            assert line.spent >= 41 * 201
+            (daemon.workdir / "go").touch()
+            result = again.wait(timeout_s=90)
+            assert result.cause is not None and result.cause.kind == "budget", result
+            assert "part" in result.cause.message
+            sessions = [entry.session for entry in ended(again)]
+            assert len(sessions) == 2 and LIMIT // 2 < spent(otto, sessions) <= LIMIT
+
+
+def test_a_blocks_seconds_are_those_of_its_steps(daemon: RealDaemon) -> None:
+    """When they are used up what runs within is stopped, and nothing else."""
+    worker(daemon, "slow", "sleep 300")
+    worker(daemon, "quick", "true")
+    part = block("part", "parallel", step("a", "slow"), step("b", "slow"), optional=True, budgets=Budgets(seconds=1))
+    with daemon.client(timeout_s=120) as otto:
+        session = start(daemon, otto, workflow("sequential", part, step("quick")))
+        result = session.wait(timeout_s=90)
+        assert result.ok, (result.cause, result.result)
+        outcomes = {entry.path: entry for entry in ended(session)}
+        assert outcomes["quick"].outcome == "completed"
+        first = outcomes["part/a"].failure or outcomes["part/b"].failure
+        assert first is not None and first.code == "budget" and "part" in first.message, outcomes
+        assert not otto.list()
