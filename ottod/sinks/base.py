@@ -7,6 +7,7 @@ is the same each time, that nothing is there twice.
 from __future__ import annotations
 
 import base64
+import codecs
 from typing import Any, Protocol
 
 import msgspec
@@ -85,8 +86,8 @@ def described(parcel: Parcel, *, content_bytes: int) -> dict[str, Any]:
     data = parcel.data[:content_bytes]
     is_cut = len(data) < len(parcel.data)
     try:
-        # What was cut may end in the middle of a character.
-        text = data.decode("utf-8", "strict" if not is_cut else "ignore")
+        # What was cut may end in the middle of a character, which is then left out.
+        text = codecs.getincrementaldecoder("utf-8")().decode(data, final=not is_cut)
         encoding = "utf-8" if b"\0" not in data else "base64"
     except UnicodeDecodeError:
         text, encoding = "", "base64"
