@@ -68,6 +68,7 @@ OF_CODE: dict[str, int] = {
     "session_live": REFUSED,
     "session_parked": REFUSED,
     "not_parked": REFUSED,
+    "no_handoff": REFUSED,
     "no_turn": REFUSED,
     "turn_open": REFUSED,
     "no_such_turn": USAGE,
