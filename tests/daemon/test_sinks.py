@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import msgspec
 import pytest
 
 from ottoctl.sync import SyncSession
@@ -302,6 +303,12 @@ def test_what_cannot_be_delivered_is_said_and_fails_what_requires_it(listener: L
         session = start(daemon, otto, planned(long))
         assert session.wait(timeout_s=60).ok
         assert [e.failure.code for e in session.journal() if isinstance(e, j.DeliveryFailed)] == ["gave_up"]
+        before = len(listener.got)
+        session = start(daemon, otto, planned(msgspec.structs.replace(long, patience_s=300, required=True)))
+        wait_for("it is on its way", lambda: len(listener.got) > before)
+        wait_for("nothing else is left to do", lambda: ended(session))
+        assert not session.stop(grace_s=60).remaining_pids
+        assert [e.failure.code for e in session.journal() if isinstance(e, j.DeliveryFailed)] == ["cancelled"]
         elsewhere = planned(Sink(to="webhook", url="http://192.0.2.1/hook"))
         with pytest.raises(OttoError, match="may not go to"):
             start(daemon, otto, elsewhere)
