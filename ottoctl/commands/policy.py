@@ -45,6 +45,7 @@ def explain(
 
     Example: `ottoctl policy explain coder shell '{"command": "git push"}'`
     """
+    _check_json(arguments)
     with console.connect() as otto:
         found = otto.explain(
             "" if session else agent,
@@ -61,6 +62,21 @@ def explain(
     else:
         console.record(found)
     return OK
+
+
+def _check_json(arguments: str) -> None:
+    """A typing error here is the user's, and not what a model may have written."""
+    import json
+
+    example = """as in '{"path": "src/a.py"}', in single quotes for the shell"""
+    try:
+        found = json.loads(arguments)
+    except ValueError as error:
+        raise OttoError(
+            f"the arguments are not JSON: {error}", mend=f"one object, {example}", code="usage"
+        ) from error
+    if not isinstance(found, dict):
+        raise OttoError("the arguments are JSON, but no object", mend=f"one object, {example}", code="usage")
 
 
 @app.command("audit", cls=QuickCommand)

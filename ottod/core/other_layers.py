@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from ottod.core import pattern
 from ottod.core.claims import Claim
@@ -12,7 +12,7 @@ from ottod.protocol.specs import Isolation
 
 
 def other_layers(
-    claims: Iterable[Claim], *, isolation: Isolation, given: Mapping[str, str], is_program: bool
+    claims: Sequence[Claim], *, isolation: Isolation, given: Mapping[str, str], is_program: bool
 ) -> tuple[LayerWord, ...]:
     """The layers that a call meets besides the rules.
 
@@ -24,7 +24,22 @@ def other_layers(
             found += _about_path(claim, isolation, given, is_program=is_program)
         elif claim.kind == "net" and is_program and not claim.is_mention and _has_own_network(isolation, given):
             found.append(LayerWord(layer="network", claim=str(claim), why="programs have a network of their own"))
+    if is_program and any(claim.kind == "exec" for claim in claims):
+        found += _bounds(isolation, given)
     return tuple(dict.fromkeys(found))
+
+
+def _bounds(isolation: Isolation, given: Mapping[str, str]) -> list[LayerWord]:
+    """What no program can do, whichever it is and whatever its words mean."""
+    found = []
+    if isolation.files != "off" and _gives(given, "files", "sandbox"):
+        claim = "write outside the working directory"
+        why = "no program writes there, except where it is granted"
+        found.append(LayerWord(layer="files", claim=claim, why=why, is_bound=True))
+    if _has_own_network(isolation, given):
+        why = "programs have a network of their own"
+        found.append(LayerWord(layer="network", claim="net any host", why=why, is_bound=True))
+    return found
 
 
 def _about_path(claim: Claim, isolation: Isolation, given: Mapping[str, str], *, is_program: bool) -> list[LayerWord]:

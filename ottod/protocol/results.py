@@ -240,10 +240,15 @@ class LayerWord(Wire, frozen=True, kw_only=True):
     layer: str
     claim: str
     why: str
+    is_bound: bool = False
+    """What holds for every program, whether this one would try it or not."""
 
 
 class PolicyExplanation(Wire, frozen=True, kw_only=True, tag="policy_explanation"):
-    """What would become of a call. `outcome`: it `runs`, `waits` for leave, or `fails`, with `message`."""
+    """What would become of a call. `outcome`: it `runs`, `waits` for permission, or `fails`, with `message`.
+
+    It is the outcome of all together: of the rules (`effect`), the arguments, and the `layers` of isolation.
+    """
 
     agent: str
     tool: str

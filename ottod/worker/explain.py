@@ -16,7 +16,7 @@ from ottod.core.permission import Finding, Loser, Verdict, covering_grant, descr
 from ottod.errors import ToolError
 from ottod.protocol.model import ToolCall
 from ottod.protocol.policy import Hypothesis
-from ottod.protocol.results import ClaimRuling, PolicyExplanation, RuleWord
+from ottod.protocol.results import ClaimRuling, LayerWord, PolicyExplanation, RuleWord
 from ottod.tools.arguments import decode_arguments
 from ottod.tools.base import Tool
 from ottod.tools.registry import BUILTIN_TOOLS
@@ -24,6 +24,7 @@ from ottod.worker.judge import Judge
 
 MAX_RULINGS = 200
 PROGRAM_TOOLS = ("shell", "test_runner")
+Outcome = Literal["runs", "waits", "fails"]
 
 
 def explain(order: Hypothesis) -> PolicyExplanation:
@@ -41,7 +42,12 @@ def explain(order: Hypothesis) -> PolicyExplanation:
     verdict = judge.decide(call.tool, claims)
     keys, is_exact = grant_keys(verdict, arguments=order.arguments)
     grant = covering_grant(order.grants, tool=order.tool, keys=keys, is_exact=is_exact, now_ns=time.time_ns())
-    outcome, message = _outcome(order, verdict, has_grant=grant is not None)
+    layers = other_layers(
+        claims, isolation=order.spec.isolation, given=order.isolation, is_program=order.tool in PROGRAM_TOOLS
+    )
+    wrong = _what_is_wrong(tools.get(order.tool), order.arguments)
+    outcome, message = _outcome(order, verdict, has_grant=grant is not None, wrong=wrong)
+    outcome, message = _after_layers(order, outcome, message, layers)
     first = verdict.decisive
     return PolicyExplanation(
         agent=order.spec.name,
@@ -55,24 +61,22 @@ def explain(order: Hypothesis) -> PolicyExplanation:
         rule=_word(first),
         others=tuple(_loser(each) for each in first.others),
         rulings=tuple(_ruling(finding) for finding in verdict.findings[:MAX_RULINGS]),
-        layers=other_layers(
-            claims, isolation=order.spec.isolation, given=order.isolation, is_program=order.tool in PROGRAM_TOOLS
-        ),
+        layers=layers,
         grant=grant.grant if grant is not None else "",
         cwd=order.cwd,
         run_mode=order.run_mode,
         is_confined=order.is_confined,
-        notes=_notes(order, tools.get(order.tool)),
+        notes=_notes(order, is_builtin=order.tool in tools, is_wrong=bool(wrong)),
     )
 
 
-def _outcome(
-    order: Hypothesis, verdict: Verdict, *, has_grant: bool
-) -> tuple[Literal["runs", "waits", "fails"], str]:
+def _outcome(order: Hypothesis, verdict: Verdict, *, has_grant: bool, wrong: str) -> tuple[Outcome, str]:
     if order.tool not in order.spec.tools:
         return "fails", f"{order.spec.name} has no tool {order.tool}"
     if verdict.effect == "deny":
         return "fails", "a rule forbids it"
+    if wrong:
+        return "fails", wrong
     if verdict.effect == "allow":
         return "runs", ""
     if has_grant:
@@ -82,17 +86,40 @@ def _outcome(
     return "waits", "somebody has to approve or deny it"
 
 
-def _notes(order: Hypothesis, tool: Tool[Any] | None) -> tuple[str, ...]:
-    notes = []
+def _after_layers(
+    order: Hypothesis, outcome: Outcome, message: str, layers: tuple[LayerWord, ...]
+) -> tuple[Outcome, str]:
+    """What the layers make of it: they stop a file tool's whole call, and of a program only the deed."""
+    met = next((word for word in layers if not word.is_bound), None)
+    if met is None or outcome == "fails":
+        return outcome, message
+    stopped = f"{met.layer} stops {met.claim}"
+    if outcome == "waits":
+        return outcome, f"{message}; {stopped} even so"
+    if order.tool in PROGRAM_TOOLS:
+        return outcome, f"and {stopped}"
+    return "fails", f"no rule forbids it, but {stopped}"
+
+
+def _what_is_wrong(tool: Tool[Any] | None, arguments: str) -> str:
+    """Why a call with these arguments fails by itself; empty if it does not, or if nobody here can say."""
     if tool is None:
+        return ""
+    try:
+        decode_arguments(tool, arguments)
+    except ToolError as error:
+        return error.message
+    return ""
+
+
+def _notes(order: Hypothesis, *, is_builtin: bool, is_wrong: bool) -> tuple[str, ...]:
+    notes = []
+    if not is_builtin:
         notes.append(
             f"{order.tool} is no built-in tool: it is judged by its name, and its arguments are not looked at"
         )
-    else:
-        try:
-            decode_arguments(tool, order.arguments)
-        except ToolError as error:
-            notes.append(f"{error.message}; such a call fails by itself, and is judged by the tool's name here")
+    elif is_wrong:
+        notes.append("such a call fails by itself; the rules are weighed by the tool's name here")
     if not order.is_confined:
         notes.append("programs of this agent are not confined to the working directory")
     return tuple(notes)

@@ -330,13 +330,27 @@ def test_policy_explain(daemon: RealDaemon) -> None:
     assert found["outcome"] == "fails" and "headless" in found["message"]
     with daemon.client() as otto:
         written = otto.explain("careful", "fs_write", {"path": "/etc/passwd", "content": ""}, cwd=daemon.workdir)
-        assert (written.outcome, [word.layer for word in written.layers]) == ("runs", ["beneath"])
+        assert (written.effect, written.outcome, [word.layer for word in written.layers]) == (
+            "allow",
+            "fails",
+            ["beneath"],
+        )
+        assert written.message == "no rule forbids it, but beneath stops write /etc/passwd"
+        listed = otto.explain("coder", "shell", {"command": "rm -rf / && curl http://x"}, cwd=daemon.workdir)
+        assert listed.outcome == "runs" and {word.layer for word in listed.layers} <= {"files", "network"}
+        given = {name for name, how in otto.status().isolation.items() if how.startswith(("yes", "partly"))}
+        assert len(listed.layers) == bool(given & {"files", "sandbox"}) + ("network" in given)
         hook = otto.explain("careful", "fs_write", {"path": ".git/hooks/x", "content": ""}, cwd=daemon.workdir)
         assert (hook.authority, [word.layer for word in hook.layers]) == ("protected paths", ["protected paths"])
         missing = otto.explain("careful", "fs_read", {"path": "x"}, cwd=daemon.workdir)
         assert missing.outcome == "fails" and "has no tool fs_read" in missing.message
         wrong = otto.explain("careful", "fs_write", {"paht": "x"}, cwd=daemon.workdir)
-        assert any("paht" in note for note in wrong.notes)
+        assert wrong.outcome == "fails" and "paht" in wrong.message
+        bare = otto.explain("careful", "fs_write", "{}", cwd=daemon.workdir)
+        assert bare.outcome == "fails" and "path" in bare.message
+    for arguments in ('{"command": "ls"', "[]", "ls"):
+        done = ctl(daemon, "policy", "explain", "careful", "shell", arguments)
+        assert done.returncode == 2 and "JSON" in done.stderr and "mend:" in done.stderr, arguments
     assert ctl(daemon, "policy", "explain", "nobody", "shell").returncode == 2
 
 
