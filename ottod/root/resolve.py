@@ -19,7 +19,7 @@ from ottod.root.definitions import NOTHING_KEPT, Kept
 from ottod.root.plan import SessionPlan
 from ottod.root.platform import Platform
 from ottod.root.vault import Vault
-from ottod.root.workflow_plans import read_workflow, session_spec, step_agents, write_inputs
+from ottod.root.workflow_plans import check_repository, read_workflow, session_spec, step_agents, write_inputs
 from ottod.settings.agents import AgentFinder, check_spec, finder, narrow
 from ottod.settings.daemon import DaemonSettings
 from ottod.settings.environment import matches, session_env
@@ -144,6 +144,7 @@ class Resolver:
             )
         workflow = msgspec.structs.replace(workflow, model=request.model)
         self._check_model(workflow, cwd)
+        check_repository(workflow.spec, cwd)
         spec = session_spec(workflow)
         self._check_isolation(spec)
         server_env: dict[str, str] = {}
@@ -163,11 +164,18 @@ class Resolver:
         return resolved
 
     def _check_model(self, workflow: ResolvedWorkflow, cwd: str) -> None:
-        """What the client named for all agents is there for each that may be needed. Raises ConfigError."""
-        for agent in workflow.agents if workflow.model else ():
+        """Each agent that may be needed has its model and the key for it, now rather than at its step.
+
+        Raises: ConfigError.
+        """
+        needed = step_agents(workflow)
+        for agent in workflow.agents:
             # A summary is seldom written, and the beginning of the text stands for one that cannot be.
-            if agent.name != workflow.spec.summarizer or agent.name in step_agents(workflow):
-                resolve_model(workflow.model, self.settings, agent=agent.name, cwd=cwd)
+            if agent.name not in needed and (agent.name == workflow.spec.summarizer or not workflow.model):
+                continue
+            name, source = (workflow.model, "") if workflow.model else (agent.model, agent.source)
+            target = resolve_model(name, self.settings, agent=agent.name, agent_source=source, cwd=cwd)
+            self.keys((target,))
 
     def take_over(self, plan: SessionPlan, directory: Path) -> dict[str, str]:
         """The keys for a session that goes on from another's plan; makes its directory.

@@ -267,7 +267,7 @@ class Supervisor:
             raise RefusedError(
                 f"{session.id} has ended or is stopping and hears nothing more",
                 code="session_ended",
-                mend="start a new session",
+                mend=_how_to_go_on(session),
             )
         if session.info.state == "parked":
             raise RefusedError(
@@ -360,3 +360,12 @@ class Supervisor:
                 f"{session.id} has not ended", code="session_live", mend=f"ottoctl stop {session.id} first"
             )
         await self._burials.forget(session.id)
+
+
+def _how_to_go_on(session: Session) -> str:
+    """What to do instead with a session that has ended."""
+    if session.info.kind == "workflow":
+        return "run it again: ottoctl workflow run"
+    return (
+        f"ottoctl resume {session.id} goes on with all it knows, ottoctl fork {session.id} with what it knew earlier"
+    )

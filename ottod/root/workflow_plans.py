@@ -5,6 +5,7 @@ Reads files, so all but `step_request` runs on a thread.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -84,6 +85,16 @@ def step_agents(workflow: ResolvedWorkflow) -> set[str]:
 
 def _wants_diffs(steps: tuple[Step, ...]) -> bool:
     return any(any(o.capture == "diff" for o in step.outputs) or _wants_diffs(step.steps) for step in steps)
+
+
+def check_repository(spec: WorkflowSpec, cwd: str) -> None:
+    """What steps change is found by git, in a repository of the directory's own. Raises RefusedError."""
+    if _wants_diffs(spec.steps) and not os.path.lexists(os.path.join(cwd, ".git")):
+        raise RefusedError(
+            f"{spec.name} keeps what its steps change (`capture: diff`), and {cwd} is no git repository",
+            code="no_repository",
+            mend="git init there, or run it in a repository's own directory",
+        )
 
 
 def write_inputs(directory: Path, inputs: Mapping[str, bytes]) -> None:
