@@ -1,4 +1,4 @@
-"""Otto's client: the control library and, in `ottoctl.main`, the command line built on it.
+"""Otto's client: the control library and, in `ottoctl.application`, the command line built on it.
 
     from ottoctl import Otto
 

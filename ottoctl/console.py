@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from ottoctl.exits import status_of_code
+from ottoctl.streams import OutputError, put
 from ottod.errors import OttoError
 
 if TYPE_CHECKING:
@@ -73,10 +75,20 @@ class Console:
 
     def write(self, text: str) -> None:
         """Data, as it is."""
-        sys.stdout.write(text)
+        put(sys.stdout, text)
+
+    def write_bytes(self, content: bytes) -> None:
+        """Data in no encoding."""
+        try:
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(error) from error
 
     def flush(self) -> None:
-        sys.stdout.flush()
+        put(sys.stdout, "", flush=True)
 
     def records(self, values: list[Any]) -> None:
         """Several structs: one JSON array, or one line each."""
@@ -95,9 +107,10 @@ class Console:
         self.write(encode_json(msgspec.to_builtins(value), indent=0 if self.output == "jsonl" else 2) + "\n")
 
     def message(self, text: str) -> None:
-        """A line for people, on stderr."""
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+        """A line for people, on stderr. If that cannot be written there is nobody to tell."""
+        with suppress(OSError):
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
 
     def error(self, error: OttoError) -> int:
         """Says what is wrong and what would mend it; returns the exit status."""

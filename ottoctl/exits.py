@@ -16,6 +16,7 @@ CANCELLED: Final = 6
 BUDGET: Final = 7
 CRASHED: Final = 8
 INTERRUPTED: Final = 130
+TERMINATED: Final = 143
 
 MEANINGS: dict[int, str] = {
     OK: "completed: the task or the command was carried out",
@@ -28,6 +29,7 @@ MEANINGS: dict[int, str] = {
     BUDGET: "budget: a limit on time, tokens or money was reached",
     CRASHED: "crashed: the session's process died, hung or outgrew its memory, or the session is parked",
     INTERRUPTED: "interrupted: Ctrl-C",
+    TERMINATED: "terminated: SIGTERM, as a CI system sends it to cancel a job",
 }
 
 OF_CAUSE: dict[CauseKind, int] = {
@@ -75,6 +77,7 @@ OF_CODE: dict[str, int] = {
     "no_such_checkpoint": USAGE,
     "nothing_to_resume": REFUSED,
     "no_plan": REFUSED,
+    "no_repository": REFUSED,
     "too_many_children": REFUSED,
     "too_many_of_role": REFUSED,
     "too_deep": REFUSED,

@@ -1,124 +1,21 @@
-"""The command line: `ottoctl`.
-
-Only the module of the command that was asked for is imported; help and completion import them all.
-"""
+"""Where the command line begins: ready for Ctrl-C and for any streams before anything else is imported."""
 
 from __future__ import annotations
 
-import os
-import sys
-from importlib import import_module
-from typing import Any
+import signal
 
-import typer
-
-from ottoctl.commands.frame import OPTIONS, Color, Endpoint, Output, Timeout
-from ottoctl.commands.quick import QuickCommand, QuickGroup
-
-COMMANDS: tuple[tuple[str, str], ...] = (
-    # name, module
-    ("run", "run"),
-    ("ps", "ps"),
-    ("tree", "tree"),
-    ("top", "top"),
-    ("inspect", "inspect"),
-    ("logs", "logs"),
-    ("events", "events"),
-    ("attach", "attach"),
-    ("send", "send"),
-    ("interrupt", "steer"),
-    ("pause", "steer"),
-    ("unpause", "steer"),
-    ("resume", "lineage"),
-    ("fork", "lineage"),
-    ("rollback", "lineage"),
-    ("export", "export"),
-    ("wait", "wait"),
-    ("approvals", "approvals"),
-    ("approve", "approvals"),
-    ("deny", "approvals"),
-    ("policy", "policy"),
-    ("cost", "cost"),
-    ("providers", "providers"),
-    ("stop", "stop"),
-    ("kill", "stop"),
-    ("rm", "rm"),
-    ("session", "session"),
-    ("artifact", "artifact"),
-    ("decisions", "decisions"),
-    ("agent", "agent"),
-    ("workflow", "workflow_run"),
-    ("route", "route"),
-    ("daemon", "daemon"),
-    ("service", "service"),
-    ("doctor", "doctor"),
-    ("demo", "demo"),
-    ("version", "version"),
-    ("completion", "completion"),
-)
-"""Every command in the order of the help. A group's module holds an `app`, any other the command's function."""
-
-HELP = """Runs AI agents as supervised sessions, and watches over them.
-
-Example: `ottoctl run coder "make the failing test pass"`
-"""
-
-
-def build_app(only: str = "", *, completing: bool = False) -> typer.Typer:
-    """The application, with all commands or with one; `completing` when a shell is asking."""
-    app = typer.Typer(
-        name="ottoctl",
-        cls=QuickGroup,
-        help=HELP,
-        no_args_is_help=True,
-        add_completion=completing,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    app.callback()(remember_globals)
-    for name, module_name in COMMANDS:
-        if only and name != only:
-            continue
-        module = import_module(f"ottoctl.commands.{module_name}")
-        group = getattr(module, "app", None)
-        if group is not None:
-            app.add_typer(group, name=name)
-        else:
-            app.command(name, cls=QuickCommand)(getattr(module, name))
-    return app
-
-
-def remember_globals(
-    ctx: typer.Context,
-    endpoint: Endpoint = None,
-    timeout: Timeout = None,
-    output: Output = None,
-    color: Color = None,
-) -> None:
-    values: dict[str, Any] = {"endpoint": endpoint, "timeout": timeout, "output": output, "color": color}
-    ctx.obj = {name: values[name] for name, _ in OPTIONS if values[name] is not None}
-
-
-def asked_command(arguments: list[str]) -> str:
-    """The command's name if it is plain to see, else nothing: then all commands are needed."""
-    takes_value = {"--endpoint", "--timeout", "-o", "--output", "--color"}
-    skip = False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument in takes_value:
-            skip = True
-        elif not argument.startswith("-"):
-            return argument if any(name == argument for name, _ in COMMANDS) else ""
-    return ""
+from ottoctl.streams import prepare_streams
 
 
 def main() -> None:
     """The console script. Never returns."""
-    is_completing = "_OTTOCTL_COMPLETE" in os.environ
-    app = build_app("" if is_completing else asked_command(sys.argv[1:]), completing=is_completing)
-    app(prog_name="ottoctl")
+    # While modules are still being imported Ctrl-C just ends the process; a command's body has its own answer.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    prepare_streams()
+    from ottoctl.application import run
+
+    run()
 
 
 if __name__ == "__main__":

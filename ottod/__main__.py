@@ -5,7 +5,7 @@ ottod start     in the background; returns when it is ready, or says why it is n
 ottod check     whether this program and its configuration are in order
 ottod probe     what isolation this machine offers, as JSON
 ottod prove     the same by trying to break each layer; takes some seconds
-ottod version
+ottod version   or --version
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ NEVER_ABSENT = frozenset({"process", "environment"})
 def main(argv: list[str] | None = None) -> int:
     """The console script. Exit status 0, 1 for an expected failure, 2 for wrong usage."""
     arguments = sys.argv[1:] if argv is None else argv
+    if arguments == ["--version"]:
+        arguments = ["version"]
     commands = {"run": _run, "start": _start, "check": _check, "probe": _probe, "prove": _prove, "version": _version}
     if len(arguments) != 1 or arguments[0] not in commands:
         asked_for_help = arguments[:1] in (["--help"], ["-h"], ["help"])

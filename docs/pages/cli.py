@@ -13,7 +13,7 @@ def cli_page() -> str:
     """Every command of ottoctl, and the exit statuses."""
     import typer
 
-    main = importlib.import_module("ottoctl.main")
+    main = importlib.import_module("ottoctl.application")
     exits = importlib.import_module("ottoctl.exits")
     top: Any = typer.main.get_command(main.build_app())
     shared = {parameter.opts[0] for parameter in top.params}

@@ -91,10 +91,8 @@ def show(console: Console, artifact: Artifact, session: SessionOption = "", vers
         text = content.decode("utf-8", "replace")
         console.write("\n".join(printable(line) for line in text.split("\n")))
     else:
-        import sys
-
         console.flush()
-        sys.stdout.buffer.write(content)
+        console.write_bytes(content)
     return None
 
 

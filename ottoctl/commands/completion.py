@@ -22,7 +22,7 @@ def completion(
     """
     import os
 
-    from ottoctl.main import build_app
+    from ottoctl.application import build_app
 
     # The shells' scripts ask `ottoctl` itself through this variable; the first question is for the script.
     os.environ[VARIABLE] = f"source_{shell}"

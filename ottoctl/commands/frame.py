@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -13,6 +14,7 @@ import typer
 
 from ottoctl.console import ColorChoice, Console, Format
 from ottoctl.exits import INTERRUPTED, OK
+from ottoctl.streams import OutputError
 from ottod.errors import OttoError
 
 DEFAULT_TIMEOUT_S = 10.0
@@ -124,6 +126,8 @@ def console_of(chosen: dict[str, Any]) -> Console:
 
 def execute(function: Callable[..., int | None], console: Console, given: dict[str, Any]) -> int:
     """Runs a command's body to its exit status."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status = function(console, **given) or OK
         console.flush()
@@ -142,7 +146,7 @@ def _flush_data(console: Console) -> None:
     """What was already printed comes before the error."""
     try:
         console.flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, OutputError):
         _silence_stdout()
 
 

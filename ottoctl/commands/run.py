@@ -14,7 +14,8 @@ import typer
 from ottoctl.commands.arguments import complete_agents, complete_sessions
 from ottoctl.commands.frame import command
 from ottoctl.console import Console
-from ottoctl.exits import CRASHED, INTERRUPTED, OK, status_of_cause
+from ottoctl.exits import CRASHED, INTERRUPTED, OK, TERMINATED, status_of_cause
+from ottoctl.streams import OutputError
 from ottod.errors import OttoError, UnreachableError
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ def run(
     """Run an agent on a task and watch it; starts the daemon if none is running
 
     The agent's words go to stdout, the rest to stderr. The exit status is the outcome. Ctrl-C stops the session;
-    pressed again, it leaves at once. A single argument of several words is a task: it goes to the agent that fits it
-    best, as `ottoctl route` explains.
+    pressed again, it leaves at once. SIGTERM does the same. A single argument of several words is a task: it goes to
+    the agent that fits it best, as `ottoctl route` explains.
 
     Example: `ottoctl run coder "make the failing test pass"`
     """
@@ -90,8 +91,14 @@ def _read_input(name: str) -> str:
         return Path(name).read_text(encoding="utf-8") if name else ""
     except (OSError, UnicodeDecodeError) as error:
         raise OttoError(
-            f"cannot read {name}: {error}", mend="name a text file, or - for stdin", code="usage"
+            f"cannot read {name}: {_why(error)}", mend="name a text file, or - for stdin", code="usage"
         ) from error
+
+
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    return "it is not UTF-8 text"
 
 
 async def _run(console: Console, request: StartSession, *, detach: bool) -> int:
@@ -151,13 +158,14 @@ async def connect_or_start(console: Console) -> Otto:
 
 
 async def watch_to_end(console: Console, session: Session, request: StartSession) -> int:
-    """Shows the session to its end, and sees to Ctrl-C."""
+    """Shows the session to its end, and sees to Ctrl-C and SIGTERM."""
     from ottoctl.commands.view import View, watch
 
     conversation = request.mode == "conversation"
     view = View(console, live=True, show_input=False, show_turns=conversation)
     interrupts = Interrupts()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupts.add)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, interrupts.add, number)
     watching = asyncio.create_task(watch(view, session.events(session.from_offset), until_idle=conversation))
     interrupting = asyncio.create_task(_interrupted(view, session, interrupts, watching))
     try:
@@ -166,6 +174,9 @@ async def watch_to_end(console: Console, session: Session, request: StartSession
         if interrupts.count:
             return await interrupting
         return await _outcome(console, session, watching.result())
+    except OutputError:
+        console.message(f"{session.id} goes on unseen: `ottoctl attach {session.id}`, or `ottoctl stop`")
+        raise
     finally:
         for task in (watching, interrupting):
             task.cancel()
@@ -173,39 +184,40 @@ async def watch_to_end(console: Console, session: Session, request: StartSession
 
 
 class Interrupts:
-    """Counts Ctrl-C, and lets a task wait for each."""
+    """Counts Ctrl-C and SIGTERM, and lets a task wait for each."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._waiting: asyncio.Queue[None] = asyncio.Queue()
+        self._waiting: asyncio.Queue[signal.Signals] = asyncio.Queue()
 
-    def add(self) -> None:
+    def add(self, number: signal.Signals) -> None:
         self.count += 1
-        self._waiting.put_nowait(None)
+        self._waiting.put_nowait(number)
 
-    async def next(self) -> None:
-        await self._waiting.get()
+    async def next(self) -> signal.Signals:
+        return await self._waiting.get()
 
 
 async def _interrupted(view: View, session: Session, interrupts: Interrupts, watching: asyncio.Task[str]) -> int:
-    """The first Ctrl-C stops the session and waits for the proof; the second leaves."""
+    """The first one stops the session and waits for the proof; the second leaves."""
     from ottoctl.rendering.stops import stop_line
 
-    await interrupts.next()
-    view.say(f"stopping {session.id} (Ctrl-C again to leave at once)")
-    stopping = asyncio.create_task(session.stop(reason="Ctrl-C"))
+    first = await interrupts.next()
+    word, status = ("Ctrl-C", INTERRUPTED) if first == signal.SIGINT else ("SIGTERM", TERMINATED)
+    view.say(f"stopping {session.id} ({word} again to leave at once)")
+    stopping = asyncio.create_task(session.stop(reason=word))
     again = asyncio.create_task(interrupts.next())
     await asyncio.wait({stopping, again}, return_when=asyncio.FIRST_COMPLETED)
     if not stopping.done():
         stopping.cancel()
         view.say(f"left; {session.id} may still be running: `ottoctl ps`")
-        return INTERRUPTED
+        return status
     again.cancel()
     # The last events are on their way, the summary among them.
     await asyncio.wait({watching}, timeout=LAST_EVENTS_S)
     result = stopping.result()
     view.say(stop_line(result))
-    return INTERRUPTED
+    return status
 
 
 async def _outcome(console: Console, session: Session, how: str) -> int:

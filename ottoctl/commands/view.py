@@ -13,6 +13,7 @@ from ottoctl.console import Console, encode_json
 from ottoctl.feed import SessionEvent
 from ottoctl.rendering.stream import FRAME_NS, Chunk, StreamRenderer
 from ottoctl.results import event_record
+from ottoctl.streams import put
 from ottod.protocol.events import SessionExited, SessionStateChanged
 
 
@@ -66,8 +67,7 @@ class View:
     def _write(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:
             stream = sys.stdout if chunk.to == "text" else self._view
-            stream.write(chunk.text)
-            stream.flush()
+            put(stream, chunk.text, flush=True)
 
 
 async def watch(

@@ -112,7 +112,7 @@ def test_commands_exist() -> None:
     """Every `ottoctl` command and option, and every make target, that a page tells to type is there."""
     import typer
 
-    from ottoctl.main import build_app
+    from ottoctl.application import build_app
 
     app: Any = typer.main.get_command(build_app())
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))

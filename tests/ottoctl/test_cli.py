@@ -496,7 +496,7 @@ def test_completion(fake: FakeDaemon, tmp_path: Path, shell: str) -> None:
 
 def test_help_of_every_command(tmp_path: Path) -> None:
     """Every command has a help with an example and the global options."""
-    from ottoctl.main import COMMANDS
+    from ottoctl.application import COMMANDS
 
     for name, _ in COMMANDS:
         done = ottoctl(tmp_path, name, "--help")
