@@ -20,7 +20,10 @@ from ottoctl.exits import OK
 from ottod.errors import OttoError
 
 if TYPE_CHECKING:
+    from ottoctl.sync import SyncOtto
     from ottod.protocol.requests import StartSession
+    from ottod.protocol.results import SessionInfo
+    from ottod.protocol.workflows import WorkflowSpec
 
 MAX_SESSIONS = 10_000
 
@@ -148,12 +151,14 @@ def status(
 ) -> int | None:
     """Show where a workflow is: a line for each step, with its state, agent, session, time and cost
 
+    Those that have not begun come last; one that asks for permission names the command that gives it.
+
     While steps wait because their block, or the workflow, lets no more run at once, the first line says how many.
 
     Example: `ottoctl workflow status 7f3k`
     """
     from ottoctl.rendering.sessions import backlog_text
-    from ottoctl.rendering.steps import step_rows, steps_record, steps_table
+    from ottoctl.rendering.steps import step_rows, steps_record, steps_table, waiting_rows
     from ottod.protocol.requests import ListSessions
 
     with console.connect() as otto:
@@ -167,6 +172,7 @@ def status(
             )
         listed = otto.list_with(ListSessions(all=True, tree=workflow.id, limit=MAX_SESSIONS)).sessions
         rows = step_rows(workflow.journal(), {i.session: i for i in listed}, now_ns=time.time_ns())
+        rows += waiting_rows(info, _spec_of(otto, info), rows)
     if console.output == "text":
         head = f"{info.session}  {info.agent}  {info.state}" + (f"  {info.cause}" if info.cause is not None else "")
         head += f"  {waits}" if (waits := backlog_text(info.backlog)) else ""
@@ -174,3 +180,11 @@ def status(
     else:
         console.record(steps_record(info, rows))
     return None
+
+
+def _spec_of(otto: SyncOtto, info: SessionInfo) -> WorkflowSpec | None:
+    """The workflow as the session was started with it; None if that is not on record."""
+    try:
+        return otto.definition("workflow", info.agent, info.agent_digest).workflow
+    except OttoError:
+        return None

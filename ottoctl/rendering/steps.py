@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -23,8 +24,21 @@ from ottod.protocol.events import (
     Unknown,
 )
 from ottod.protocol.results import SessionInfo
+from ottod.protocol.workflows import Step, WorkflowSpec
+from ottod.settings.workflow_tree import is_block
 
-STYLES = {"completed": "green", "undone": "yellow", "failed": "red", "cancelled": "yellow", "running": "cyan"}
+STEP_TOOL = "step"
+"""What is asked for when a step is, and not a tool."""
+_ITERATION = re.compile(r"\[\d+\]")
+STYLES = {
+    "completed": "green",
+    "undone": "yellow",
+    "failed": "red",
+    "refused": "red",
+    "cancelled": "yellow",
+    "asks": "yellow",
+    "running": "cyan",
+}
 MARKS = {"completed": "✓", "failed": "✗", "cancelled": "■"}
 
 
@@ -114,12 +128,49 @@ def step_rows(
                     artifacts=entry.artifacts if isinstance(entry, j.StepEnded) else (),
                     note=entry.failure.message if entry.failure is not None else "",
                 )
+            case j.StepAnswered() if entry.failure is not None:
+                row = StepRow(path=entry.path, attempt=0, state="refused", note=entry.failure.message)
+                rows[entry.path, 0, False] = row
             case j.StepSkipped():
                 row = StepRow(path=entry.path, attempt=0, state="skipped", note=entry.reason)
                 rows[entry.path, 0, False] = row
             case _:
                 pass
     return [_with_cost(row, sessions.get(row.session)) for row in rows.values()]
+
+
+def waiting_rows(info: SessionInfo, spec: WorkflowSpec | None, begun: Iterable[StepRow]) -> list[StepRow]:
+    """The rows of what has not begun: steps and blocks that wait for permission, then all other steps.
+
+    Within a loop a step is there once, without an iteration. Without the `spec` only those that ask are known.
+    """
+    rows = [
+        StepRow(
+            path=asked.call,
+            attempt=0,
+            state="asks",
+            note=f"ottoctl approve {asked.approval}" + (f" ({asked.reason})" if asked.reason else ""),
+        )
+        for asked in info.approvals
+        if asked.tool == STEP_TOOL
+    ]
+    known = {_ITERATION.sub("", row.path) for row in (*begun, *rows)}
+    state = "not begun" if info.cause is not None else "pending"
+    for path, step in _written_steps(spec.steps if spec is not None else ()):
+        parts = path.split("/")
+        if not known & {"/".join(parts[:i]) for i in range(1, len(parts) + 1)}:
+            rows.append(StepRow(path=path, attempt=0, state=state, agent=step.agent))
+    return rows
+
+
+def _written_steps(steps: Iterable[Step], above: str = "") -> Iterator[tuple[str, Step]]:
+    """Every step that is no block, by its path as it is written."""
+    for step in steps:
+        path = f"{above}{step.id}"
+        if is_block(step):
+            yield from _written_steps(step.steps, f"{path}/")
+        else:
+            yield path, step
 
 
 def _with_cost(row: StepRow, info: SessionInfo | None) -> StepRow:

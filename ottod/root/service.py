@@ -204,7 +204,7 @@ class Service:
                 rows = await self._supervisor.permits.ledger.cost(body.by, since_ns=body.since_ns)
                 return CostReport(by=body.by, rows=tuple(rows))
             case GetStatus():
-                return self._daemon.status()
+                return await self._status()
             case GetMetrics():
                 return await self._daemon.metrics()
             case StopDaemon():
@@ -299,6 +299,12 @@ class Service:
             task.set_name("wait")
         await self._supervisor.wait(session, idle=body.idle)
         return self._current(session)
+
+    async def _status(self) -> DaemonStatus:
+        """The daemon's, with all the sessions that are on record, also of earlier daemons."""
+        status = self._daemon.status()
+        ended = max(status.sessions.get("ended", 0), await self._database.count_ended())
+        return replace(status, sessions={**status.sessions, "ended": ended})
 
     async def _list(self, body: ListSessions) -> SessionList:
         infos = [self._current(s) for s in self._table.live]

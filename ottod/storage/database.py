@@ -152,6 +152,10 @@ class Database:
 
         return await self._call(work)
 
+    async def count_ended(self) -> int:
+        """How many ended sessions are on record. Raises StorageError."""
+        return await self._call(lambda: rows.count_ended(self._connection))
+
     async def session_by_prefix(self, prefix: str, *, limit: int = 2) -> list[SessionInfo]:
         """Sessions whose id begins with `prefix` (in canonical form), by id. Raises StorageError."""
         return await self._call(lambda: self._unpack(rows.select_sessions_by_prefix(self._connection, prefix, limit)))

@@ -93,6 +93,12 @@ def select_surplus(connection: sqlite3.Connection, retain: int, limit: int) -> l
     return [row[0] for row in found][::-1][:limit]
 
 
+def count_ended(connection: sqlite3.Connection) -> int:
+    """How many ended sessions are on record."""
+    (found,) = connection.execute("SELECT count(*) FROM sessions WHERE state = 'ended'").fetchone()
+    return int(found)
+
+
 def select_sessions_by_prefix(connection: sqlite3.Connection, prefix: str, limit: int) -> list[bytes]:
     """Packed infos, by id. The prefix is in canonical form."""
     rows = connection.execute(
