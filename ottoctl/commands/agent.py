@@ -180,19 +180,20 @@ def _all_names(cwd: Path | None) -> list[str]:
 
 def _problems(name: str, cwd: Path | None) -> list[ConfigError]:
     """What is wrong with an agent, by name or by file."""
-    from ottoctl.agents import agent_finder
+    from ottoctl.agents import agent_finder, script_errors
 
     finder = agent_finder(cwd)
     if "/" in name or name.endswith((".yml", ".yaml", ".md")):
         from ottod.settings.agent_file import check_agent
 
-        return check_agent(Path(name), known_tools=finder.all_tools, settings=finder.settings)[1]
+        spec, errors = check_agent(Path(name), known_tools=finder.all_tools, settings=finder.settings)
+        return errors if spec is None else script_errors(spec, finder, cwd)
     try:
         entry = finder.find(name)
     except ConfigError as error:
         return [error]
     if entry.error is None:
-        return []
+        return script_errors(entry.spec, finder, cwd) if entry.spec is not None else []
     from ottod.settings.agent_file import check_agent
 
     # The entry holds the first mistake only; whoever validates wants them all.

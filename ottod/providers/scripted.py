@@ -33,7 +33,7 @@ from ottod.protocol.specs import ModelTarget
 from ottod.protocol.usage import Usage
 from ottod.providers.estimate import estimated_usage
 from ottod.providers.failures import Peer, cut, malformed, status_failure, too_slow
-from ottod.providers.script import (
+from ottod.settings.script import (
     Measured,
     NoAlternativeError,
     Reply,

@@ -51,7 +51,11 @@ def read_agent(
     """The agent in a file. Raises: ConfigError, the first in the file when there are several."""
     spec, errors = check_agent(file, known_tools=known_tools, settings=settings)
     if spec is None:
-        raise errors[0]
+        first, more = errors[0], len(errors) - 1
+        if more:
+            rest = f"{more} more mistake{'s' * (more > 1)}: ottoctl agent validate {file}"
+            first.mend = f"{first.mend}; {rest}" if first.mend else rest
+        raise first
     return spec
 
 

@@ -25,7 +25,7 @@ from benchmarks.upheavals import UPHEAVALS
 from ottod.isolation.processes import identify, send_signal
 from ottod.protocol.cause import CauseKind
 from ottod.protocol.results import SessionInfo
-from ottod.providers.script import load_script
+from ottod.settings.script import load_script
 from tests.daemon.harness import RealDaemon, running_daemon
 
 ROOT = Path(__file__).parents[2]

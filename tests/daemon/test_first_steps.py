@@ -10,7 +10,6 @@ import pytest
 
 from ottoctl.sync import SyncOtto, SyncSession
 from ottod.errors import OttoError
-from ottod.protocol.specs import AgentSpec
 from ottod.protocol.workflows import Approval, Output, Step, WorkflowSpec
 from tests.daemon.harness import RealDaemon, running_daemon, wait_for
 from tests.daemon.test_policy import ctl
@@ -104,5 +103,14 @@ def test_the_status_counts_what_earlier_daemons_ran(daemon: RealDaemon) -> None:
 
 
 def test_every_mistake_of_an_agent_is_said(daemon: RealDaemon) -> None:
-    """A script that is missing or wrong is a mistake of the agent whose model it is."""
-    assert AgentSpec(name="x").name == "x"
+    """A script that is missing or wrong is a mistake of the agent whose model it is; a start says how many more."""
+    agent(daemon, "scriptless", "scripted:nowhere.yml")
+    (daemon.workdir / "wrong.yml").write_text("turns:\n  - txet: hello\n")
+    agent(daemon, "wrong", "scripted:wrong.yml")
+    agent(daemon, "fine")
+    done = ctl(daemon, "agent", "validate", "scriptless", "wrong", "fine", ".otto/agents/wrong.yml")
+    assert done.returncode == 2 and done.stdout == "fine: ok\n"
+    assert "no script at" in done.stderr and done.stderr.count("wrong.yml:2:5: unknown key 'txet'") == 2
+    (daemon.workdir / ".otto/agents/twice.yml").write_text("modle: default\ntools: [fs_raed]\n")
+    done = ctl(daemon, "run", "twice", "go")
+    assert done.returncode == 2 and "1 more mistake: ottoctl agent validate" in done.stderr, done.stderr

@@ -15,9 +15,9 @@ import yaml
 
 from ottoctl.private import PrivateDaemon
 from ottod.protocol.specs import AgentSpec
-from ottod.providers.script import load_script
 from ottod.settings import daemon as daemon_settings
 from ottod.settings.agent_file import check_agent
+from ottod.settings.script import load_script
 from ottod.settings.sections import DaemonSettings
 from tests.docs.markdown import PAGES, ROOT, Block, anchors, blocks, commands, links
 from tests.docs.rehearsal import Rehearsal, matches, steps

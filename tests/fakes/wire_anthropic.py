@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ottod.providers.script import Reply, Scene, ScriptedUsage
+from ottod.settings.script import Reply, Scene, ScriptedUsage
 from tests.fakes.wire_http import MODEL, Api, Frame, lines, proof, require, sse
 
 STOPS = {"end": "end_turn", "tool_calls": "tool_use", "max_tokens": "max_tokens", "refusal": "refusal"}

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ottod.providers.script import NoAlternativeError, Reply, Scene, Script, choose
+from ottod.settings.script import NoAlternativeError, Reply, Scene, Script, choose
 from tests.fakes.wire_anthropic import ANTHROPIC
 from tests.fakes.wire_chat import CHAT
 from tests.fakes.wire_http import Api, BadBodyError, Frame

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ottod.providers.script import Reply, Scene, ScriptedUsage
+from ottod.settings.script import Reply, Scene, ScriptedUsage
 from tests.fakes.wire_http import MODEL, Api, BadBodyError, Frame, lines, require, sse
 
 STOPS = {"end": "stop", "tool_calls": "tool_calls", "max_tokens": "length", "refusal": "content_filter"}

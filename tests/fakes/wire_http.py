@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ottod.providers.script import Reply, Scene, fill
+from ottod.settings.script import Reply, Scene, fill
 
 MODEL = "wire-model-1"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ottod.providers.script import Reply, Scene, ScriptedUsage
+from ottod.settings.script import Reply, Scene, ScriptedUsage
 from tests.fakes.wire_chat import error
 from tests.fakes.wire_http import MODEL, Api, Frame, Lines, lines, proof, require, sse
 

@@ -27,7 +27,7 @@ from types import TracebackType
 
 import uvicorn
 
-from ottod.providers.script import load_script
+from ottod.settings.script import load_script
 from tests.fakes.wire_app import KEY, Recorded, WireApp
 
 START_S = 10.0

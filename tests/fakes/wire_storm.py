@@ -14,7 +14,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from ottod.providers.script import Reply, Scene, Script, ScriptedError
+from ottod.settings.script import Reply, Scene, Script, ScriptedError
 from tests.fakes.wire_app import WireApp
 from tests.fakes.wire_http import Api
 

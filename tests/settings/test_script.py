@@ -18,7 +18,7 @@ from ottod.protocol.model import (
     ToolResults,
     UserMessage,
 )
-from ottod.providers.script import (
+from ottod.settings.script import (
     Case,
     Measured,
     NoAlternativeError,
