@@ -77,7 +77,7 @@ def test_the_status_of_a_workflow_shows_what_waits(daemon: RealDaemon) -> None:
         otto.deny(asked.approval, reason="not today")
         assert session.wait(timeout_s=60).cause.kind == "failed"  # type: ignore[union-attr]
         found = dict(rows(daemon, session))
-        assert found["deploy"] == "refused" and found["rest/tell"] == "not begun"
+        assert found == {"deploy": "refused", "rest": "skipped"}
         assert "not today" in ctl(daemon, "workflow", "status", session.id).stdout
 
 
@@ -105,12 +105,12 @@ def test_the_status_counts_what_earlier_daemons_ran(daemon: RealDaemon) -> None:
 def test_every_mistake_of_an_agent_is_said(daemon: RealDaemon) -> None:
     """A script that is missing or wrong is a mistake of the agent whose model it is; a start says how many more."""
     agent(daemon, "scriptless", "scripted:nowhere.yml")
-    (daemon.workdir / "wrong.yml").write_text("turns:\n  - txet: hello\n")
-    agent(daemon, "wrong", "scripted:wrong.yml")
+    (daemon.workdir / "typo.script.yml").write_text("turns:\n  - txet: hello\n")
+    agent(daemon, "wrong", "scripted:typo.script.yml")
     agent(daemon, "fine")
     done = ctl(daemon, "agent", "validate", "scriptless", "wrong", "fine", ".otto/agents/wrong.yml")
     assert done.returncode == 2 and done.stdout == "fine: ok\n"
-    assert "no script at" in done.stderr and done.stderr.count("wrong.yml:2:5: unknown key 'txet'") == 2
+    assert "no script at" in done.stderr and done.stderr.count("typo.script.yml:2:5: unknown key 'txet'") == 2
     (daemon.workdir / ".otto/agents/twice.yml").write_text("modle: default\ntools: [fs_raed]\n")
     done = ctl(daemon, "run", "twice", "go")
     assert done.returncode == 2 and "1 more mistake: ottoctl agent validate" in done.stderr, done.stderr
