@@ -29,6 +29,7 @@ def script_errors(spec: AgentSpec, finder: AgentFinder, cwd: Path | None = None)
     from ottod.settings.models import resolve_model
     from ottod.settings.script import load_script
 
+    assert finder.settings is not None
     found = []
     for name in (spec.model, *spec.fallback_models):
         try:

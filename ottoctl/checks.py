@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import ottod
+from ottoctl.daemon import OWN_DAEMON, differences
 from ottoctl.findings import Check, Finding, Level, Patient
 from ottoctl.host_checks import check_cgroups, check_isolation, check_limits, check_service
 from ottod.errors import OttoError
@@ -153,6 +154,8 @@ def check_daemon(patient: Patient) -> list[Finding]:
         detail += f"; ottoctl is {ottod.__version__}"
         return [Finding(check="daemon", level="warn", detail=detail, mend=mend)]
     found = [Finding(check="daemon", level="ok", detail=detail)]
+    for line in differences(status.config_file, status.state_dir, patient.env):
+        found.append(Finding(check="daemon", level="warn", detail=line, mend=OWN_DAEMON))
     if status.ring_bytes:
         ring = f"{status.ring_used_bytes / 2**20:.1f} of {status.ring_bytes / 2**20:.0f} MiB used"
         found.append(Finding(check="ring", level="ok", detail=ring))

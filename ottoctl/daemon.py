@@ -11,6 +11,9 @@ from collections.abc import Mapping
 
 from ottoctl.endpoint import ENDPOINT_VARIABLE, check_listening, resolve_endpoint
 from ottod.errors import UnreachableError
+from ottod.settings.paths import Paths
+
+OWN_DAEMON = "`ottoctl daemon stop` first, or set OTTO_RUNTIME_DIR for a daemon of its own"
 
 START_TIMEOUT_S = 30.0
 
@@ -29,6 +32,17 @@ def can_start(endpoint: str) -> bool:
     """Whether a daemon started now would listen there: only at the place that the environment names."""
     unaddressed = {name: value for name, value in os.environ.items() if name != ENDPOINT_VARIABLE}
     return endpoint == resolve_endpoint(None, unaddressed)
+
+
+def differences(config_file: str, state_dir: str, env: Mapping[str, str]) -> list[str]:
+    """What a daemon that runs has otherwise than one would that was started in this environment."""
+    paths = Paths.from_env(env, uid=os.getuid())
+    pairs = (("configuration", config_file, paths.config_file), ("state", state_dir, paths.state_dir))
+    return [
+        f"its {what} is {has}, not {here}"
+        for what, has, here in pairs
+        if has and os.path.realpath(has) != os.path.realpath(here)
+    ]
 
 
 def start_daemon(env: Mapping[str, str] | None = None, *, attempts: int = 60) -> bool:

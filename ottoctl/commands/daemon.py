@@ -31,13 +31,16 @@ def start(console: Console) -> int | None:
 
     Example: `ottoctl daemon start`
     """
-    from ottoctl.daemon import can_start, start_daemon
+    from ottoctl.daemon import OWN_DAEMON, can_start, differences, start_daemon
     from ottoctl.endpoint import resolve_endpoint
 
     endpoint = resolve_endpoint(console.endpoint)
     try:
         with console.connect() as otto:
-            console.message(f"ottod is already running (pid {otto.daemon.pid})")
+            found = otto.status()
+            console.message(f"ottod is already running (pid {found.pid}), and keeps its configuration")
+            for line in differences(found.config_file, found.state_dir, os.environ):
+                console.message(f"! {line}: {OWN_DAEMON}")
             return OK
     except UnreachableError:
         if not can_start(endpoint):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -100,6 +101,16 @@ def test_the_status_counts_what_earlier_daemons_ran(daemon: RealDaemon) -> None:
     daemon.start()
     with daemon.client() as otto:
         assert otto.status().sessions["ended"] == len(otto.list(all=True)) == 1
+
+
+def test_a_running_daemon_keeps_its_configuration(daemon: RealDaemon) -> None:
+    """Whoever starts one with another file is told that it is not read."""
+    env = {**daemon.env, "OTTO_CONFIG": str(daemon.workdir / "other.yml")}
+    argv = [sys.executable, "-m", "ottoctl", "daemon", "start"]
+    done = subprocess.run(argv, env=env, cwd=daemon.workdir, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and "keeps its configuration" in done.stderr
+    assert "other.yml" in done.stderr and "OTTO_RUNTIME_DIR" in done.stderr
+    assert "!" not in ctl(daemon, "daemon", "start").stderr
 
 
 def test_every_mistake_of_an_agent_is_said(daemon: RealDaemon) -> None:
