@@ -16,7 +16,7 @@ from ottod.errors import OttoError
 
 app = typer.Typer(
     cls=QuickGroup,
-    help="Explain permissions, see what was decided, end leave that stands",
+    help="Explain permissions, see what was decided, end permission that stands",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -89,7 +89,7 @@ def audit(
     ] = "",
     limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", help="At most so many, the newest")] = 200,
 ) -> int | None:
-    """List what was denied, asked, answered and let pass by leave that stood, oldest first
+    """List what was denied, asked, answered and let pass by permission that stood, oldest first
 
     Example: `ottoctl policy audit --session 7f3k -o jsonl`
     """
@@ -115,7 +115,7 @@ def grants(
     ] = "",
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only ids")] = False,
 ) -> int | None:
-    """List the leave that stands for agents, oldest first
+    """List the permission that stands for agents, oldest first
 
     Example: `ottoctl policy grants`
     """
@@ -132,7 +132,7 @@ def grants(
 
         console.write(grants_table(found, now_ns=time.time_ns(), width=console.width, color=console.color))
     else:
-        console.message("no leave stands")
+        console.message("no permission stands")
     return OK
 
 
@@ -143,7 +143,7 @@ def revoke(
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids or beginnings of ids")],
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it goes on record")] = "",
 ) -> int | None:
-    """End leave that stands; what it has let begin goes on
+    """End permission that stands; what it has let begin goes on
 
     Example: `ottoctl policy revoke g-7f3k`
     """

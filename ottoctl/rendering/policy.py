@@ -79,7 +79,7 @@ def _word(entry: AuditEntry) -> str:
     """Who or what decided, and why."""
     where = f" at {one_line(entry.source)}" if ":" in entry.source else ""
     who = one_line(entry.by or entry.grant or entry.rule) + (where if not entry.by else "")
-    return who + (f": {one_line(entry.reason)}" if entry.reason else "")
+    return ": ".join(part for part in (who, one_line(entry.reason)) if part)
 
 
 def grants_table(found: Sequence[StandingGrant], *, now_ns: int, width: int, color: bool) -> str:
