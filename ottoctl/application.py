@@ -53,6 +53,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("session", "session"),
     ("artifact", "artifact"),
     ("decisions", "decisions"),
+    ("research", "research"),
     ("agent", "agent"),
     ("workflow", "workflow_run"),
     ("route", "route"),

@@ -40,6 +40,7 @@ from ottod.protocol.events import Gap, SessionState
 from ottod.protocol.policy import StandingGrant
 from ottod.protocol.requests import (
     ForgetDecisions,
+    ForgetResearch,
     GetArtifact,
     GetCost,
     GetDefinition,
@@ -52,6 +53,7 @@ from ottod.protocol.requests import (
     ListDefinitions,
     ListGrants,
     ListProviders,
+    ListResearch,
     ListSessions,
     ReadArtifact,
     ReloadDaemon,
@@ -82,6 +84,8 @@ from ottod.protocol.results import (
     ProviderLineInfo,
     ProviderList,
     ReloadResult,
+    ResearchEntry,
+    ResearchList,
     SessionInfo,
     SessionList,
     SessionStartedResult,
@@ -388,6 +392,14 @@ class Otto:
         """Forgets the whole graph of the project that this directory belongs to; gives how many nodes it had."""
         body = ForgetDecisions(project=os.path.abspath(project))
         return int(expect(Done, await self.connection.call(body)).detail)
+
+    async def research(self, agent: str = "", *, limit: int = 100) -> tuple[ResearchEntry, ...]:
+        """Results that are kept for those who ask the same, newest first."""
+        return expect(ResearchList, await self.connection.call(ListResearch(agent=agent, limit=limit))).entries
+
+    async def forget_research(self, agent: str = "") -> int:
+        """Forgets them, of one agent or all; gives how many there were."""
+        return int(expect(Done, await self.connection.call(ForgetResearch(agent=agent))).detail)
 
     async def definitions(self, kind: DefinitionKind, name: str = "") -> tuple[KeptDefinition, ...]:
         """The versions of an agent or a workflow that sessions on record were started with, newest first."""

@@ -47,6 +47,7 @@ from ottod.protocol.policy import StandingGrant
 from ottod.protocol.requests import (
     CheckpointSession,
     ForgetDecisions,
+    ForgetResearch,
     GetArtifact,
     GetCost,
     GetDefinition,
@@ -61,6 +62,7 @@ from ottod.protocol.requests import (
     ListDefinitions,
     ListGrants,
     ListProviders,
+    ListResearch,
     ListSessions,
     PauseSession,
     ReadArtifact,
@@ -101,6 +103,8 @@ from ottod.protocol.results import (
     ProviderLineInfo,
     ProviderList,
     ReloadResult,
+    ResearchEntry,
+    ResearchList,
     Result,
     SessionInfo,
     SessionList,
@@ -489,6 +493,14 @@ class SyncOtto:
     def forget_decisions(self, project: str | os.PathLike[str]) -> int:
         """Forgets a project's graph; see `Otto.forget_decisions`."""
         return int(expect(Done, self.connection.call(ForgetDecisions(project=os.path.abspath(project)))).detail)
+
+    def research(self, agent: str = "", *, limit: int = 100) -> tuple[ResearchEntry, ...]:
+        """Results that are kept for those who ask the same; see `Otto.research`."""
+        return expect(ResearchList, self.connection.call(ListResearch(agent=agent, limit=limit))).entries
+
+    def forget_research(self, agent: str = "") -> int:
+        """Forgets them, of one agent or all; gives how many there were."""
+        return int(expect(Done, self.connection.call(ForgetResearch(agent=agent))).detail)
 
     def definitions(self, kind: DefinitionKind, name: str = "") -> tuple[KeptDefinition, ...]:
         """The versions of an agent or a workflow that sessions refer to; see `Otto.definitions`."""

@@ -19,6 +19,7 @@ AGENT_FIELDS = {
     "working_dir": "Below the session's directory.",
     "tags": "Words for choosing an agent by its task.",
     "hints": "What tasks for it sound like: phrases for choosing an agent by its task.",
+    "cacheable": "What it found out is given to whoever asks the same, as long as no file has changed.",
     "handoffs": "Agents that it may hand the conversation over to, with the tool `handoff`.",
     "temperature": "Left to the model when absent.",
     "max_output_tokens": "Of one model call.",

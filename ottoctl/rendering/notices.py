@@ -33,6 +33,7 @@ from ottod.protocol.events import (
     ModelRetried,
     PolicyDecided,
     ProviderNotice,
+    ResearchReused,
     SessionStarted,
     SessionStateChanged,
     TurnCancelled,
@@ -115,6 +116,8 @@ def _about_others(event: Event | Unknown) -> Notice | None:
             return Notice(f"↳ {one_line(event.agent)} started below it as {event.child}", "dim")
         case ChildExited():
             return _about_child(event)
+        case ResearchReused():
+            return Notice(f"= {one_line(event.agent)} was asked the same before ({event.child})", "dim")
         case ConversationHandedOver():
             why = f": {one_line(event.reason)}" if event.reason else ""
             return Notice(f"⇢ handed over to {one_line(event.name or event.agent)} ({event.child}){why}", "cyan")

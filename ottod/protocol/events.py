@@ -408,6 +408,15 @@ class ConversationHandedOver(EventBase, frozen=True, kw_only=True, tag="conversa
     reason: str = ""
 
 
+class ResearchReused(EventBase, frozen=True, kw_only=True, tag="research.reused"):
+    """An agent need not be asked: `child` has found out the same before, and nothing has changed since."""
+
+    agent: str
+    question: str
+    child: str
+    found_at_ns: int = 0
+
+
 class MessageSent(EventBase, frozen=True, kw_only=True, tag="message.sent"):
     """A message left for another session."""
 
@@ -620,6 +629,7 @@ Event = (
     | ChildStarted
     | ChildExited
     | ConversationHandedOver
+    | ResearchReused
     | MessageSent
     | MessageReceived
     | StepStarted

@@ -318,6 +318,19 @@ class ForgetDecisions(Wire, frozen=True, kw_only=True, tag="decision.forget"):
     project: Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
+class ListResearch(Wire, frozen=True, kw_only=True, tag="research.list"):
+    """Results that are kept for those who ask the same, newest first; of one agent, or of all."""
+
+    agent: str = ""
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class ForgetResearch(Wire, frozen=True, kw_only=True, tag="research.forget"):
+    """Forget them, of one agent or all."""
+
+    agent: str = ""
+
+
 class ListDefinitions(Wire, frozen=True, kw_only=True, tag="definition.list"):
     """The versions of agents or workflows that sessions refer to, newest first; of one name, or of all."""
 
@@ -415,6 +428,8 @@ RequestBody = (
     | ReadArtifact
     | QueryDecisions
     | ForgetDecisions
+    | ListResearch
+    | ForgetResearch
     | ListDefinitions
     | GetDefinition
     | ListGrants

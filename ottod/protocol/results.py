@@ -479,6 +479,26 @@ class Done(Wire, frozen=True, kw_only=True, tag="done"):
     detail: str = ""
 
 
+class ResearchEntry(Wire, frozen=True, kw_only=True):
+    """A result that is kept: whose, to which question, where. `hits` counts those who were given it."""
+
+    key: str
+    agent: str
+    cwd: str
+    question: str
+    session: str
+    at_ns: int
+    used_ns: int = 0
+    hits: int = 0
+    result_chars: int = 0
+
+
+class ResearchList(Wire, frozen=True, kw_only=True, tag="research"):
+    """Kept results, newest first."""
+
+    entries: tuple[ResearchEntry, ...] = ()
+
+
 Result = (
     SessionInfo
     | SessionStartedResult
@@ -489,6 +509,7 @@ Result = (
     | ArtifactFound
     | ArtifactPart
     | DecisionsFound
+    | ResearchList
     | DefinitionList
     | DefinitionFound
     | JournalPage

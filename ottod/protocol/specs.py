@@ -270,6 +270,8 @@ class AgentSpec(Spec, frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
     """What tasks for it sound like: words for whoever chooses an agent by its task."""
+    cacheable: bool = False
+    """Whether its result may stand for that of another session that is asked the same, while no file changes."""
     handoffs: tuple[str, ...] = ()
     """The agents that it may hand the conversation over to; none without being named."""
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None

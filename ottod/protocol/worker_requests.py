@@ -61,6 +61,18 @@ class SpawnChild(Wire, frozen=True, kw_only=True, tag="spawn_child"):
     """The call by which the conversation is handed over: the child has all of it that is before."""
 
 
+class RecallResearch(Wire, frozen=True, kw_only=True, tag="research.recall"):
+    """What another session of this agent has found out, asked the same, if that still holds.
+
+    `key` is that of the child that is started otherwise; its result is kept for those who ask the same.
+    """
+
+    agent: str
+    task: str
+    model: str = ""
+    key: str
+
+
 class StopChild(Wire, frozen=True, kw_only=True, tag="stop_child"):
     """Stop a child and everything below it; with `when_idle` once it has nothing to do."""
 
@@ -256,6 +268,7 @@ class KeepAnswer(Wire, frozen=True, kw_only=True, tag="answer.keep"):
 
 WorkerRequestBody = (
     SpawnChild
+    | RecallResearch
     | StopChild
     | SendMessage
     | AskAgent
@@ -353,6 +366,14 @@ class AgentEnd(Wire, frozen=True, kw_only=True):
     result: str = ""
 
 
+class KnownResult(Wire, frozen=True, kw_only=True):
+    """What a session has found out. `at_ns` is the wall clock's, when it had."""
+
+    session: str
+    text: str
+    at_ns: int
+
+
 class TeamReply(Wire, frozen=True, kw_only=True):
     """What is answered of other sessions of the tree."""
 
@@ -362,6 +383,7 @@ class TeamReply(Wire, frozen=True, kw_only=True):
     said: AgentAnswer | None = None
     ends: tuple[AgentEnd, ...] = ()
     """In the order in which they were asked for, without those that live."""
+    known: KnownResult | None = None
     chosen: str = ""
     """The agent of a child, for a parent that did not name one."""
 

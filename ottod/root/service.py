@@ -19,6 +19,7 @@ from ottod.protocol.requests import (
     CheckpointSession,
     ExplainPolicy,
     ForgetDecisions,
+    ForgetResearch,
     ForkSession,
     GetArtifact,
     GetCost,
@@ -34,6 +35,7 @@ from ottod.protocol.requests import (
     ListDefinitions,
     ListGrants,
     ListProviders,
+    ListResearch,
     ListSessions,
     PauseSession,
     Ping,
@@ -180,6 +182,10 @@ class Service:
                 return await self._supervisor.decisions.query(await self._meant(body.filter))
             case ForgetDecisions():
                 return await self._supervisor.decisions.forget(body)
+            case ListResearch():
+                return await self._supervisor.research.list(body)
+            case ForgetResearch():
+                return await self._supervisor.research.forget(body)
             case ListDefinitions():
                 return await self._supervisor.definitions.list(body)
             case GetDefinition():

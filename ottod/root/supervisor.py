@@ -45,6 +45,7 @@ from ottod.root.permits import Permits
 from ottod.root.provider_gate import ProviderGate
 from ottod.root.questions import Questions
 from ottod.root.reaper import Reaper
+from ottod.root.research import Research
 from ottod.root.resolve import Resolver
 from ottod.root.rulings import all_authorities
 from ottod.root.session_table import Session
@@ -78,6 +79,7 @@ class Supervisor:
         self._c = context
         self.artifacts = Artifacts(context, ArtifactStore(context.sessions_dir.parent / ARTIFACTS_DIR))
         self.decisions = Decisions(context)
+        self.research = Research(context, resolver)
         self.definitions = Definitions(context)
         self._burials = Burials(context, self.artifacts, self.decisions)
         self._births = Births(context, resolver=resolver, worker_endpoint=worker_endpoint, private_dirs=private_dirs)
@@ -101,6 +103,7 @@ class Supervisor:
             children=self._children,
             artifacts=self.artifacts,
             decisions=self.decisions,
+            research=self.research,
             permits=self.permits,
             teams=self.teams,
             mail=self.mail,
@@ -241,6 +244,7 @@ class Supervisor:
         self.mail.ended(session)
         self.questions.ended(session)
         self.teams.ended(session)
+        self.research.ended(session)
 
     def _note_decisions(self, session: Session, first_seq: int, entries: Sequence[Entry]) -> None:
         for entry in audit_entries(session.info, first_seq, entries):

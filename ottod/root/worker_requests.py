@@ -23,6 +23,7 @@ from ottod.protocol.worker_requests import (
     LogDecisions,
     NoteDelivery,
     RecallAnswer,
+    RecallResearch,
     RequestReply,
     SendMessage,
     SettlePermit,
@@ -43,6 +44,7 @@ from ottod.root.decisions import Decisions
 from ottod.root.mail import Mail
 from ottod.root.permits import Permits
 from ottod.root.questions import Questions
+from ottod.root.research import Research
 from ottod.root.session_table import Incarnation, Session
 from ottod.root.teams import Teams
 
@@ -57,6 +59,7 @@ class WorkerRequests:
         children: Children,
         artifacts: Artifacts,
         decisions: Decisions,
+        research: Research,
         permits: Permits,
         teams: Teams,
         mail: Mail,
@@ -70,6 +73,7 @@ class WorkerRequests:
         self._children = children
         self._artifacts = artifacts
         self._decisions = decisions
+        self._research = research
         self._permits = permits
         self._teams = teams
         self._mail = mail
@@ -98,6 +102,8 @@ class WorkerRequests:
                 child = await self._children.spawn(session, body)
                 chosen = TeamReply(chosen=child.info.agent)
                 return RequestReply(id=0, child=child.id, name=child.info.name, team=chosen)
+            case RecallResearch():
+                return await self._research.recall(session, body)
             case StopChild():
                 return RequestReply(id=0, child=self._children.stop(session, body).id)
             case SendMessage():

@@ -226,6 +226,20 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     CREATE INDEX deliveries_place ON deliveries (place, at_ns DESC);
     """,
+    """
+    CREATE TABLE research (
+        key      TEXT PRIMARY KEY,
+        agent    TEXT NOT NULL,
+        cwd      TEXT NOT NULL,
+        question TEXT NOT NULL,
+        result   TEXT NOT NULL,
+        session  TEXT NOT NULL,
+        at_ns    INTEGER NOT NULL,
+        used_ns  INTEGER NOT NULL,
+        hits     INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX research_used ON research (used_ns DESC);
+    """,
 )
 """Append-only: what has been released is never edited."""
 

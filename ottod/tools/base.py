@@ -20,7 +20,7 @@ from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.decisions import DecisionFilter, FoundDecisions, NewEdge, NewNode, NodeChange
 from ottod.protocol.model import ToolSchema
 from ottod.protocol.toolio import DirEntry, Facts, Files, FileStat, LiveProgram, ProgramResult, Programs, Web
-from ottod.protocol.worker_requests import AgentAnswer, AgentCard, AgentEnd, Delivery
+from ottod.protocol.worker_requests import AgentAnswer, AgentCard, AgentEnd, Delivery, KnownResult
 
 __all__ = [
     "AgentAnswer",
@@ -84,6 +84,10 @@ class Sessions(Protocol):
         Without an agent the one is started that fits the task, or the `hint`, best.
         `is_reported`: nobody waits for it, so its end becomes a message. Raises ToolError.
         """
+        ...
+
+    async def recall(self, *, agent: str, task: str, model: str, key: str) -> KnownResult | None:
+        """What is known of another session of that agent which was asked the same; None if it must be started."""
         ...
 
     async def hand_over(self, *, agent: str, reason: str, note: str, call: str, key: str) -> tuple[str, str]:

@@ -57,6 +57,14 @@ async def run(arguments: SpawnArguments, context: ToolContext) -> ToolOutput:
     sessions = context.sessions
     if sessions is None:
         raise ToolError("no agents can be started here", code="no_sessions")
+    if arguments.mode == "oneshot":
+        known = await sessions.recall(
+            agent=arguments.agent, task=arguments.task, model=arguments.model, key=context.idempotency_key
+        )
+        if known is not None:
+            before = f"agent {arguments.agent} was asked the same before (session {known.session})"
+            text = f"{before}, and no file has changed since:\n\n{known.text}"
+            return ToolOutput(text=text, data={"child": known.session, "reused": True})
     is_asked = arguments.mode == "conversation" and arguments.wait
     child, name = await sessions.spawn(
         agent=arguments.agent,

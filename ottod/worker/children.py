@@ -17,16 +17,25 @@ from ottod.core.team import handoff_text
 from ottod.errors import OttoError, ToolError
 from ottod.protocol import journal as j
 from ottod.protocol.birth import ChildNotice
-from ottod.protocol.events import ChildExited, ChildStarted, ConversationHandedOver, LogWarning
-from ottod.protocol.worker_requests import AgentEnd, RequestReply, SpawnChild, StopChild
+from ottod.protocol.events import ChildExited, ChildStarted, ConversationHandedOver, LogWarning, ResearchReused
+from ottod.protocol.worker_requests import (
+    AgentEnd,
+    KnownResult,
+    RecallResearch,
+    RequestReply,
+    SpawnChild,
+    StopChild,
+)
 from ottod.tools.base import ChildEnd
 from ottod.worker.inbox import Inbox
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
+from ottod.worker.text import cut
 
 STOP_REQUEST_S = 10.0
 """The longest wait for root to hear that a child is to be stopped."""
 TITLE_CHARS = 80
+SHOWN_QUESTION_BYTES = 2000
 MAX_REMEMBERED = 1000
 """Ends of children that are kept for a call that may still ask."""
 UNHEARD_S = 30.0
@@ -203,6 +212,21 @@ class Children:
             hint=hint,
         )
         return await self.start(body, is_reported=is_reported)
+
+    async def recall(self, *, agent: str, task: str, model: str, key: str) -> KnownResult | None:
+        """What another session has found out, if the agent need not be started for it. Raises nothing."""
+        if self.started_as(key):
+            return None
+        try:
+            known = (await self._link.ask(RecallResearch(agent=agent, task=task, model=model, key=key))).team.known
+        except OttoError:
+            return None  # Then it is found out anew.
+        if known is not None:
+            question = cut(task, SHOWN_QUESTION_BYTES)[0]
+            self._link.emit(
+                ResearchReused(agent=agent, question=question, child=known.session, found_at_ns=known.at_ns)
+            )
+        return known
 
     async def hand_over(self, *, agent: str, reason: str, note: str, call: str, key: str) -> tuple[str, str]:
         """Starts the child that has the conversation up to this call, once for each key. Raises ToolError."""

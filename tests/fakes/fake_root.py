@@ -44,6 +44,7 @@ from ottod.protocol.worker import (
 from ottod.protocol.worker_requests import (
     AskPermit,
     Permit,
+    RecallResearch,
     RequestReply,
     SettlePermit,
     WorkerRequest,
@@ -255,6 +256,8 @@ class FakeRoot:
             case WorkerRequest(body=SettlePermit() as settlement) as request:
                 self.settled.append(settlement)
                 self._send(RequestReply(id=request.id))
+            case WorkerRequest(body=RecallResearch()) as request:
+                self._send(RequestReply(id=request.id))  # Nothing is known of anybody.
             case WorkerRequest() as request:
                 self.requests.append(request.body)
                 self._reply(request)

@@ -501,7 +501,17 @@ def test_help_of_every_command(tmp_path: Path) -> None:
     for name, _ in COMMANDS:
         done = ottoctl(tmp_path, name, "--help")
         assert done.returncode == 0, name
-        if name not in ("agent", "artifact", "daemon", "decisions", "policy", "service", "session", "workflow"):
+        if name not in (
+            "agent",
+            "artifact",
+            "daemon",
+            "decisions",
+            "policy",
+            "research",
+            "service",
+            "session",
+            "workflow",
+        ):
             assert f"Example: `ottoctl {name}" in done.stdout and "--endpoint" in done.stdout
 
 

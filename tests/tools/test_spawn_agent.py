@@ -29,6 +29,9 @@ class FakeSessions:
         self.spawned.append(what)
         return "s-child", what["name"] or what["agent"]
 
+    async def recall(self, **what: Any) -> None:
+        return None
+
     async def wait_ended(self, child: str) -> ChildEnd:
         self.is_waited_for.set()
         if self.end is None:
