@@ -117,7 +117,10 @@ class Groups:
             return
         ran_ns = int((self._c.loop.time() - incarnation.started_s) * 1e9) if incarnation.is_ready else 0
         reason: ExitReason = "error"
-        if incarnation.verdict is not None or incarnation.is_for_restart:
+        # A child that was let go in the middle of its group's restart is stopped for a group that is gone: the node
+        # that it has now did not order that, and would keep down what it takes for a shutdown.
+        is_ordered = incarnation.is_for_restart and not session.is_top
+        if incarnation.verdict is not None or is_ordered:
             reason = "shutdown"
         elif loss.cause.kind == "completed":
             reason = "normal"
