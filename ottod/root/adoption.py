@@ -120,6 +120,7 @@ class Adoption:
             if await self._adopt(session, self._rows.get(session.id)):
                 self._adopted.append(session)
             else:
+                session.clearing = self._c.loop.create_future()
                 self._bereft.append(session)
         self._c.instruments.adopted(len(self._adopted))
         return len(self._adopted)
@@ -276,9 +277,12 @@ class Adoption:
         """A session whose worker is gone, if it had one. Gives the count that it belongs to."""
         known = [ProcessId(row.pid, row.start_time_ticks)] if row is not None else []
         remaining = await self._clear(session, known)
+        if session.clearing is not None:
+            session.clearing.set_result(remaining)
         lost_to = await self._lost_to(session)
         if session.has_ended or session.is_ending:
             return "ended"  # Its group has been stopped meanwhile.
+        session.clearing = None
         stopped = session.info.state == "stopping"
         message = "the daemon had ended before the session did"
         cause = Cause(kind="cancelled" if stopped else "daemon_stop", message=message)

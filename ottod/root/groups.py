@@ -237,7 +237,7 @@ class Groups:
             self._tell(key, ChildDeleted(child=child))
         elif session.is_stopping or session.is_ending:
             self._tell(key, ChildExited(child=child, reason="withdrawn"))
-        elif session.incarnation is None and not session.is_being_born:
+        elif session.incarnation is None and not session.is_being_born and session.clearing is None:
             self.next_incarnation(session)
 
     def next_incarnation(self, session: Session) -> None:
@@ -332,13 +332,16 @@ class Groups:
                 and not session.is_stopping
             ):
                 self._let_go(session, child)
-        if session.children:
-            self._c.spawn(self._end_after_children(session, loss))
+        if session.children or session.clearing is not None:
+            self._c.spawn(self._end_after_others(session, loss))
         else:
             self._finish(session, loss)
 
-    async def _end_after_children(self, session: Session, loss: Loss) -> None:
+    async def _end_after_others(self, session: Session, loss: Loss) -> None:
+        """After its children, and after what a worker has left that no root saw end."""
         await self.stop_children(session)
+        if session.clearing is not None:
+            loss = replace(loss, remaining=tuple(await session.clearing))
         self._finish(session, loss)
 
     def _let_go(self, parent: Session, child: Session) -> None:

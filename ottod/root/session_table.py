@@ -11,6 +11,7 @@ from ottod.core.stop_ladder import StopLadder
 from ottod.errors import OttoError
 from ottod.ids import normalise_prefix, session_key
 from ottod.isolation.enclosure import Enclosure, Reading
+from ottod.isolation.processes import ProcessId
 from ottod.protocol.birth import ChildNotice
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.results import SessionInfo
@@ -96,6 +97,9 @@ class Session:
         self.is_refused = False
         """Its rows could not be written: it never came to be."""
         self.is_being_born = False
+        self.clearing: asyncio.Future[list[ProcessId]] | None = None
+        """Its worker ended while there was no root: gives what remains of it when the rest has been killed. Until it
+        is decided what follows from that, the session neither ends nor begins anew."""
         self.announced = asyncio.Event()
         """Its rows are written and `session.created` is out."""
         self.stop_cause: CauseKind | None = None
