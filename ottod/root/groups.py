@@ -407,6 +407,9 @@ class Groups:
             members.setdefault(key_of(session), []).append(session)
         self._nodes.restore(kept, members)
         for key, sessions in members.items():
+            if sessions[0].is_top and sessions[0].info.state == "parked" and not self._nodes.get(key).is_closed:
+                # Root died before it could note that the node had given up: what is noted is void.
+                self._nodes.forget(key)
             node = self._nodes.get(key)
             for session in sessions:
                 if node.member(session.id) is None and not node.is_closed:
@@ -415,7 +418,9 @@ class Groups:
     def resume_orders(self) -> None:
         """Performs again what nodes had ordered and no one answered: timers, and starts of what is down."""
         for key, node in self._nodes:
-            self._perform(key, node.outstanding())
+            above = self._c.table.get(key.removeprefix(ABOVE)) if key.startswith(ABOVE) else None
+            if above is None or above.info.state != "parked":
+                self._perform(key, node.outstanding())
 
     def has_given_up(self, session: Session) -> bool:
         """Whether the node above a top-level session has used up its allowance."""
