@@ -81,6 +81,7 @@ class Machine:
         self.lives += 1
         self.world.note("root %d is started", self.lives)
         self.root = SimRoot(self, life=self.lives, parts=self._parts)
+        self.oracle.root_born(self.root.known_at_birth)
 
     def kill_root(self) -> None:
         """From within the world: between two callbacks of root's loop."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-from ottod.ids import session_id
+from ottod.ids import session_id, session_key
 from ottod.protocol import events as ev
 from ottod.protocol.birth import Birth
 from ottod.protocol.cause import Cause, CauseKind
@@ -291,6 +291,18 @@ class Oracle:
         for story in self.stories.values():
             if story.stop_seen_ns is not None and self._machine.disk.state_of(story.session) != "stopping":
                 story.stop_seen_ns = None
+
+    def root_born(self, known: set[int]) -> None:
+        """A root has begun with these sessions in its ring.
+
+        An end that could not be booked, because the disk was full, and that the ring has lost to newer events since,
+        is known to nobody: the session lives in the books, and this root can only end it once more.
+        """
+        for story in self.stories.values():
+            is_told = session_key(story.session) in known or not self._machine.disk.was_full
+            if story.exited is None or is_told or self._machine.disk.state_of(story.session) in ("", "ended"):
+                continue
+            story.exited, story.was_ending = None, False
 
     # ------------------------------------------------------------ after each step
 
