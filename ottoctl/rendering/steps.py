@@ -97,6 +97,7 @@ def step_rows(
     entries: Iterable[j.JournalEntry], sessions: Mapping[str, SessionInfo], *, now_ns: int
 ) -> list[StepRow]:
     """The rows of a workflow, as its steps began: from its journal, and what is known of its sessions."""
+    entries = list(_with_inherited(entries))
     rows: dict[tuple[str, int, bool], StepRow] = {}
     begun_ns: dict[tuple[str, int, bool], int] = {}
     keys = {child.key: child.child for child in entries if isinstance(child, j.ChildStarted)}
@@ -107,6 +108,9 @@ def step_rows(
                 key = entry.path, entry.attempt, is_undo
                 child = keys.get(f"{'undo:' if is_undo else ''}{entry.path}#{entry.attempt}", "")
                 begun_ns[key] = entry.at_ns
+                # What had no turn in a workflow that has ended has one now: the step, or the blocks around it.
+                for skipped in [k for k, row in rows.items() if row.state == "skipped" and _is_at(k[0], entry.path)]:
+                    del rows[skipped]
                 rows[key] = StepRow(
                     path=entry.path,
                     attempt=entry.attempt,
@@ -171,6 +175,19 @@ def _written_steps(steps: Iterable[Step], above: str = "") -> Iterator[tuple[str
             yield from _written_steps(step.steps, f"{path}/")
         else:
             yield path, step
+
+
+def _is_at(above: str, path: str) -> bool:
+    """Whether a path is that of a node, or of what is within it."""
+    return path == above or path.startswith((f"{above}/", f"{above}["))
+
+
+def _with_inherited(entries: Iterable[j.JournalEntry]) -> Iterator[j.JournalEntry]:
+    """With what a workflow that it goes on from had done, which stands in what the journal begins with."""
+    for entry in entries:
+        if isinstance(entry, j.Snapshot) and entry.origin:
+            yield from entry.workflow
+        yield entry
 
 
 def _with_cost(row: StepRow, info: SessionInfo | None) -> StepRow:

@@ -36,6 +36,8 @@ class Saga:
         """Paths that have been undone, or were tried to the last."""
         self.failed: list[str] = []
         self.is_begun = False
+        self.has_undone = False
+        """A session has begun to undo something."""
         self.attempt = 0
         self.state: Literal["due", "resting", "running", "stopping"] = "due"
         self.due_ns: int | None = None
@@ -77,6 +79,10 @@ class Saga:
         elif self.state == "running":
             return self.stop("it took too long")
         return []
+
+    def put_off(self) -> None:
+        """The workflow goes on after all, before anything was undone."""
+        self.is_begun, self.state, self.attempt, self.due_ns = False, "due", 0, None
 
     def stop(self, reason: str) -> list[WorkflowOrder]:
         """Stops the session that undoes something now, if there is one."""

@@ -266,6 +266,7 @@ class Past:
                 | j.WorkflowAwoke()
                 | j.WorkflowCancelled()
                 | j.WorkflowPaused()
+                | j.WorkflowResumed()
             ):
                 self.workflow.append(entry)
             case j.Delivered() | j.DeliveryFailed():

@@ -37,6 +37,7 @@ __all__ = [
     "restore",
     "successor",
     "unknown_result",
+    "workflow_heir",
 ]
 
 
@@ -128,6 +129,21 @@ def _in_words(message: Message) -> Message:
             return UserMessage(text="\n".join(f"[result of {r.tool}]\n{r.text}" for r in message.results))
         case _:
             return message
+
+
+def workflow_heir(entries: Iterable[j.JournalEntry], *, origin: str, at_ns: int) -> j.Snapshot:
+    """What a new session begins with that goes on with a workflow which has ended.
+
+    Raises: RefusedError if it never began, or if what it had done was undone.
+    """
+    snapshot = heir(entries, origin=origin)
+    if not any(isinstance(entry, j.WorkflowBegun) for entry in snapshot.workflow):
+        raise RefusedError(f"{origin} had not begun", code="nothing_to_resume", mend="run it anew")
+    if any(isinstance(entry, j.CompensationBegun) for entry in snapshot.workflow):
+        raise RefusedError(
+            f"steps of {origin} were undone when it failed", code="nothing_to_resume", mend="run it anew"
+        )
+    return replace(snapshot, workflow=(*snapshot.workflow, j.WorkflowResumed(at_ns=at_ns, origin=origin)))
 
 
 def _past_at(entries: list[j.JournalEntry], origin: str, turn: int | None, checkpoint: str, *, at_rest: bool) -> Past:

@@ -23,6 +23,10 @@ the block ends as the verdict says. At last the places that are ready begin, fir
 far as the limits on what runs at once allow.
 
 When the top has failed, completed steps are undone (`compensation`). When the workflow is cancelled they are not.
+
+A workflow that has ended and is resumed goes on where it ended: blocks that had not completed are open again, and in
+them what failed, was cancelled or was skipped for that has its turn once more, with all its attempts. What completed
+stays so, and so does what a condition had skipped.
 """
 
 from __future__ import annotations
@@ -43,7 +47,17 @@ from ottod.core.workflow_orders import (
     WithdrawLeave,
     WorkflowOrder,
 )
-from ottod.core.workflow_tree import BUSY, Place, PlaceState, next_places, plant, verdict_on, why_failed
+from ottod.core.workflow_tree import (
+    BUSY,
+    NO_CONDITION,
+    Place,
+    PlaceState,
+    next_places,
+    plant,
+    revive,
+    verdict_on,
+    why_failed,
+)
 from ottod.errors import Failure
 from ottod.protocol import journal as j
 from ottod.protocol.workflows import ResolvedWorkflow
@@ -130,7 +144,7 @@ class WorkflowMachine:
         What comes late, twice, or for a place that is not there changes nothing.
         """
         self._orders = []
-        if self.end is not None:
+        if self.end is not None and not isinstance(entry, j.WorkflowResumed):
             return []
         # The wall clock may have been set back; what is due is not due any less for that.
         self._now_ns = max(self._now_ns, entry.at_ns)
@@ -151,7 +165,11 @@ class WorkflowMachine:
                 self._cancel(entry.reason)
             case j.WorkflowPaused():
                 self.is_paused = entry.paused
-            case j.WorkflowAwoke() | j.StepBegun() | j.StepSkipped() | j.CompensationBegun():
+            case j.WorkflowResumed():
+                self._resume()
+            case j.CompensationBegun():
+                self.saga.has_undone = True
+            case j.WorkflowAwoke() | j.StepBegun() | j.StepSkipped():
                 pass
             case _:
                 assert_never(entry)
@@ -229,6 +247,18 @@ class WorkflowMachine:
         self._abandon_below(self.top)
         self._orders += self.saga.stop(reason or "the workflow was cancelled")
         self.saga.due_ns = None
+
+    def _resume(self) -> None:
+        """What has not completed has its turn again. What was undone stays undone, so then nothing does."""
+        if self.top.state in ("waiting", "completed") or self.saga.has_undone:
+            return
+        self.saga.put_off()
+        self.end = self._cancelled = None
+        self.is_paused = False
+        revive(self.top, self.skipped, self._ends)
+        for place in (self.top, *self.top.below()):
+            if not place.is_step and place.state == "running":
+                place.due_ns = self._moment(place.node.step.timeout_s)
 
     # ------------------------------------------------------------ time
 
@@ -321,7 +351,7 @@ class WorkflowMachine:
     def _give_turn(self, place: Place) -> None:
         when = place.node.step.when
         if place.state == "waiting" and when and not holds(when, facts=self.facts, ends=self._ends):
-            self._skip(place, "its condition does not hold")
+            self._skip(place, NO_CONDITION)
         elif not place.has_leave:
             place.state = "asking"
             self._orders.append(self._question(place))

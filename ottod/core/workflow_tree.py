@@ -171,6 +171,33 @@ class Place:
             yield from place.below()
 
 
+NO_CONDITION = "its condition does not hold"
+"""Why a place is skipped that is skipped for good."""
+
+
+def revive(block: Place, skipped: dict[str, str], ends: dict[str, str]) -> None:
+    """Opens a block again that has not completed, and gives back their turn to the places within that had not either.
+
+    `skipped` (reasons by path) and `ends` (by id of the node) are of the whole workflow, and forget those.
+    """
+    block.state, block.verdict, block.failure, block.why = "running", "", None, ""
+    ends.pop(block.node.step.id, None)
+    # Where a number of them has to complete, one whose failure counts as none is wanted as well.
+    needs_all = block.node.policy in ("fail_fast", "wait_all")
+    for place in block.places:
+        if place.state == "completed" or (needs_all and place.state == "failed" and place.node.step.optional):
+            continue
+        if place.state == "skipped" and skipped.get(place.path) == NO_CONDITION:
+            continue
+        if place.places:
+            revive(place, skipped, ends)
+            continue
+        skipped.pop(place.path, None)
+        ends.pop(place.node.step.id, None)
+        place.state, place.failure, place.why, place.due_ns = "waiting", None, "", None
+        place.attempt = place.iteration = 0
+
+
 def verdict_on(block: Place) -> Verdict:
     """What the ends within a block so far make of it; empty while that is open."""
     places, policy = block.places, block.node.policy

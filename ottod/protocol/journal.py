@@ -397,6 +397,13 @@ class WorkflowPaused(Entry, frozen=True, kw_only=True, tag="workflow.paused"):
     reason: str = ""
 
 
+class WorkflowResumed(Entry, frozen=True, kw_only=True, tag="workflow.resumed"):
+    """Another session goes on with a workflow that had ended, `origin`: what had not completed begins anew."""
+
+    at_ns: int
+    origin: str
+
+
 WorkflowEntry = (
     WorkflowBegun
     | StepBegun
@@ -408,6 +415,7 @@ WorkflowEntry = (
     | WorkflowAwoke
     | WorkflowCancelled
     | WorkflowPaused
+    | WorkflowResumed
 )
 
 
@@ -540,6 +548,7 @@ JournalEntry = (
     | WorkflowAwoke
     | WorkflowCancelled
     | WorkflowPaused
+    | WorkflowResumed
     | Delivered
     | DeliveryFailed
     | Checkpoint

@@ -273,7 +273,7 @@ class Births:
             journal=str(directory / "journal"),
             restart=plan.spec.restart.policy,
             memory_cap_bytes=self.caps(plan).memory_bytes or 0,
-            tree=(parent.info.tree or parent.id) if parent is not None else session_id(key),
+            tree=_tree(parent, heritage) or session_id(key),
             turn=heritage.snapshot.turn if heritage is not None else 0,
             resumed_from=heritage.origin if heritage is not None else "",
             resumed_turn=heritage.snapshot.turn if heritage is not None else 0,
@@ -514,6 +514,12 @@ def _write_down(heritage: Heritage, directory: Path, key: int) -> None:
     except OttoError:
         remove_tree(directory)
         raise
+
+
+def _tree(parent: Session | None, heritage: Heritage | None) -> str:
+    if parent is not None:
+        return parent.info.tree or parent.id
+    return heritage.tree if heritage is not None else ""
 
 
 def _admit(enclosure: Enclosure, pid: int) -> None:

@@ -21,6 +21,8 @@ class Heritage(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: Snapshot
     budgets: tuple[BudgetLine, ...] = ()
     """What was spent of its budgets, if that counts on."""
+    tree: str = ""
+    """The tree that the new session is of, if not its own: a workflow's artifacts go on as they are numbered."""
 
     def write(self, directory: Path, session_key: int) -> None:
         """The first entry of the new session's journal. Blocks. Raises StorageError."""

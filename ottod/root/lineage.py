@@ -6,13 +6,14 @@ turn, counts its turns on, and says where it came from. Files are as they are fo
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 
 from ottod.core.budget import WARN_PERCENT
-from ottod.core.resume import heir
+from ottod.core.resume import heir, workflow_heir
 from ottod.errors import RefusedError, StorageError
 from ottod.protocol import journal as j
 from ottod.protocol.codec import MAX_MESSAGE_BYTES
@@ -53,9 +54,11 @@ class Lineage:
 
     async def resume(self, session: Session, body: ResumeSession) -> SessionStartedResult:
         """Goes on with a session that does nothing. Raises RefusedError if it works, or there is nothing to do."""
-        _check_kind(session)
         if session.has_ended:
+            if session.info.kind == "workflow":
+                return await self._resume_workflow(session, body)
             return await self._resume_ended(session, body)
+        _check_kind(session)
         if body.fresh_budget:
             raise RefusedError(
                 f"{session.id} has not ended: its budgets go on with it",
@@ -92,6 +95,27 @@ class Lineage:
             _check_left(session, budgets)
         request = self._request(session, body.task, mode, body.key, title="")
         heritage = Heritage(origin=session.id, plan=plan, snapshot=snapshot, budgets=budgets)
+        return await self._start(request, heritage)
+
+    async def _resume_workflow(self, session: Session, body: ResumeSession) -> SessionStartedResult:
+        """What has not completed begins anew, in another session of the same tree; what has is not run again."""
+        cause = session.info.cause
+        if body.task:
+            raise RefusedError("a workflow takes no messages", code="unsupported_kind", mend="leave out the text")
+        if cause is not None and (cause.kind == "completed" or cause.code == "exhausted"):
+            raise RefusedError(
+                f"{session.id} left nothing to be done: {cause.message or 'it completed'}",
+                code="nothing_to_resume",
+                mend="run it again: ottoctl workflow run",
+            )
+        plan = await self._plan(session)
+        snapshot = await self._c.in_thread(self._inherit_workflow, session.id)
+        budgets = () if body.fresh_budget else session.info.budgets
+        _check_left(session, budgets)
+        request = self._request(session, session.info.task, session.info.mode, body.key, title="")
+        heritage = Heritage(
+            origin=session.id, plan=plan, snapshot=snapshot, budgets=budgets, tree=session.info.tree or session.id
+        )
         return await self._start(request, heritage)
 
     async def fork(self, session: Session, body: ForkSession) -> SessionStartedResult:
@@ -138,6 +162,10 @@ class Lineage:
         """All of a session's past, with the turn that is open unless there is something else to do."""
         entries = read_history(self._directory(session_id)).entries
         return heir(entries, origin=session_id, goes_on=not task)
+
+    def _inherit_workflow(self, session_id: str) -> j.Snapshot:
+        entries = read_history(self._directory(session_id)).entries
+        return workflow_heir(entries, origin=session_id, at_ns=time.time_ns())
 
     def _inherit_at(self, session_id: str, turn: int | None, checkpoint: str) -> j.Snapshot:
         entries = read_history(self._directory(session_id)).entries

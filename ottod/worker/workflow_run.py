@@ -103,6 +103,11 @@ class WorkflowRun:
                     self._skips_noted.add(entry.path)
                 case j.StepEnded() if entry.failure is not None:
                     self._failures[entry.path] = entry.failure.message
+                case j.WorkflowResumed():
+                    # The sessions of what had begun are another one's, and ended with it.
+                    self._begun.clear()
+                    self._failures.clear()
+                    self._skips_noted = set(self.machine.skipped)
                 case _:
                     pass
         self._pending = self.machine.outstanding()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -312,12 +314,12 @@ def test_a_step_that_takes_too_long_is_stopped(daemon: RealDaemon) -> None:
         assert not otto.list()
 
 
-def test_an_ended_workflow_is_not_gone_on_with(daemon: RealDaemon) -> None:
+def test_a_workflow_is_no_conversation(daemon: RealDaemon) -> None:
     agent(daemon, "one", {"text": "done"})
     with daemon.client() as otto:
         session = start(daemon, otto, workflow("sequential", step("a", "one")))
         assert session.wait(timeout_s=60).ok
-        with pytest.raises(OttoError, match="is a workflow"):
+        with pytest.raises(OttoError, match="takes no messages"):
             session.resume("more")
         with pytest.raises(OttoError, match="is a workflow"):
             session.fork("more")
@@ -343,3 +345,68 @@ def test_a_long_input_reaches_a_step_as_a_summary(daemon: RealDaemon) -> None:
         session = start(daemon, otto, workflow("sequential", *steps, summarize_above_bytes=256))
         assert session.wait(timeout_s=60).ok
         assert "long long" in otto.session(ended(session)[1].session).info().task
+
+
+def test_one_that_has_failed_goes_on_where_it_ended(daemon: RealDaemon) -> None:
+    """As another session of the same tree: finished steps are not run again, and their artifacts are handed on."""
+    worker(daemon, "first", "echo x >> first")
+    agent(daemon, "planner", {"text": "of wood"})
+    take = {"tools": [{"name": "artifact_write", "arguments": {"name": "bridge", "file": "wood"}}]}
+    agent(daemon, "builder", take, {"text": "built"}, tools=["artifact_write"])
+    spec = workflow(
+        "sequential",
+        step("first"),
+        step("plan", "planner", outputs=(Output(name="ticket", capture="answer"),)),
+        step(
+            "build",
+            "builder",
+            task="{{task}}",
+            inputs=("ticket",),
+            outputs=(Output(name="bridge", capture="artifact"),),
+        ),
+        step("look", "planner", inputs=("bridge",), outputs=(Output(name="ticket", capture="answer"),)),
+    )
+    with daemon.client() as otto:
+        session = start(daemon, otto, spec, "a bridge")
+        assert not session.wait(timeout_s=60).ok
+        assert paths(session) == ["first", "plan"]
+        (daemon.workdir / "wood").write_text("wood")
+        with pytest.raises(OttoError, match="takes no messages"):
+            session.resume("go on")
+        again = session.resume()
+        result = again.wait(timeout_s=60)
+        assert result.ok, (result.cause, result.result)
+        info = again.info()
+        assert again.id != session.id and info.resumed_from == session.id
+        assert info.task == "a bridge" and info.tree == session.id
+        assert paths(again) == ["build", "look"]
+        assert result.result.count("completed  ") == 4 and "not run" not in result.result
+        assert (daemon.workdir / "first").read_text() == "x\n"
+        told = otto.session(ended(again)[0].session).info().task
+        assert "a bridge" in told and "of wood" in told
+        assert ended(again)[-1].artifacts == ("ticket@2",)
+        with pytest.raises(OttoError, match="left nothing to be done") as failure:
+            again.resume()
+        assert failure.value.code == "nothing_to_resume"
+
+
+def test_one_that_was_stopped_goes_on_where_it_was(daemon: RealDaemon) -> None:
+    """The step that ran is run again, with a session of its own; what the command line is told is the new one."""
+    worker(daemon, "first", "echo x >> first")
+    agent(daemon, "slow", {"text": "never", "stall": 60})
+    with daemon.client() as otto:
+        session = start(daemon, otto, workflow("sequential", step("first"), step("slow"), step("last", "first")))
+        wait_for("the first step", lambda: paths(session) == ["first"])
+        session.stop()
+        (daemon.workdir / ".otto" / "agents" / "slow.script.yaml_").write_text('{"turns": [{"text": "ok"}]}')
+        argv = [sys.executable, "-m", "ottoctl", "resume", session.id]
+        ran = subprocess.run(argv, env=daemon.env, cwd=daemon.workdir, capture_output=True, timeout=60, text=True)
+        assert ran.returncode == 0, ran.stderr
+        (again,) = [i for i in otto.list(all=True) if i.resumed_from == session.id]
+        assert otto.session(again.session).wait(timeout_s=60).ok
+        assert paths(otto.session(again.session)) == ["slow", "last"]
+        argv = [sys.executable, "-m", "ottoctl", "workflow", "status", again.session, "-o", "json"]
+        ran = subprocess.run(argv, env=daemon.env, capture_output=True, timeout=60, text=True)
+        rows = [(row["path"], row["state"]) for row in json.loads(ran.stdout)["steps"]]
+        assert rows == [("first", "completed"), ("slow", "completed"), ("last", "completed")]
+        assert (daemon.workdir / "first").read_text() == "x\nx\n"
