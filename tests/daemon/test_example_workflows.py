@@ -88,7 +88,13 @@ def daemon() -> Iterator[RealDaemon]:
         yield started
 
 
-@pytest.mark.parametrize("workflow", SHOWN)
+IN_SHORT = "plan-implement-review"
+"""The quickest is in the suite; all are in `make test-long`, and in `make demo-team`, which checks the same."""
+
+
+@pytest.mark.parametrize(
+    "workflow", [pytest.param(w, marks=[] if w == IN_SHORT else pytest.mark.long) for w in SHOWN]
+)
 def test_a_shipped_workflow_goes_back_once_and_ends_well(workflow: str, daemon: RealDaemon, tmp_path: Path) -> None:
     """The reviewer finds what is really wrong, the loop goes back, the next review approves; all is on record."""
     shown, stage = SHOWN[workflow], Stage(workflow, daemon.workdir / "tally")
