@@ -120,6 +120,10 @@ class Budgets:
         own = tuple(line for line in self.lines(session) if line.scope == "session")
         if own != session.info.budgets:
             self._c.table.update(session, replace(session.info, budgets=own))
+        self.left(session)
+
+    def left(self, session: Session) -> None:
+        """It is no more, or was refused in the end and never was: nothing counts in its account from now on."""
         gone = []
         for key in (*self._blocks.pop(session.id, ()), session.id):
             self._clocks.pop(key, None)

@@ -232,6 +232,7 @@ class Supervisor:
 
     def _session_refused(self, session: Session) -> None:
         self._groups.left(session)
+        self.permits.budgets.left(session)
         self.teams.left(session)
 
     def _worker_gone(self, session: Session) -> None:

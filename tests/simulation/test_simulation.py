@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = 50
-SEEDS_THAT_FAILED = (820, 1349, 1767, 3064, 3561, 5883, 7745, 9500)
+SEEDS_THAT_FAILED = (820, 1349, 1767, 3064, 3561, 5883, 7745, 9500, 20581)
 MUTANT_SEEDS = 400
 """Within so many seeds each mutant must be found; most are within three."""
 PATIENCE_S = 580
