@@ -122,6 +122,23 @@ def test_a_count_below_nothing_gives_nothing_back(tmp_path: Path) -> None:
     sit(tmp_path, work, budgets=Budgets(tokens=10_000))
 
 
+def test_a_session_that_never_was_leaves_nothing_in_the_books(tmp_path: Path) -> None:
+    """Refused when its rows could not be written: its account goes, and holds nobody above it back."""
+
+    async def work(desk: Desk) -> None:
+        budgets, plan = desk.permits.budgets, desk.session.plan
+        info = SessionInfo(session=session_id(8), parent=desk.session.id, agent="a", model="p:m", state="starting")
+        child = Session(info, plan)
+        budgets.opened(child)
+        assert budgets.path(child.id) == [child.id, desk.session.id]
+        budgets.left(child)
+        assert budgets.path(child.id) == []
+        budgets.ended(desk.session)
+        assert budgets.accounts.get(desk.session.id) is None, "nothing is below it, so it goes too"
+
+    sit(tmp_path, work, budgets=Budgets(tokens=10_000, seconds=60))
+
+
 def test_absurd_counts_do_not_keep_the_next_root_from_its_start(tmp_path: Path) -> None:
     """Sums that no database can hold would: the books refuse them at the entrance."""
 
