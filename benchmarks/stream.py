@@ -72,7 +72,7 @@ def measure_stream(sessions: int, *, rate_hz: float = 100.0, seconds: float = 10
     started_s = time.monotonic()
     with MeasuredDaemon({"sessions": {"max_live": 2000}}) as daemon:
         # Long enough that all sessions are streaming during the window, however long starting them takes.
-        ramp_s = 4.0 + sessions * 0.06
+        ramp_s = 4.0 + sessions * 0.12
         events = int((ramp_s + seconds + 1) * rate_hz)
         agent = streaming_agent(daemon.workdir, events=events, rate_hz=rate_hz, text_bytes=64)
         subscriber = Subscriber(daemon.endpoint, sessions=sessions)
