@@ -20,7 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.storm")
     parser.add_argument("--sessions", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--per-minute", type=int, default=600, help="requests, of each provider")
+    parser.add_argument("--per-minute", type=int, default=120, help="requests, of each provider")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="otto-storm-") as directory:
         outcome = run_storm(

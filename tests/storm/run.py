@@ -40,6 +40,8 @@ TURNS: list[dict[str, Any]] = [
     {"text": "This is a calm sea, told in as many pieces as it takes to be cut off in the middle of one of them."},
 ]
 DEADLINE_S = 300.0
+DELIVERY_S = 5.0
+"""How much longer one request may be under way than another, on a busy machine, between its permit and the server."""
 
 
 class ProviderTally(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +52,7 @@ class ProviderTally(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     busiest_second: int
     above_limit: float
-    """By how many requests the count was ever above what the limit allows by then; 0 or less means never."""
+    """By how many requests any stretch of time had more than the limit allows for it; 0 or less means none had."""
     longest_wait_ms: int
 
 
@@ -72,7 +74,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     alone_longest_s: float
 
 
-def run_storm(directory: Path, *, sessions: int, seed: int, per_minute: int = 600) -> Outcome:
+def run_storm(directory: Path, *, sessions: int, seed: int, per_minute: int = 120) -> Outcome:
     """Runs one, to the end of all its sessions."""
     script = directory / "storm.yml"
     script.write_text(yaml.safe_dump({"turns": TURNS, "chunk": 20}))
@@ -90,7 +92,7 @@ def run_storm(directory: Path, *, sessions: int, seed: int, per_minute: int = 60
             daemon.close()
     app = server.app
     assert isinstance(app, StormApp)
-    return _judge(app, infos, lines, events, seed=seed, took_s=took_s, began_s=began_s)
+    return _judge(app, infos, lines, events, seed=seed, took_s=took_s)
 
 
 def _settings(server: WireServer, per_minute: int) -> dict[str, object]:
@@ -144,7 +146,6 @@ def _judge(
     *,
     seed: int,
     took_s: float,
-    began_s: float,
 ) -> Outcome:
     ends: Counter[str] = Counter()
     untyped = []
@@ -164,7 +165,7 @@ def _judge(
         untyped=tuple(untyped),
         weather=dict(app.drawn),
         tallies=tuple(
-            _tally(name, [r.at_s for r in app.requests if r.path == path], limits[name], waits[name], began_s)
+            tally(name, [r.at_s for r in app.requests if r.path == path], limits[name], waits[name])
             for name, (_, _, path) in ADAPTERS.items()
             if name in limits
         ),
@@ -176,18 +177,22 @@ def _judge(
     )
 
 
-def _tally(name: str, at_s: list[float], per_minute: int, wait_ms: int, began_s: float) -> ProviderTally:
-    """A call that is under way for long makes the count at the server smaller, never larger: so the bound on all
-    requests so far holds at every instant, on any machine, if the gate keeps to it."""
+def tally(name: str, at_s: list[float], per_minute: int, wait_ms: int) -> ProviderTally:
+    """Requests that are under way for different times arrive closer together than they were let through, by
+    `DELIVERY_S` at most: so the bound on any stretch of time is that of a stretch so much longer."""
     burst, rate = 1 + per_minute // 60, per_minute / 60
     at_s = sorted(at_s)
-    above = max((n - (burst + rate * (t - began_s)) for n, t in enumerate(at_s, 1)), default=0.0)
+    above = [
+        count - (burst + rate * (until - since + DELIVERY_S))
+        for first, since in enumerate(at_s)
+        for count, until in enumerate(at_s[first:], 1)
+    ]
     return ProviderTally(
         provider=name,
         per_minute=per_minute,
         requests=len(at_s),
         busiest_second=max((sum(t <= other < t + 1 for other in at_s) for t in at_s), default=0),
-        above_limit=round(above, 2),
+        above_limit=round(max(above, default=0.0), 2),
         longest_wait_ms=wait_ms,
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.storm.run import broken_sequences, report, run_storm
+from tests.storm.run import DELIVERY_S, broken_sequences, report, run_storm, tally
 
 SESSIONS = 12
 
@@ -21,8 +21,17 @@ def test_a_storm_ends_for_everyone(tmp_path: Path) -> None:
     assert sum(outcome.ends.values()) == SESSIONS
     assert not outcome.untyped
     assert outcome.ends.get("completed", 0) > SESSIONS // 2, outcome.ends
-    for tally in outcome.tallies:
-        assert tally.requests >= SESSIONS // 3 * 3
-        assert tally.above_limit <= 0, tally
+    for told in outcome.tallies:
+        assert told.requests >= SESSIONS // 3 * 3
+        assert told.above_limit <= 0, told
     assert {"429", "500", "stall", "cut"} <= set(outcome.weather)
     assert not broken_sequences(outcome.moves)
+
+
+def test_more_than_a_limit_allows_is_seen_in_any_stretch() -> None:
+    """Also after a pause, in which nothing was let through."""
+    steady = [float(n) for n in range(30)]
+    allowed = 2 + int(DELIVERY_S)
+    assert tally("p", steady, 60, 0).above_limit <= 0
+    assert tally("p", [*steady, *[100.0] * allowed], 60, 0).above_limit == 0
+    assert tally("p", [*steady, *[100.0] * (allowed + 3)], 60, 0).above_limit == 3
