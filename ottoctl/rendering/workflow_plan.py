@@ -142,6 +142,8 @@ def _unbounded(nodes: Sequence[PlannedNode]) -> list[str]:
             bound_depth = None
         if bound_depth is None and each.node.mode is not None and each.node.budgets.usd is not None:
             bound_depth = each.depth
+        elif is_block(each.node):
+            continue
         elif each.undoing.usd is None or (bound_depth is None and each.work.usd is None):
             found.append(each.node.id)
     return found

@@ -4,14 +4,18 @@ Theory of operation. An attempt of a step can consume what its agent's budget an
 it starts draw from the same. A step is attempted as often as its `retry` says, the last time by the fallback agent if
 there is one, and begins once for each iteration of each loop around it. What undoes a step is attempted as often as
 it says, once for each time that the step completed. A summary is written at most once for each input of each attempt.
-All of these together are the bound, unless the workflow's own budget is less. Where one of them has no limit nothing
-bounds the whole but its own budget. Money is bounded by an agent's budget in dollars, or by its tokens at the dearest
-price that is configured for its models, if it starts no other agents; scripts cost nothing.
+
+All of these together are the bound, unless the workflow's own budget is less. What is within a block, but for what
+undoes it, is bound by the block's budget as well, once for each time that the block begins; a loop begins once for
+all its iterations. Where something has no limit only the budgets around it bound it.
+
+Money is bounded by an agent's budget in dollars, or by its tokens at the dearest price that is configured for its
+models, if it starts no other agents; scripts cost nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -39,6 +43,9 @@ class Most(msgspec.Struct, frozen=True, kw_only=True):
     def plus(self, other: Most) -> Most:
         return Most(tokens=_sum(self.tokens, other.tokens), usd=_sum(self.usd, other.usd))
 
+    def within(self, limit: Most | Budgets) -> Most:
+        return Most(tokens=least(self.tokens, limit.tokens), usd=least(self.usd, limit.usd))
+
     def times(self, count: int) -> Most:
         tokens = None if self.tokens is None else self.tokens * count
         return Most(tokens=tokens, usd=None if self.usd is None else round(self.usd * count, 6))
@@ -50,8 +57,9 @@ NOTHING = Most(tokens=0, usd=0.0)
 class PlannedNode(msgspec.Struct, frozen=True, kw_only=True):
     """A step or a block, in the order in which they can begin. `depth` counts the blocks around it.
 
-    `runs` is how often it begins at most, `budgets` what one attempt may consume, `most` all of it together. `asks`
-    is what somebody may be asked for while it runs, besides the rules of the user and of the presets.
+    `runs` is how often it begins at most, `budgets` what one attempt may consume, `most` all of it together; of a
+    block, all that counts for its budget. `asks` is what somebody may be asked for while it runs, besides the rules
+    of the user and of the presets.
     """
 
     node: Step
@@ -93,36 +101,15 @@ def plan_of(workflow: ResolvedWorkflow, routings: Mapping[str, Routing], models_
     """The plan of a workflow that was found to be right. Raises ConfigError for a model that nobody knows."""
     agents = {agent.name: agent for agent in workflow.agents}
     planner = _Planner(workflow, agents, routings, models_of)
-    nodes = tuple(planner.nodes(workflow.spec, 0, _iterations(workflow.spec)))
+    nodes, whole = planner.nodes(workflow.spec, 0, _iterations(workflow.spec))
     spec = workflow.spec
     reads = sum(each.runs * each.node.retry.attempts * len(each.node.inputs) for each in nodes)
     summaries = reads if spec.summarizer else 0
-    whole = _together(nodes)
     for each in nodes:
         whole = whole.plus(each.undoing)
     if summaries:
         whole = whole.plus(planner.attempt(agents[spec.summarizer]).times(summaries))
-    most = Most(tokens=least(whole.tokens, spec.budgets.tokens), usd=least(whole.usd, spec.budgets.usd))
-    return WorkflowPlan(workflow=workflow, nodes=nodes, summaries=summaries, most=most)
-
-
-def _together(nodes: Sequence[PlannedNode]) -> Most:
-    """Of nodes beside each other, each followed by those within it, without what undoes them.
-
-    A block spends its budget once for each run.
-    """
-    whole, at = NOTHING, 0
-    while at < len(nodes):
-        node = nodes[at]
-        after = next((k for k in range(at + 1, len(nodes)) if nodes[k].depth <= node.depth), len(nodes))
-        most = node.work
-        if is_block(node.node):
-            most = _together(nodes[at + 1 : after])
-            budgets = Most(tokens=node.node.budgets.tokens, usd=node.node.budgets.usd).times(node.runs)
-            most = Most(tokens=least(most.tokens, budgets.tokens), usd=least(most.usd, budgets.usd))
-        whole = whole.plus(most)
-        at = after
-    return whole
+    return WorkflowPlan(workflow=workflow, nodes=nodes, summaries=summaries, most=whole.within(spec.budgets))
 
 
 def in_order(node: Node) -> list[Step]:
@@ -148,14 +135,23 @@ class _Planner:
         self._routings = routings
         self._models_of = models_of
 
-    def nodes(self, block: Node, depth: int, runs: int) -> Iterator[PlannedNode]:
-        """What is within a block that lets its nodes begin `runs` times."""
+    def nodes(self, block: Node, depth: int, runs: int) -> tuple[tuple[PlannedNode, ...], Most]:
+        """What is within a block that lets its nodes begin `runs` times, and the most of it, but for what undoes it.
+
+        A block has its budget once for each time that it begins.
+        """
+        found: list[PlannedNode] = []
+        whole = NOTHING
         for step in in_order(block):
             if is_block(step):
-                yield PlannedNode(node=step, depth=depth, runs=runs, budgets=step.budgets)
-                yield from self.nodes(step, depth + 1, runs * _iterations(step))
+                inner, most = self.nodes(step, depth + 1, runs * _iterations(step))
+                work = most.within(Most(tokens=step.budgets.tokens, usd=step.budgets.usd).times(runs))
+                found += (PlannedNode(node=step, depth=depth, runs=runs, budgets=step.budgets, work=work), *inner)
             else:
-                yield self._step(step, depth, runs)
+                found.append(self._step(step, depth, runs))
+                work = found[-1].work
+            whole = whole.plus(work)
+        return tuple(found), whole
 
     def _step(self, step: Step, depth: int, runs: int) -> PlannedNode:
         agent = self._agents[step.agent or self._workflow.routed[step.id]]

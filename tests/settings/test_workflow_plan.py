@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ottod.core.budget import Accounts, Call, Limits
 from ottod.core.workflow import WorkflowMachine
 from ottod.core.workflow_orders import Compensate, StartStep
 from ottod.protocol import journal as j
 from ottod.protocol.specs import AgentSpec, Backoff, Budgets, ModelTarget
 from ottod.protocol.workflows import Compensation, Condition, ResolvedWorkflow, Retry, Step, WorkflowSpec
+from ottod.settings.narrowing import least
 from ottod.settings.workflow_plan import Most, WorkflowPlan, plan_of
 
 FREE = ModelTarget(provider="scripted", adapter="scripted", model="/s.yml")
@@ -98,19 +100,39 @@ def test_a_block_bounds_what_is_within_it_each_time_it_runs() -> None:
     assert plan(flow(capped), *agents).most.tokens == 90 + 300
 
 
+def test_of_each_block_it_is_said_what_it_can_consume() -> None:
+    inner = Step(id="inner", mode="parallel", steps=(Step(id="x", agent="a"),), budgets=Budgets(tokens=30))
+    loop = Step(id="loop", mode="loop", max_iterations=2, until=Condition(artifact="x"), steps=(inner,))
+    top = Step(id="top", mode="sequential", steps=(loop, Step(id="y", agent="boundless")), budgets=Budgets(tokens=90))
+    nodes = plan(flow(top), agent("a"), agent("boundless", None)).nodes
+    assert [(node.node.id, node.depth, node.most.tokens) for node in nodes] == [
+        ("top", 0, 90), ("loop", 1, 60), ("inner", 2, 60), ("x", 3, 200), ("y", 1, None)
+    ]  # fmt: skip
+
+
+NO_LIMITS: st.SearchStrategy[int | None] = st.none()
+LIMITS = st.none() | st.integers(0, 40)
+HUGE = 10**9
+"""What somebody spends whom nothing holds."""
+
+
 @st.composite
-def trees(draw: st.DrawFn, depth: int = 2) -> Step:
+def trees(draw: st.DrawFn, depth: int = 2, limits: st.SearchStrategy[int | None] = NO_LIMITS) -> Step:
     name = "n" + str(draw(st.integers(0, 10**9)))
+    budgets = Budgets(tokens=draw(limits))
     if depth and draw(st.booleans()):
-        inner = draw(st.lists(trees(depth=depth - 1), min_size=1, max_size=3, unique_by=lambda s: s.id))
+        inner = draw(
+            st.lists(trees(depth=depth - 1, limits=limits), min_size=1, max_size=3, unique_by=lambda s: s.id)
+        )
         mode = draw(st.sampled_from(["sequential", "parallel", "loop", "graph"]))
         extra = (
             {"max_iterations": draw(st.integers(1, 3)), "until": Condition(artifact="x")} if mode == "loop" else {}
         )
-        return Step(id=name, mode=mode, steps=tuple(inner), on_failure="wait_all", on_exhausted="continue", **extra)  # type: ignore[arg-type]
+        policies = {"on_failure": "wait_all", "on_exhausted": "continue", **extra}
+        return Step(id=name, mode=mode, steps=tuple(inner), budgets=budgets, **policies)  # type: ignore[arg-type]
     retry = Retry(attempts=draw(st.integers(1, 3)), backoff=NO_DELAY)
     undo = Compensation(agent="a", task="undo", attempts=2) if draw(st.booleans()) else None
-    return Step(id=name, agent="a", retry=retry, compensate=undo)
+    return Step(id=name, agent="a", retry=retry, compensate=undo, budgets=budgets)
 
 
 @given(st.lists(trees(), min_size=1, max_size=3, unique_by=lambda s: s.id), st.randoms(use_true_random=False))
@@ -137,3 +159,47 @@ def test_no_run_begins_more_than_the_bound(steps: list[Step], random: Any) -> No
             now_ns = max(now_ns, machine.due_ns)
             orders += machine.step(j.WorkflowAwoke(at_ns=now_ns))
     assert most is not None and begun <= most
+
+
+def spend(accounts: Accounts, above: str, limit: int | None) -> None:
+    """A session that consumes all that it can get."""
+    key = str(len(accounts.under("workflow")))
+    accounts.open(key, above=above, limits=Limits(tokens=limit))
+    if limit != 0:
+        accounts.reserve(key, "1", Call(input_tokens=0, max_output_tokens=HUGE), is_last=True)
+
+
+def spend_within(accounts: Accounts, block: Step | WorkflowSpec, path: str, agent_limit: int | None) -> None:
+    """Every session that can ever begin in a block, one by one, each below the accounts that the daemon gives it."""
+    for count in range((block.max_iterations or 1) if block.mode == "loop" else 1):
+        for step in block.steps:
+            own = f"{path}/{count}/{step.id}"
+            if step.mode is not None:
+                accounts.open(own, above=path, limits=Limits(tokens=step.budgets.tokens), holds_back=False)
+                spend_within(accounts, step, own, agent_limit)
+                continue
+            limit = least(agent_limit, step.budgets.tokens)
+            for _ in range(step.retry.attempts):
+                spend(accounts, path, limit)
+            for _ in range(step.compensate.attempts if step.compensate is not None else 0):
+                spend(accounts, "workflow", agent_limit)
+
+
+@given(
+    st.lists(trees(limits=LIMITS), min_size=1, max_size=3, unique_by=lambda s: s.id),
+    st.none() | st.integers(0, 9),
+    st.none() | st.integers(0, 200),
+)
+def test_the_bound_is_what_accounts_let_through(
+    steps: list[Step], agent_limit: int | None, limit: int | None
+) -> None:
+    """No less, and, where something bounds it, no more: against every session, spending all that it can get."""
+    spec = flow(*steps, budgets=Budgets(tokens=limit))
+    accounts = Accounts()
+    accounts.open("day", above=None)
+    accounts.open("workflow", above="day", limits=Limits(tokens=limit), holds_back=False)
+    spend_within(accounts, spec, "workflow", agent_limit)
+    top = accounts.get("workflow")
+    assert top is not None
+    most = plan(spec, agent("a", agent_limit)).most.tokens
+    assert most == top.reserved.tokens if most is not None else top.reserved.tokens >= HUGE
