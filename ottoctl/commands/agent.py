@@ -10,12 +10,13 @@ import typer
 from ottoctl.commands.arguments import complete_agents
 from ottoctl.commands.frame import command
 from ottoctl.commands.quick import QuickCommand, QuickGroup
-from ottoctl.commands.versions import Running, Versions, kept_definition, show_running, show_versions
+from ottoctl.commands.versions import Running, Versions, named_entry
 from ottoctl.console import Console, encode_json
 from ottoctl.exits import OK, USAGE
 from ottod.errors import ConfigError, OttoError, RefusedError
 
 if TYPE_CHECKING:
+    from ottod.protocol.results import DefinitionFound
     from ottod.settings.agents import AgentEntry
 
 app = typer.Typer(
@@ -65,24 +66,22 @@ def show(
 
     Example: `ottoctl agent show coder`
     """
+    from ottoctl.agents import agent_finder
     from ottoctl.rendering.agents import agent_page
-    from ottod.protocol.definitions import name_and_digest
-    from ottod.settings.agents import AgentEntry
 
-    name, digest = name_and_digest(agent)
-    entry, unknown = _entry(name, cwd)
-    current = entry.spec.digest if entry is not None and entry.spec is not None else ""
-    if running or versions:
-        (show_running if running else show_versions)(console, "agent", name, current)
-        return None
-    kept = kept_definition(console, "agent", name, digest, current) if digest else None
-    if kept is not None and kept.agent is not None:
-        entry = AgentEntry(name=name, layer="project", source=kept.definition.source, spec=kept.agent)
+    entry = named_entry(
+        console,
+        "agent",
+        agent,
+        find=lambda name: agent_finder(cwd).find(name),
+        as_it_was=_as_it_was,
+        running=running,
+        versions=versions,
+    )
     if entry is None:
-        assert unknown is not None
-        raise unknown
+        return None
     if entry.spec is None:
-        raise entry.error or ConfigError(f"agent {name} cannot be read", file=entry.source)
+        raise entry.error or ConfigError(f"agent {entry.name} cannot be read", file=entry.source)
     if console.output == "text":
         console.write(agent_page(entry, color=console.color))
     else:
@@ -90,16 +89,10 @@ def show(
     return None
 
 
-def _entry(name: str, cwd: Path | None) -> tuple[AgentEntry | None, ConfigError | None]:
-    """The agent as it is now; or why there is none: sessions may run what it was."""
-    from ottoctl.agents import agent_finder
+def _as_it_was(name: str, kept: DefinitionFound) -> AgentEntry:
+    from ottod.settings.agents import AgentEntry
 
-    try:
-        return agent_finder(cwd).find(name), None
-    except ConfigError as error:
-        if error.code != "unknown_agent":
-            raise
-        return None, error
+    return AgentEntry(name=name, layer="project", source=kept.definition.source, spec=kept.agent)
 
 
 @app.command("validate", cls=QuickCommand)

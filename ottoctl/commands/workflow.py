@@ -9,12 +9,13 @@ import typer
 
 from ottoctl.commands.frame import command, completed, one_of
 from ottoctl.commands.quick import QuickCommand, QuickGroup
-from ottoctl.commands.versions import Running, Versions, kept_definition, show_running, show_versions
+from ottoctl.commands.versions import Running, Versions, named_entry
 from ottoctl.console import Console, encode_json
 from ottoctl.exits import OK, USAGE
 from ottod.errors import ConfigError, OttoError, RefusedError
 
 if TYPE_CHECKING:
+    from ottod.protocol.results import DefinitionFound
     from ottod.protocol.workflows import WorkflowSpec
     from ottod.settings.workflows import WorkflowEntry
 
@@ -90,23 +91,20 @@ def show(
     Example: `ottoctl workflow show bug-fix-loop --dry-run`
     """
     from ottoctl.rendering.workflows import workflow_page
-    from ottoctl.workflows import is_file
-    from ottod.protocol.definitions import name_and_digest
-    from ottod.settings.workflows import WorkflowEntry
+    from ottoctl.workflows import is_file, workflow_entry
 
-    name, digest = (workflow, "") if is_file(workflow) else name_and_digest(workflow)
-    entry, unknown = _entry(name, cwd)
-    current = entry.spec.digest if entry is not None and entry.spec is not None else ""
-    if running or versions:
-        known = entry.spec.name if entry is not None and entry.spec is not None else name
-        (show_running if running else show_versions)(console, "workflow", known, current)
-        return None
-    kept = kept_definition(console, "workflow", name, digest, current) if digest else None
-    if kept is not None and kept.workflow is not None:
-        entry = WorkflowEntry(name=name, layer="project", source=kept.definition.source, spec=kept.workflow)
+    entry = named_entry(
+        console,
+        "workflow",
+        workflow,
+        find=lambda name: workflow_entry(name, cwd),
+        as_it_was=_as_it_was,
+        running=running,
+        versions=versions,
+        is_file=is_file(workflow),
+    )
     if entry is None:
-        assert unknown is not None
-        raise unknown
+        return None
     if entry.spec is None:
         raise entry.errors[0]
     if dry_run:
@@ -118,16 +116,10 @@ def show(
     return None
 
 
-def _entry(name: str, cwd: Path | None) -> tuple[WorkflowEntry | None, ConfigError | None]:
-    """The workflow as it is now; or why there is none: sessions may run what it was."""
-    from ottoctl.workflows import workflow_entry
+def _as_it_was(name: str, kept: DefinitionFound) -> WorkflowEntry:
+    from ottod.settings.workflows import WorkflowEntry
 
-    try:
-        return workflow_entry(name, cwd), None
-    except ConfigError as error:
-        if error.code != "unknown_workflow":
-            raise
-        return None, error
+    return WorkflowEntry(name=name, layer="project", source=kept.definition.source, spec=kept.workflow)
 
 
 def show_plan(console: Console, spec: WorkflowSpec, task: str, cwd: Path | None) -> None:
