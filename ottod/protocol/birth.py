@@ -87,7 +87,7 @@ class Birth(Wire, frozen=True, kw_only=True, tag="birth"):
     sinks: SinkGrants = SinkGrants()
     """What its sinks may reach."""
     is_step: bool = False
-    """A workflow started it, and gets the whole of its answer."""
+    """A workflow started it, or whom it handed over to, and gets the whole of its answer."""
 
 
 class ChildNotice(Wire, frozen=True, kw_only=True, tag="child_notice"):

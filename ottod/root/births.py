@@ -116,7 +116,12 @@ class Births:
                 wanted = Wanted(hint=hint, besides=parent.info.agent if spawn_key and parent is not None else "")
                 plan, api_keys = await self._c.in_thread(self._plan, request, directory, spawn_key, kept, wanted)
                 is_step = bool(spawn_key) and parent is not None and is_workflow(parent)
-                plan = replace(plan, inherited=self._inherited(parent), is_step=is_step)
+                plan = replace(
+                    plan,
+                    inherited=self._inherited(parent),
+                    is_step=is_step,
+                    hands_whole=heritage is not None and _hands_whole(parent),
+                )
                 if is_step and request.spec is not None:
                     # It is narrowed for the step, and still the definition that the workflow was started with.
                     plan = replace(plan, spec=replace(plan.spec, digest=request.spec.digest))
@@ -449,7 +454,7 @@ class Births:
             tool_files=plan.tool_files,
             workflow=plan.workflow,
             sinks=secrets.for_sinks,
-            is_step=plan.is_step,
+            is_step=plan.is_step or plan.hands_whole,
             task=info.task,
             mode="conversation" if info.mode == "conversation" else "oneshot",
             run_mode="headless" if info.run_mode == "headless" else "interactive",
@@ -542,6 +547,11 @@ def check_room(parent: Session, max_children: int) -> None:
             code="too_many_children",
             mend="wait for one to end, or raise limits.max_children of its agent",
         )
+
+
+def _hands_whole(parent: Session | None) -> bool:
+    """Whether a step's workflow waits for the answer of whom this session hands over to."""
+    return parent is not None and parent.plan is not None and (parent.plan.is_step or parent.plan.hands_whole)
 
 
 def is_workflow(session: Session) -> bool:

@@ -30,6 +30,8 @@ class SessionPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     workflow: ResolvedWorkflow | None = None
     is_step: bool = False
     """A workflow started it for one of its steps, and answers for it."""
+    hands_whole: bool = False
+    """It has the conversation of a step, handed over, and its answer is the step's."""
     routed: str = ""
     """Why its agent was chosen, if nobody named one."""
 

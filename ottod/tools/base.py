@@ -56,11 +56,15 @@ Permission = Literal["read", "write", "exec", "net"]
 
 
 class ChildEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """How a child session ended. `cause` is one word or line for the model, `result` its last answer."""
+    """How a child session ended. `cause` is one word or line for the model, `result` its last answer.
+
+    `whole`: the artifact that has all of that, if it was too long and somebody wants it.
+    """
 
     cause: str
     is_completed: bool
     result: str
+    whole: str = ""
 
 
 class Sessions(Protocol):

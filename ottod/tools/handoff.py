@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
-from ottod.tools.base import Facts, Tool, ToolContext, ToolOutput
+from ottod.tools.base import ChildEnd, Facts, Tool, ToolContext, ToolOutput
 from ottod.tools.send_message import MAX_TEXT_CHARS
-from ottod.tools.spawn_agent import WAIT_S
+from ottod.tools.spawn_agent import WAIT_S, end_of
 
 
 class HandoffArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,24 +40,26 @@ async def run(arguments: HandoffArguments, context: ToolContext) -> ToolOutput:
         key=context.idempotency_key,
     )
     context.progress(f"{name} ({child}) has the conversation")
-    try:
-        async with asyncio.timeout(context.timeout_s):
-            end = await sessions.wait_ended(child)
-    except asyncio.CancelledError:
-        await sessions.stop(child, "the turn that handed over to it was cancelled")
-        raise
-    except TimeoutError as error:
-        await sessions.stop(child, "the turn that handed over to it is out of time")
-        raise ToolError(
-            f"session {child} did not end within {context.timeout_s:g} s and is being stopped", code="timeout"
-        ) from error
-    text = end.result if end.is_completed else f"{name} ({child}): {end.cause}\n\n{end.result}".rstrip()
+    end = await end_of(child, context, sessions, waits="the turn that handed over to it")
+    said = await _whole(end, context)
     return ToolOutput(
-        text=text,
+        text=said if end.is_completed else f"{name} ({child}): {end.cause}\n\n{said}".rstrip(),
         is_error=not end.is_completed,
         ends_turn=True,
         data={"child": child, "name": name, "cause": end.cause},
     )
+
+
+async def _whole(end: ChildEnd, context: ToolContext) -> str:
+    """The successor's answer; all of it where it was kept."""
+    if not end.whole or context.artifacts is None:
+        return end.result
+    try:
+        return (await context.artifacts.read(end.whole))[1].decode("utf-8", "replace")
+    except ToolError as error:
+        # It has done its work: that what it said is cut is no reason to have it done again.
+        context.progress(f"its answer is cut: {error.message}")
+        return end.result
 
 
 HANDOFF = Tool(

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from ottod.errors import ToolError
 from ottod.tools.ask_agent import ask, how
-from ottod.tools.base import Facts, Sessions, Tool, ToolContext, ToolOutput
+from ottod.tools.base import ChildEnd, Facts, Sessions, Tool, ToolContext, ToolOutput
 
 TITLE_CHARS = 80
 WAIT_S = 24 * 3600.0
@@ -85,22 +85,29 @@ async def run(arguments: SpawnArguments, context: ToolContext) -> ToolOutput:
         return ToolOutput(text=text, data={"child": child, "name": name})
     if is_asked:
         return await _first_answer(arguments, context, sessions, child, who)
-    try:
-        async with asyncio.timeout(context.timeout_s):
-            end = await sessions.wait_ended(child)
-    except asyncio.CancelledError:
-        await sessions.stop(child, "the call that waited for it was cancelled")
-        raise
-    except TimeoutError as error:
-        await sessions.stop(child, "the call that waited for it was out of time")
-        raise ToolError(
-            f"session {child} did not end within {context.timeout_s:g} s and is being stopped", code="timeout"
-        ) from error
+    end = await end_of(child, context, sessions)
     return ToolOutput(
         text=f"{who}: {end.cause}\n\n{end.result}".rstrip(),
         is_error=not end.is_completed,
         data={"child": child, "name": name, "cause": end.cause},
     )
+
+
+async def end_of(
+    child: str, context: ToolContext, sessions: Sessions, *, waits: str = "the call that waited for it"
+) -> ChildEnd:
+    """How a child ends; it is stopped if what `waits` is cancelled, or out of time. Raises ToolError."""
+    try:
+        async with asyncio.timeout(context.timeout_s):
+            return await sessions.wait_ended(child)
+    except asyncio.CancelledError:
+        await sessions.stop(child, f"{waits} was cancelled")
+        raise
+    except TimeoutError as error:
+        await sessions.stop(child, f"{waits} was out of time")
+        raise ToolError(
+            f"session {child} did not end within {context.timeout_s:g} s and is being stopped", code="timeout"
+        ) from error
 
 
 async def _first_answer(

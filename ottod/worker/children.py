@@ -280,7 +280,12 @@ class Children:
     async def wait_ended(self, child: str) -> ChildEnd:
         """Waits for a child's end. Raises ToolError if it ended unheard and nobody can say how."""
         ended = await self.end_of(child)
-        return ChildEnd(cause=str(ended.cause), is_completed=ended.cause.kind == "completed", result=ended.result)
+        return ChildEnd(
+            cause=str(ended.cause),
+            is_completed=ended.cause.kind == "completed",
+            result=ended.result,
+            whole=ended.whole,
+        )
 
     async def end_of(self, child: str) -> j.ChildEnded:
         """A child's end, once it has come. Raises ToolError if it ended unheard and nobody can say how."""

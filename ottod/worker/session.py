@@ -381,6 +381,7 @@ class SessionRunner:
 
     async def _keep_whole(self, cause: Cause) -> None:
         """The answer of a workflow's step that is too long for a last word is an artifact, and the workflow's to use.
+        That of whom a step hands over to is the step's.
 
         The same one, however often the session's end is gone through.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
@@ -15,6 +16,7 @@ from ottod.protocol.model import AssistantMessage, ToolResults, UserMessage
 from ottod.protocol.requests import ListSessions
 from ottod.protocol.results import SessionInfo
 from ottod.protocol.specs import Backoff, Restart
+from ottod.protocol.workflows import Output
 from tests.daemon.harness import RealDaemon, running_daemon, wait_for
 from tests.daemon.workshop import agent, ended, ottoctl, start, step, workflow
 
@@ -173,6 +175,30 @@ def test_who_waits_for_the_first_gets_the_successors_result(daemon: RealDaemon) 
         assert talk.info().handed_to == ""
         talk.stop(grace_s=10)
         assert talk.info().result.endswith("second")
+
+
+def test_a_long_answer_of_a_steps_successor_is_kept_whole(daemon: RealDaemon) -> None:
+    """Also that of a successor's successor, with or without a schema, and however long the step's own would be."""
+    long = "".join(f"line {n}: ünd mehr\n" for n in range(4000))
+    data = json.dumps({"lines": list(range(20_000))})
+    triage(daemon, handoff("expert"), {"text": "never said"})
+    agent(daemon, "expert", ALREADY_SAID, handoff("elder"), tools=["handoff"], handoffs=["elder"])
+    agent(daemon, "elder", ALREADY_SAID, ALREADY_SAID, {"text": long})
+    agent(daemon, "desk", handoff("teller"), {"text": "never said"}, tools=["handoff"], handoffs=["teller"])
+    agent(daemon, "teller", ALREADY_SAID, {"text": data})
+    plain = Output(name="report", capture="answer")
+    schema = {"type": "object", "required": ["lines"]}
+    checked = Output(name="data", capture="answer", schema=schema)
+    with daemon.client() as otto:
+        steps = step("a", "triage", outputs=(plain,)), step("b", "desk", outputs=(checked,))
+        session = start(daemon, otto, workflow("parallel", *steps))
+        result = session.wait(timeout_s=60)
+        assert result.ok, (result.cause, result.result)
+        kept = {info.name: info for info in otto.artifacts(session=session.id)}
+        assert otto.read_artifact(kept["report"]).decode() == long
+        assert json.loads(otto.read_artifact(kept["data"])) == json.loads(data)
+        alone = otto.start("triage", "go", cwd=daemon.workdir)
+        assert alone.wait(timeout_s=60).ok and not otto.artifacts(session=alone.id), "nobody wants all of it"
 
 
 @pytest.mark.parametrize("victim", ["first", "successor", "root"])
