@@ -159,7 +159,6 @@ def status(
     """
     from ottoctl.rendering.sessions import backlog_text
     from ottoctl.rendering.steps import step_rows, steps_record, steps_table, waiting_rows
-    from ottod.protocol.requests import ListSessions
 
     with console.connect() as otto:
         workflow = otto.session(session)
@@ -170,8 +169,7 @@ def status(
                 mend=f"ottoctl inspect {workflow.id}",
                 code="usage",
             )
-        listed = otto.list_with(ListSessions(all=True, tree=workflow.id, limit=MAX_SESSIONS)).sessions
-        rows = step_rows(workflow.journal(), {i.session: i for i in listed}, now_ns=time.time_ns())
+        rows = step_rows(workflow.journal(), _sessions_of(otto, info), now_ns=time.time_ns())
         rows += waiting_rows(info, _spec_of(otto, info), rows)
     if console.output == "text":
         head = f"{info.session}  {info.agent}  {info.state}" + (f"  {info.cause}" if info.cause is not None else "")
@@ -180,6 +178,24 @@ def status(
     else:
         console.record(steps_record(info, rows))
     return None
+
+
+def _sessions_of(otto: SyncOtto, info: SessionInfo) -> dict[str, SessionInfo]:
+    """The sessions below a workflow, and below those that it goes on from as far as they are on record, by id."""
+    from ottod.protocol.requests import ListSessions
+
+    found: dict[str, SessionInfo] = {}
+    origin = info.session
+    while origin and origin not in found:
+        try:
+            listed = otto.list_with(ListSessions(all=True, tree=origin, limit=MAX_SESSIONS)).sessions
+        except OttoError as error:
+            if error.code != "no_such_session":
+                raise
+            break  # It has been removed, and nobody knows what it cost.
+        found |= {each.session: each for each in listed}
+        origin = found[origin].resumed_from if origin in found else ""
+    return found
 
 
 def _spec_of(otto: SyncOtto, info: SessionInfo) -> WorkflowSpec | None:

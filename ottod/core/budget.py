@@ -12,7 +12,8 @@ is set aside for a child: what it does not use was never taken from anybody. A l
 none that costs nothing; no limit is `None`.
 
 A tenth of a session's limit is held back for its last call, the one in which it hands back partial work. Nobody else
-can have it, not even the sessions below.
+can have it, not even the sessions below. What makes no calls of its own, a workflow or a block of one, *lends* its
+tenth: to the last calls of the sessions that are its steps, and to nobody below those.
 
 If a call consumes more than was reserved for it, the difference is the account's *overshoot*. It is 0 as long as
 reservations are bounds and not estimates.
@@ -116,11 +117,12 @@ class NearlyUsed(Value, frozen=True, kw_only=True):
 class Account:
     """One node. `spent` and `reserved` include everything below it."""
 
-    def __init__(self, key: str, above: Account | None, limits: Limits, *, holds_back: bool) -> None:
+    def __init__(self, key: str, above: Account | None, limits: Limits, *, holds_back: bool, lends: bool) -> None:
         self.key = key
         self.above = above
         self.limits = limits
         self.holds_back = holds_back
+        self.lends = lends
         self.spent = NOTHING
         self.reserved = NOTHING
         self.overshoot = NOTHING
@@ -140,7 +142,7 @@ class Account:
             account = account.above
 
     def held_back(self, dimension: Dimension) -> int:
-        """What of its limit only its own last call can have."""
+        """What of its limit only last calls can have: its own, or, if it lends, those of its steps."""
         limit = self.limits.of(dimension)
         return limit // HELD_BACK_PARTS if limit and self.holds_back else 0
 
@@ -175,11 +177,12 @@ class Accounts:
         limits: Limits = UNLIMITED,
         spent: Amount = NOTHING,
         holds_back: bool = True,
+        lends: bool = False,
     ) -> Account:
         """An account below another one. `spent` is what it had used before, and counts above it already."""
         assert key not in self._accounts, f"account {key} is open"
         parent = self._accounts[above] if above is not None else None
-        account = self._accounts[key] = Account(key, parent, limits, holds_back=holds_back)
+        account = self._accounts[key] = Account(key, parent, limits, holds_back=holds_back, lends=lends)
         account.spent = spent
         account.lowered_by = _excess(account)
         account.warned = {dimension for dimension in DIMENSIONS if _is_nearly_used(account, dimension)}
@@ -219,7 +222,9 @@ class Accounts:
         own = self._accounts[key]
         output_tokens = call.max_output_tokens
         for account in own.path():
-            found = _output_room(account, call, output_tokens, is_last=is_last and account is own)
+            # Up to the first one that has a last call of its own to make.
+            is_last = is_last and (account is own or account.lends)
+            found = _output_room(account, call, output_tokens, is_last=is_last)
             if isinstance(found, Refused):
                 return found
             output_tokens = found

@@ -78,6 +78,11 @@ def brief(
     return "\n\n".join(part for part in parts if part)[:MAX_BRIEF_CHARS]
 
 
+def failure_told(message: str, handed_back: str) -> str:
+    """What an attempt is told of the one before it, which may have handed back what it had."""
+    return f"{message}\n\nWhat they handed back:\n\n{handed_back}" if handed_back else message
+
+
 def _input(handed: Handed, tools: Collection[str]) -> str:
     head = f'<artifact name="{handed.name}" kind="{handed.kind}" version="{handed.version}">'
     if not handed.is_summary:

@@ -108,6 +108,12 @@ class WorkflowMachine:
         return tuple(place for place in self.top.below() if place.is_step and place.state in BUSY)
 
     @property
+    def open_blocks(self) -> frozenset[str]:
+        """The paths of blocks, the top's empty one among them, in which something has begun and not all has ended."""
+        places = (self.top, *self.top.below())
+        return frozenset(place.path for place in places if place.places and not place.has_ended)
+
+    @property
     def waiting_count(self) -> int:
         """How many steps would begin if there were more room."""
         if self.is_paused or self.is_cancelled or self.end is not None:

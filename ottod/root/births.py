@@ -115,7 +115,7 @@ class Births:
                 # Who looks for help is not looked for.
                 wanted = Wanted(hint=hint, besides=parent.info.agent if spawn_key and parent is not None else "")
                 plan, api_keys = await self._c.in_thread(self._plan, request, directory, spawn_key, kept, wanted)
-                is_step = bool(spawn_key) and parent is not None and is_workflow(parent)
+                is_step = bool(spawn_key) and parent is not None and parent.is_workflow
                 plan = replace(
                     plan,
                     inherited=self._inherited(parent),
@@ -282,7 +282,7 @@ class Births:
             turn=heritage.snapshot.turn if heritage is not None else 0,
             resumed_from=heritage.origin if heritage is not None else "",
             resumed_turn=heritage.snapshot.turn if heritage is not None else 0,
-            budgets=tuple(replace(line, session=session_id(key)) for line in heritage.budgets) if heritage else (),
+            budgets=heritage.books(session_id(key)) if heritage is not None else (),
             step=plan.step,
         )
 
@@ -552,11 +552,6 @@ def check_room(parent: Session, max_children: int) -> None:
 def _hands_whole(parent: Session | None) -> bool:
     """Whether a step's workflow waits for the answer of whom this session hands over to."""
     return parent is not None and parent.plan is not None and (parent.plan.is_step or parent.plan.hands_whole)
-
-
-def is_workflow(session: Session) -> bool:
-    """Whether it carries out a workflow."""
-    return session.plan is not None and session.plan.workflow is not None
 
 
 def bounded_notices(infos: Iterable[SessionInfo]) -> tuple[ChildNotice, ...]:

@@ -5,6 +5,9 @@ It is opened with the first step within it and closed with the workflow, since a
 loop a block has a place, and so an account, for each iteration; a loop itself has one for all of them together.
 
 What undoes a step counts for the workflow only: a block that has used up its budget must still be undone.
+
+A workflow that goes on from another one's past goes on with the books of that one's blocks (`books`): they are opened
+with its own account.
 """
 
 from __future__ import annotations
@@ -32,9 +35,17 @@ def blocks_above(table: SessionTable, session: Session) -> Sequence[tuple[str, B
     """The accounts between a step's session and its workflow's, the outermost first."""
     step = session.plan.step if session.plan is not None else ""
     workflow = table.get(session.info.parent) if step else None
-    if workflow is None or workflow.plan is None or workflow.plan.workflow is None:
+    if workflow is None:
         return ()
-    around = blocks_around(workflow.plan.workflow.spec, step)
+    return blocks_in(workflow, f"{workflow.id}{SEPARATOR}{step}")
+
+
+def blocks_in(workflow: Session, key: str) -> Sequence[tuple[str, Budgets]]:
+    """The accounts of blocks that lead to a place within a workflow, known by `SESSION/PATH`, the outermost first."""
+    if workflow.plan is None or workflow.plan.workflow is None:
+        return ()
+    _, _, place = key.partition(SEPARATOR)
+    around = blocks_around(workflow.plan.workflow.spec, place)
     limited = [(path, block.budgets) for path, block in around if block.budgets != Budgets()]
     return [(f"{workflow.id}{SEPARATOR}{path}", budgets) for path, budgets in limited]
 

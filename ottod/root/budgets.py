@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from decimal import Decimal
 from typing import Literal
 
 from msgspec.structs import replace
@@ -28,10 +27,10 @@ from ottod.core.budget_clock import NS, UNCOUNTED, BudgetClock
 from ottod.errors import OttoError, RefusedError
 from ottod.protocol.events import BudgetWarning
 from ottod.protocol.results import BudgetLine
-from ottod.protocol.specs import Budgets as Definition
 from ottod.protocol.usage import MAX_CALL_TOKENS, MAX_CALL_USD_MICROS, Usage
 from ottod.protocol.worker_requests import AskPermit, BudgetRefusal, Permit
 from ottod.root.block_budgets import blocks_above, budgets_of, is_block, owner_of
+from ottod.root.books import Book, books_before, limits_from, micros, tokens
 from ottod.root.context import RootContext
 from ottod.root.session_table import Session
 from ottod.storage.ledger import AccountRow, Ledger, PermitRow
@@ -39,8 +38,6 @@ from ottod.storage.ledger import AccountRow, Ledger, PermitRow
 DAY = "day"
 TICK_S = 0.25
 """Between two looks at the clocks of sessions with a budget of seconds."""
-MAX_LIMIT = 10**18
-"""Of any budget: more than anybody has, and the database's numbers hold it."""
 MAX_TOKEN_USD_NANOS = 1_000_000_000
 """No token costs more than a dollar."""
 KEPT_DAYS = 32
@@ -86,12 +83,15 @@ class Budgets:
 
     def opened(self, session: Session) -> None:
         """A session exists: it has an account below its parent's."""
-        if self._accounts.get(session.id) is not None:
-            return
-        above = self._open_above(session, {})
-        limits, spent = inherited(session)
-        self._accounts.open(session.id, above=above, limits=limits, spent=spent)
-        self._open_clock(session.id)
+        if self._accounts.get(session.id) is None:
+            self._open_all(session, self._open_above(session, {}), {})
+
+    def _open_all(self, session: Session, above: str, rows: Mapping[str, AccountRow]) -> None:
+        """Its account, and those of its blocks whose books it goes on with."""
+        for book in books_before(session):
+            if is_block(book.key) and session.has_ended:
+                continue
+            self._open(book._replace(above=book.above or above), rows, lends=session.is_workflow)
 
     def _open_above(self, session: Session, rows: Mapping[str, AccountRow]) -> str:
         """The account right above a session's: its parent's, or that of the innermost block that a step is in."""
@@ -99,20 +99,21 @@ class Budgets:
         if self._accounts.get(above) is None:
             return DAY
         for key, budgets in blocks_above(self._c.table, session):
-            self._open_block(key, above, limits_from(budgets), rows)
+            self._open(Book(key, above, limits_from(budgets), NOTHING), rows, lends=True)
             above = key
         return above
 
-    def _open_block(self, key: str, above: str, limits: Limits, rows: Mapping[str, AccountRow]) -> None:
+    def _open(self, book: Book, rows: Mapping[str, AccountRow], *, lends: bool) -> None:
+        """An account as the book says, or, if that was written later, as its row does."""
+        key, limits, spent = book.key, book.limits, book.spent
         if self._accounts.get(key) is not None:
             return
-        spent = NOTHING
         if (row := rows.get(key)) is not None:
             limits, spent = _limits_in(row), _spent_in(row)
             self._stored.add(key)
-        # Its steps are what makes calls, so there is no last one of its own to hold anything back for.
-        self._accounts.open(key, above=above, limits=limits, spent=spent, holds_back=False)
-        self._blocks.setdefault(owner_of(key), []).append(key)
+        self._accounts.open(key, above=book.above, limits=limits, spent=spent, lends=lends)
+        if is_block(key):
+            self._blocks.setdefault(owner_of(key), []).append(key)
         self._open_clock(key)
 
     def ended(self, session: Session) -> None:
@@ -356,7 +357,7 @@ class Budgets:
 
     def _open_clock(self, key: str) -> None:
         budgets, owner = budgets_of(self._c.table, key), self._c.table.get(owner_of(key))
-        if budgets is None or budgets.seconds is None or owner is None:
+        if budgets is None or budgets.seconds is None or owner is None or owner.has_ended:
             return
         known = next((b for b in owner.info.budgets if b.budget == "seconds" and b.session == key), None)
         limit_ns = max(int(budgets.seconds * NS), known.limit * NS if known is not None else 0)
@@ -482,18 +483,10 @@ class Budgets:
         if above and (above in rows or self._c.table.get(above) is not None):
             self._reopen(above, rows)
         parent = above if self._accounts.get(above) is not None else DAY
-        if is_block(key):
-            self._open_block(key, parent, Limits(), rows)
-            return
-        if row is not None:
-            limits, spent = _limits_in(row), _spent_in(row)
-            self._stored.add(key)
+        if session is None:
+            self._open(Book(key, parent, Limits(), NOTHING), rows, lends=is_block(key))
         else:
-            limits, spent = inherited(session) if session is not None else (Limits(), NOTHING)
-            parent = self._open_above(session, rows) if session is not None else parent
-        self._accounts.open(key, above=parent, limits=limits, spent=spent)
-        if session is not None and not session.has_ended:
-            self._open_clock(key)
+            self._open_all(session, parent if row is not None else self._open_above(session, rows), rows)
 
     def _unstored(self, session_id: str) -> list[AccountRow]:
         account = self._accounts.get(session_id)
@@ -504,29 +497,9 @@ class Budgets:
 _WHOSE: dict[Scope, str] = {"session": "the session's budget", "tree": "the budget of {}", "day": "the day's budget"}
 
 
-def micros(usd: float | None) -> int | None:
-    """Dollars as whole micro-dollars, rounded down."""
-    return None if usd is None else int(Decimal(str(min(usd, MAX_LIMIT / 1_000_000))) * 1_000_000)
-
-
-def tokens(limit: int | None) -> int | None:
-    """A limit as the database can hold it."""
-    return None if limit is None else min(limit, MAX_LIMIT)
-
-
 def _within(value: int, most: int, *, least: int = 0) -> int:
     """What a worker says, within what can be."""
     return min(max(least, value), most)
-
-
-def limits_of(session: Session) -> Limits:
-    """What its agent may spend."""
-    return Limits() if session.plan is None else limits_from(session.plan.spec.budgets)
-
-
-def limits_from(budgets: Definition) -> Limits:
-    """What a definition allows, in the accounts' units."""
-    return Limits(tokens=tokens(budgets.tokens), usd_micros=micros(budgets.usd))
 
 
 def _limits_in(row: AccountRow) -> Limits:
@@ -535,20 +508,6 @@ def _limits_in(row: AccountRow) -> Limits:
 
 def _spent_in(row: AccountRow) -> Amount:
     return Amount(tokens=row.spent_tokens, usd_micros=row.spent_usd_micros)
-
-
-def inherited(session: Session) -> tuple[Limits, Amount]:
-    """What it may spend, and what of that was spent by the session that it goes on from."""
-    limits, spent = limits_of(session), NOTHING
-    for line in session.info.budgets:
-        if line.session != session.id or line.budget == "seconds":
-            continue
-        limit = limits.of(line.budget)
-        if limit is not None:
-            # It may have been let grow.
-            limits = replace(limits, **{line.budget: max(limit, line.limit)})
-            spent = replace(spent, **{line.budget: line.spent})
-    return limits, spent
 
 
 def _consumed(usage: Usage) -> Amount:

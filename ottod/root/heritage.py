@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from ottod.protocol.journal import Snapshot
 from ottod.protocol.results import BudgetLine
@@ -23,6 +24,10 @@ class Heritage(msgspec.Struct, frozen=True, kw_only=True):
     """What was spent of its budgets, if that counts on."""
     tree: str = ""
     """The tree that the new session is of, if not its own: a workflow's artifacts go on as they are numbered."""
+
+    def books(self, session: str) -> tuple[BudgetLine, ...]:
+        """What was spent, as that of the session that goes on: its own budgets and those of a workflow's blocks."""
+        return tuple(replace(b, session=session + b.session.removeprefix(self.origin)) for b in self.budgets)
 
     def write(self, directory: Path, session_key: int) -> None:
         """The first entry of the new session's journal. Blocks. Raises StorageError."""

@@ -14,11 +14,13 @@ import msgspec
 
 from ottod.core.budget import WARN_PERCENT
 from ottod.core.resume import heir, workflow_heir
+from ottod.core.workflow import WorkflowMachine
 from ottod.errors import RefusedError, StorageError
 from ottod.protocol import journal as j
 from ottod.protocol.codec import MAX_MESSAGE_BYTES
 from ottod.protocol.requests import ForkSession, ReadJournal, ResumeSession, StartSession
 from ottod.protocol.results import BudgetLine, JournalPage, SessionStartedResult
+from ottod.root.block_budgets import SEPARATOR
 from ottod.root.context import RootContext
 from ottod.root.heritage import Heritage
 from ottod.root.plan import SessionPlan, plan_decoder
@@ -111,7 +113,7 @@ class Lineage:
         plan = await self._plan(session)
         snapshot = await self._c.in_thread(self._inherit_workflow, session.id)
         budgets = () if body.fresh_budget else session.info.budgets
-        _check_left(session, budgets)
+        await self._c.in_thread(_check_blocks_left, session, plan, snapshot, budgets)
         request = self._request(session, session.info.task, session.info.mode, body.key, title="")
         heritage = Heritage(
             origin=session.id, plan=plan, snapshot=snapshot, budgets=budgets, tree=session.info.tree or session.id
@@ -210,14 +212,30 @@ class Lineage:
 def _check_left(session: Session, budgets: tuple[BudgetLine, ...]) -> None:
     """Raises RefusedError if it ended at its own budget: another session could only end there as well."""
     cause = session.info.cause
-    used = [line.budget for line in budgets if line.spent * 100 >= WARN_PERCENT * line.limit]
+    used = [line for line in budgets if line.spent * 100 >= WARN_PERCENT * line.limit]
     if cause is not None and cause.kind == "budget" and used:
-        named = " and ".join("usd" if name == "usd_micros" else name for name in used)
+        named = " and ".join("usd" if line.budget == "usd_micros" else line.budget for line in used)
         raise RefusedError(
-            f"{session.id} has used up its budget of {named}",
+            f"{used[0].session} has used up its budget of {named}",
             code="budget",
             mend=f"let it have as much again: ottoctl resume {session.id} --fresh-budget …",
         )
+
+
+def _check_blocks_left(
+    session: Session, plan: SessionPlan, snapshot: j.Snapshot, budgets: tuple[BudgetLine, ...]
+) -> None:
+    """The same for a workflow. The budget of a block that has ended for good is nobody's any more."""
+    if plan.workflow is None:
+        return
+    machine = WorkflowMachine(plan.workflow)
+    for entry in snapshot.workflow:
+        machine.step(entry)
+    mine = {f"{session.id}{SEPARATOR}{path}".rstrip(SEPARATOR) for path in machine.open_blocks}
+    used = [line for line in budgets if line.session in mine]
+    # One at a time, so that it is said whose budget it is.
+    for key in dict.fromkeys(line.session for line in used):
+        _check_left(session, tuple(line for line in used if line.session == key))
 
 
 def _check_kind(session: Session) -> None:

@@ -141,6 +141,11 @@ class Session:
         return self.info.session
 
     @property
+    def is_workflow(self) -> bool:
+        """Whether it carries out a workflow."""
+        return self.plan is not None and self.plan.workflow is not None
+
+    @property
     def has_ended(self) -> bool:
         return self.info.state == "ended"
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, assert_never
 
+from ottod.core.step_brief import failure_told
 from ottod.core.workflow import WorkflowMachine
 from ottod.core.workflow_orders import (
     AskLeave,
@@ -102,7 +103,7 @@ class WorkflowRun:
                 case j.StepSkipped():
                     self._skips_noted.add(entry.path)
                 case j.StepEnded() if entry.failure is not None:
-                    self._failures[entry.path] = entry.failure.message
+                    self._failures[entry.path] = failure_told(entry.failure.message, entry.summary)
                 case j.WorkflowResumed():
                     # The sessions of what had begun are another one's, and ended with it.
                     self._begun.clear()
@@ -170,7 +171,7 @@ class WorkflowRun:
         match entry:
             case j.StepEnded():
                 if entry.failure is not None:
-                    self._failures[entry.path] = entry.failure.message
+                    self._failures[entry.path] = failure_told(entry.failure.message, entry.summary)
                 begun = self._begun.get((entry.path, entry.attempt, False))
                 took_ns = entry.at_ns - begun.at_ns if begun is not None else 0
                 told = StepEnded(

@@ -26,6 +26,8 @@ FINAL_CODES = frozenset({"refused", "too_deep", "bad_config", "isolation_unavail
 MAX_FAILURE_BYTES = 2000
 SUMMARY_BYTES = 300
 """Of an agent's answer, in the journal's line about its step."""
+HANDED_BACK_BYTES = 4000
+"""Of what one handed back whose budget was used up, for whoever tries next."""
 
 Outcome = Literal["completed", "failed", "cancelled"]
 
@@ -124,6 +126,8 @@ class Attempt:
                 summary = cut(" ".join(ended.result.split()), SUMMARY_BYTES)[0]
                 answer = await self._shop.artifacts.whole(ended.whole) if ended.whole else ended.result
                 artifacts = await self._left(order, answer)
+            elif ended.cause.kind == "budget":
+                summary = cut(ended.result, HANDED_BACK_BYTES)[0]
         except OttoError as error:
             # Only what this attempt needs went wrong: what it is worth is for the machine to say.
             outcome, failure = "failed", _failure(order.path, error)

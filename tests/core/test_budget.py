@@ -102,6 +102,28 @@ def test_the_last_call_is_for_its_own_session() -> None:
     accounts.validate()
 
 
+def test_blocks_lend_to_the_last_calls_of_their_steps() -> None:
+    """All that are around a step, to the step itself, as far as the tenth goes; not to whom the step has started."""
+    accounts = Accounts()
+    accounts.open("day", above=None, holds_back=False)
+    for key, above, limit in (("flow", "day", 2000), ("flow/a", "flow", 1000), ("flow/a/b", "flow/a", 1000)):
+        accounts.open(key, above=above, limits=Limits(tokens=limit), lends=True)
+    for step, limit in (("one", None), ("two", 100), ("three", None)):
+        accounts.open(step, above="flow/a/b", limits=Limits(tokens=limit))
+    accounts.open("below", above="one")
+    assert isinstance(accounts.reserve("one", "1", call(800, 100)), Granted)
+    for step in ("one", "two", "three", "below"):
+        assert isinstance(accounts.reserve(step, "2", call(1, 1)), Refused), "a tenth is kept"
+    assert isinstance(accounts.reserve("below", "3", call(1, 1), is_last=True), Refused)
+    assert isinstance(accounts.reserve("two", "3", call(40, 8000), is_last=True), Granted), "within its own limit"
+    accounts.settle("two", "3", Amount(tokens=30))
+    found = accounts.reserve("one", "4", call(40, 8000), is_last=True)
+    assert isinstance(found, Granted) and found.amount.tokens == 70
+    assert isinstance(accounts.reserve("three", "5", call(1, 1), is_last=True), Refused), "it is used up"
+    assert isinstance(accounts.reserve("three", "6", call(1, 1)), Refused)
+    accounts.validate()
+
+
 def test_a_day_holds_nothing_back() -> None:
     """It has no last call of its own."""
     accounts = tree(Limits(tokens=1000), s=Limits())
@@ -199,6 +221,7 @@ class Naive:
     def __init__(self) -> None:
         self.above: dict[str, str] = {}
         self.limit: dict[str, int | None] = {}
+        self.lenders: set[str] = set()
         self.events: list[tuple[str, str, int, int | None]] = []
         """Account, name, reserved, consumed (None while it is on its way)."""
 
@@ -216,12 +239,17 @@ class Naive:
             if key in self.path(owner)
         )
 
+    def may_have(self, key: str, holder: str) -> bool:
+        """Whether a last call of one account may have what the other one holds back: all between them lend."""
+        path = self.path(key)
+        return all(each in self.lenders for each in path[1 : path.index(holder) + 1])
+
     def room(self, key: str, *, is_last: bool) -> int | None:
         rooms = []
         for each in self.path(key):
             limit = self.limit[each]
             if limit is not None:
-                held_back = 0 if each == "day" or (is_last and each == key) else limit // 10
+                held_back = 0 if each == "day" or (is_last and self.may_have(key, each)) else limit // 10
                 rooms.append(max(0, limit - held_back - self.used(each)))
         return min(rooms, default=None)
 
@@ -252,10 +280,17 @@ class AccountsMachine(RuleBasedStateMachine):
     def spawn(self, parent: str, limit: int | None) -> str:
         return self._open(parent, limit)
 
-    def _open(self, above: str, limit: int | None) -> str:
+    @rule(target=sessions, parent=sessions, limit=st.none() | st.integers(0, 1500))
+    def begin_block(self, parent: str, limit: int | None) -> str:
+        """Within a workflow, or a workflow itself: the oracle does not care which."""
+        return self._open(parent, limit, lends=True)
+
+    def _open(self, above: str, limit: int | None, *, lends: bool = False) -> str:
         key = self._next("s")
         self.naive.above[key], self.naive.limit[key] = above, limit
-        self.accounts.open(key, above=above, limits=Limits(tokens=limit))
+        if lends:
+            self.naive.lenders.add(key)
+        self.accounts.open(key, above=above, limits=Limits(tokens=limit), lends=lends)
         return key
 
     @rule(
@@ -302,6 +337,7 @@ class AccountsMachine(RuleBasedStateMachine):
                 limits=limits,
                 spent=Amount(tokens=sum(consumed for _, consumed in settled)),
                 holds_back=key != "day",
+                lends=key in self.naive.lenders,
             )
         for owner, name, reserved, consumed in self.naive.events:
             if consumed is None:

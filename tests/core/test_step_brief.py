@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from ottod.core.step_brief import MAX_BRIEF_CHARS, Handed, answer_output, answer_schema, brief, fill_in
+from ottod.core.step_brief import (
+    MAX_BRIEF_CHARS,
+    Handed,
+    answer_output,
+    answer_schema,
+    brief,
+    failure_told,
+    fill_in,
+)
 from ottod.protocol.workflows import Output, Step
 from tests.core.workflows import step
 
@@ -38,6 +46,8 @@ def test_inputs_are_whole_or_stand_for_more() -> None:
 def test_acceptance_and_the_failure_before_are_told() -> None:
     text = told(step("a", acceptance=("tests pass", "no new files")), failure="it did not compile")
     assert "- tests pass\n- no new files" in text and "it did not compile" in text
+    assert failure_told("too dear", "") == "too dear"
+    assert failure_told("too dear", "half of it").endswith("handed back:\n\nhalf of it")
 
 
 def test_an_agent_is_told_how_to_leave_what() -> None:

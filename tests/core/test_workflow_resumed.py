@@ -19,6 +19,22 @@ from ottod.protocol.workflows import Approval, Compensation, Condition, Resolved
 NO_DELAY = Backoff(base_s=0, jitter=0)
 
 
+def test_the_blocks_that_go_on_are_known() -> None:
+    """Those that had completed do not, nor do iterations that are over; the workflow itself does."""
+
+    def part(name: str, mode: str, *steps: Step, **fields: Any) -> Step:
+        return Step(id=name, mode=mode, steps=steps, **fields)  # type: ignore[arg-type]
+
+    each = part("each", "sequential", Step(id="s", agent="a"), Step(id="t", agent="a"))
+    loop = part("loop", "loop", each, max_iterations=2)
+    spec = WorkflowSpec(name="w", steps=(part("done", "parallel", Step(id="x", agent="a")), loop))
+    first = Run(spec).to_end(lambda path: path == "loop[2]/each/t")
+    assert not first.machine.open_blocks
+    again = Run(spec, (*first.past, j.WorkflowResumed(at_ns=99, origin="s-0")))
+    assert again.machine.open_blocks == {"", "loop", "loop[2]/each"}
+    assert not again.to_end().machine.open_blocks
+
+
 class Run:
     """A machine whose every entry is kept, as in a journal. `fails` says which paths do."""
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterable
 
+import pytest
+
 from ottoctl.sync import SyncOtto
+from ottod.errors import OttoError
 from ottod.isolation.processes import identify, send_signal
 from ottod.protocol.specs import Budgets
+from ottod.protocol.workflows import Retry
 from tests.daemon.harness import RealDaemon, running_daemon, wait_for
-from tests.daemon.workshop import agent, block, ended, paths, start, step, worker, workflow
+from tests.daemon.workshop import agent, block, ended, ottoctl, paths, start, step, worker, workflow
 
 LIMIT = 24_000
 
@@ -63,6 +68,61 @@ def test_branches_draw_on_one_budget_and_no_further(daemon: RealDaemon) -> None:
         line = lines[f"{session.id}/both", "tokens"]
         assert (line.spent, line.reserved, line.limit) == (used, 0, LIMIT)
         assert lines[session.id, "tokens"].spent == used + spent(otto, [ended(session)[-1].session])
+
+
+def test_whose_budget_is_used_up_hands_back_what_it_has(daemon: RealDaemon) -> None:
+    """A step has a last call of a block's budget and of the workflow's as of its own; who tries next is told."""
+    usage = {"input_tokens": 1, "output_tokens": 3400}
+    begin = {"text": "I begin.", "tools": [{"name": "fs_list", "arguments": {}}], "usage": usage}
+    agent(daemon, "greedy", begin, {"text": "half of it is done"}, tools=["fs_list"])
+    agent(daemon, "other", {"text": "the rest"})
+    limit = Budgets(tokens=4000)
+    again = step("greedy", budgets=limit, retry=Retry(attempts=2, fallback_agent="other"))
+    flows = {
+        "part": workflow("sequential", block("part", "sequential", step("greedy"), budgets=limit)),
+        "": workflow("sequential", step("greedy"), budgets=limit),
+        "again": workflow("sequential", again),
+    }
+    with daemon.client(timeout_s=120) as otto:
+        sessions = {place: start(daemon, otto, spec) for place, spec in flows.items()}
+        for place, session in sessions.items():
+            result = session.wait(timeout_s=90)
+            first = ended(session)[0]
+            info = otto.session(first.session).info()
+            assert info.cause is not None and (info.cause.kind, info.result) == ("budget", "half of it is done"), info
+            assert first.summary == "half of it is done" and spent(otto, [first.session]) <= 4000
+            if place == "again":
+                assert result.ok and "half of it is done" in otto.session(ended(session)[1].session).info().task
+                continue
+            assert result.cause is not None and result.cause.kind == "budget", result
+            whose = f"{session.id}/{place}".rstrip("/")
+            assert first.failure is not None and f"the budget of {whose} " in first.failure.message, first.failure
+            (line,) = [line for line in session.info().budgets if line.session == whose]
+            assert (line.spent, line.reserved) == (spent(otto, [first.session]), 0) and line.spent > 3401
+            with pytest.raises(OttoError, match=f"{whose} has used up its budget of tokens"):
+                session.resume()
+
+
+def test_a_block_goes_on_with_what_it_has_left(daemon: RealDaemon) -> None:
+    """A workflow that is resumed knows what its blocks had spent, and what the steps before it have cost."""
+    usage = {"input_tokens": 1, "output_tokens": 3400}
+    agent(daemon, "dear", {"text": "done", "usage": usage})
+    agent(daemon, "breaks", {"error": {"status": 400, "message": "no"}})
+    part = block("part", "sequential", step("dear"), step("breaks"), budgets=Budgets(tokens=50_000))
+    with daemon.client(timeout_s=120) as otto:
+        session = start(daemon, otto, workflow("sequential", part))
+        assert session.wait(timeout_s=60).cause.kind == "failed"  # type: ignore[union-attr]
+        agent(daemon, "breaks", {"text": "mended", "usage": usage})
+        again = session.resume()
+        assert again.wait(timeout_s=60).ok
+        (line,) = again.info().budgets
+        assert (line.session, line.spent, line.limit) == (f"{again.id}/part", 2 * 3401, 50_000)
+        rows = json.loads(ottoctl(daemon, "workflow", "status", again.id, "-o", "json").stdout)["steps"]
+        assert [(row["path"], row["tokens"]) for row in rows if row["state"] == "completed"] == [
+            ("part/dear", 3401), ("part/breaks", 3401)
+        ]  # fmt: skip
+        fresh = session.resume(fresh_budget=True)
+        assert fresh.wait(timeout_s=60).ok and fresh.info().budgets[0].spent == 3401
 
 
 def test_a_blocks_budget_outlives_root_and_the_workflows_process() -> None:
