@@ -17,13 +17,15 @@ from tests.daemon.harness import RealDaemon, running_daemon, wait_for
 from tests.daemon.workshop import agent, block, ended, ottoctl, paths, start, step, worker, workflow
 
 LIMIT = 24_000
+TURN = 601
+"""What a spender consumes in each."""
 
 
 def spender(daemon: RealDaemon, name: str, turns: int, *, first: str = "") -> None:
     """An agent that consumes a little in each of some turns: less than any call is let through with."""
     look: dict[str, object] = {"name": "fs_list", "arguments": {}}
     begin: dict[str, object] = {"name": "shell", "arguments": {"command": first}}
-    usage = {"input_tokens": 1, "output_tokens": 200}
+    usage = {"input_tokens": 1, "output_tokens": TURN - 1}
     calls = [begin if first and not n else look for n in range(turns)]
     last = {"text": "done", "usage": usage}
     said = [{"tools": [call], "usage": usage} for call in calls]
@@ -41,9 +43,9 @@ def spent(otto: SyncOtto, sessions: Iterable[str]) -> int:
 
 def test_branches_draw_on_one_budget_and_no_further(daemon: RealDaemon) -> None:
     """The greedy one has what the modest one left, and ends at the block's limit; the step outside has its own."""
-    spender(daemon, "modest", 10)
-    spender(daemon, "greedy", 200)
-    spender(daemon, "after", 20)
+    spender(daemon, "modest", 3)
+    spender(daemon, "greedy", 60)
+    spender(daemon, "after", 7)
     both = block(
         "both",
         "parallel",
@@ -128,9 +130,9 @@ def test_a_block_goes_on_with_what_it_has_left(daemon: RealDaemon) -> None:
 def test_a_blocks_budget_outlives_root_and_the_workflows_process() -> None:
     """A loop's iterations share it; what was spent before the kill counts after it."""
     with running_daemon() as daemon:
-        spender(daemon, "saver", 40)
+        spender(daemon, "saver", 13)
         wait = "touch begun; while [ ! -e go ]; do sleep 0.05; done"
-        spender(daemon, "greedy", 200, first=wait)
+        spender(daemon, "greedy", 60, first=wait)
         limited = block("part", "sequential", step("saver"), step("greedy"), budgets=Budgets(tokens=LIMIT))
         with daemon.client(timeout_s=120) as otto:
             session = start(daemon, otto, workflow("sequential", limited))
@@ -143,7 +145,7 @@ def test_a_blocks_budget_outlives_root_and_the_workflows_process() -> None:
             again = otto.session(session.id)
             wait_for("it is back", lambda: again.info().incarnation == 2)
             (line,) = [line for line in again.info().budgets if line.session == f"{session.id}/part"]
-            assert line.spent >= 41 * 201
+            assert line.spent >= 14 * TURN
             (daemon.workdir / "go").touch()
             result = again.wait(timeout_s=90)
             assert result.cause is not None and result.cause.kind == "budget", result
