@@ -119,15 +119,17 @@ class Tree:
 
     # ------------------------------------------------------------ what happens
 
-    def start(self) -> None:
+    def start(self, parent: str = "", *, is_flow: bool | None = None) -> str:
         live = [key for key in self.sessions if key not in self.ended]
-        parent = self.random.choice(live) if live else ""
+        parent = parent or (self.random.choice(live) if live else "")
         budgets = Budgets(
             tokens=self.random.choice([None, None, None, 0, *(self.random.randrange(1, 90_000) for _ in range(4))]),
             usd=self.random.choice([None, None, self.random.randrange(1, 250) / 1000]),
         )
         plan = SessionPlan(spec=AgentSpec(name="a", budgets=budgets), models=MODELS, cwd="/")
-        if self.random.random() < 0.4:
+        if is_flow is not None:
+            plan = replace(plan, spec=AgentSpec(name="a", budgets=Budgets(tokens=self.random.choice([None, 90_000]))))
+        if is_flow or (is_flow is None and self.random.random() < 0.4):
             plan = replace(plan, workflow=ResolvedWorkflow(spec=self.flow()))
         if parent and self.plan(parent).workflow is not None:
             place = self.random.choice(PLACES)
@@ -135,13 +137,14 @@ class Tree:
         key = session_id(self.random.getrandbits(50))
         session = Session(SessionInfo(session=key, agent="a", model="p:m0", state="running", parent=parent), plan)
         self.add(session)
+        return key
 
-    def go_on(self) -> None:
+    def go_on(self) -> str:
         """An ended workflow with nothing left below it goes on as another session, with its books."""
         gone_on = set(self.origins.values())
         old = sorted(key for key in self.ended - self.outlived - gone_on if self.sessions[key].is_workflow)
         if not old or len(self.sessions) > 16:
-            return
+            return ""
         origin = self.random.choice(old)
         plan, key = self.plan(origin), session_id(self.random.getrandbits(50))
         lines = self.sessions[origin].info.budgets
@@ -150,6 +153,7 @@ class Tree:
         self.add(Session(info, replace(plan, is_step=False, spawn_key="")))
         self.origins[key] = origin
         self.resumed += 1
+        return key
 
     def add(self, session: Session) -> None:
         session.incarnation = Incarnation(number=1, secret=b"", generation=0)
@@ -393,3 +397,42 @@ def test_a_hundred_random_trees_are_never_over(batch: int, tmp_path: Path) -> No
         resumed += tree.resumed
     print(f"{granted} calls granted, {refused} refused, {crashes} crashes, {resumed} resumed, {checks} checks")
     assert granted > 50 and refused > 50 and crashes > 20 and resumed
+
+
+async def go_on_again_and_again(tree: Tree) -> None:
+    """A workflow whose steps spend all that they can get, and that goes on with what its blocks have left."""
+    await tree.boot()
+    flow = tree.start(is_flow=True)
+    for _ in range(3):
+        steps = [tree.start(flow, is_flow=False) for _ in range(4)]
+        for _ in range(12):
+            await asyncio.gather(*(tree.call(step) for step in steps))
+            for call in [each for each in tree.calls if each.used is None and each.session not in tree.ended]:
+                await tree.answer(call)
+            tree.check()
+        if tree.random.random() < 0.5:
+            await tree.drain()
+            await tree.boot()
+        for step in (*steps, flow):
+            tree.end(step)
+            tree.check()
+        flow = tree.go_on()
+    await tree.finish()
+
+
+def test_a_workflow_that_goes_on_is_never_over_either(tmp_path: Path) -> None:
+    """What its blocks may spend, all sessions that carry it out spend together, whatever root dies in between."""
+    refused = 0
+    for number in range(6):
+        database = Database.open(tmp_path / f"{number}.db")
+        tree = Tree(database, Random(number))
+        try:
+            asyncio.run(go_on_again_and_again(tree))
+        except BaseException:
+            print(f"seed {number}")
+            raise
+        finally:
+            database.close()
+        assert tree.resumed == 3
+        refused += tree.refused
+    assert refused > 50
