@@ -277,6 +277,33 @@ def test_killed_before_in_and_behind_every_record_it_is_handed_over_once() -> No
         sweep((point,))
 
 
+@pytest.mark.long
+def test_a_long_answer_is_whole_whoever_is_killed() -> None:
+    """The first one and its successor are both killed, at each record of their journals."""
+    long = "".join(f"line {n}\n" for n in range(6000))
+    report = Output(name="report", capture="answer")
+    flow = workflow("sequential", step("a", "triage", outputs=(report,)))
+    with running_daemon(env={"OTTO_FAILPOINTS": "1"}) as daemon, daemon.client(timeout_s=120) as otto:
+        triage(daemon, handoff("expert"), {"text": "never said"}, env=["FAILPOINT"], **TRANSIENT)
+        agent(daemon, "expert", ALREADY_SAID, {"text": long}, env=["FAILPOINT"], **TRANSIENT)
+        # The user's: a project's may not name variables.
+        users = daemon.base / "config" / "agents"
+        users.mkdir(parents=True, exist_ok=True)
+        for file in (daemon.workdir / ".otto" / "agents").glob("*.yml"):
+            file.rename(users / file.name)
+        died = 0
+        for n in range(1, RECORDS + 1):
+            session = start(daemon, otto, flow, env={"FAILPOINT": f"1:written:{n}"})
+            result = session.wait(timeout_s=100)
+            assert result.ok, (n, result.cause, result.result)
+            kept = {info.name: info for info in otto.artifacts(session=session.id)}
+            assert otto.read_artifact(kept["report"]).decode() == long, n
+            infos = otto.list_with(ListSessions(tree=session.id, all=True)).sessions
+            assert len(infos) == 3, "handed over once"
+            died += sum(info.incarnation - 1 for info in infos)
+        assert died >= RECORDS, died
+
+
 def test_a_stop_reaches_the_successor(daemon: RealDaemon) -> None:
     triage(daemon, handoff("expert"))
     agent(daemon, "expert", ALREADY_SAID, shell("sleep 300"), tools=["shell"])
