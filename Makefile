@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PYTEST_ARGS ?= -n auto --dist worksteal
+# One more than there are processors: a test of real processes waits for about a third of its time.
+TESTS_AT_ONCE := $(shell expr $$(nproc) + 1)
+PYTEST_ARGS ?= -n $(TESTS_AT_ONCE) --dist worksteal
 PROVIDER ?= scripted
 WORKFLOW ?= all
 
@@ -13,6 +15,7 @@ SEED ?= 1
 SEEDS ?= 10000
 MINUTES ?= 10
 SESSIONS ?= 50
+EVERY ?= 1
 VM_RUN ?= ../shared/vm/vm-run
 MCP_PEERS := $(addprefix @modelcontextprotocol/,server-everything@2026.8.31 server-filesystem@2026.8.31)
 
@@ -71,8 +74,8 @@ churn: $(STAMP) ## Start and end 2,000 sessions and look for growth
 crash-sweep: $(STAMP) ## Kill a session's worker at every record of its journal and print what that cost, as Markdown
 	@$(BIN)/python -m tests.crash
 
-workflow-sweep: $(STAMP) ## Kill a workflow's worker at every record of its journal and compare what came of it
-	@$(BIN)/python -m tests.crash.workflow_sweep
+workflow-sweep: $(STAMP) ## Kill a workflow's worker at every record of its journal and compare what came of it (EVERY=n for a part)
+	@$(BIN)/python -m tests.crash.workflow_sweep --every $(EVERY)
 
 storm: $(STAMP) ## Let SESSIONS loose on a local provider that refuses, breaks down, stalls and cuts streams (SEED=n)
 	@$(BIN)/python -m tests.storm --sessions $(SESSIONS) --seed $(SEED)

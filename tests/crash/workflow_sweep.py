@@ -195,13 +195,15 @@ def main() -> int:
     """Prints what was found; exit status 1 if a workflow differs from the undisturbed one where it must not."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--at-once", type=int, default=4, help="workflows that run at the same time")
-    at_once = parser.parse_args().at_once
+    parser.add_argument("--every", type=int, default=1, help="take each so many-th place only")
+    arguments = parser.parse_args()
     lives = wrongs = killed = 0
     with running_daemon(env={"OTTO_FAILPOINTS": "1"}) as daemon, daemon.client() as otto:
         for fails in (False, True):
-            sweep = WorkflowSweep(daemon, otto, fails=fails, at_once=at_once)
+            sweep = WorkflowSweep(daemon, otto, fails=fails, at_once=arguments.at_once)
             (undisturbed,) = sweep.live([Place()])
-            for life in sweep.live([Place(p, n) for n in range(undisturbed.records) for p in POINTS]):
+            places = [Place(p, n) for n in range(undisturbed.records) for p in POINTS][:: arguments.every]
+            for life in sweep.live(places):
                 lives, killed = lives + 1, killed + (life.incarnations > 1)
                 for wrong in what_is_wrong(life, undisturbed):
                     wrongs += 1
