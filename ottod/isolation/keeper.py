@@ -74,6 +74,8 @@ class Keeper:
         self.is_settled = False
         self.is_ordered = False
         self.stragglers = 0
+        # Whoever is left of a sandbox that died on its way up holds the other end, and says nothing on it.
+        os.set_blocking(report, False)
 
     def keep(self) -> None:
         """Returns when nothing is left, or nothing more can be done about it."""
@@ -101,8 +103,11 @@ class Keeper:
             pass  # The worker is dead, which is the same order.
 
     def read_report(self) -> bool:
-        """Passes on what the child's side says; False at its end."""
-        data = os.read(self.report, REPORT_BYTES)
+        """Passes on what the child's side says; False at its end, and when it has said nothing more so far."""
+        try:
+            data = os.read(self.report, REPORT_BYTES)
+        except BlockingIOError:
+            return False
         if not self.is_enclosed:
             self.is_started = not data
             self.is_settled = bool(data)
@@ -194,11 +199,19 @@ class Keeper:
                 pass
 
     def end_namespace(self) -> None:
-        """All of it at one stroke: the sandbox dies with its monitor, and its processes with their first."""
+        """All of it at one stroke: the sandbox dies with its monitor, and its processes with their first.
+
+        One that is ended on its way up may not have asked to die with its monitor yet: it is our child then.
+        """
         if self.is_running:
             os.kill(self.pid, SIGKILL)  # Our own child, which only we can reap: nobody else has its number.
         give_up_at = time.monotonic() + KILL_DEADLINE_S
         while not self.reap() and time.monotonic() < give_up_at:
+            for pid in own_children():
+                try:
+                    os.kill(pid, SIGKILL)  # Not reaped either, so that nobody else has its number.
+                except PermissionError:
+                    pass  # It is reported as what is left.
             time.sleep(REAP_PAUSE_S)
 
     def say(self, message: bytes) -> None:
@@ -212,6 +225,15 @@ def say(control: int, message: bytes) -> None:
         os.write(control, message)
     except OSError:
         pass
+
+
+def own_children() -> list[int]:
+    """The children of this process, which has one thread; none where the kernel does not list them."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", "rb", buffering=0) as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        return []
 
 
 def load_processes() -> Any:

@@ -55,7 +55,8 @@ MAX_FDS_HELD = 16_384
 """Descriptors of directories in the working tree: two for each repository, and one for each mount of a call."""
 SPARE_FDS = 64
 """What a sandbox needs besides those of its mounts."""
-MARKERS = ("OTTO_SESSION", "OTTO_CALL", "PWD")
+CALL_MARKER = "OTTO_CALL"
+MARKERS = ("OTTO_SESSION", CALL_MARKER, "PWD")
 """What an order says of a program's environment in any case; the first two are those of `processes`."""
 IGNORED = (1, 2, 3, 15)
 """SIGHUP, SIGINT, SIGQUIT, SIGTERM: launcher and keepers must outlive whoever tells the whole session to end."""
@@ -92,6 +93,8 @@ class Launcher:
         self.orders = orders
         self.config = config
         self.keepers: dict[int, int] = {}
+        self.calls: dict[int, str] = {}
+        """Each keeper's call."""
         self.poll = select.poll()
         self.poll.register(orders.fileno(), select.POLLIN)
         self.refusal = b""
@@ -194,7 +197,7 @@ class Launcher:
             return
         if pid:
             fd = os.pidfd_open(pid)
-            self.keepers[fd] = pid
+            self.keepers[fd], self.calls[pid] = pid, order["env"].get(CALL_MARKER, "")
             self.poll.register(fd, select.POLLIN)
             return
         try:
@@ -310,7 +313,10 @@ class Launcher:
         return words + more, fds
 
     def _sweep(self, call: str, control: int) -> None:
-        """Ends what a killed keeper has left behind: by descent from the launcher, and by the call's marker."""
+        """Ends what a killed keeper has left behind: by descent from the launcher, and by the call's marker.
+
+        And what one that has not ended still keeps: it will find that out, and end by itself.
+        """
         processes = keeper.load_processes()
         own = os.getpid()
         kept = set(self.keepers.values())
@@ -319,6 +325,7 @@ class Launcher:
         def find(table: Any) -> set[int]:
             nonlocal found
             strays = [row.id.pid for row in table.values() if row.parent_pid == own and row.id.pid not in kept]
+            strays += [row.id.pid for row in table.values() if self.calls.get(row.parent_pid) == call]
             victims: set[int] = processes.closure(
                 table, [*strays, *processes.marked(table, processes.CALL_MARKER, call)]
             )
@@ -335,7 +342,9 @@ class Launcher:
         self.poll.unregister(fd)
         os.close(fd)
         try:
-            os.waitpid(self.keepers.pop(fd), 0)
+            pid = self.keepers.pop(fd)
+            self.calls.pop(pid, None)
+            os.waitpid(pid, 0)
         except ChildProcessError:
             pass
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ottod.errors import ToolError
-from ottod.isolation.running import READ_BYTES, Ending, KeptProgram
+from ottod.isolation.running import READ_BYTES, Ending, KeptProgram, finished
 
 Refusal = Callable[[BaseException], ToolError]
 Sweep = Callable[[], Awaitable[Ending]]
@@ -124,10 +124,13 @@ class LiveProgram(KeptProgram):
         self._pipes.close("stdin")
 
     async def aclose(self) -> bool:
-        """Ends it and all it started, and closes everything. True if nothing of it is left."""
+        """Ends it and all it started, and closes everything. True if nothing of it is left.
+
+        A cancellation takes effect afterwards: whoever closes what this belongs to must find it gone.
+        """
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close())
-        return await asyncio.shield(self._closing)
+        return await finished(self._closing)
 
     async def _close(self) -> bool:
         try:

@@ -227,7 +227,7 @@ def _fail(future: asyncio.Future[int], error: Exception) -> None:
         future.set_exception(error)
 
 
-async def finished(work: Coroutine[Any, Any, T]) -> T:
+async def finished(work: Coroutine[Any, Any, T] | asyncio.Task[T]) -> T:
     """Awaits to the end, then lets a cancellation that came meanwhile take effect."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

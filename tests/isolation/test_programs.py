@@ -306,6 +306,37 @@ def test_cancelling_twice_still_ends_everything(place: SessionPlace) -> None:
     assert place.leftovers() == []
 
 
+HALF_MADE = """#!/bin/sh
+for word; do
+    if [ "$word" = --chdir ]; then sleep 611 & wait; fi
+done
+"""
+"""Stands for bubblewrap as it makes a sandbox: its first process does not die with it yet. The trial succeeds."""
+
+
+def test_a_sandbox_that_is_ended_on_its_way_up_leaves_nothing(tmp_path: Path) -> None:
+    """What bubblewrap has begun outlives its kill, and holds the pipe that the keeper reads."""
+    bwrap = tmp_path / "bwrap"
+    bwrap.write_text(HALF_MADE)
+    bwrap.chmod(0o755)
+    place = SessionPlace(tmp_path, bwrap=str(bwrap))
+
+    async def work() -> None:
+        call = asyncio.ensure_future(place.programs.run(["true"], timeout_s=60, max_output_bytes=1000))
+        while not running("611"):
+            assert not call.done()
+            await asyncio.sleep(0.01)
+        call.cancel()
+        await asyncio.wait({call})
+
+    try:
+        run(work())
+        assert running("611") == []
+        assert [p for p in processes.survivors(place.session) if p.pid != place.programs.launcher_pid] == []
+    finally:
+        place.close()
+
+
 def test_a_dead_worker_leaves_no_program(tmp_path: Path, bwrap: str) -> None:
     """kill -9 of the process that runs a call ends the call's processes, without anybody's help."""
     session = f"s-{os.urandom(5).hex()}"

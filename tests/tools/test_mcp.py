@@ -186,12 +186,15 @@ def test_a_server_that_does_not_come_up_costs_its_own_tools_only(tmp_path: Path,
     with rig(tmp_path, mode=mode, start_timeout_s=3.0) as made:
 
         async def work() -> None:
-            source = made.source()
-            try:
+            source, again = made.source(), made.source()
+
+            async def fails() -> None:
                 with pytest.raises(ToolError, match=message):
                     await source.open()
-                again = made.source()
-                tools = await open_all([again], notice=lambda *words: made.notices.append(words))
+
+            try:
+                opening = open_all([again], notice=lambda *words: made.notices.append(words))
+                _, tools = await asyncio.gather(fails(), opening)
                 await again.aclose()
                 assert tools == {} and made.notices[-1][1] == "unavailable"
             finally:
