@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tests.chaos.report import markdown, summary, to_json
 from tests.chaos.run import Run, new_daemon
+from tests.daemon.program import ToldToEnd, run_program
 
 
 def main() -> int:
@@ -35,6 +36,8 @@ def main() -> int:
         if arguments.json is not None:
             arguments.json.write_text(to_json(data))
         is_good = bool(data["passed"])
+    except ToldToEnd:
+        raise
     except BaseException:
         print(f"the run itself failed; again with: {command}\nevidence: {keep(run)}", file=sys.stderr)
         raise
@@ -66,4 +69,4 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -14,7 +14,6 @@ import argparse
 import json
 import random
 import signal
-import sys
 import threading
 import time
 from collections import Counter
@@ -29,6 +28,7 @@ from ottod.isolation.processes import identify, send_signal
 from ottod.protocol.specs import AgentSpec
 from tests.chaos.gauges import BOUNDS, Gauges, excesses, read_gauges
 from tests.daemon.harness import RealDaemon, wait_for
+from tests.daemon.program import run_program
 
 RETAIN = 30
 AT_ONCE = 8
@@ -209,4 +209,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

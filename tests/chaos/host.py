@@ -92,9 +92,7 @@ class Host:
         now_ns = time.time_ns()
         self._deeds.root_deaths_ns.append(now_ns)
         self._deeds.root_troubles_ns.append(now_ns)
-        assert self.daemon.process is not None
-        self.daemon.process.kill()
-        self.daemon.process.wait()
+        self.daemon.kill()
         self.is_frozen = False
         self.zygote_pid = 0
         self._restart_at_s = time.monotonic() + delay_s

@@ -7,6 +7,7 @@ import sys
 
 from tests.crash.sweep import POINTS, Place, Sweep, table, what_is_wrong
 from tests.daemon.harness import running_daemon
+from tests.daemon.program import run_program
 
 
 def main() -> int:
@@ -28,4 +29,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -26,6 +26,7 @@ from ottod.protocol.workflows import Compensation, Condition, Output, Step, Work
 from ottod.worker.failpoints import VARIABLE, WORKFLOW_VARIABLE
 from tests.crash.sweep import POINTS, Place
 from tests.daemon.harness import RealDaemon, running_daemon
+from tests.daemon.program import run_program
 
 EFFECTS = "effects"
 VERDICT = {"type": "object", "required": ["v"], "properties": {"v": {"type": "string"}}}
@@ -213,4 +214,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)
