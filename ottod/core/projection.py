@@ -17,6 +17,8 @@ SHOWN_REASON_CHARS = 500
 MAX_CLAIMS = 20
 """Of one approval, in the table."""
 MAX_CLAIM_CHARS = 2000
+WITHOUT_WORKER: frozenset[ev.SessionState] = frozenset({"starting", "restarting", "parked"})
+"""States that only root says, of a session whose last worker is gone."""
 
 
 def fold(info: SessionInfo, event: ev.Event | ev.Unknown, at_ns: int) -> SessionInfo:
@@ -25,7 +27,8 @@ def fold(info: SessionInfo, event: ev.Event | ev.Unknown, at_ns: int) -> Session
         case ev.SessionStateChanged():
             reason = event.reason if event.state in ("restarting", "parked") else ""
             due_ns = info.restart_due_ns if event.state == "restarting" else 0
-            return replace(info, state=event.state, reason=reason, restart_due_ns=due_ns)
+            halt = None if event.state in WITHOUT_WORKER else info.halt
+            return replace(info, state=event.state, reason=reason, restart_due_ns=due_ns, halt=halt)
         case ev.IncarnationExited():
             due_ns = at_ns + event.delay_ms * 1_000_000 if event.restart == "scheduled" else 0
             return replace(info, pid=0, current_tool="", restarts=event.restarts, restart_due_ns=due_ns, backlog=None)
@@ -68,6 +71,7 @@ def fold(info: SessionInfo, event: ev.Event | ev.Unknown, at_ns: int) -> Session
                 current_tool="",
                 approvals=(),
                 backlog=None,
+                halt=None,
                 cause=event.cause,
                 result=event.result,
                 is_json=event.is_json,

@@ -66,6 +66,15 @@ class Backlog(Wire, frozen=True, kw_only=True):
     limit: int = 0
 
 
+class Halt(Wire, frozen=True, kw_only=True):
+    """Why the present worker is being stopped while its session is not: its group restarts, or it is condemned.
+
+    `verdict`: the cause of its end, whatever it says itself: what supervises its children has given up.
+    """
+
+    verdict: Cause | None = None
+
+
 class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
     """A session as root knows it. Times are wall clock nanoseconds, 0 when it has not happened."""
 
@@ -135,6 +144,8 @@ class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
     """The artifact that has the whole result, if that was too long."""
     routed: str = ""
     """Why its agent was chosen, if nobody named one."""
+    halt: Halt | None = None
+    """Its present worker is to make room for the next one, or for what follows from the verdict."""
 
 
 class SessionStartedResult(Wire, frozen=True, kw_only=True, tag="started"):

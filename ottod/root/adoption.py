@@ -136,6 +136,9 @@ class Adoption:
         for session in self._unbooked:
             await self._burials.settle(session)
         self._groups.resume_orders()
+        for session in self._adopted:
+            if session.info.halt is not None and not session.is_stopping:
+                self._stops.stop_worker(session)
         for session in (*self._adopted, *self._bereft):
             if session.is_stop_inherited and not session.has_ended and session.stop_cause is None:
                 self._stops.begin_for(session, INHERITED_STOP, "cancelled")
@@ -158,7 +161,8 @@ class Adoption:
     def _fold_newest(self, key: int, info: SessionInfo) -> SessionInfo:
         """The session as its row and its newest events have it. A stop that has begun is not undone by either."""
         newest = self._fold_ring_onto(key, info)
-        return replace(newest, state="stopping") if "stopping" == info.state != newest.state != "ended" else newest
+        was_stopping = info.state == "stopping" and info.halt is None
+        return replace(newest, state="stopping") if was_stopping and newest.state != "ended" else newest
 
     def _fold_ring_onto(self, key: int, info: SessionInfo) -> SessionInfo:
         """What the ring has of one session beyond its row: at most what came in a second or so."""
@@ -211,7 +215,7 @@ class Adoption:
 
     def _restore(self, info: SessionInfo, packed: bytes | None) -> Session:
         session = Session(info, self._plan(info, packed))
-        session.is_stop_inherited = info.state == "stopping"
+        session.is_stop_inherited = info.state == "stopping" and info.halt is None
         self._c.table.add(session)
         if not info.last_seq:
             # Root died between its row and its first event.
@@ -247,6 +251,8 @@ class Adoption:
         incarnation.started_s = incarnation.last_heard_s = self._c.loop.time()
         incarnation.is_ready = session.info.state != "starting"
         incarnation.adopt_by_s = inf
+        if session.info.halt is not None:
+            incarnation.is_for_restart, incarnation.verdict = True, session.info.halt.verdict
         session.incarnation = incarnation
         await self._reopen(session, row.pid)
         lease.adopt(lambda exit_: self._burials.worker_exited(session, incarnation, exit_))
@@ -283,7 +289,7 @@ class Adoption:
         if session.has_ended or session.is_ending:
             return "ended"  # Its group has been stopped meanwhile.
         session.clearing = None
-        stopped = session.info.state == "stopping"
+        stopped = session.is_stopping
         message = "the daemon had ended before the session did"
         cause = Cause(kind="cancelled" if stopped else "daemon_stop", message=message)
         loss = Loss(cause=cause, remaining=tuple(remaining))
@@ -293,6 +299,10 @@ class Adoption:
         if session.info.state == "parked":
             return "waiting"
         session.lost_to, session.last_loss = lost_to, loss
+        halt = session.info.halt
+        if (halt is not None and halt.verdict is not None) or self._groups.is_stopped_for_restart(session):
+            self._groups.halted(session, loss)
+            return "ended" if session.is_ending or session.has_ended else "waiting"
         if self._groups.has_given_up(session):
             # It had been unparked, and root died before its node was told.
             self._groups.unpark(session)

@@ -97,12 +97,16 @@ class RootContext:
             left_s = None if deadline_s is None else deadline_s - self.loop.time()
             await asyncio.wait(self._tasks, timeout=left_s)
 
-    def record(self, session: Session, event: Event) -> int:
-        """Appends an event of root's own to a session that has no worker, and folds it. Gives its offset."""
-        at_ns = time.time_ns()
-        seq = session.next_seq
-        offset = self.hub.append_event(session.key, seq, session.info.incarnation, event, at_ns)
-        session.next_seq = seq + 1
-        info = fold(session.info, event, at_ns)
-        self.table.update(session, replace(info, last_seq=seq, last_offset=offset))
+    def record(self, session: Session, *events: Event) -> int:
+        """Appends events of root's own to a session that has no worker, and folds them. Gives the first one's offset.
+
+        They are one record and one change of the table: a later root finds all of them or none.
+        """
+        at_ns, seq, info = time.time_ns(), session.next_seq, session.info
+        offset = self.hub.append_events(session.key, seq, info.incarnation, events, at_ns)
+        session.next_seq = seq + len(events)
+        for event in events:
+            info = fold(info, event, at_ns)
+        last = len(events) - 1
+        self.table.update(session, replace(info, last_seq=seq + last, last_offset=offset + last))
         return offset

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import assert_never
+from typing import Literal, assert_never
 
 from msgspec.structs import replace
 
@@ -44,7 +44,7 @@ from ottod.core.supervision import (
 )
 from ottod.core.supervision_events import KeepDown
 from ottod.protocol.cause import COUNTED_AS_CRASH, Cause, CauseKind
-from ottod.protocol.events import IncarnationExited, SessionState, SessionStateChanged
+from ottod.protocol.events import Event, IncarnationExited, SessionState, SessionStateChanged
 from ottod.root.births import Births
 from ottod.root.burials import Burials
 from ottod.root.context import RootContext
@@ -113,21 +113,25 @@ class Groups:
     def lost(self, session: Session, incarnation: Incarnation, loss: Loss) -> None:
         """Its worker is gone: the session ends, or goes on with another one."""
         if self._is_slice_over(session, incarnation, loss):
-            self._next_slice(session, loss)
+            self._go_on(session, loss, how="scheduled")
             return
         ran_ns = int((self._c.loop.time() - incarnation.started_s) * 1e9) if incarnation.is_ready else 0
+        is_wanted = not (session.is_stopping or session.is_ending or loss.remaining)
+        is_halted = incarnation.is_for_restart and incarnation.verdict is None and is_wanted
+        if is_halted and not self.is_stopped_for_restart(session):
+            # Its node did not order that: it was let go in the middle of its group's restart, or root died before
+            # the order was on record.
+            self._go_on(session, loss, how="group")
+            return
         reason: ExitReason = "error"
-        # A child that was let go in the middle of its group's restart is stopped for a group that is gone: the node
-        # that it has now did not order that, and would keep down what it takes for a shutdown.
-        is_ordered = incarnation.is_for_restart and not session.is_top
-        if incarnation.verdict is not None or is_ordered:
+        if incarnation.verdict is not None or incarnation.is_for_restart:
             reason = "shutdown"
         elif loss.cause.kind == "completed":
             reason = "normal"
         event: SupervisionEvent = ChildExited(child=session.id, reason=reason, ran_ns=ran_ns)
         if reason == "error" and not incarnation.is_ready:
             event = StartFailed(child=session.id)
-        if incarnation.is_for_restart and incarnation.verdict is None and not session.is_stopping:
+        if is_halted:
             self._suspend(session, loss, event, how="group")
         else:
             self._lost(session, loss, event, has_spoken=incarnation.exiting is not None)
@@ -146,14 +150,24 @@ class Groups:
         is_wanted = not (session.is_stopping or session.is_ending or incarnation.is_for_restart or loss.remaining)
         return said is not None and said.continues and incarnation.verdict is None and is_wanted
 
-    def _next_slice(self, session: Session, loss: Loss) -> None:
+    def halted(self, session: Session, loss: Loss) -> None:
+        """The same for a worker that an earlier root was stopping, and that none saw end."""
+        halt = session.info.halt
+        down = ChildExited(child=session.id, reason="shutdown")
+        if halt is not None and halt.verdict is not None:
+            self._lost(session, replace(loss, cause=halt.verdict), down)
+        elif session.info.state == "restarting":
+            self._tell(key_of(session), down)  # That is on record; what its node made of it is not.
+        else:
+            self._suspend(session, loss, down, how="group")
+
+    def _go_on(self, session: Session, loss: Loss, *, how: Literal["group", "scheduled"]) -> None:
         """To its node nothing has happened: this is no restart, and counts as none."""
         session.lost_to, session.last_loss = loss.cause.kind, loss
         exited = IncarnationExited(
-            incarnation=session.info.incarnation, cause=loss.cause, restarts=session.info.restarts
+            incarnation=session.info.incarnation, cause=loss.cause, restart=how, restarts=session.info.restarts
         )
-        self._c.record(session, exited)
-        self._move(session, "restarting", loss.cause.message)
+        self._move(session, "restarting", loss.cause.message, exited)
         self._await_return(session)
         self.next_incarnation(session)
 
@@ -165,31 +179,35 @@ class Groups:
         else:
             self._suspend(session, loss, event, how="scheduled")
 
-    def _suspend(self, session: Session, loss: Loss, event: SupervisionEvent, *, how: str) -> None:
+    def _suspend(
+        self, session: Session, loss: Loss, event: SupervisionEvent, *, how: Literal["group", "scheduled"]
+    ) -> None:
         """The session stays alive without a worker, until its node says when the next one comes."""
         key = key_of(session)
         session.lost_to = loss.cause.kind
         session.last_loss = loss
         actions = self._nodes.step(key, event)
-        gives_up = any(isinstance(a, GiveUp) for a in actions) and key.startswith(ABOVE)
+        given_up = [a.reason for a in actions if isinstance(a, GiveUp) and key.startswith(ABOVE)]
         due = [a.due_ns for a in actions if isinstance(a, ArmTimer) and a.child == session.id]
         delay_ms = max(0, due[0] - self._nodes.now_ns()) // 1_000_000 if due else 0
         exited = IncarnationExited(
             incarnation=session.info.incarnation,
             cause=loss.cause,
-            restart="parked" if gives_up else "group" if how == "group" else "scheduled",
+            restart="parked" if given_up else how,
             delay_ms=delay_ms,
             restarts=session.info.restarts + 1,
         )
-        self._c.record(session, exited)
-        if not gives_up:
-            self._move(session, "restarting", f"{loss.cause}: {loss.cause.message}".rstrip(": "))
+        if given_up:
+            self._move(session, "parked", given_up[0], exited)
+        else:
+            self._move(session, "restarting", f"{loss.cause}: {loss.cause.message}".rstrip(": "), exited)
         self._await_return(session)
         self._perform(key, actions)
 
-    def _move(self, session: Session, state: SessionState, reason: str) -> None:
+    def _move(self, session: Session, state: SessionState, reason: str, *after: Event) -> None:
+        """Its new state, on record together with what it follows from."""
         event = SessionStateChanged(state=state, previous=session.info.state, reason=reason[:500])
-        self._c.record(session, event)
+        self._c.record(session, *after, event)
         session.release_waiters()
 
     def _await_return(self, session: Session) -> None:
@@ -286,7 +304,8 @@ class Groups:
         if key.startswith(ABOVE):
             session = self._c.table.get(key.removeprefix(ABOVE))
             if session is not None and not session.has_ended:
-                self._move(session, "parked", order.reason)
+                if session.info.state != "parked":
+                    self._move(session, "parked", order.reason)
                 self._c.instruments.parked()
             return
         parent = self._c.table.get(key.removeprefix(WITHIN))
@@ -425,6 +444,11 @@ class Groups:
     def has_given_up(self, session: Session) -> bool:
         """Whether the node above a top-level session has used up its allowance."""
         return session.is_top and self._nodes.get(key_of(session)).is_closed
+
+    def is_stopped_for_restart(self, session: Session) -> bool:
+        """Whether its node has ordered its worker to make room for the next one, and nothing else since."""
+        member = self._nodes.get(key_of(session)).member(session.id)
+        return member is not None and member.state == "stopping" and member.for_restart and not member.for_good
 
     def is_waiting(self, session: Session) -> bool:
         """Whether its node has a timer for its restart, or holds it back until its siblings are ready."""

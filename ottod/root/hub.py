@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
@@ -133,11 +133,15 @@ class Hub:
             self._hand_on(header.session_key, first_offset, sealed)
         return first_offset
 
-    def append_event(self, session_key: int, seq: int, incarnation: int, event: Event, at_ns: int) -> int:
-        """Puts an event of root's own making into the ring."""
-        payload = join_entries([encode_entry(at_ns, event)])
+    def append_events(self, session_key: int, seq: int, incarnation: int, events: Sequence[Event], at_ns: int) -> int:
+        """Puts events of root's own making into the ring: all of them or, if root dies, none."""
         record = build_record(
-            payload, session_key=session_key, first_seq=seq, count=1, lane=LANE_STATE, incarnation=incarnation
+            join_entries([encode_entry(at_ns, event) for event in events]),
+            session_key=session_key,
+            first_seq=seq,
+            count=len(events),
+            lane=LANE_STATE,
+            incarnation=incarnation,
         )
         return self.append(record, parse_unsealed(record))
 

@@ -26,14 +26,15 @@ from ottod.core.stop_ladder import (
     Ticked,
     WakeAt,
 )
+from ottod.errors import OttoError
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.events import SessionStateChanged
-from ottod.protocol.results import StopResult
+from ottod.protocol.results import Halt, StopResult
 from ottod.protocol.worker import StopTurn
 from ottod.root.context import RootContext
 from ottod.root.groups import Groups
 from ottod.root.loss import Loss
-from ottod.root.session_table import Session
+from ottod.root.session_table import Incarnation, Session
 
 COMMAND_TIMEOUT_S = 10.0
 
@@ -106,7 +107,7 @@ class Stops:
     def _show_stopping(self, session: Session, reason: str) -> None:
         if session.incarnation is not None or session.is_being_born:
             # Its worker says so itself; the table need not wait for that.
-            self._c.table.update(session, replace(session.info, state="stopping"))
+            self._c.table.update(session, replace(session.info, state="stopping", halt=None))
         elif not session.has_ended and session.announced.is_set():
             event = SessionStateChanged(state="stopping", previous=session.info.state, reason=reason[:500])
             self._c.record(session, event)
@@ -148,7 +149,17 @@ class Stops:
             session.is_halting = session.is_being_born
             return
         incarnation.is_for_restart = True
-        if session.stop_ladder is None:
+        if not session.is_stopping:
+            self._c.table.update(session, replace(session.info, halt=Halt(verdict=incarnation.verdict)))
+        self._c.spawn(self._halt(session, incarnation))
+
+    async def _halt(self, session: Session, incarnation: Incarnation) -> None:
+        """First why is on record, so that a later root does not take it for a stop for good; then it begins."""
+        try:
+            await self._c.database.put_session(session.info, durable=False)
+        except OttoError as error:
+            self._c.log(str(error), session=session.id)
+        if session.incarnation is incarnation and session.stop_ladder is None:
             session.stop_ladder = StopLadder()
             self._climb(session, session.stop_ladder, self._c.loop.time() + self.grace_s(session, None))
 

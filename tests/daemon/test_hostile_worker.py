@@ -215,7 +215,7 @@ def test_a_last_word_of_any_length_fits_an_event(place: Place) -> None:
     said = session.incarnation.exiting
     assert said is not None and said.truncated and len(said.result.encode()) <= MAX_EVENT_TEXT_BYTES
     event = SessionExited(cause=said.cause, result=said.result, truncated=said.truncated)
-    place.hub.append_event(session.key, session.next_seq, 1, event, 1)
+    place.hub.append_events(session.key, session.next_seq, 1, [event], 1)
     assert place.stored() == 1
 
 

@@ -6,9 +6,18 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
+from ottod.protocol.cause import Cause
 from ottod.protocol.control import GapNotice, SubscriptionEnded
-from ottod.protocol.events import ContentDelta, Gap
-from ottod.protocol.records import build_record, encode_entry, join_entries, parse_unsealed, split_run
+from ottod.protocol.events import ContentDelta, Gap, IncarnationExited, SessionStateChanged
+from ottod.protocol.records import (
+    LANE_STATE,
+    build_record,
+    decode_payload,
+    encode_entry,
+    join_entries,
+    parse_unsealed,
+    split_run,
+)
 from ottod.root.hub import Hub, cut_chunk
 from ottod.storage.ring import Ring
 from ottod.transport.socket import Outcome
@@ -199,5 +208,21 @@ def test_cutting_keeps_whole_batches_and_cuts_gaps(tmp_path: Path) -> None:
         assert gap == Gap(first=1, last=6, reason="lost")
         assert isinstance(run, bytes) and [h.first_offset for h, _ in split_run(run)] == [1, 4]
         assert cut.next_cursor == 7
+
+    in_loop(tmp_path, body)
+
+
+def test_what_root_says_at_once_is_one_record(tmp_path: Path) -> None:
+    """A loss and what follows from it: a root that is killed leaves both or neither."""
+
+    async def body(rig: Rig) -> None:
+        lost = IncarnationExited(incarnation=1, cause=Cause(kind="crashed"), restart="parked")
+        parked = SessionStateChanged(state="parked", previous="running")
+        assert rig.hub.append_events(7, 3, 1, [lost, parked], 5) == 1
+        (run,) = rig.ring.read(1, session_key=7, max_bytes=10_000).items
+        assert isinstance(run, bytes)
+        ((header, payload),) = split_run(run)
+        assert (header.first_seq, header.event_count, header.lane) == (3, 2, LANE_STATE)
+        assert decode_payload(payload) == [(5, lost), (5, parked)]
 
     in_loop(tmp_path, body)

@@ -22,6 +22,8 @@ DRAIN_MESSAGES = 256
 HELLO = b"\xa4type\xa5hello"
 """How a hello begins, a worker's behind its byte of kind. The moment before root hears it is one to die in."""
 HELLO_WITHIN = 16
+HALT = b"\xabfor_restart\xc3"
+"""In an order to a worker to make room for the next incarnation: what root meant by it must outlive root."""
 
 Frames = list[bytes]
 
@@ -187,7 +189,12 @@ class Router:
     def try_send(self, frames: Frames) -> Outcome:
         self._guard("send")
         line = self.peers.get(bytes(frames[0]))
-        return line.hand_down([bytes(frame) for frame in frames[1:]]) if line is not None else "gone"
+        if line is None:
+            return "gone"
+        outcome = line.hand_down([bytes(frame) for frame in frames[1:]])
+        if HALT in frames[-1]:
+            self._guard("halted")
+        return outcome
 
     def is_reachable(self, identity: bytes) -> bool:
         return identity in self.peers

@@ -27,6 +27,8 @@ SEGMENT_BYTES = 8 * 1024
 WRITE_S = (0.000_200, 0.050)
 COALESCE_S = 0.02
 BOOT_ID = "a simulated boot"
+LOST = b"incarnation.exited"
+"""What is in a record that says so: root may die before it says what follows."""
 
 Guard = Callable[[str], None]
 """Called where root may be killed; raises when it is, and for everything that a dead root tries."""
@@ -87,6 +89,8 @@ class SimRing(Ring):
         offset, sealed = super().append(record, header)
         self.disk.on_append(bytes(record), header, offset)
         self.guard("appended")
+        if LOST in bytes(record):
+            self.guard("lost")
         return offset, sealed
 
     def sync(self) -> int:

@@ -95,6 +95,7 @@ class Machine:
         self.world.count("root killed")
         self.kills += 1
         self.world.note("root %d is dead", root.life)
+        self.oracle.root_dies(root)
         self.root = None
         root.kill()
         for endpoint in (self.worker_endpoint, self.control_endpoint):

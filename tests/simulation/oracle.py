@@ -15,12 +15,14 @@ from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.records import HEADER_BYTES, RecordHeader, decode_payload
 from ottod.protocol.results import StopResult
 from ottod.protocol.worker import Exiting
+from ottod.root.session_table import Session
 from tests.simulation.processes import Process
 from tests.simulation.settings import SETTINGS
 from tests.simulation.world import NS, Violation, World
 
 if TYPE_CHECKING:
     from tests.simulation.machine import Machine
+    from tests.simulation.root import SimRoot
 
 BOUNDS_EVERY = 8
 """Counting everything costs more than a step does."""
@@ -72,6 +74,12 @@ class Story:
         self.restarts_ns: list[int] = []
         """When restarts of it were announced, since it was last given a fresh allowance."""
         self.is_parked = False
+        self.unparks = 0
+        """Requests to unpark it that are on their way."""
+        self.may_return = False
+        """Since it was parked somebody has asked for another try."""
+        self.was_stopped = False
+        """Some root was told to stop it for good, or decided so."""
         self.was_ending = False
         """Its end had begun, for a reason of the tree, before anybody asked for a stop."""
         self.is_down = False
@@ -187,6 +195,8 @@ class Oracle:
                 self._exited(story, event)
             case ev.IncarnationExited():
                 self._lost_process(story, event)
+            case ev.SessionStateChanged():
+                self._moved(story, event)
             case ev.SessionCreated():
                 story.created = event
                 story.is_unbooked = self._machine.disk.is_full
@@ -198,8 +208,51 @@ class Oracle:
         story.exit_number = self._exits
         self._only_remaining(story, event.remaining_pids)
         self._same_cause(story, event.cause)
+        if not event.remaining_pids:
+            self._stopped_by_somebody(story, event.cause)
         self._hung_only_if_frozen(story, event.cause)
         self._children_first(story)
+
+    def _stopped_by_somebody(self, story: Story, cause: Cause) -> None:
+        """Who was stopped for its group's restart is not stopped for good, however often root dies meanwhile."""
+        root = self._machine.root
+        session = root.table.get(story.session) if root is not None else None
+        if session is None or story.is_down:
+            return  # While it has no worker, the end of its group ends it.
+        self._note_stop(story, session)
+        was_told = story.farewell == (story.incarnation, "cancelled")
+        if cause.kind == "cancelled" and not cause.code and was_told and not story.was_stopped:
+            self.fail(f"{story.session} ends as its worker was told to, and nobody has stopped it: {cause}")
+
+    def _note_stop(self, story: Story, session: Session) -> None:
+        """What a root takes for a stop that an earlier one had begun was one."""
+        if session.is_stop_inherited:
+            if not story.was_stopped:
+                self.fail(f"{story.session}: root carries on a stop that nobody has begun")
+        elif session.stop_cause is not None:
+            story.was_stopped = True
+
+    def _moved(self, story: Story, event: ev.SessionStateChanged) -> None:
+        """Parked is parked until somebody asks for another try."""
+        is_amnesic = bool(self._machine.kills) and self._machine.disk.was_full
+        if event.state == "parked":
+            self._parked(story)
+        elif event.state == "starting":
+            if story.is_parked and not story.may_return and not is_amnesic:
+                self.fail(f"{story.session} is parked on record, and goes on although nobody has asked for it")
+            story.is_parked = False
+
+    def _parked(self, story: Story) -> None:
+        story.is_parked, story.may_return = True, story.unparks > 0
+
+    def unpark_asked(self, session: str) -> None:
+        """A client begins to ask for another try of a session."""
+        story = self.story(session)
+        story.unparks += 1
+        story.may_return = True
+
+    def unpark_answered(self, session: str) -> None:
+        self.story(session).unparks -= 1
 
     def _hung_only_if_frozen(self, story: Story, cause: Cause) -> None:
         if cause.kind == "hung" and not story.was_frozen:
@@ -249,7 +302,8 @@ class Oracle:
         """A session without a parent has an allowance of its own: it is parked by exceeding it, and only so."""
         allowed, period_ns = SETTINGS.supervision.max_restarts, SETTINGS.supervision.period_s * NS
         recent = [at for at in story.restarts_ns if self._world.now_ns - at <= period_ns]
-        story.is_parked = is_parked
+        if is_parked:
+            self._parked(story)
         story.restarts_ns = [] if is_parked else [*recent, self._world.now_ns]
         is_amnesic = bool(self._machine.kills) and (self._machine.has_jumped or self._machine.disk.was_full)
         if story.created is None or story.created.parent or is_amnesic:
@@ -285,6 +339,12 @@ class Oracle:
             numbers = [self.story(each).exit_number for each in result.stopped]
             if numbers != sorted(numbers) or 0 in numbers or story.session not in result.stopped:
                 self.fail(f"the stop of {story.session} says {result.stopped}, which ended as {numbers}")
+
+    def root_dies(self, root: SimRoot) -> None:
+        """What the dying root knew at last: it may have died in the middle of a step."""
+        for session in root.table.live:
+            if session.stop_cause is not None and not session.is_stop_inherited:
+                self.story(session.id).was_stopped = True
 
     def root_died(self) -> None:
         """What the dead root knew of stops is gone, unless a row on disk says it."""
@@ -322,6 +382,7 @@ class Oracle:
             story = self.story(session.id)
             if story.exited is not None:
                 self.fail(f"{session.id} has ended and is in the table as {session.info.state}")
+            self._note_stop(story, session)
             story.was_ending = story.was_ending or (session.is_ending and session.stop_cause is None)
             if session.stop_cause is not None and story.stop_seen_ns is None:
                 story.stop_seen_ns = self._world.now_ns

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 TARGET = ModelTarget(provider="scripted", adapter="scripted", model="/script.yml", needs_key=False)
 
+HALTED_S = (0.001, 0.5)
+"""How long root may live on after it has told a worker to make room for the next one."""
 REMEMBERS = ("_ended", "_keys")
 """Containers with a bound of their own: ended sessions, and keys of starts."""
 
@@ -180,7 +182,11 @@ class SimRoot:
         """Every call that leaves root passes here. A dead root's coroutines, dismantled, come no further."""
         if self.loop.is_dead:
             raise RootKilled(where)
-        if self.die_at is not None and where == self.die_at:
+        if where == self.die_at == "halted":
+            # The order is on its way, and has some time to be heard.
+            self.die_at = None
+            self.world.after(self.world.delay(*HALTED_S), self.machine.kill_root)
+        elif self.die_at is not None and where == self.die_at:
             self.world.note("root is killed in %s", where)
             # From here on nothing that is still run while the exception passes can reach the machine.
             self.loop.is_dead = True

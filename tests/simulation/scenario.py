@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from ottod.errors import Failure
 from ottod.protocol import requests, results
 from ottod.protocol.specs import AgentSpec, Backoff, Group, Restart, Shutdown
@@ -32,6 +34,8 @@ REST_S = 45.0
 STOP_EVERY_S = 3.0
 OFTEN_S = 2.0
 """Between two faults, when somebody wants to see these very faults."""
+FAMILY_SHARE = 0.25
+"""Of the seeds: their sessions are one group that restarts together, which is rare otherwise."""
 DEFECTS = ("internal", "local_protocol_error")
 """Refusals that no client can have deserved."""
 
@@ -66,6 +70,9 @@ class Scenario:
         if kinds:
             self._kinds, self._fault_every_s = list(kinds), min(self._fault_every_s, OFTEN_S)
         self._faults = Faults(machine, self._random)
+        self._is_family = random.Random(f"family {seed}").random() < FAMILY_SHARE
+        self._head = ""
+        """In a family: the session that the others are children of."""
         self._is_storm = True
         self._sessions: list[str] = []
         self._starts = 0
@@ -105,7 +112,7 @@ class Scenario:
         elif dice < 0.80:
             self._ask(client, requests.ListSessions(all=True))
         elif dice < 0.86:
-            self._ask(client, requests.UnparkSession(session=self._random.choice(live)))
+            self._unpark(client, self._random.choice(live))
         elif dice < 0.92 and len(client.views) < 6:
             client.subscribe(self._random.choice(self._sessions), 1)
         else:
@@ -143,15 +150,29 @@ class Scenario:
             mode=self._random.choice(("oneshot", "oneshot", "conversation")),
             key=f"key {self._starts}" if self._random.random() < 0.5 else "",
         )
+        if self._is_family:
+            body = self._of_family(body, live)
 
         def started(result: results.Result | None, failure: Failure | None) -> None:
             if isinstance(result, results.SessionStartedResult):
                 self._sessions.append(result.session)
+                if self._is_family and not body.parent:
+                    self._head = result.session
             self._note_refusal(failure)
 
         client.ask(body, started)
         if body.key and self._random.random() < 0.2:
             client.ask(body, started)
+
+    def _of_family(self, body: requests.StartSession, live: list[str]) -> requests.StartSession:
+        """The same as its head, or as a child that lives on, so that there is a group to restart."""
+        spec, pick = body.spec, self._random.choice
+        assert spec is not None
+        if self._head not in live:
+            group = replace(spec.group, strategy=pick(("one_for_all", "rest_for_one")), max_restarts=pick((1, 3, 10)))
+            return replace(body, spec=replace(spec, group=group), parent="", mode="conversation")
+        restart = replace(spec.restart, policy=pick(("permanent", "transient")))
+        return replace(body, spec=replace(spec, restart=restart), parent=self._head, mode="conversation")
 
     def _stop(self, client: Client, session: str, *, grace_s: float | None) -> None:
         def stopped(result: results.Result | None, failure: Failure | None) -> None:
@@ -164,6 +185,14 @@ class Scenario:
 
     def _ask(self, client: Client, body: requests.RequestBody) -> None:
         client.ask(body, lambda result, failure: self._note_refusal(failure))
+
+    def _unpark(self, client: Client, session: str) -> None:
+        def answered(_result: results.Result | None, failure: Failure | None) -> None:
+            self._machine.oracle.unpark_answered(session)
+            self._note_refusal(failure)
+
+        self._machine.oracle.unpark_asked(session)
+        client.ask(requests.UnparkSession(session=session), answered)
 
     def _note_refusal(self, failure: Failure | None) -> None:
         if failure is not None:

@@ -188,7 +188,8 @@ class Worker(Speaker):
     def _stop_for(self, cause: Cause, *, for_restart: bool = False) -> None:
         if self._stop is None and self._last_word is None:
             self._stop = cause
-            if self._is_welcome and self._state != "starting":
+            # One that makes room for the next incarnation is not stopping: a later root must not take it for that.
+            if self._is_welcome and self._state != "starting" and not for_restart:
                 self._enter("stopping")
             if not self.temper.ignores_stop:
                 patience = 0 if for_restart else CHILDREN_LOOKS
