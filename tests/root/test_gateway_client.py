@@ -14,7 +14,8 @@ import pytest
 from ottod.isolation.processes import identify, is_alive
 from ottod.protocol.requests import GetMetrics
 from ottod.protocol.specs import Backoff
-from ottod.root.gateway_client import MAX_FAILURES, GatewayClient
+from ottod.root import gateway_client
+from ottod.root.gateway_client import GatewayClient
 from ottod.root.reaper import Reaper
 from ottod.settings.daemon import DaemonSettings
 from ottod.settings.paths import Paths
@@ -105,12 +106,13 @@ def test_a_killed_gateway_is_replaced(tmp_path: Path) -> None:
     assert not (tmp_path / "gateway.sock").exists()
 
 
-def test_one_that_never_lives_is_given_up(tmp_path: Path) -> None:
+def test_one_that_never_lives_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Failures in a row are bounded; the last line says so, and nothing is started after it."""
+    monkeypatch.setattr(gateway_client, "MAX_FAILURES", 3)
 
     async def body(client: GatewayClient, log: list[str]) -> None:
         await until("root gives up", lambda: client.has_given_up)
-        assert client.deaths == MAX_FAILURES == len(log)
+        assert client.deaths == 3 == len(log)
         assert "given up" in log[-1]
         client.start()
         assert client.pid == 0
