@@ -18,11 +18,12 @@ import msgspec
 from ottod.errors import ConfigError
 from ottod.protocol.specs import AgentSpec
 from ottod.settings.decode import decode_all
+from ottod.settings.foreign import TOOLS, own_word
 from ottod.settings.hosts import parse_local, parse_pattern
 from ottod.settings.json_schema import KEYWORDS, mistakes
 from ottod.settings.models import resolve_name
 from ottod.settings.names import BUILTIN_TOOL_NAMES
-from ottod.settings.nearest import suggestion
+from ottod.settings.nearest import nearest, suggestion
 from ottod.settings.permission_rules import check_rules, placed_rules
 from ottod.settings.sections import DaemonSettings, IsolationSettings
 from ottod.settings.spec_source import spec_source
@@ -263,8 +264,9 @@ def _check_tools(source: Source, known_tools: Collection[str], errors: list[Conf
         if tool in seen:
             errors.append(source.error(f"tool {tool!r} is listed twice", ("tools", i), mend="remove one of the two"))
         elif tool not in known_tools and source_of(tool) not in servers:
-            mend = _tool_mend(tool, known_tools)
-            hint = f" — {mend}" if mend.startswith("did") else ""
+            meant = _tool_meant(tool, known_tools)
+            hint = f" — did you mean {meant!r}?" if meant else ""
+            mend = f"write {meant!r}" if meant else _tool_mend(tool, known_tools)
             errors.append(source.error(f"unknown tool {tool!r}{hint}", ("tools", i), mend=mend or "remove it"))
         seen.add(tool)
     check_rules(source, known_tools, errors, sources=(*servers, PROJECT, USER))
@@ -291,14 +293,23 @@ def _servers(source: Source) -> set[str]:
     return {name for name in named if isinstance(name, str)}
 
 
+def _tool_meant(tool: str, known_tools: Collection[str]) -> str:
+    """The tool that was probably meant: of the same source, or one that other systems call so."""
+    if source_of(tool) not in ("", PROJECT, USER):
+        return ""
+    alike = [name for name in known_tools if source_of(name) == source_of(tool)]
+    return own_word(tool, alike, TOOLS) or nearest(tool, sorted(alike))
+
+
 def _tool_mend(tool: str, known_tools: Collection[str]) -> str:
+    """What to do about a tool that is like no other."""
     if source_of(tool) in (PROJECT, USER):
-        own = [name for name in known_tools if source_of(name) == source_of(tool)]
+        own = sorted(name for name in known_tools if source_of(name) == source_of(tool))
         where = ".otto/tools/" if source_of(tool) == PROJECT else "the tools/ directory of Otto's configuration"
         nothing = f"there is no @tool in {where}"
         if source_of(tool) == PROJECT:
             nothing += ", or the daemon's project_may.tools is false"
-        return suggestion(tool, own) or nothing
+        return f"use one of: {', '.join(own)}" if own else nothing
     if source_of(tool):
         return f"add a server named {source_of(tool)!r} to mcp_servers, or remove it"
     return suggestion(tool, [name for name in known_tools if not source_of(name)])

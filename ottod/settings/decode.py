@@ -8,7 +8,7 @@ reads sizes (`512 MiB`) where a field's name ends in `_bytes` and durations (`5m
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -17,6 +17,7 @@ import msgspec
 from msgspec.structs import FieldInfo
 
 from ottod.errors import ConfigError
+from ottod.settings.foreign import VALUES, elsewhere, own_key, own_word, written
 from ottod.settings.nearest import nearest, suggestion
 from ottod.settings.rules import Contradiction
 from ottod.settings.scalars import describe_value
@@ -82,11 +83,7 @@ class _Walk:
                 self.wrong(f"key {key!r} is filled in by Otto", here, key=True, mend="remove it")
                 continue
             if key not in fields:
-                close = nearest(key, fields)
-                hint = f" — did you mean {close!r}?" if close else ""
-                where = f" in {dotted(path)!r}" if path else ""
-                mend = f"write {close!r}" if close else f"valid keys: {', '.join(fields)}"
-                self.wrong(f"unknown key {key!r}{where}{hint}", here, key=True, mend=mend)
+                self.unknown(key, struct, fields, path)
                 continue
             done[key] = self.value(value, fields[key].type, here, name=key)
         for field in fields.values():
@@ -100,6 +97,21 @@ class _Walk:
         if len(self.errors) == found_before:
             self.rules(done, struct, path)
         return done
+
+    def unknown(self, key: str, struct: type[msgspec.Struct], fields: Collection[str], path: DataPath) -> None:
+        """A key that is none of a mapping's: what it is called here, or what was probably meant."""
+        close = own_key(key, struct, fields)
+        if not close and not elsewhere(key):
+            close = nearest(key, fields)
+        hint = f" — did you mean {close!r}?" if close else ""
+        where = f" in {dotted(path)!r}" if path else ""
+        if "." in close:
+            mend = f"write `{written(close)}`"
+        elif close:
+            mend = f"write {close!r}"
+        else:
+            mend = elsewhere(key) or f"valid keys: {', '.join(fields)}"
+        self.wrong(f"unknown key {key!r}{where}{hint}", (*path, key), key=True, mend=mend)
 
     def rules(self, data: dict[str, Any], struct: type[msgspec.Struct], path: DataPath) -> None:
         """What the struct itself says of its fields together (`__post_init__`)."""
@@ -159,9 +171,12 @@ def _mend(value: Any, annotation: Any, wanted: str) -> str:
     if value is None:
         return "give it a value or delete the line"
     if literals and isinstance(value, str):
-        return suggestion(value, literals)
+        meant = own_word(value, literals, VALUES)
+        return f"did you mean {meant!r}?" if meant else suggestion(value, literals)
     for member in _members(annotation):
         if get_origin(member) in (tuple, list):
+            if isinstance(value, dict):
+                return "write a list: what is below it, each behind a `-` and without the name above it"
             return "write `[one, another]`, or a line `- one` for each"
         if isinstance(member, type) and issubclass(member, msgspec.Struct):
             names = ", ".join(field.encode_name for field in fields_of(member))

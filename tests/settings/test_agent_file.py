@@ -166,7 +166,7 @@ WRONG = [
         "a.yml",
         "tools: [grep, fs_reed]\n",
         "1:15: unknown tool 'fs_reed' — did you mean 'fs_read'?",
-        "did you mean 'fs_read'?",
+        "write 'fs_read'",
     ),
     (
         "a.yml",
