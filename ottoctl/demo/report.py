@@ -38,7 +38,7 @@ def report(
             ("input", f"{usage.input_tokens:,} tokens"),
             ("cached", f"{usage.cache_read_tokens:,} tokens"),
             ("output", f"{usage.output_tokens:,} tokens"),
-            ("price", amounts.usd(usage.usd_micros)),
+            ("price", amounts.cost(usage)),
             ("time", amounts.duration(result.duration_s)),
         ]
     )

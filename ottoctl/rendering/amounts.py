@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ottod.protocol.usage import Usage
 
 
@@ -46,6 +48,29 @@ def tokens(count: int) -> str:
     if count < 999_950:
         return f"{count / 1000:.1f}k"
     return f"{count / 1_000_000:.1f}M"
+
+
+def cost(usage: Usage) -> str:
+    """`$0.0123`; `$0.00` when nothing was spent; `-` when calls were made whose price is not known."""
+    return usd(spent_micros(usage))
+
+
+def spent_micros(usage: Usage) -> int | None:
+    """Millionths of a dollar; None when no price is known. Whoever has called no model has spent nothing."""
+    return 0 if usage.usd_micros is None and usage == Usage() else usage.usd_micros
+
+
+def cost_of_all(usages: Iterable[Usage]) -> str:
+    """The same of several together; `≥ $1.25` when the price of some of it is not known."""
+    spent = [spent_micros(usage) for usage in usages]
+    known = [micros for micros in spent if micros is not None]
+    return partly_known(sum(known) if known or not spent else None, is_whole=len(known) == len(spent))
+
+
+def partly_known(micros: int | None, *, is_whole: bool) -> str:
+    """What is known of a sum; nothing at all if that is none of it."""
+    text = usd(micros)
+    return text if is_whole or micros is None else f"≥ {text}"
 
 
 def usd(micros: int | None) -> str:

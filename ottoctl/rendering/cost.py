@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ottoctl.rendering.amounts import tokens, usd
+from ottoctl.rendering.amounts import partly_known, spent_micros, tokens
 from ottoctl.rendering.ansi import one_line
 from ottoctl.rendering.table import Cell, render_table
 from ottod.protocol.results import CostRow
@@ -20,6 +20,7 @@ def cost_table(rows: Sequence[CostRow], *, by: str, width: int, color: bool) -> 
         usage=sum((row.usage for row in rows), start=Usage()),
         presumed_tokens=sum(row.presumed_tokens for row in rows),
         presumed_usd_micros=sum(row.presumed_usd_micros for row in rows),
+        unpriced_calls=sum(row.unpriced_calls for row in rows),
     )
     shown = [_cells(row) for row in (*rows, total)]
     right = frozenset(range(1, 1 + len(HEADER)))
@@ -35,6 +36,6 @@ def _cells(row: CostRow) -> list[str | Cell]:
         tokens(usage.input_tokens),
         tokens(usage.cache_read_tokens + usage.cache_write_tokens),
         tokens(usage.output_tokens),
-        usd(usage.usd_micros),
+        partly_known(spent_micros(usage), is_whole=not row.unpriced_calls),
         presumed,
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from ottoctl.rendering.amounts import age, duration, in_seconds, size, tokens, usage_line, usd
+from ottoctl.rendering.amounts import age, cost, duration, in_seconds, size, tokens, usage_line, usd
 from ottoctl.rendering.ansi import one_line, paint, printable
 from ottoctl.rendering.table import Cell, render_table
 from ottod.protocol.cause import Cause
@@ -72,7 +72,7 @@ def sessions_table(
             age((now_ns - s.created_at_ns) / 1e9) if s.created_at_ns else "-",
             str(s.turn),
             tokens(s.usage.total_tokens),
-            usd(s.usage.usd_micros),
+            cost(s.usage),
             what_text(s),
         ]
         for s in sessions
@@ -133,7 +133,7 @@ def inspect_page(info: SessionInfo, *, now_ns: int, color: bool) -> str:
         ("approvals", _questions(info)),
         ("turns", str(info.turn)),
         ("tokens", usage_line(info.usage)),
-        ("cost", usd(info.usage.usd_micros)),
+        ("cost", cost(info.usage)),
         ("budgets", ", ".join(map(_budget, info.budgets))),
         ("created", _moment(info.created_at_ns, now_ns)),
         ("ended", _moment(info.ended_at_ns, now_ns)),

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ottoctl.rendering.amounts import duration, in_seconds, usd
+from ottoctl.rendering.amounts import duration, in_seconds, spent_micros, usd
 from ottoctl.rendering.ansi import one_line
 from ottoctl.rendering.table import Cell, render_table
 from ottod.protocol import journal as j
@@ -193,7 +193,7 @@ def _with_inherited(entries: Iterable[j.JournalEntry]) -> Iterator[j.JournalEntr
 def _with_cost(row: StepRow, info: SessionInfo | None) -> StepRow:
     if info is None:
         return row
-    return msgspec.structs.replace(row, usd_micros=info.usage.usd_micros, tokens=info.usage.total_tokens)
+    return msgspec.structs.replace(row, usd_micros=spent_micros(info.usage), tokens=info.usage.total_tokens)
 
 
 def steps_table(rows: Iterable[StepRow], *, width: int, color: bool) -> str:

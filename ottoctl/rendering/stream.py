@@ -255,8 +255,7 @@ class StreamRenderer:
             self._put("view", line + "\n")
 
     def _bill(self, usage: Usage) -> str:
-        cost = usd(usage.usd_micros)
-        return usage_line(usage) + (f" · {cost}" if cost != "-" else "")
+        return usage_line(usage) + (f" · {usd(usage.usd_micros)}" if usage.usd_micros else "")
 
     # ------------------------------------------------------------ lines and blocks
 
@@ -344,7 +343,7 @@ def summary_lines(
     facts = [
         f"{turns} turn{'s' * (turns != 1)}" if turns else "",
         usage_line(usage) if usage.total_tokens else "",
-        usd(usage.usd_micros) if usage.usd_micros is not None else "",
+        usd(usage.usd_micros) if usage.usd_micros else "",
         duration(duration_ms / 1000) if duration_ms else "",
         session,
     ]

@@ -10,7 +10,20 @@ import msgspec
 
 from ottoctl.rendering.ansi import clip, one_line
 
-SPEAKING_ARGUMENTS = ("command", "path", "paths", "pattern", "query", "url", "file", "target", "name", "task", "text")
+SPEAKING_ARGUMENTS = (
+    "command",
+    "path",
+    "paths",
+    "pattern",
+    "query",
+    "url",
+    "file",
+    "target",
+    "name",
+    "task",
+    "title",
+    "text",
+)
 """The argument that says most about a call, in order of preference."""
 ARGUMENT_WIDTH = 60
 RESULT_WIDTH = 60
@@ -29,9 +42,9 @@ def argument_summary(arguments: str) -> str:
         found = _CUT_ARGUMENT.search(arguments)
         return clip(one_line(found[1] if found else arguments), ARGUMENT_WIDTH)
     if not isinstance(parsed, dict):
-        return clip(one_line(str(parsed)), ARGUMENT_WIDTH)
+        return clip(one_line(arguments), ARGUMENT_WIDTH)
     named = [parsed[name] for name in SPEAKING_ARGUMENTS if parsed.get(name)]
-    values = named[:1] or [value for value in parsed.values() if isinstance(value, str | int | float | list)][:1]
+    values = named[:1] or [value for value in parsed.values() if value not in (None, "", [], {})][:1]
     text = " ".join(_plain(value) for value in values)
     if "pattern" in parsed and parsed.get("path"):
         text = f"{_plain(parsed['pattern'])} {_plain(parsed['path'])}"
@@ -54,7 +67,25 @@ def result_summary(output: str, exit_status: int | None, *, truncated: bool = Fa
 
 
 def _plain(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    """A value as people write it, without what is nested deeper than a list of things with facts."""
+    if isinstance(value, list):
+        between = ", " if any(isinstance(item, dict) for item in value) else " "
+        return between.join(filter(None, map(_fact, value)))
+    return _fact(value)
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, dict):
+        # What has a title, as a node of the decision graph, is known by it; of others all plain facts are told.
+        facts = [value.get("kind"), value["title"]] if value.get("title") else value.values()
+        return " ".join(_word(fact) for fact in facts if isinstance(fact, str | int | float))
+    return _word(value)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list | dict):
+        return "…"
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def call_and_claims(tool: str, arguments: str, claims: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from ottoctl.rates import Rate
-from ottoctl.rendering.amounts import age, duration, size, tokens, usd
+from ottoctl.rendering.amounts import age, cost, cost_of_all, duration, size, tokens
 from ottoctl.rendering.ansi import clip, one_line, paint, printable
 from ottoctl.rendering.sessions import short_ids, state_text
 from ottoctl.rendering.table import Cell, render_table
@@ -80,7 +80,6 @@ def _head(status: DaemonStatus, rows: Sequence[TopRow], sort: str) -> list[str]:
     for row in rows:
         states[row.info.state] = states.get(row.info.state, 0) + 1
     parts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    cost = [row.info.usage.usd_micros for row in rows if row.info.usage.usd_micros is not None]
     known_cpu = [row.cpu_percent for row in rows if row.cpu_percent is not None]
     known_events = [row.events_per_s for row in rows if row.events_per_s is not None]
     counted = f"{len(rows)} session{'s' * (len(rows) != 1)}" + (f": {parts}" if parts else "")
@@ -92,7 +91,7 @@ def _head(status: DaemonStatus, rows: Sequence[TopRow], sort: str) -> list[str]:
                 f"CPU {sum(known_cpu):.0f} %",
                 f"{sum(known_events):.0f} events/s",
                 f"{tokens(sum(row.info.usage.total_tokens for row in rows))} tokens",
-                usd(sum(cost) if cost else None),
+                cost_of_all(row.info.usage for row in rows),
                 f"by {sort}",
             ]
         ),
@@ -111,7 +110,7 @@ def _cells(rows: Sequence[TopRow], now_ns: int) -> list[list[str]]:
             "-" if row.cpu_percent is None else f"{row.cpu_percent:.0f} %",
             "-" if row.events_per_s is None else f"{row.events_per_s:.0f}",
             tokens(row.info.usage.total_tokens),
-            usd(row.info.usage.usd_micros),
+            cost(row.info.usage),
             Cell(str(row.info.restarts), "yellow" if row.info.restarts else ""),
             _doing(row.info, now_ns),
         ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ottoctl.rendering.amounts import age, tokens, usd
+from ottoctl.rendering.amounts import age, cost, tokens
 from ottoctl.rendering.ansi import printable
 from ottoctl.rendering.sessions import called, short_ids, state_text, what_text
 from ottoctl.rendering.table import Cell, render_table
@@ -66,7 +66,7 @@ def _row(branch: str, info: SessionInfo, shown: dict[str, str], now_ns: int) -> 
         state_text(info, now_ns=now_ns),
         age((now_ns - info.created_at_ns) / 1e9) if info.created_at_ns else "-",
         tokens(info.usage.total_tokens),
-        usd(info.usage.usd_micros),
+        cost(info.usage),
         what_text(info),
     ]
 

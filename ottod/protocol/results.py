@@ -345,12 +345,17 @@ class JournalPage(Wire, frozen=True, kw_only=True, tag="journal_page"):
 
 
 class CostRow(Wire, frozen=True, kw_only=True):
-    """What calls with a key in common consumed. `presumed_…` is the part that nobody knows: the most it can be."""
+    """What calls with a key in common consumed. `presumed_…` is the part that nobody knows: the most it can be.
+
+    The price in `usage` is that of the calls whose price is known.
+    """
 
     key: str
     usage: Usage = Usage()
     presumed_tokens: int = 0
     presumed_usd_micros: int = 0
+    unpriced_calls: int = 0
+    """Calls whose price nobody knows."""
 
 
 class CostReport(Wire, frozen=True, kw_only=True, tag="cost"):

@@ -21,12 +21,15 @@ def cost_usd_micros(target: ModelTarget, usage: Usage) -> int | None:
     """The price of that usage, or None if it is not known: unknown is not free.
 
     Prices in the configuration come first; then, for the two public APIs, the tables of genai-prices if it is
-    installed. Cache reads and writes without a configured price of their own cost what input costs.
+    installed. Cache reads and writes without a configured price of their own cost what input costs. A script costs
+    nothing.
     """
     prices = (target.price_input_usd, target.price_output_usd, target.price_cache_read_usd)
     if any(price is not None for price in (*prices, target.price_cache_write_usd)):
         return _configured(target, usage)
-    if target.adapter == "scripted" or target.base_url:
+    if target.adapter == "scripted":
+        return 0
+    if target.base_url:
         return None
     return _published(target, usage)
 

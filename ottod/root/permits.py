@@ -210,7 +210,7 @@ class Permits:
             usage, is_presumed = _plausible(settlement.usage), False
             if usage.usd_micros is None and row is not None:
                 # Its most was known, so it is that.
-                usage = replace(usage, usd_micros=row.usd_micros or None)
+                usage = replace(usage, usd_micros=row.usd_micros)
         elif settlement.outcome in ("completed", "unknown") and row is not None:
             usage, is_presumed = presumed(row), True
         else:

@@ -217,12 +217,13 @@ class Ledger:
         """Sums of the lines since then, the dearest first; by day the newest first."""
         key = _KEYS[by]
         presumed = f"sum(is_presumed * ({_TOKENS})), sum(is_presumed * coalesce(usd_micros, 0))"
+        unpriced = "sum((usd_micros IS NULL) * calls)"
         sums = ", ".join(f"sum({column})" for column in _USAGE)
         order = "k DESC" if by == "day" else "coalesce(sum(usd_micros), 0) DESC, sum(calls) DESC, k"
 
         def work(connection: sqlite3.Connection) -> list[CostRow]:
             found = connection.execute(
-                f"SELECT {key} AS k, {presumed}, {sums}"
+                f"SELECT {key} AS k, {presumed}, {unpriced}, {sums}"
                 f" FROM ledger WHERE at_ns >= ? GROUP BY k ORDER BY {order} LIMIT ?",
                 (since_ns, MAX_COST_ROWS),
             )
@@ -231,9 +232,10 @@ class Ledger:
                     key=name,
                     presumed_tokens=tokens,
                     presumed_usd_micros=micros,
+                    unpriced_calls=unpriced_calls,
                     usage=Usage(**dict(zip(_USAGE, usage, strict=True))),
                 )
-                for name, tokens, micros, *usage in found
+                for name, tokens, micros, unpriced_calls, *usage in found
             ]
 
         return await self._database.query(work)

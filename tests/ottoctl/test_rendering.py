@@ -7,8 +7,9 @@ import re
 import pytest
 
 from ottoctl.feed import SessionEvent
-from ottoctl.rendering.amounts import age, duration, size, tokens, usd
+from ottoctl.rendering.amounts import age, cost, cost_of_all, duration, size, tokens, usd
 from ottoctl.rendering.ansi import clip, paint, printable, width_of
+from ottoctl.rendering.cost import cost_table
 from ottoctl.rendering.events import event_line
 from ottoctl.rendering.sessions import sessions_table, short_ids
 from ottoctl.rendering.stream import Chunk, StreamRenderer
@@ -36,7 +37,7 @@ from ottod.protocol.events import (
     Unknown,
     UsageUpdated,
 )
-from ottod.protocol.results import SessionInfo
+from ottod.protocol.results import CostRow, SessionInfo
 from ottod.protocol.usage import Usage
 
 SID = "s-7f3k2m9qxa"
@@ -282,6 +283,16 @@ def test_nobody_drives_the_readers_terminal(hostile: str) -> None:
         ('{"paths": ["a", "b', '{"paths": ["a", "b'),
         ("[1]", "[1]"),
         ("nonsense", "nonsense"),
+        (
+            '{"nodes": [{"title": "Go on", "kind": "goal", "confidence": 80}, {"kind": "option", "title": "Stop"}]}',
+            "goal Go on, option Stop",
+        ),
+        ('{"edges": [{"source": "a", "kind": "leads_to", "target": "d-7f3k2"}]}', "a leads_to d-7f3k2"),
+        ('{"changes": [{"node": "d-7f3k2", "status": "abandoned", "x": {"y": 1}}]}', "d-7f3k2 abandoned"),
+        ('{"nodes": [{"kind": "goal", "title": "Cut in the mid', "Cut in the mid"),
+        ('{"all": true, "none": null}', "true"),
+        ('{"filter": {"status": "active", "weak": false}}', "active false"),
+        ('{"deep": [[1], {"a": [2]}]}', "…"),
     ],
 )
 def test_argument_summaries(arguments: str, summary: str) -> None:
@@ -327,6 +338,30 @@ def test_durations(seconds: float, shown: str) -> None:
 def test_amounts() -> None:
     """Unknown is not free; units switch where they should."""
     assert [usd(m) for m in (None, 0, 50, 12_345, 1_500_000)] == ["-", "$0.00", "<$0.0001", "$0.0123", "$1.50"]
+
+
+UNPRICED, PRICED, FREE = Usage(calls=1), Usage(calls=1, usd_micros=1_500_000), Usage(calls=1, usd_micros=0)
+
+
+def test_unknown_is_not_free_in_any_table() -> None:
+    """Nothing spent is $0.00, a price that nobody knows is `-`, and a sum with such a part is a least."""
+    assert [cost(usage) for usage in (Usage(), FREE, PRICED, UNPRICED)] == ["$0.00", "$0.00", "$1.50", "-"]
+    sums = [(), (Usage(), FREE), (UNPRICED,), (UNPRICED, PRICED), (UNPRICED, FREE)]
+    assert [cost_of_all(usages) for usages in sums] == ["$0.00", "$0.00", "-", "≥ $1.50", "≥ $0.00"]
+    rows = [
+        CostRow(key="mixed", usage=UNPRICED + PRICED, unpriced_calls=1),
+        CostRow(key="known", usage=PRICED),
+        CostRow(key="free", usage=FREE),
+        CostRow(key="unknown", usage=UNPRICED, unpriced_calls=1),
+    ]
+    table = cost_table(rows, by="agent", width=0, color=False)
+    assert [re.search(r"(≥ )?(\$[\d.]+|-)(?= +-$)", line)[0] for line in table.splitlines()[1:]] == [  # type: ignore[index]
+        "≥ $1.50",
+        "$1.50",
+        "$0.00",
+        "-",
+        "≥ $3.00",
+    ]
     assert [tokens(n) for n in (0, 999, 1000, 999_949, 999_950)] == ["0", "999", "1.0k", "999.9k", "1.0M"]
     assert [size(n) for n in (5, 1024, 1_048_524, 1_048_576)] == ["5 B", "1.0 KiB", "1023.9 KiB", "1.0 MiB"]
     assert [age(s) for s in (-5, 0.5, 59, 61, 7200, 200_000)] == ["now", "now", "59s", "1m", "2h", "2d"]

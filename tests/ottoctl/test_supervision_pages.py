@@ -52,12 +52,12 @@ FAMILY = [
 def test_a_tree_is_drawn() -> None:
     """Branches, the oldest child first, the newest tree first; who waits for somebody is told below."""
     assert tree_table(FAMILY[::-1], now_ns=NOW_NS, width=0, color=False) == (
-        "SESSION        AGENT  STATE             AGE  TOKENS  COST  TITLE\n"
-        "s-eeeee        coder  running            1m       0     -  alone\n"
-        "s-aaaaa        coder  running            2m       0     -  lead\n"
-        "├─ s-bbbbb     coder  waiting_children   1m       0     -\n"
-        "│  └─ s-ccccc  coder  waiting_approval   1m       0     -  shell\n"
-        "└─ s-ddddd     coder  parked             1m       0     -  3 restarts in 60 s · docs\n"
+        "SESSION        AGENT  STATE             AGE  TOKENS   COST  TITLE\n"
+        "s-eeeee        coder  running            1m       0  $0.00  alone\n"
+        "s-aaaaa        coder  running            2m       0  $0.00  lead\n"
+        "├─ s-bbbbb     coder  waiting_children   1m       0  $0.00\n"
+        "│  └─ s-ccccc  coder  waiting_approval   1m       0  $0.00  shell\n"
+        "└─ s-ddddd     coder  parked             1m       0  $0.00  3 restarts in 60 s · docs\n"
         "? s-ccccc00000 waits for approval (`ottoctl approvals`)\n"
         "? s-ddddd00000 is parked (`ottoctl session unpark ID`)\n"
     )
@@ -136,9 +136,9 @@ def test_top_is_a_table() -> None:
         "memory 980.0 MiB · CPU 150 % · 12 events/s · 1.5k tokens · $0.0200 · by cpu\n"
         "\n"
         "ID       STATE    AGENT     MEMORY      CAP    CPU  EVENTS/S  TOKENS     COST  RESTARTS  DOING\n"
-        "s-aaaaa  running  coder  950.0 MiB  1.0 GiB  150 %        12       0        -         0  test_runner\n"
+        "s-aaaaa  running  coder  950.0 MiB  1.0 GiB  150 %        12       0    $0.00         0  test_runner\n"
         "s-bbbbb  running  coder   30.0 MiB        -      -         -    1.5k  $0.0200         2  (1m)\n"
-        "s-ccccc  parked   coder          -        -    0 %         0       0        -         0  flapping\n"
+        "s-ccccc  parked   coder          -        -    0 %         0       0    $0.00         0  flapping\n"
     )
 
 

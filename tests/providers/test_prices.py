@@ -35,8 +35,9 @@ def test_fractions_are_rounded_up_once_per_call() -> None:
 
 
 def test_unknown_is_not_free() -> None:
-    """No price, or none for a kind of token that was used: None. A price of zero is a price."""
-    assert cost_usd_micros(target(), USAGE) is None
+    """No price, or none for a kind of token that was used: None. A price of zero is a price; a script is free."""
+    assert cost_usd_micros(target("openai", "m", base_url="http://127.0.0.1:1/v1"), USAGE) is None
+    assert cost_usd_micros(target(), USAGE) == 0
     assert cost_usd_micros(target(price_input_usd=1.0), USAGE) is None
     assert cost_usd_micros(target(price_input_usd=1.0), Usage(input_tokens=5)) == 5
     assert cost_usd_micros(target(price_input_usd=0.0, price_output_usd=0.0), USAGE) == 0

@@ -127,6 +127,26 @@ def test_deleting_forgets_the_session_but_not_its_cost(db: Database) -> None:
     run(work)
 
 
+def test_calls_without_a_price_are_counted(db: Database) -> None:
+    """A sum says of how many calls nobody knows the price: what it adds up is the least that it can be."""
+
+    def entry(n: int, agent: str, micros: int | None) -> LedgerEntry:
+        usage = Usage(input_tokens=1, usd_micros=micros, calls=1)
+        return LedgerEntry(session="s-a", permit=f"p{n}", at_ns=n, provider="p", model="m", agent=agent, usage=usage)
+
+    async def work() -> None:
+        for n, (agent, micros) in enumerate((("mixed", 5), ("mixed", None), ("dark", None), ("free", 0))):
+            await Ledger(db).add(entry(n, agent, micros))
+        rows = await Ledger(db).cost("agent")
+        assert {row.key: (row.usage.usd_micros, row.unpriced_calls) for row in rows} == {
+            "mixed": (5, 1),
+            "dark": (None, 1),
+            "free": (0, 0),
+        }
+
+    run(work)
+
+
 def test_live_incarnations_are_those_nobody_has_seen_end(db: Database) -> None:
     """This is what a new root must find or reap."""
 
