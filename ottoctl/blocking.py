@@ -19,6 +19,7 @@ from ottoctl.dialogue import Call, Dialogue
 from ottoctl.endpoint import check_listening, is_held, read_token
 from ottoctl.feed import Batch, Feed
 from ottoctl.link import Link
+from ottoctl.outage import OnOutage, Outage, unheard
 from ottoctl.policy import (
     DEFAULT_RECONNECT_S,
     DEFAULT_TIMEOUT_S,
@@ -54,6 +55,7 @@ class BlockingConnection:
         self._ping_due_s = 0.0
         self._listened_s = 0.0
         self._is_closed = False
+        self.on_outage: OnOutage = unheard
 
     @classmethod
     def open(
@@ -288,11 +290,12 @@ class BlockingConnection:
 
     def _reconnect(self) -> None:
         """Opens the next link, or fails everything that is pending."""
-        deadline, delay_s = time.monotonic() + self._reconnect_s, RETRY_FIRST_S
+        began_s = time.monotonic()
+        deadline, delay_s, is_away = began_s + self._reconnect_s, RETRY_FIRST_S, False
         while True:
             try:
                 self._attempt(min(self.timeout_s, max(0.1, deadline - time.monotonic())))
-                return
+                break
             except UnreachableError as error:
                 if time.monotonic() + delay_s >= deadline:
                     self._dialogue.fail(error)
@@ -300,8 +303,13 @@ class BlockingConnection:
             except OttoError as error:
                 self._dialogue.fail(error)
                 return
+            if not is_away:
+                is_away = True
+                self.on_outage(Outage(is_over=False, seconds=self._reconnect_s))
             time.sleep(delay_s)
             delay_s = min(RETRY_MAX_S, delay_s * 2)
+        if is_away:
+            self.on_outage(Outage(is_over=True, seconds=time.monotonic() - began_s))
 
     def _drop_link(self) -> None:
         link, self._link = self._link, None

@@ -13,6 +13,7 @@ from ottoctl.daemon import can_start, start_daemon
 from ottoctl.dialogue import OutcomeUnknownError
 from ottoctl.endpoint import resolve_endpoint
 from ottoctl.feed import DEFAULT_CREDIT_BYTES, Feed, SessionEvent, gap_event
+from ottoctl.outage import OnOutage, unheard
 from ottoctl.policy import DEFAULT_RECONNECT_S, DEFAULT_TIMEOUT_S, STOP_ANSWER_S
 from ottoctl.replacement import UPGRADE_LOOK_S, UPGRADE_S, not_upgraded, upgraded
 from ottoctl.results import (
@@ -106,12 +107,14 @@ class Otto:
         reconnect_s: float = DEFAULT_RECONNECT_S,
         autostart: bool = False,
         client: str = "python",
+        on_outage: OnOutage = unheard,
     ) -> None:
         self._given_endpoint = endpoint
         self._timeout_s = timeout_s
         self._reconnect_s = reconnect_s
         self._autostart = autostart
         self._client = client
+        self._on_outage = on_outage
         self._connection: Connection | None = None
         self.started_daemon = False
         """Whether `autostart` had to start one."""
@@ -125,13 +128,22 @@ class Otto:
         reconnect_s: float = DEFAULT_RECONNECT_S,
         autostart: bool = False,
         client: str = "python",
+        on_outage: OnOutage = unheard,
     ) -> Otto:
         """A client of the daemon at `endpoint` (`ipc://…`; None: OTTO_ENDPOINT, else this user's daemon).
 
         Entering it raises UnreachableError if no daemon runs and `autostart` is off. When the daemon goes away
-        later, pending waits and event streams survive for `reconnect_s`.
+        later, pending waits and event streams survive for `reconnect_s`; `on_outage` hears of that at once, and when
+        it is back.
         """
-        return cls(endpoint, timeout_s=timeout_s, reconnect_s=reconnect_s, autostart=autostart, client=client)
+        return cls(
+            endpoint,
+            timeout_s=timeout_s,
+            reconnect_s=reconnect_s,
+            autostart=autostart,
+            client=client,
+            on_outage=on_outage,
+        )
 
     @staticmethod
     def connect_sync(
@@ -141,10 +153,16 @@ class Otto:
         reconnect_s: float = DEFAULT_RECONNECT_S,
         autostart: bool = False,
         client: str = "python",
+        on_outage: OnOutage = unheard,
     ) -> SyncOtto:
         """The synchronous twin, connected; use it with `with`."""
         return SyncOtto.connect(
-            endpoint, timeout_s=timeout_s, reconnect_s=reconnect_s, autostart=autostart, client=client
+            endpoint,
+            timeout_s=timeout_s,
+            reconnect_s=reconnect_s,
+            autostart=autostart,
+            client=client,
+            on_outage=on_outage,
         )
 
     async def __aenter__(self) -> Otto:
@@ -534,6 +552,8 @@ class Otto:
             self.started_daemon = is_mine
 
     async def _dial(self, endpoint: str) -> Connection:
-        return await Connection.open(
+        connection = await Connection.open(
             endpoint, timeout_s=self._timeout_s, reconnect_s=self._reconnect_s, client=self._client
         )
+        connection.on_outage = self._on_outage
+        return connection

@@ -18,6 +18,7 @@ from ottoctl.dialogue import Call, Dialogue
 from ottoctl.endpoint import check_listening, is_held, read_token
 from ottoctl.feed import Batch, Feed
 from ottoctl.link import Link
+from ottoctl.outage import OnOutage, Outage, unheard
 from ottoctl.policy import (
     DEFAULT_RECONNECT_S,
     DEFAULT_TIMEOUT_S,
@@ -55,6 +56,7 @@ class Connection:
         self._keeper: asyncio.Task[None] | None = None
         self._opening = asyncio.Lock()
         self._is_closed = False
+        self.on_outage: OnOutage = unheard
 
     @classmethod
     async def open(
@@ -213,16 +215,26 @@ class Connection:
                     await self._attempt_first(self.timeout_s)
 
     async def _establish(self, window_s: float) -> None:
-        deadline, delay_s = self._loop.time() + window_s, RETRY_FIRST_S
+        began_s = self._loop.time()
+        deadline, delay_s, is_away = began_s + window_s, RETRY_FIRST_S, False
         while True:
             try:
                 await self._attempt(min(self.timeout_s, max(0.1, deadline - self._loop.time())))
-                return
+                break
             except UnreachableError:
                 if self._loop.time() + delay_s >= deadline:
                     raise
+            if not is_away:
+                is_away = True
+                self._tell(Outage(is_over=False, seconds=window_s))
             await asyncio.sleep(delay_s)
             delay_s = min(RETRY_MAX_S, delay_s * 2)
+        if is_away:
+            self._tell(Outage(is_over=True, seconds=self._loop.time() - began_s))
+
+    def _tell(self, outage: Outage) -> None:
+        # On its own turn of the loop: whatever the listener does wrong must not end the keeper.
+        self._loop.call_soon(self.on_outage, outage)
 
     async def _attempt_first(self, timeout_s: float) -> None:
         """One attempt; where a daemon is just coming or going, as many as that takes."""

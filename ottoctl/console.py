@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,7 @@ from ottod.errors import OttoError
 
 if TYPE_CHECKING:
     from ottoctl.client import Otto
+    from ottoctl.outage import Outage
     from ottoctl.sync import SyncOtto
 
 Format = Literal["text", "json", "jsonl"]
@@ -35,6 +37,8 @@ class Console:
         self.timeout_s = timeout_s
         self._output = output
         self._color = color
+        self.announce: Callable[[str], None] = self.message
+        """Says a line for people where nothing else is in the way."""
 
     # ------------------------------------------------------------ formats
 
@@ -124,17 +128,25 @@ class Console:
 
     # ------------------------------------------------------------ the daemon
 
-    def connect(self) -> SyncOtto:
-        """The blocking client: what a short command needs, and the quickest to load."""
+    def connect(self, *, follows: bool = False) -> SyncOtto:
+        """The blocking client: what a short command needs, and the quickest to load.
+
+        Of a command that `follows` something the user is told when the daemon goes, and when it is back.
+        """
+        from ottoctl.outage import unheard
         from ottoctl.sync import SyncOtto
 
-        return SyncOtto.connect(self.endpoint, timeout_s=self.timeout_s, client="ottoctl")
+        on_outage = self._outage if follows else unheard
+        return SyncOtto.connect(self.endpoint, timeout_s=self.timeout_s, client="ottoctl", on_outage=on_outage)
 
     def connect_async(self) -> Otto:
-        """The asynchronous client: for commands that do several things at a time."""
+        """The asynchronous client: for commands that do several things at a time, and follow something."""
         from ottoctl.client import Otto
 
-        return Otto.connect(self.endpoint, timeout_s=self.timeout_s, client="ottoctl")
+        return Otto.connect(self.endpoint, timeout_s=self.timeout_s, client="ottoctl", on_outage=self._outage)
+
+    def _outage(self, outage: Outage) -> None:
+        self.announce(str(outage))
 
 
 def encode_json(value: Any, *, indent: int = 0) -> str:

@@ -15,6 +15,7 @@ from ottoctl.daemon import can_start, start_daemon
 from ottoctl.dialogue import OutcomeUnknownError
 from ottoctl.endpoint import resolve_endpoint
 from ottoctl.feed import DEFAULT_CREDIT_BYTES, Batch, Feed, SessionEvent, ends_session, gap_event
+from ottoctl.outage import OnOutage, unheard
 from ottoctl.policy import DEFAULT_RECONNECT_S, DEFAULT_TIMEOUT_S, INTERRUPT_ANSWER_S, STOP_ANSWER_S
 from ottoctl.replacement import UPGRADE_LOOK_S, UPGRADE_S, not_upgraded, upgraded
 from ottoctl.results import (
@@ -280,12 +281,15 @@ class SyncOtto:
         reconnect_s: float = DEFAULT_RECONNECT_S,
         autostart: bool = False,
         client: str = "python",
+        on_outage: OnOutage = unheard,
     ) -> SyncOtto:
         """Connects; see `Otto.connect`. Raises UnreachableError."""
         where = resolve_endpoint(endpoint)
 
         def dial() -> BlockingConnection:
-            return BlockingConnection.open(where, timeout_s=timeout_s, reconnect_s=reconnect_s, client=client)
+            connection = BlockingConnection.open(where, timeout_s=timeout_s, reconnect_s=reconnect_s, client=client)
+            connection.on_outage = on_outage
+            return connection
 
         try:
             return cls(dial())

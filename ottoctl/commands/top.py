@@ -58,7 +58,7 @@ def top(
     if tables is None and console.is_tty and console.output == "text":
         return _live(console, sort, interval)
     rates = Rates()
-    with console.connect() as otto:
+    with console.connect(follows=True) as otto:
         _look(otto, rates, sort)
         for number in range(tables or 1):
             time.sleep(interval)
@@ -103,11 +103,12 @@ def _live(console: Console, sort: str, interval_s: float) -> int:
     from ottoctl.rendering.top import LETTERS, top_page
     from ottoctl.screen import Screen
 
-    rates = Rates()
-    with console.connect() as otto:
+    rates, page = Rates(), ""
+    with console.connect(follows=True) as otto:
         status, rows = _look(otto, rates, sort)
         try:
             with Screen() as screen:
+                console.announce = lambda text: screen.draw(f"{text}\n{page}")
                 while True:
                     try:
                         (status, rows), trouble = _look(otto, rates, sort), ""

@@ -90,10 +90,12 @@ def _records(console: Console, sessions: tuple[SessionInfo, ...]) -> None:
 def _watch(console: Console, body: ListSessions, interval_s: float, full: bool) -> int:
     from ottoctl.screen import Screen
 
-    with console.connect() as otto:
+    picture = ""
+    with console.connect(follows=True) as otto:
         found = otto.list_with(body)
         try:
             with Screen() as screen:
+                console.announce = lambda text: screen.draw(f"{text}\n{picture}")
                 while True:
                     try:
                         found, trouble = otto.list_with(body), ""

@@ -7,13 +7,13 @@ import shutil
 import sys
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from ottoctl.console import Console, encode_json
 from ottoctl.feed import SessionEvent
 from ottoctl.rendering.stream import FRAME_NS, Chunk, StreamRenderer
 from ottoctl.results import event_record
-from ottoctl.streams import put
+from ottoctl.streams import OutputError, put
 from ottod.protocol.events import SessionExited, SessionStateChanged
 
 
@@ -39,6 +39,7 @@ class View:
             show_input=show_input,
             show_turns=show_turns,
         )
+        console.announce = self.interject
 
     def show(self, event: SessionEvent) -> None:
         """One more event."""
@@ -51,6 +52,13 @@ class View:
     def say(self, text: str) -> None:
         """A message of the command's own, out of the way of the live region."""
         self._write(self._renderer.finish())
+        self._console.message(text)
+
+    def interject(self, text: str) -> None:
+        """The same in the middle of things: they go on below it."""
+        with suppress(OutputError, BrokenPipeError):
+            # Whoever cannot be written to is found out by the next event.
+            self._write(self._renderer.aside())
         self._console.message(text)
 
     def finish(self) -> None:

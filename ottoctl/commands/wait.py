@@ -25,7 +25,7 @@ def wait(
     from ottoctl.results import info_record
 
     statuses, results = [], []
-    with console.connect() as otto:
+    with console.connect(follows=True) as otto:
         sessions = [otto.session(prefix) for prefix in ids]
         for session in sessions:
             result = session.wait(idle=idle)

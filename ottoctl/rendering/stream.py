@@ -118,6 +118,12 @@ class StreamRenderer:
         self._draw(now_ns)
         return self._taken()
 
+    def aside(self) -> list[Chunk]:
+        """Makes room for a line of somebody else's; what runs is shown again with the next event."""
+        self._erase()
+        self._close_block()
+        return self._taken()
+
     def finish(self) -> list[Chunk]:
         """Leaves both channels at the beginning of a line, without a live region."""
         self._erase()

@@ -222,6 +222,13 @@ class FakeDaemon:
             self.forget_clients()
         self._wake()
 
+    def come_back(self, instance: str) -> None:
+        """After `vanish`: another instance, with the records of the one before."""
+        with self._lock:
+            self.instance = instance
+            self._bind()
+        self._wake()
+
     def end_subscriptions(self, reason: str) -> None:
         with self._lock:
             for sub in list(self.subscriptions.values()):

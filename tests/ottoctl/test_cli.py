@@ -446,6 +446,23 @@ def test_send_rm_and_ps(fake: FakeDaemon, tmp_path: Path) -> None:
     assert len(fake.bodies(RemoveSession)) == 1
 
 
+def test_a_follower_says_that_the_daemon_has_gone_and_that_it_is_back(fake: FakeDaemon, tmp_path: Path) -> None:
+    """On stderr, a line each, at once; stdout has the events and nothing else."""
+    sid = fake.add_session(1)
+    fake.append(sid, [TurnStarted(turn=1, input="hello")])
+    follower = start(tmp_path, "events", "--session", sid, "-f", "--from", "0", "--endpoint", fake.endpoint)
+    assert follower.stdout is not None and follower.stderr is not None
+    assert json.loads(follower.stdout.readline())["event"]["type"] == "turn.started"
+    fake.vanish()
+    assert follower.stderr.readline() == "the daemon has gone; waiting up to 30 s for it\n"
+    fake.come_back("i-2")
+    assert re.fullmatch(r"the daemon is back after \d+\.\d s\n", follower.stderr.readline())
+    fake.end_session(sid, Cause(kind="completed"))
+    out, err = follower.communicate(timeout=DEADLINE_S)
+    assert err == "" and json.loads(out)["event"]["type"] == "session.exited"
+    assert follower.returncode == 0
+
+
 def test_a_slow_daemon_is_3_after_the_timeout(fake: FakeDaemon, tmp_path: Path) -> None:
     """--timeout bounds the wait for an answer."""
     fake.answers[GetStatus] = lambda body: NO_ANSWER

@@ -18,6 +18,7 @@ from ottoctl.blocking import BlockingConnection
 from ottoctl.connection import Connection
 from ottoctl.dialogue import MAX_REQUEST_BYTES
 from ottoctl.feed import MIN_CREDIT_BYTES, SessionEvent
+from ottoctl.outage import Outage
 from ottod.errors import Failure, OttoError, RefusedError, RemoteProtocolError, UnreachableError
 from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol.cause import Cause
@@ -408,6 +409,39 @@ def test_a_daemon_that_stays_away_fails_what_waits(tmp_path: Path) -> None:
         assert with_otto(fake, body, reconnect_s=0.3) == list(range(1, 11))
         with pytest.raises(UnreachableError):
             Otto.connect_sync(fake.endpoint)
+
+
+def test_an_outage_is_told_at_once_and_when_it_is_over(tmp_path: Path) -> None:
+    """Both clients hear of it while they wait, once each time."""
+    with FakeDaemon(tmp_path) as fake:
+        sid = fake.add_session(3)
+        fill(fake, sid, 1)
+        told: list[Outage] = []
+
+        def hear(outage: Outage) -> None:
+            told.append(outage)
+            if not outage.is_over:
+                fake.come_back(f"i-{len(told)}")
+
+        async def body(otto: Otto) -> None:
+            async for event in (await otto.session(sid)).events():
+                if event.offset == 10:
+                    fake.vanish()
+                    await until(lambda: len(told) == 2)
+                    return
+
+        with_otto(fake, body, on_outage=hear)
+        assert [outage.is_over for outage in told] == [False, True]
+        assert str(told[0]) == "the daemon has gone; waiting up to 30 s for it"
+        told.clear()
+        with Otto.connect_sync(fake.endpoint, reconnect_s=20.0, on_outage=hear) as otto:
+            for event in otto.session(sid).events():
+                if event.offset == 10:
+                    fake.vanish()
+                    fill(fake, sid, 1)
+                elif event.offset == 11:
+                    break
+        assert [outage.is_over for outage in told] == [False, True] and told[0].seconds == 20.0
 
 
 def test_the_end_of_the_daemon_ends_the_stream(tmp_path: Path) -> None:
