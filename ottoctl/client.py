@@ -327,7 +327,7 @@ class Otto:
         return expect(SessionList, await self.connection.call(body)).sessions
 
     async def approvals(self, *, session: str = "") -> tuple[WaitingApproval, ...]:
-        """The tool calls that wait for somebody's leave, oldest first.
+        """The tool calls that wait for somebody's permission, oldest first.
 
         With `session`, an id or the beginning of one: only those of it and of the sessions below it.
         """
@@ -348,7 +348,7 @@ class Otto:
         `scope`: `once`; `session`, every later call of its tool in that session as well (`for_session` is short for
         it); `agent`, exactly this for all sessions of the agent in that directory, until it is revoked or `expires_s`
         have passed. `approval` is an id or the beginning of one. Raises RefusedError: `already_resolved` if it has
-        been answered, with by whom; `no_such_approval`; `bad_scope` if leave for it cannot stand.
+        been answered, with by whom; `no_such_approval`; `bad_scope` if permission for it cannot stand.
         """
         body = approve_request(
             approval, session=session, scope="session" if for_session else scope, reason=reason, expires_s=expires_s
@@ -433,11 +433,11 @@ class Otto:
         return expect(DefinitionFound, await self.connection.call(body))
 
     async def grants(self, *, agent: str = "") -> tuple[StandingGrant, ...]:
-        """Leave that stands for agents, oldest first; with `agent` only of that name."""
+        """Permission that stands for agents, oldest first; with `agent` only of that name."""
         return expect(GrantList, await self.connection.call(ListGrants(agent=agent))).grants
 
     async def revoke(self, grant: str, *, reason: str = "") -> str:
-        """Ends leave that stands; gives its id. Raises RefusedError: `no_such_grant`, `ambiguous_grant`."""
+        """Ends permission that stands; gives its id. Raises RefusedError: `no_such_grant`, `ambiguous_grant`."""
         return expect(Done, await self.connection.call(RevokeGrant(grant=grant, reason=reason))).detail
 
     async def audit(self, *, session: str = "", limit: int = 200) -> tuple[AuditEntry, ...]:

@@ -437,7 +437,7 @@ class SyncOtto:
         return expect(SessionList, self.connection.call(request))
 
     def approvals(self, *, session: str = "") -> tuple[WaitingApproval, ...]:
-        """The tool calls that wait for somebody's leave, oldest first; see `Otto.approvals`."""
+        """The tool calls that wait for somebody's permission, oldest first; see `Otto.approvals`."""
         return expect(ApprovalList, self.connection.call(ListApprovals(session=session))).approvals
 
     def approve(
@@ -515,11 +515,11 @@ class SyncOtto:
         return expect(DefinitionFound, self.connection.call(GetDefinition(kind=kind, name=name, digest=digest)))
 
     def grants(self, *, agent: str = "") -> tuple[StandingGrant, ...]:
-        """Leave that stands for agents, oldest first; with `agent` only of that name."""
+        """Permission that stands for agents, oldest first; with `agent` only of that name."""
         return expect(GrantList, self.connection.call(ListGrants(agent=agent))).grants
 
     def revoke(self, grant: str, *, reason: str = "") -> str:
-        """Ends leave that stands; gives its id. Raises RefusedError: `no_such_grant`, `ambiguous_grant`."""
+        """Ends permission that stands; gives its id. Raises RefusedError: `no_such_grant`, `ambiguous_grant`."""
         return expect(Done, self.connection.call(RevokeGrant(grant=grant, reason=reason))).detail
 
     def audit(self, *, session: str = "", limit: int = 200) -> tuple[AuditEntry, ...]:

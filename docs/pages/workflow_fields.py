@@ -89,7 +89,7 @@ MEANINGS = {
     "Step.when": "Unless this holds when its turn comes, the node is skipped.",
     "Step.optional": "Whether its failure counts as none.",
     "Step.timeout_s": "From its beginning, all attempts together.",
-    "Step.approval": "Somebody's leave, before it begins.",
+    "Step.approval": "Somebody's permission, before it begins.",
     "Step.agent": "Who does it.",
     "Step.route": "Instead of an agent: what is wanted of whoever does it.",
     "Step.task": "What the agent is told. `{{task}}` is the workflow's task, `{{iteration}}` the loop's count.",

@@ -45,7 +45,9 @@ ForSession = Annotated[
 ]
 ForAgent = Annotated[
     bool,
-    typer.Option("--agent", help="Leave for exactly this stands for the agent in that directory until it is revoked"),
+    typer.Option(
+        "--agent", help="Permission for exactly this stands for the agent in that directory until it is revoked"
+    ),
 ]
 
 
@@ -65,7 +67,7 @@ def approvals(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only ids")] = False,
     full: Annotated[bool, typer.Option("--full", help="Whole ids")] = False,
 ) -> int | None:
-    """List the tool calls that wait for somebody's leave, oldest first
+    """List the tool calls that wait for somebody's permission, oldest first
 
     Example: `ottoctl approvals -o json`
     """
@@ -113,14 +115,14 @@ def approve(
     ] = "",
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it goes on record")] = "",
 ) -> int | None:
-    """Let tool calls go on that wait for leave
+    """Let tool calls go on that wait for permission
 
     Example: `ottoctl approve 7f3k`
     """
     if for_session and for_agent:
         raise OttoError("give either --session or --agent", code="usage")
     if expires and not for_agent:
-        raise OttoError("--for says how long leave stands, and needs --agent", code="usage")
+        raise OttoError("--for says how long permission stands, and needs --agent", code="usage")
     expires_s = _seconds(expires) if expires else None
     scope: Scope = "agent" if for_agent else "session" if for_session else "once"
 
@@ -149,7 +151,7 @@ def deny(
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; the model is told")] = "",
     for_session: ForSession = False,
 ) -> int | None:
-    """Refuse tool calls that wait for leave; the session goes on without them
+    """Refuse tool calls that wait for permission; the session goes on without them
 
     Example: `ottoctl deny 7f3k --reason "not on a Friday"`
     """

@@ -1,6 +1,6 @@
 """The demonstration's view of the workflows that run: a tree that is drawn anew, or lines where there is no terminal.
 
-It also is the somebody who is asked for leave, and says yes: what an agent may reach here is a copy of a project.
+It also is whoever is asked for permission, and says yes: what an agent may reach here is a copy of a project.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_SESSIONS = 10_000
 async def watch(console: Console, otto: Otto, sessions: dict[str, Session]) -> list[str]:
     """Shows the workflows, by name, until all have ended; gives what was approved on the way."""
     ids = {session.id for session in sessions.values()}
-    asked = Leave(otto)
+    asked = Permission(otto)
     on_screen = console.is_tty and console.output == "text"
     following = [] if on_screen else [asyncio.create_task(_follow(console, name, s)) for name, s in sessions.items()]
     begun_s = time.monotonic()
@@ -65,7 +65,7 @@ def picture(
     return "\n".join([head, *given, table])
 
 
-class Leave:
+class Permission:
     """Answers whoever asks, once."""
 
     def __init__(self, otto: Otto) -> None:
@@ -80,7 +80,7 @@ class Leave:
             except RefusedError:
                 continue  # It went away meanwhile.
             what = one_line(", ".join(waiting.approval.claims) or waiting.approval.tool)
-            self.given.append(f"? {one_line(waiting.agent)} asked for leave and was given it: {what}")
+            self.given.append(f"? {one_line(waiting.agent)} asked for permission and was given it: {what}")
 
 
 async def _follow(console: Console, name: str, session: Session) -> None:

@@ -1,4 +1,4 @@
-"""Permissions as text: an explanation, the audit trail, the leave that stands. Pure."""
+"""Permissions as text: an explanation, the audit trail, the permission that stands. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def explanation_page(found: PolicyExplanation, *, color: bool) -> str:
     lines.append(f"  about        {one_line(found.claim)}")
     lines.append(f"  authority    {one_line(found.authority)}")
     if found.grant:
-        lines.append(f"  leave stands {found.grant}")
+        lines.append(f"  permission stands {found.grant}")
     lines += [f"  not by       {_rule(other)}: {other.why}" for other in found.others]
     others = [
         r for r in found.rulings if (r.claim, r.authority, r.rule) != (found.claim, found.authority, found.rule)

@@ -159,7 +159,7 @@ def _backlog_line(backlog: Backlog | None) -> str:
 
 
 def _questions(info: SessionInfo) -> str:
-    """What waits for somebody's leave, and what was answered while there was no process to hear it."""
+    """What waits for somebody's permission, and what was answered while there was no process to hear it."""
     told = (
         f"{p.approval} {one_line(p.tool)}"
         + (f" ({p.answer.decision}, not yet heard)" if p.answer is not None else "")

@@ -89,7 +89,7 @@ def _word(value: Any) -> str:
 
 
 def call_and_claims(tool: str, arguments: str, claims: Sequence[str]) -> str:
-    """`shell git push`, and in brackets what of it needs leave, where that is not the same."""
+    """`shell git push`, and in brackets what of it needs permission, where that is not the same."""
     summary = argument_summary(arguments)
     what = f"{one_line(tool)} {summary}".rstrip()
     asked = [one_line(claim) for claim in claims if one_line(claim.partition(" ")[2]) != summary]

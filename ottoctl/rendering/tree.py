@@ -51,7 +51,7 @@ def walk(tops: Sequence[Node]) -> Iterator[tuple[str, Node]]:
 
 
 def tree_table(infos: Sequence[SessionInfo], *, now_ns: int, width: int, color: bool, full_ids: bool = False) -> str:
-    """The trees as a table, and a line for those who wait for somebody's leave. `now_ns` is the wall clock."""
+    """The trees as a table, and a line for those who wait for somebody's permission. `now_ns` is the wall clock."""
     ids = [info.session for info in infos]
     shown = dict(zip(ids, ids, strict=True)) if full_ids else short_ids(ids)
     rows = [_row(branch, node.info, shown, now_ns) for branch, node in walk(forest(infos))]

@@ -118,7 +118,7 @@ def _end(plan: WorkflowPlan) -> Iterator[str]:
     for step in plan.approvals:
         assert step.approval is not None
         reason = f": {one_line(step.approval.reason)}" if step.approval.reason else ""
-        yield f"asks for leave before {step.id}{reason}\n"
+        yield f"asks for permission before {step.id}{reason}\n"
     for each in plan.nodes:
         for words in each.asks:
             yield f"may ask in {each.node.id}: {one_line(words)}\n"

@@ -73,7 +73,7 @@ def node_text(step: Step) -> str:
     if step.optional:
         parts.append("optional")
     if step.approval is not None:
-        parts.append("asks for leave")
+        parts.append("asks for permission")
     if step.retry.attempts > 1:
         fallback = f", the last by {step.retry.fallback_agent}" if step.retry.fallback_agent else ""
         parts.append(f"{step.retry.attempts} attempts{fallback}")

@@ -146,9 +146,9 @@ ApprovalAction = Ask | Settle | Refuse
 def cannot_stand(approval: str, decision: str) -> Failure:
     """Why an answer cannot hold for an agent's later sessions."""
     if decision != "approved":
-        text, mend = "only leave can stand for an agent", "to forbid it for good, write a rule with effect: deny"
+        text, mend = "only permission can stand for an agent", "to forbid it for good, write a rule with effect: deny"
     else:
-        text = f"what {approval} asks for cannot be said exactly, so leave for it cannot stand"
+        text = f"what {approval} asks for cannot be said exactly, so permission for it cannot stand"
         mend = "answer once or for the session, or write a rule with effect: allow"
     return Failure(code="bad_scope", message=text, mend=mend)
 

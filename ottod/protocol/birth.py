@@ -75,7 +75,7 @@ class Birth(Wire, frozen=True, kw_only=True, tag="birth"):
     authorities: tuple[Authority, ...] = ()
     """Who decides about tool calls; without any, the spec's own permissions."""
     grants: tuple[StandingGrant, ...] = ()
-    """Leave that stands for this agent."""
+    """Permission that stands for this agent."""
     server_env: dict[str, str] = {}
     """Variables that MCP servers of the agent name for themselves; no other program gets them."""
     server_headers: dict[str, dict[str, str]] = {}

@@ -228,11 +228,12 @@ class ToolFailed(EventBase, frozen=True, kw_only=True, tag="tool.failed"):
 
 
 class ApprovalRequested(EventBase, frozen=True, kw_only=True, tag="approval.requested"):
-    """A tool call waits for somebody's leave. The same id again is the same question, asked by a later incarnation.
+    """A tool call waits for somebody's permission. The same id again is the same question, asked by a later
+    incarnation.
 
     `reason` is the rule's and `source` where it stands, `expires_at_ns` the wall clock's when the question lapses.
-    `claims` are what needs leave, one by one: `exec git push`, `write src/a.py`. `is_grantable`: leave for them can
-    stand for the agent.
+    `claims` are what needs permission, one by one: `exec git push`, `write src/a.py`. `is_grantable`: permission
+    for them can stand for the agent.
     """
 
     approval: str
@@ -264,7 +265,7 @@ class ApprovalResolved(EventBase, frozen=True, kw_only=True, tag="approval.resol
 
 class PolicyDecided(EventBase, frozen=True, kw_only=True, tag="policy.decided"):
     """A tool call did not just begin, and nobody was asked: a rule forbids it (`denied`), there is nobody to ask
-    (`unavailable`), or leave that was given before covers it (`granted`, with the id of what covers it).
+    (`unavailable`), or permission that was given before covers it (`granted`, with the id of what covers it).
 
     `rule` and `source` are the deciding rule and where it stands, `claims` what it is about.
     """

@@ -222,8 +222,8 @@ class ResolveApproval(Wire, frozen=True, kw_only=True, tag="approval.resolve"):
     """Answer an approval, by its id or a unique prefix; without `session` it is looked for in all of them.
 
     Answered once the answer cannot be lost any more. Scope `session` answers for the tool, for as long as the session
-    lives; what it asks for already is answered with it. Scope `agent`, for leave only, stands for all sessions of the
-    agent in that directory and for exactly what is asked, until it is revoked or `expires_s` have passed.
+    lives; what it asks for already is answered with it. Scope `agent`, for permission only, stands for all sessions
+    of the agent in that directory and for exactly what is asked, until it is revoked or `expires_s` have passed.
     """
 
     session: str = ""
@@ -235,13 +235,13 @@ class ResolveApproval(Wire, frozen=True, kw_only=True, tag="approval.resolve"):
 
 
 class ListGrants(Wire, frozen=True, kw_only=True, tag="policy.grants"):
-    """Leave that stands, of all agents or of one name."""
+    """Permission that stands, of all agents or of one name."""
 
     agent: str = ""
 
 
 class RevokeGrant(Wire, frozen=True, kw_only=True, tag="policy.revoke"):
-    """End leave that stands, by its id or a unique prefix. What it has let begin goes on."""
+    """End permission that stands, by its id or a unique prefix. What it has let begin goes on."""
 
     grant: str
     reason: str = ""

@@ -26,7 +26,7 @@ class ApprovalAnswer(Wire, frozen=True, kw_only=True):
 
 
 class PendingApproval(Wire, frozen=True, kw_only=True):
-    """A tool call that waits for somebody's leave. `arguments` is JSON text, perhaps cut; times are wall clock."""
+    """A tool call that waits for somebody's permission. `arguments` is JSON, perhaps cut; times are wall clock."""
 
     approval: str
     call: str
@@ -40,7 +40,7 @@ class PendingApproval(Wire, frozen=True, kw_only=True):
     answer: ApprovalAnswer | None = None
     """It has been answered, and the session's next process is to hear it."""
     claims: tuple[str, ...] = ()
-    """What needs leave, one by one: `exec git push`, `write src/a.py`."""
+    """What needs permission, one by one: `exec git push`, `write src/a.py`."""
     source: str = ""
     """Where the rule stands that asks."""
     is_grantable: bool = False
@@ -186,20 +186,21 @@ class ApprovalResult(Wire, frozen=True, kw_only=True, tag="approval_resolved"):
     decision: Literal["approved", "denied"]
     is_kept: bool = False
     grant: str = ""
-    """The leave that stands from now on."""
+    """The permission that stands from now on."""
 
 
 class GrantList(Wire, frozen=True, kw_only=True, tag="grants"):
-    """Leave that stands, oldest first."""
+    """Permission that stands, oldest first."""
 
     grants: tuple[StandingGrant, ...]
 
 
 class AuditEntry(Wire, frozen=True, kw_only=True):
-    """One decision that was more than a plain leave, or one answer. Which fields are set depends on the kind.
+    """One decision that was more than plain permission, or one answer. Which fields are set depends on the kind.
 
     `asked` and `answered` are approvals; `denied`, `unavailable` and `granted` are decisions without one (see the
-    event `policy.decided`); `standing` and `revoked` concern leave that stands; `lost` says that entries are missing.
+    event `policy.decided`); `standing` and `revoked` concern permission that stands; `lost` says that entries are
+    missing.
     """
 
     kind: Literal["asked", "answered", "denied", "unavailable", "granted", "standing", "revoked", "lost"]
@@ -273,7 +274,7 @@ class PolicyExplanation(Wire, frozen=True, kw_only=True, tag="policy_explanation
     rulings: tuple[ClaimRuling, ...] = ()
     layers: tuple[LayerWord, ...] = ()
     grant: str = ""
-    """Leave that stands and covers it."""
+    """Permission that stands and covers it."""
     agent_source: str = ""
     cwd: str = ""
     run_mode: str = "interactive"

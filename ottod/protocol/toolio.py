@@ -19,7 +19,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     with everything below them. `commands` are command lines for a shell, `programs` argument lists (an empty first
     word: one that cannot be named), `hosts` names or addresses without port, `agents` other agents by name or
     address (empty: all). `cwd` is where commands run. `deed` is what is done at the hosts, if it is more than to
-    look: leave to look is no leave for that. What is not named here the call does not touch; a tool that cannot say
+    look: permission to look is none for that. What is not named here the call does not touch; a tool that cannot say
     gives no facts at all.
     """
 

@@ -164,7 +164,7 @@ class WithdrawInput(Wire, frozen=True, kw_only=True, tag="withdraw_input"):
 
 
 class SetGrants(Wire, frozen=True, kw_only=True, tag="set_grants"):
-    """All leave that stands for the session's agent now; what waits for it goes on."""
+    """All permission that stands for the session's agent now; what waits for it goes on."""
 
     grants: tuple[StandingGrant, ...] = ()
 

@@ -89,7 +89,7 @@ class Retry(Spec, frozen=True, kw_only=True):
 
 
 class Approval(Spec, frozen=True, kw_only=True):
-    """Somebody's leave, before the step begins. Without an answer in `expires_s` the step fails."""
+    """Somebody's permission, before the step begins. Without an answer in `expires_s` the step fails."""
 
     reason: str = ""
     expires_s: PositiveSeconds | None = None

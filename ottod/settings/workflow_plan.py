@@ -93,7 +93,7 @@ class WorkflowPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def approvals(self) -> tuple[Step, ...]:
-        """The nodes that begin only with somebody's leave."""
+        """The nodes that begin only with somebody's permission."""
         return tuple(each.node for each in self.nodes if each.node.approval is not None)
 
 

@@ -129,7 +129,7 @@ METRICS: tuple[Metric, ...] = (
     _gauge("otto_sessions_memory_bytes", "Memory of all live sessions' processes together, at the last look."),
     _gauge("otto_session_memory_bytes_max", "Memory of the largest live session, at the last look."),
     _gauge("otto_sessions_processes", "Processes of all live sessions together, at the last look."),
-    _gauge("otto_approvals_pending", "Tool calls that wait for somebody's leave."),
+    _gauge("otto_approvals_pending", "Tool calls that wait for somebody's permission."),
     _gauge("otto_approval_oldest_age_seconds", "How long the oldest of them has waited; 0 without any."),
     _counter(
         "otto_messages",

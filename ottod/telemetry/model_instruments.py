@@ -1,4 +1,4 @@
-"""How long agents take: model calls, tool calls, turns, waits for leave.
+"""How long agents take: model calls, tool calls, turns, waits for permission.
 
 Fed with the events that root folds into its session table, each once. What stands in them is a worker's word, so the
 names that become labels are bounded here: the first models have series of their own, later ones share one; tools that

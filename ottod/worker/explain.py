@@ -80,7 +80,7 @@ def _outcome(order: Hypothesis, verdict: Verdict, *, has_grant: bool, wrong: str
     if verdict.effect == "allow":
         return "runs", ""
     if has_grant:
-        return "runs", "leave for it stands"
+        return "runs", "permission for it stands"
     if order.run_mode == "headless":
         return "fails", "it needs approval, and in a headless session nobody can give it"
     return "waits", "somebody has to approve or deny it"

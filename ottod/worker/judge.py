@@ -120,7 +120,7 @@ class Judge:
                 return f"a rule forbids {tool} where this path leads ({use} {path}){why}"
         has_named_writes = any(claim.kind == "write" and claim.subject == "path" for claim in judged.claims)
         if use == "write" and judged.needed_leave and has_named_writes:
-            return f"leave was given for another file: the path leads to {path} by now"
+            return f"permission was given for another file: the path leads to {path} by now"
         return ""
 
     def host_objection(self, host: str) -> str:
@@ -141,7 +141,7 @@ class Judge:
             return ""
         why = f": {found.reason}" if found.reason else ""
         if found.effect == "ask":
-            return f"{tool} needs leave for {host}, where a redirect leads{why}; request it by itself"
+            return f"{tool} needs permission for {host}, where a redirect leads{why}; request it by itself"
         return f"a rule forbids {tool} where a redirect leads ({host}){why}"
 
 

@@ -115,7 +115,7 @@ def test_a_path_that_leads_elsewhere_by_now_is_not_used(daemon: RealDaemon) -> N
         (daemon.workdir / "notes").unlink()
         (daemon.workdir / "notes").symlink_to("important")
         otto.approve(approval.approval)
-        assert "leave was given for another file" in heard(session)
+        assert "permission was given for another file" in heard(session)
     assert (daemon.workdir / "important").read_text() == "important\n"
 
 

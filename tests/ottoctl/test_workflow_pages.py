@@ -147,7 +147,7 @@ def test_a_dry_run_says_who_would_do_what(tmp_path: Path) -> None:
     run = ottoctl(tmp_path, "workflow", "run", str(file), "do it", "--dry-run")
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("w: graph; at most $2.00\n") and "code-reviewer" in run.stdout
-    assert "asks for leave before b: Look first\n" in run.stdout
+    assert "asks for permission before b: Look first\n" in run.stdout
     record = json.loads(ottoctl(tmp_path, "workflow", "run", str(file), "x", "--dry-run", "-o", "json").stdout)
     assert record["approvals"] == ["b"] and record["at_most"]["usd"] == 2.0 and record["task"] == "x"
     assert record["summaries_at_most"] == 1 and len(record["steps"]) == 2
