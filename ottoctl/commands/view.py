@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
@@ -40,14 +41,30 @@ class View:
             show_turns=show_turns,
         )
         console.announce = self.interject
+        self._held: Tail | None = None
+        self._live = self._renderer.live
 
     def show(self, event: SessionEvent) -> None:
         """One more event."""
         if self._console.output == "text":
             self._write(self._renderer.event(event, now_ns=time.time_ns()))
         elif self._console.output == "jsonl":
-            self._console.write(encode_json(event_record(event)) + "\n")
-            self._console.flush()
+            line = encode_json(event_record(event)) + "\n"
+            if self._held is not None:
+                self._held.add(line)
+            else:
+                self._console.write(line)
+                self._console.flush()
+
+    def hold(self, lines: int) -> None:
+        """Keeps what is shown from now on to itself, to be cut to its last lines."""
+        self._held, self._renderer.live = Tail(lines), False
+
+    def release(self) -> None:
+        """Shows the last lines of what was held."""
+        held, self._held, self._renderer.live = self._held, None, self._live
+        if held is not None:
+            put(self._view if self._console.output == "text" else sys.stdout, held.text, flush=True)
 
     def say(self, text: str) -> None:
         """A message of the command's own, out of the way of the live region."""
@@ -75,7 +92,36 @@ class View:
     def _write(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:
             stream = sys.stdout if chunk.to == "text" else self._view
-            put(stream, chunk.text, flush=True)
+            if self._held is not None:
+                self._held.add(chunk.text)
+            else:
+                put(stream, chunk.text, flush=True)
+
+
+class Tail:
+    """The last lines of a text that comes in pieces."""
+
+    def __init__(self, lines: int) -> None:
+        self._lines: deque[str] = deque(maxlen=lines)
+        self._rest: list[str] = []
+
+    def add(self, text: str) -> None:
+        """The next piece."""
+        *whole, rest = text.split("\n")
+        if whole:
+            self._lines.append("".join([*self._rest, whole[0], "\n"]))
+            self._lines.extend(line + "\n" for line in whole[1:])
+            self._rest.clear()
+        if rest:
+            self._rest.append(rest)
+
+    @property
+    def text(self) -> str:
+        """What is left of it; a line that has no end yet counts as one."""
+        lines = self._lines.copy()
+        if self._rest:
+            lines.append("".join(self._rest))
+        return "".join(lines)
 
 
 async def watch(

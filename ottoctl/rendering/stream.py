@@ -85,7 +85,7 @@ class StreamRenderer:
     ) -> None:
         self.width = width
         self._color = color
-        self._live = live
+        self.live = live
         self._split = split
         self._show_input = show_input
         self._show_turns = show_turns
@@ -112,7 +112,7 @@ class StreamRenderer:
 
     def tick(self, *, now_ns: int) -> list[Chunk]:
         """The live region as it looks now."""
-        if not self._live or not self._drawn_lines:
+        if not self.live or not self._drawn_lines:
             return []
         self._erase()
         self._draw(now_ns)
@@ -305,7 +305,7 @@ class StreamRenderer:
             self._drawn_lines = 0
 
     def _draw(self, now_ns: int) -> None:
-        if not self._live or not self._at_start["view"]:
+        if not self.live or not self._at_start["view"]:
             return
         lines = self._live_lines(now_ns)
         if lines:

@@ -463,6 +463,30 @@ def test_a_follower_says_that_the_daemon_has_gone_and_that_it_is_back(fake: Fake
     assert follower.returncode == 0
 
 
+def test_logs_are_cut_to_their_last_lines_and_to_a_time(fake: FakeDaemon, tmp_path: Path) -> None:
+    """Lines in text, events as JSON; with -f what comes later follows on them, from the middle of a line too."""
+    sid = fake.add_session(1)
+    said = [ContentDelta(stream="text", text=f"line {n}\n", item="i") for n in range(5)]
+    fake.append(sid, [TurnStarted(turn=1, input="hello"), *said, ContentDelta(stream="text", text="half", item="i")])
+    end = ("--endpoint", fake.endpoint)
+    shown = ottoctl(tmp_path, "logs", sid, "--tail", "3", "--since", "2023-11-10", *end).stdout
+    assert shown == "line 3\nline 4\nhalf\n"
+    as_jsonl = ottoctl(tmp_path, "logs", sid, "-n", "2", "-o", "jsonl", *end).stdout.splitlines()
+    as_json = json.loads(ottoctl(tmp_path, "logs", sid, "-n", "2", "-o", "json", *end).stdout)
+    assert [json.loads(line) for line in as_jsonl] == as_json and len(as_json) == 2
+    assert as_json[1]["event"]["text"] == "half"
+    assert ottoctl(tmp_path, "logs", sid, "--since", "1d", *end).stdout == ""
+    follower = start(tmp_path, "logs", sid, "-f", "--tail", "2", *end)
+    assert follower.stdout is not None
+    assert follower.stdout.readline() == "line 4\n"
+    until(lambda: len(fake.subscriptions) == 1)
+    fake.append(sid, [ContentDelta(stream="text", text=" and half\n", item="i")])
+    fake.end_session(sid, Cause(kind="completed"))
+    out = follower.stdout.read()
+    assert follower.communicate(timeout=DEADLINE_S)[1] == ""
+    assert out.startswith("half and half\n✓ completed") and follower.returncode == 0
+
+
 def test_a_slow_daemon_is_3_after_the_timeout(fake: FakeDaemon, tmp_path: Path) -> None:
     """--timeout bounds the wait for an answer."""
     fake.answers[GetStatus] = lambda body: NO_ANSWER
