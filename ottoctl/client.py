@@ -27,6 +27,7 @@ from ottoctl.results import (
     deny_request,
     expect,
     explain_request,
+    list_request,
     start_request,
     workflow_request,
 )
@@ -55,7 +56,6 @@ from ottod.protocol.requests import (
     ListGrants,
     ListProviders,
     ListResearch,
-    ListSessions,
     ReadArtifact,
     ReloadDaemon,
     RevokeGrant,
@@ -317,13 +317,21 @@ class Otto:
         return Session(self.connection, info.session, from_offset=info.first_offset)
 
     async def list(
-        self, *, all: bool = False, states: Iterable[SessionState] = (), tree: str = "", limit: int = 1000
+        self,
+        *,
+        all: bool = False,
+        states: Iterable[SessionState] = (),
+        tree: str = "",
+        limit: int = 1000,
+        agent: str = "",
+        name: str = "",
     ) -> tuple[SessionInfo, ...]:
         """Live sessions, and with `all` the ended ones too, newest first.
 
-        `tree`, an id or the beginning of one: only this session and those below it; each names its `parent`.
+        `tree`, an id or the beginning of one: only this session and those below it; each names its `parent`. `agent`
+        and `name` may be patterns: `code-*`.
         """
-        body = ListSessions(all=all, states=tuple(states), tree=tree, limit=limit)
+        body = list_request(all=all, states=states, tree=tree, limit=limit, agent=agent, name=name)
         return expect(SessionList, await self.connection.call(body)).sessions
 
     async def approvals(self, *, session: str = "") -> tuple[WaitingApproval, ...]:

@@ -14,11 +14,13 @@ from ottod.errors import OttoError, RemoteProtocolError, StorageError
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause
 from ottod.protocol.decisions import DecisionFilter
+from ottod.protocol.events import SessionState
 from ottod.protocol.journal import JournalEntry
 from ottod.protocol.requests import (
     MAX_TASK_BYTES,
     ExplainPolicy,
     ForkSession,
+    ListSessions,
     QueryDecisions,
     ResolveApproval,
     ResumeSession,
@@ -131,6 +133,20 @@ def _absolute(cwd: str | os.PathLike[str] | None) -> str:
         raise OttoError(
             "the current directory does not exist any more", mend="cd to one that does, or use --cwd", code="bad_cwd"
         ) from error
+
+
+def list_request(
+    *, all: bool, states: Iterable[SessionState], tree: str, limit: int, agent: str, name: str
+) -> ListSessions:
+    """The question for sessions."""
+    return ListSessions(
+        all=all,
+        states=tuple(states),
+        tree=tree,
+        limit=limit,
+        agents=(agent,) if agent else (),
+        names=(name,) if name else (),
+    )
 
 
 def workflow_request(

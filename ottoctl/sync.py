@@ -32,6 +32,7 @@ from ottoctl.results import (
     explain_request,
     fork_request,
     journal_entries,
+    list_request,
     resume_request,
     run_result,
     start_request,
@@ -427,10 +428,18 @@ class SyncOtto:
         return SyncSession(self.connection, info.session, from_offset=info.first_offset)
 
     def list(
-        self, *, all: bool = False, states: Iterable[SessionState] = (), tree: str = "", limit: int = 1000
+        self,
+        *,
+        all: bool = False,
+        states: Iterable[SessionState] = (),
+        tree: str = "",
+        limit: int = 1000,
+        agent: str = "",
+        name: str = "",
     ) -> tuple[SessionInfo, ...]:
         """Live sessions, and with `all` the ended ones too, newest first; see `Otto.list`."""
-        return self.list_with(ListSessions(all=all, states=tuple(states), tree=tree, limit=limit)).sessions
+        body = list_request(all=all, states=states, tree=tree, limit=limit, agent=agent, name=name)
+        return self.list_with(body).sessions
 
     def list_with(self, request: ListSessions) -> SessionList:
         """The same from a request, with the word whether the limit cut the list."""

@@ -8,9 +8,15 @@ import typer
 
 from ottoctl.commands.frame import command
 from ottoctl.console import Console
-from ottod.errors import OttoError
 
 DEFAULT_LIMIT = 1000
+
+
+def complete_filter(incomplete: str) -> list[str]:
+    """What can stand there."""
+    from ottoctl.filters import complete_filter
+
+    return complete_filter(incomplete)
 
 
 @command
@@ -20,6 +26,15 @@ def ps(
     state: Annotated[
         list[str] | None, typer.Option("--state", metavar="STATE", help="Only sessions in this state; repeatable")
     ] = None,
+    filter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter",
+            metavar="KEY=VALUE",
+            help="Only with this state or outcome, agent, parent or name, the latter two perhaps with *; repeatable",
+            autocompletion=complete_filter,
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("-n", "--limit", min=1, max=10_000, help="At most so many (1000)")
     ] = None,
@@ -28,17 +43,17 @@ def ps(
 ) -> int | None:
     """List sessions, newest first
 
-    Example: `ottoctl ps -a --state ended -o json`; `ottoctl stop $(ottoctl ps -q)`
+    Of several filters of one key any fits, of two keys both must. A state or outcome that only ended sessions have
+    shows those.
+
+    Example: `ottoctl ps -a --state ended -o json`; `ottoctl ps --filter state=failed --filter "agent=code*"`;
+    `ottoctl stop $(ottoctl ps -q)`
     """
-    from ottoctl.rendering.sessions import STATE_STYLES
+    from ottoctl.filters import filtered
     from ottod.protocol.requests import ListSessions
 
-    states = tuple(s for given in state or () for s in given.split(","))
-    for name in states:
-        if name not in STATE_STYLES:
-            raise OttoError(f"no such state: {name}", mend=f"one of {', '.join(STATE_STYLES)}", code="usage")
+    body = filtered(ListSessions(all=all, limit=limit or DEFAULT_LIMIT), filter or (), state or ())
     with console.connect() as otto:
-        body = ListSessions(all=all or "ended" in states, states=states, limit=limit or DEFAULT_LIMIT)  # type: ignore[arg-type]
         found = otto.list_with(body)
     if console.output != "text":
         console.records(list(found.sessions))
@@ -56,7 +71,8 @@ def ps(
             )
         )
     else:
-        console.message("no sessions" if all or states else "no live sessions; `ottoctl ps -a` shows ended ones")
+        is_all = all or bool(state or filter)
+        console.message("no sessions" if is_all else "no live sessions; `ottoctl ps -a` shows ended ones")
     if found.truncated:
         console.message(f"only the newest {limit or DEFAULT_LIMIT} are shown; see --limit")
     return None

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from ottod.protocol.artifacts import MAX_PART_BYTES
+from ottod.protocol.cause import CauseKind
 from ottod.protocol.decisions import DecisionFilter
 from ottod.protocol.definitions import DefinitionKind
 from ottod.protocol.events import SessionState
@@ -72,13 +73,22 @@ class StartSession(Wire, frozen=True, kw_only=True, tag="session.start"):
 
 
 class ListSessions(Wire, frozen=True, kw_only=True, tag="session.list"):
-    """Live sessions, and with `all` the ended ones too, newest first."""
+    """Live sessions, and with `all`, or where a state or cause asks for them, the ended ones too, newest first.
+
+    Of several values of one field any fits; what two fields say must both hold. `agents` and `names` are patterns
+    (`code-*`), `parents` are ids or unique prefixes.
+    """
 
     all: bool = False
     states: tuple[SessionState, ...] = ()
     tree: str = ""
     """Only this session (an id or unique prefix) and those below it."""
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+    causes: tuple[CauseKind, ...] = ()
+    """How they ended: beside `states`, either fits."""
+    agents: Annotated[tuple[str, ...], Meta(max_length=100)] = ()
+    parents: Annotated[tuple[str, ...], Meta(max_length=100)] = ()
+    names: Annotated[tuple[str, ...], Meta(max_length=100)] = ()
 
 
 class GetSession(Wire, frozen=True, kw_only=True, tag="session.get"):

@@ -11,6 +11,7 @@ from typing import Protocol, assert_never
 from msgspec.structs import replace
 
 from ottod import __version__
+from ottod.core.listing import is_wanted, narrows, wants_ended
 from ottod.errors import RefusedError
 from ottod.ids import BadSessionId, normalise_prefix, session_key
 from ottod.protocol import PROTOCOL_VERSION
@@ -89,6 +90,8 @@ MAX_NAME_CHARS = 8192
 """Of anything that a start names; a script's path can be long."""
 LISTED_CHARS = 200
 """Of a task and a result, in a list; one session's own answer has them whole."""
+MAX_LOOKED_AT = 10_000
+"""Ended sessions, the newest, among which those are looked for that somebody wants to see."""
 MAX_REASON_CHARS = 2000
 """Of a stop's reason; what is beyond is cut."""
 
@@ -314,11 +317,12 @@ class Service:
 
     async def _list(self, body: ListSessions) -> SessionList:
         infos = [self._current(s) for s in self._table.live]
-        wants_ended = body.all or "ended" in body.states
-        if wants_ended:
-            infos += await self._database.sessions(("ended",), limit=body.limit + 1)
+        parents = {(await self._find(parent)).id for parent in body.parents}
+        if wants_ended(body):
+            limit = MAX_LOOKED_AT if narrows(body) else body.limit + 1
+            infos += await self._database.sessions(("ended",), limit=limit)
         unique = {i.session: i for i in infos}
-        chosen = [i for i in unique.values() if not body.states or i.state in body.states]
+        chosen = [i for i in unique.values() if is_wanted(i, body, parents)]
         if body.tree:
             below = _below((await self._find(body.tree)).id, unique)
             chosen = [i for i in chosen if i.session in below]
