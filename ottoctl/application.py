@@ -58,6 +58,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("workflow", "workflow_run"),
     ("route", "route"),
     ("daemon", "daemon"),
+    ("config", "config"),
     ("service", "service"),
     ("doctor", "doctor"),
     ("demo", "demo"),

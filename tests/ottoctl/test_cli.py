@@ -575,6 +575,21 @@ def test_agents(tmp_path: Path) -> None:
     assert unknown.returncode == 2 and "coder" in unknown.stderr
 
 
+def test_config_show(tmp_path: Path) -> None:
+    """What holds and where it comes from, without a daemon; a key that there is not, and a file that is wrong."""
+    file = tmp_path / "otto.yml"
+    file.write_text("ring: {sync: none}\n")
+    done = ottoctl(tmp_path, "config", "show", "--changed", OTTO_CONFIG=str(file))
+    assert done.stdout.splitlines()[1].split() == ["ring.sync", f"{file}:1", "none"] and done.returncode == 0
+    (sync,) = json.loads(ottoctl(tmp_path, "config", "show", "ring.sync", "--json", OTTO_CONFIG=str(file)).stdout)
+    assert sync["value"] == "none" and sync["line"] == 1
+    unknown = ottoctl(tmp_path, "config", "show", "rng", OTTO_CONFIG=str(file))
+    assert unknown.returncode == 2 and "did you mean 'ring'?" in unknown.stderr
+    file.write_text("rng: 1\n")
+    wrong = ottoctl(tmp_path, "config", "show", OTTO_CONFIG=str(file))
+    assert wrong.returncode == 2 and f"{file}:1:1" in wrong.stderr and wrong.stdout == ""
+
+
 def test_doctor(fake: FakeDaemon, tmp_path: Path) -> None:
     """All is well in a fresh place, no key is shown; an open runtime directory is a failure with a mend."""
     done = ottoctl(tmp_path, "doctor", "-o", "json", "--endpoint", fake.endpoint, ANTHROPIC_API_KEY="sk-very-secret")

@@ -1,0 +1,43 @@
+"""The daemon's settings as text: what holds, and who said so. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from ottoctl.rendering.ansi import one_line
+from ottoctl.rendering.table import Cell, render_table
+from ottod.settings.decode import is_duration, is_size
+from ottod.settings.origins import Setting
+from ottod.settings.units import format_duration, format_size
+
+HEADER = ("KEY", "FROM", "VALUE")
+
+
+def settings_table(settings: Sequence[Setting], *, width: int, color: bool) -> str:
+    """A line for each, as it could be written in the file."""
+    rows = [
+        [
+            Cell(one_line(setting.key), "" if setting.is_default else "bold"),
+            Cell(setting.origin, "dim" if setting.is_default else "green"),
+            one_line(value_text(setting.key, setting.value)),
+        ]
+        for setting in settings
+    ]
+    return render_table(HEADER, rows, width=width, color=color)
+
+
+def value_text(key: str, value: Any) -> str:
+    """A value with its unit; `-` when nothing is set."""
+    name = key.rpartition(".")[2]
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return format_size(value) if is_size(name) else format_duration(value) if is_duration(name) else str(value)
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return f"[{', '.join(value)}]"
+    return msgspec.json.encode(value).decode()
