@@ -210,6 +210,7 @@ class Otto:
         mode: Mode = "oneshot",
         env: Mapping[str, str] | None = None,
         title: str = "",
+        name: str = "",
         parent: str = "",
         headless: bool = False,
         key: str = "",
@@ -219,9 +220,10 @@ class Otto:
         Without either the task goes to the agent that fits it best; `SessionInfo.routed` says why.
 
         With `parent`, the id of a live session or the beginning of one, it runs below that session: it is stopped
-        with it, and its end is told to it. `cwd` defaults to this process's, `env` to this process's environment
-        without what looks like a secret. A `conversation` stays for more input after its task. Raises what the daemon
-        has against it.
+        with it, and its end is told to it. A `name` stands for its id, and is refused (`name_taken`) while another
+        living session has it. `cwd` defaults to this process's, `env` to this process's environment without what
+        looks like a secret. A `conversation` stays for more input after its task. Raises what the daemon has against
+        it.
         """
         return await self.start_with(
             start_request(
@@ -233,6 +235,7 @@ class Otto:
                 mode=mode,
                 env=env,
                 title=title,
+                name=name,
                 parent=parent,
                 headless=headless,
                 key=key,
@@ -250,11 +253,21 @@ class Otto:
         model: str = "",
         env: Mapping[str, str] | None = None,
         title: str = "",
+        name: str = "",
         headless: bool = False,
     ) -> Session:
         """Starts a workflow by name, or one that was made in Python. Its inputs are given by their names."""
         request = workflow_request(
-            workflow, task, spec=spec, inputs=inputs, cwd=cwd, model=model, env=env, title=title, headless=headless
+            workflow,
+            task,
+            spec=spec,
+            inputs=inputs,
+            cwd=cwd,
+            model=model,
+            env=env,
+            title=title,
+            name=name,
+            headless=headless,
         )
         return await self.start_with(request)
 
@@ -269,11 +282,21 @@ class Otto:
         model: str = "",
         env: Mapping[str, str] | None = None,
         title: str = "",
+        name: str = "",
         headless: bool = False,
     ) -> RunResult:
         """Starts a workflow and waits for its end."""
         session = await self.start_workflow(
-            workflow, task, spec=spec, inputs=inputs, cwd=cwd, model=model, env=env, title=title, headless=headless
+            workflow,
+            task,
+            spec=spec,
+            inputs=inputs,
+            cwd=cwd,
+            model=model,
+            env=env,
+            title=title,
+            name=name,
+            headless=headless,
         )
         return await session.wait()
 
@@ -292,6 +315,7 @@ class Otto:
         model: str = "",
         env: Mapping[str, str] | None = None,
         title: str = "",
+        name: str = "",
         parent: str = "",
         headless: bool = False,
         key: str = "",
@@ -305,6 +329,7 @@ class Otto:
             model=model,
             env=env,
             title=title,
+            name=name,
             parent=parent,
             headless=headless,
             key=key,

@@ -6,7 +6,7 @@ The agent's own allowlist, in the daemon, reduces it further; what is left out h
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ottod.errors import OttoError
 from ottod.protocol.requests import MAX_ENV_BYTES
@@ -21,6 +21,7 @@ SECRET_VALUE = re.compile(
     r"|\b(?:sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|AKIA[A-Z0-9]{12,}|xox[abp]-[A-Za-z0-9-]{10,})"
 )
 """Each pattern begins with fixed text and has bounds, so that a long value costs no more than reading it."""
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 INNOCENT = frozenset({"PWD", "OLDPWD"})
 
 
@@ -50,6 +51,33 @@ def given_environment(env: Mapping[str, str]) -> dict[str, str]:
             code="too_large",
         )
     return shared
+
+
+def named_environment(given: Iterable[str], env: Mapping[str, str]) -> dict[str, str]:
+    """The variables of `--env NAME[=VALUE]`; without a value it is the one that is here.
+
+    Raises OttoError: for what is no variable, is not set here, or looks like a secret, which no tool's program gets.
+    """
+    found: dict[str, str] = {}
+    for each in given:
+        name, is_said, value = each.partition("=")
+        if not NAME.fullmatch(name):
+            raise OttoError(
+                f"--env {name!r} names no variable", mend="write --env NAME=VALUE, or --env NAME", code="usage"
+            )
+        if not is_said and name not in env:
+            raise OttoError(f"{name} is not set here", mend=f"write --env {name}=VALUE, or set it", code="usage")
+        value = value if is_said else env[name]
+        if looks_secret(name, value):
+            raise OttoError(
+                f"{name} looks like a secret, and programs of tools are given none",
+                mend="give another name to what is none; servers of tools have secrets of their own (`mcp_servers`)",
+                code="usage",
+            )
+        if not _is_text(value) or "\0" in value:
+            raise OttoError(f"the value of {name} is not text", mend="put it into a file", code="usage")
+        found[name] = value
+    return found
 
 
 def looks_secret(name: str, value: str) -> bool:

@@ -159,6 +159,7 @@ def workflow_request(
     model: str = "",
     env: Mapping[str, str] | None = None,
     title: str = "",
+    name: str = "",
     parent: str = "",
     headless: bool = False,
     key: str = "",
@@ -174,6 +175,7 @@ def workflow_request(
         model=model,
         env=shared_environment(os.environ) if env is None else given_environment(env),
         title=title,
+        name=name,
         parent=parent,
         run_mode="headless" if headless else "interactive",
         key=key or os.urandom(16).hex(),
@@ -190,9 +192,11 @@ def start_request(
     mode: Mode = "oneshot",
     env: Mapping[str, str] | None = None,
     title: str = "",
+    name: str = "",
     parent: str = "",
     headless: bool = False,
     key: str = "",
+    env_wanted: tuple[str, ...] = (),
 ) -> StartSession:
     """A start with its defaults: this process's directory and environment, and a key of its own.
 
@@ -212,10 +216,12 @@ def start_request(
         env=shared_environment(os.environ) if env is None else given_environment(env),
         model=model,
         title=title,
+        name=name,
         parent=parent,
         mode=mode,
         run_mode="headless" if headless else "interactive",
         key=key or os.urandom(16).hex(),
+        env_wanted=env_wanted,
     )
 
 

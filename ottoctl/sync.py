@@ -330,6 +330,7 @@ class SyncOtto:
         mode: Mode = "oneshot",
         env: Mapping[str, str] | None = None,
         title: str = "",
+        name: str = "",
         parent: str = "",
         headless: bool = False,
         key: str = "",
@@ -345,6 +346,7 @@ class SyncOtto:
                 mode=mode,
                 env=env,
                 title=title,
+                name=name,
                 parent=parent,
                 headless=headless,
                 key=key,
@@ -362,11 +364,21 @@ class SyncOtto:
         model: str = "",
         env: Mapping[str, str] | None = None,
         title: str = "",
+        name: str = "",
         headless: bool = False,
     ) -> SyncSession:
         """See `Otto.start_workflow`."""
         request = workflow_request(
-            workflow, task, spec=spec, inputs=inputs, cwd=cwd, model=model, env=env, title=title, headless=headless
+            workflow,
+            task,
+            spec=spec,
+            inputs=inputs,
+            cwd=cwd,
+            model=model,
+            env=env,
+            title=title,
+            name=name,
+            headless=headless,
         )
         return self.start_with(request)
 
@@ -381,11 +393,21 @@ class SyncOtto:
         model: str = "",
         env: Mapping[str, str] | None = None,
         title: str = "",
+        name: str = "",
         headless: bool = False,
     ) -> RunResult:
         """Starts a workflow and waits for its end."""
         session = self.start_workflow(
-            workflow, task, spec=spec, inputs=inputs, cwd=cwd, model=model, env=env, title=title, headless=headless
+            workflow,
+            task,
+            spec=spec,
+            inputs=inputs,
+            cwd=cwd,
+            model=model,
+            env=env,
+            title=title,
+            name=name,
+            headless=headless,
         )
         return session.wait()
 
@@ -404,6 +426,7 @@ class SyncOtto:
         model: str = "",
         env: Mapping[str, str] | None = None,
         title: str = "",
+        name: str = "",
         parent: str = "",
         headless: bool = False,
         key: str = "",
@@ -417,6 +440,7 @@ class SyncOtto:
             model=model,
             env=env,
             title=title,
+            name=name,
             parent=parent,
             headless=headless,
             key=key,

@@ -54,7 +54,8 @@ are errors that name file, line and column. Sizes are written `512 MiB`, `2G` or
 ## The daemon's file
 
 `~/.config/otto/otto.yml`. Every key is optional; [config/otto.yml](../../config/otto.yml) shows them all with their
-defaults. A change takes effect at the daemon's next start.
+defaults. A change takes effect at the daemon's next start, or with `ottoctl daemon reload` where that is possible.
+`ottoctl config show` says what holds, and which line says so.
 
 {daemon}
 

@@ -10,7 +10,7 @@ COMPLETION_TIMEOUT_S = 1.0
 
 
 def complete_sessions(incomplete: str) -> list[tuple[str, str]]:
-    """Ids of sessions, live ones first; nothing when no daemon answers quickly."""
+    """Ids and names of sessions, live ones first; nothing when no daemon answers quickly."""
     from ottoctl.sync import SyncOtto
     from ottod.errors import OttoError
 
@@ -22,7 +22,11 @@ def complete_sessions(incomplete: str) -> list[tuple[str, str]]:
     wanted = incomplete if incomplete.startswith("s-"[: len(incomplete)]) else f"s-{incomplete}"
     found = [s for s in sessions if s.session.startswith(wanted)]
     found.sort(key=lambda s: s.state == "ended")
-    return [(s.session, f"{s.state} {s.agent} {s.title or s.task}"[:60].split("\n")[0]) for s in found]
+    named = [s for s in sessions if s.is_named and s.name.startswith(incomplete) and s.state != "ended"]
+    return [
+        *((s.name, f"{s.state} {s.agent} {s.session}") for s in named),
+        *((s.session, f"{s.state} {s.agent} {s.title or s.task}"[:60].split("\n")[0]) for s in found),
+    ]
 
 
 def complete_agents(incomplete: str) -> list[tuple[str, str]]:
@@ -38,8 +42,12 @@ def complete_agents(incomplete: str) -> list[tuple[str, str]]:
 
 
 SessionId = Annotated[
-    str, typer.Argument(metavar="ID", help="A session's id or the beginning of it", autocompletion=complete_sessions)
+    str,
+    typer.Argument(
+        metavar="ID", help="A session's id, the beginning of it, or its name", autocompletion=complete_sessions
+    ),
 ]
 SessionIds = Annotated[
-    list[str], typer.Argument(metavar="ID...", help="Ids or beginnings of ids", autocompletion=complete_sessions)
+    list[str],
+    typer.Argument(metavar="ID...", help="Ids, beginnings of ids, or names", autocompletion=complete_sessions),
 ]

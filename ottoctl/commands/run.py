@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 GONE_S = 30.0
 """For a daemon that nobody asked for to be gone."""
 LAST_EVENTS_S = 2.0
+MAX_FORGOTTEN = 10_000
 
 
 @command
@@ -52,6 +53,26 @@ def run(
     ] = "oneshot",
     headless: Annotated[bool, typer.Option("--headless", help="Nobody can answer questions: refuse at once")] = False,
     title: Annotated[str, typer.Option("--title", help="A name for lists")] = "",
+    name: Annotated[
+        str,
+        typer.Option(
+            "--name",
+            metavar="NAME",
+            help="What stands for its id in every command; no other living session may have it",
+        ),
+    ] = "",
+    remove: Annotated[
+        bool, typer.Option("--rm", help="Forget it and delete its files when it has ended, with all below it")
+    ] = False,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-e",
+            "--env",
+            metavar="NAME[=VALUE]",
+            help="A variable for the programs of its tools, which its agent must take (`env`); repeatable",
+        ),
+    ] = None,
     parent: Annotated[
         str,
         typer.Option("--parent", metavar="ID", help="Run below this live session", autocompletion=complete_sessions),
@@ -68,6 +89,7 @@ def run(
 
     Example: `ottoctl run coder "make the failing test pass"`
     """
+    from ottoctl.environment import named_environment, shared_environment
     from ottoctl.results import start_request
 
     if route or (not task and len(agent.split()) > 1):
@@ -78,10 +100,27 @@ def run(
         raise OttoError("no task given", mend='ottoctl run AGENT "what to do", or --input FILE', code="usage")
     if cwd is not None and not os.path.isdir(cwd):
         raise OttoError(f"no such directory: {cwd}", mend="create it, or name another with --cwd", code="bad_cwd")
+    if remove and (detach or mode == "conversation"):
+        raise OttoError(
+            f"--rm waits for the end, and {'--detach' if detach else '--mode conversation'} does not",
+            mend="leave out one of them, and forget the session later: `ottoctl rm`",
+            code="usage",
+        )
+    given = named_environment(env or (), os.environ)
     request = start_request(
-        agent, whole, cwd=cwd, model=model, mode=mode, title=title, parent=parent, headless=headless
+        agent,
+        whole,
+        cwd=cwd,
+        model=model,
+        mode=mode,
+        env={**shared_environment(os.environ), **given} if given else None,
+        title=title,
+        name=name,
+        parent=parent,
+        headless=headless,
+        env_wanted=tuple(given),
     )
-    return asyncio.run(_run(console, request, detach=detach))
+    return asyncio.run(_run(console, request, detach=detach, remove=remove))
 
 
 def _read_input(name: str) -> str:
@@ -101,7 +140,7 @@ def _why(error: OSError | UnicodeDecodeError) -> str:
     return "it is not UTF-8 text"
 
 
-async def _run(console: Console, request: StartSession, *, detach: bool) -> int:
+async def _run(console: Console, request: StartSession, *, detach: bool, remove: bool) -> int:
     # A parent is live, so its daemon is: a new one could not know it.
     otto = await (console.connect_async() if request.parent else connect_or_start(console))
     try:
@@ -117,9 +156,24 @@ async def _run(console: Console, request: StartSession, *, detach: bool) -> int:
 
                 console.record(info_record(await session.info()))
             return OK
-        return await watch_to_end(console, session, request)
+        status = await watch_to_end(console, session, request)
+        if remove:
+            await _forget(console, otto, session)
+        return status
     finally:
         await otto.close()
+
+
+async def _forget(console: Console, otto: Otto, session: Session) -> None:
+    """Removes what is on record of a session and of those below it; what has not ended stays, and that is said."""
+    for info in await otto.list(all=True, tree=session.id, limit=MAX_FORGOTTEN):
+        if info.state != "ended":
+            console.message(f"{info.session} has not ended, and stays on record: it is {info.state}")
+            continue
+        try:
+            await (await otto.session(info.session)).remove()
+        except OttoError as error:
+            console.error(error)
 
 
 async def start_session(console: Console, otto: Otto, request: StartSession) -> Session:

@@ -43,6 +43,14 @@ def run(
     model: Annotated[str, typer.Option("-m", "--model", help="Another model than those of its agents")] = "",
     headless: Annotated[bool, typer.Option("--headless", help="Nobody can answer questions: refuse at once")] = False,
     title: Annotated[str, typer.Option("--title", help="A name for lists")] = "",
+    name: Annotated[
+        str,
+        typer.Option(
+            "--name",
+            metavar="NAME",
+            help="What stands for its id in every command; no other living session may have it",
+        ),
+    ] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what it would do, with whom, for how much at most")
     ] = False,
@@ -60,7 +68,7 @@ def run(
     given = read_inputs(inputs or ())
     if dry_run:
         return _show_plan(console, workflow, task, given, cwd, model)
-    request = _request(workflow, task, given, cwd=cwd, model=model, headless=headless, title=title)
+    request = _request(workflow, task, given, cwd=cwd, model=model, headless=headless, title=title, name=name)
     return asyncio.run(_run(console, request, detach=detach))
 
 

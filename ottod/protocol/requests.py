@@ -67,9 +67,14 @@ class StartSession(Wire, frozen=True, kw_only=True, tag="session.start"):
     traceparent: str = ""
     """A span of a trace that the session is to be part of (W3C Trace Context)."""
     name: str = ""
-    """What it is to be called in its tree; its agent's name, perhaps with a number, unless given."""
+    """What it is to be called: in its tree, and by clients in place of its id. No other living session may have it.
+
+    Unless it is given, its agent's name, perhaps with a number, which is for its tree only.
+    """
     workflow: WorkflowStart | None = None
     """Instead of an agent."""
+    env_wanted: Annotated[tuple[str, ...], Meta(max_length=1000)] = ()
+    """Variables of `env` that it must get: if one of them may not pass, the start is refused."""
 
 
 class ListSessions(Wire, frozen=True, kw_only=True, tag="session.list"):

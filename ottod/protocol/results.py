@@ -146,6 +146,8 @@ class SessionInfo(Wire, frozen=True, kw_only=True, tag="session"):
     """Why its agent was chosen, if nobody named one."""
     halt: Halt | None = None
     """Its present worker is to make room for the next one, or for what follows from the verdict."""
+    is_named: bool = False
+    """A client gave it its name: no other living session has that, and it stands for the session's id."""
 
 
 class SessionStartedResult(Wire, frozen=True, kw_only=True, tag="started"):

@@ -92,11 +92,13 @@ class Births:
         heritage: Heritage | None = None,
         kept: Kept = NOTHING_KEPT,
         hint: str = "",
+        is_named: bool = False,
     ) -> Session:
         """Resolves a request, announces the session and lets its worker be born; returns when its row is written.
 
         Where nobody is named, the agent is found by the task, or by the `hint` of a parent.
-        With a `heritage` the session goes on from another one's past, with that one's plan if it brings one.
+        With a `heritage` the session goes on from another one's past, with that one's plan if it brings one. One that
+        `is_named` bears the request's name for clients, too.
         Raises: OttoError with the code that says why not.
         """
         self._check_open()
@@ -132,6 +134,7 @@ class Births:
             else:
                 plan, api_keys = await self._c.in_thread(self._inherit, heritage, request, directory, key)
             session = Session(self._new_info(key, request, plan, directory, parent, heritage), plan)
+            session.info = replace(session.info, is_named=is_named)
             if self.is_closed or (
                 parent is not None and (parent.has_ended or parent.is_stopping or parent.is_ending)
             ):

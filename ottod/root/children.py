@@ -81,11 +81,12 @@ class Children:
         kept: Kept = NOTHING_KEPT,
         hint: str = "",
         heritage: Heritage | None = None,
+        is_named: bool = False,
     ) -> Session:
         """Starts a child and tells the parent. Raises OttoError."""
         self.check_parent(parent)
         child = await self._births.create(
-            request, parent=parent, spawn_key=spawn_key, heritage=heritage, kept=kept, hint=hint
+            request, parent=parent, spawn_key=spawn_key, heritage=heritage, kept=kept, hint=hint, is_named=is_named
         )
         self._notify(parent, child)
         return child

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +72,19 @@ class WorkdirError(OttoError):
     code = "bad_cwd"
 
 
+def check_wanted(wanted: Iterable[str], env: Mapping[str, str], agent: str) -> None:
+    """Raises RefusedError for a variable that somebody named, and that the session may not have."""
+    missing = sorted(set(wanted) - env.keys())
+    if not missing:
+        return
+    names = ", ".join(missing)
+    raise RefusedError(
+        f"{agent[:100]} takes no {names[:1000]} from its environment",
+        code="env_refused",
+        mend=f"name it under `env` in the agent's file, or in otto.yml for all agents: env: [{names[:1000]}]",
+    )
+
+
 class Resolver:
     """Resolves against the daemon's settings, its paths, and the vault, for keys."""
 
@@ -114,11 +127,13 @@ class Resolver:
             resolve_model(name, self.settings, agent=spec.name, agent_source=source, cwd=cwd)
             for name, source in names
         )
+        env = self._env(request.env, spec)
+        check_wanted(request.env_wanted, env, spec.name)
         resolved = Resolved(
             spec=spec,
             models=targets,
             api_keys=self.keys(targets),
-            env=self._env(request.env, spec),
+            env=env,
             server_env=self._server_env(request.env, spec),
             tool_files=shelf.choose(spec.tools),
             cwd=cwd,

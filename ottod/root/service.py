@@ -92,6 +92,7 @@ LISTED_CHARS = 200
 """Of a task and a result, in a list; one session's own answer has them whole."""
 MAX_LOOKED_AT = 10_000
 """Ended sessions, the newest, among which those are looked for that somebody wants to see."""
+MAX_GIVEN_NAME_CHARS = 100
 MAX_REASON_CHARS = 2000
 """Of a stop's reason; what is beyond is cut."""
 
@@ -264,12 +265,18 @@ class Service:
         return replace(body, parent=(await self._find(body.parent)).id) if body.parent else body
 
     async def _find(self, prefix: str) -> Session:
-        """A session in memory, or an ended one from the database."""
+        """A session in memory, or an ended one from the database: by its id, or the newest that had the name."""
         try:
             return self._table.find(prefix)
+        except BadSessionId as error:
+            if (named := await self._once_named(prefix)) is not None:
+                return named
+            raise NoSuchSession(f"{error.message}, nor the name of a session", mend="see `ottoctl ps -a`") from None
         except NoSuchSession:
             found = await self._database.session_by_prefix(normalise_prefix(prefix), limit=5)
             if not found:
+                if (named := await self._once_named(prefix)) is not None:
+                    return named
                 raise
             if len(found) > 1:
                 raise AmbiguousPrefix(
@@ -278,6 +285,15 @@ class Service:
             if found[0].state != "ended":
                 raise NoSuchSession(f"{found[0].session} has ended, and its end is not in the books yet") from None
             return Session(found[0], None)
+
+    async def _once_named(self, text: str) -> Session | None:
+        """The newest that has ended and was given this name."""
+        name = text.strip()
+        for session in reversed(self._table.ended):
+            if session.info.is_named and session.info.name == name:
+                return session
+        info = await self._database.once_named(name) if 0 < len(name) <= MAX_GIVEN_NAME_CHARS else None
+        return Session(info, None) if info is not None else None
 
     def _current(self, session: Session) -> SessionInfo:
         info, reading = session.info, session.reading

@@ -233,6 +233,8 @@ class SessionTable:
         self._on_change = on_change
         self._live: dict[str, Session] = {}
         self._ended: OrderedDict[str, Session] = OrderedDict()
+        self._named: dict[str, Session] = {}
+        """Those that live and that a client named."""
 
     @property
     def live(self) -> list[Session]:
@@ -249,11 +251,22 @@ class SessionTable:
 
     def add(self, session: Session) -> None:
         self._live[session.id] = session
+        if session.info.is_named:
+            self._named[session.info.name] = session
         self._on_change(session.info)
 
     def discard(self, session: Session) -> None:
         """Drops a session that never came to be."""
         self._live.pop(session.id, None)
+        self._unname(session)
+
+    def named(self, name: str) -> Session | None:
+        """The session that lives and was given this name by a client."""
+        return self._named.get(name)
+
+    def _unname(self, session: Session) -> None:
+        if self._named.get(session.info.name) is session:
+            del self._named[session.info.name]
 
     def add_ended(self, session: Session) -> None:
         """A session whose end this root did not see; its row may say otherwise, and is written anew."""
@@ -270,6 +283,7 @@ class SessionTable:
         session.info = info
         if info.state == "ended" and self._live.pop(session.id, None) is not None:
             self._ended[session.id] = session
+            self._unname(session)
             while len(self._ended) > KEPT_ENDED:
                 self._ended.popitem(last=False)
         self._on_change(info)
@@ -279,7 +293,12 @@ class SessionTable:
         self._ended.pop(session_id, None)
 
     def find(self, prefix: str) -> Session:
-        """The one session in memory with this id prefix. Raises NoSuchSession, AmbiguousPrefix, BadSessionId."""
+        """The one session in memory that has this name or id prefix: names first, as they are given on purpose.
+
+        Raises NoSuchSession, AmbiguousPrefix, BadSessionId.
+        """
+        if (called := self.named(prefix.strip())) is not None:
+            return called
         wanted = normalise_prefix(prefix)
         exact = self.get(wanted)
         if exact is not None:

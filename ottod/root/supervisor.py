@@ -195,9 +195,9 @@ class Supervisor:
             if parent.info.run_mode == "headless":
                 # Nobody is asked below a session where nobody is asked.
                 request = replace(request, run_mode="headless")
-            session = await self._children.start(request, parent, kept=kept)
+            session = await self._children.start(request, parent, kept=kept, is_named=bool(request.name))
         else:
-            session = await self._births.create(request, heritage=heritage, kept=kept)
+            session = await self._births.create(request, heritage=heritage, kept=kept, is_named=bool(request.name))
         self._c.instruments.session_started()
         return SessionStartedResult(session=session.id, from_offset=session.info.first_offset)
 

@@ -68,7 +68,15 @@ class Teams:
         if parent is not None:
             self._check_roles(info.agent, parent)
         team = self._teams.get(info.tree) or Team()
-        return team.name_for(info.agent, wanted)
+        name = team.name_for(info.agent, wanted)
+        holder = self._c.table.named(name) if info.is_named else None
+        if holder is not None:
+            raise RefusedError(
+                f"{name} is {holder.id}, which lives",
+                code="name_taken",
+                mend=f"choose another name, or end that one: ottoctl stop {name}",
+            )
+        return name
 
     def _check_roles(self, role: str, parent: Session) -> None:
         team = self.of(parent)

@@ -160,6 +160,11 @@ class Database:
         """Sessions whose id begins with `prefix` (in canonical form), by id. Raises StorageError."""
         return await self._call(lambda: self._unpack(rows.select_sessions_by_prefix(self._connection, prefix, limit)))
 
+    async def once_named(self, name: str) -> SessionInfo | None:
+        """The newest ended session that was given this name, if one is on record. Raises StorageError."""
+        found = await self._call(lambda: self._unpack(rows.select_named(self._connection, name)))
+        return next((info for info in found if info.is_named and info.name == name), None)
+
     async def children(self, parent: str) -> list[SessionInfo]:
         """The newest sessions that were started below `parent`, newest first. Raises StorageError."""
         return await self._call(lambda: self._unpack(rows.select_children(self._connection, parent)))

@@ -108,6 +108,19 @@ def select_sessions_by_prefix(connection: sqlite3.Connection, prefix: str, limit
     return [row[0] for row in rows]
 
 
+def select_named(connection: sqlite3.Connection, name: str) -> list[bytes]:
+    """Packed infos of ended sessions that have been given a name and mention this one, newest first.
+
+    A name stands nowhere but in the info: what does not have its letters need not be unpacked.
+    """
+    rows = connection.execute(
+        "SELECT info FROM sessions WHERE state = 'ended' AND instr(info, ?) > 0 AND instr(info, ?) > 0"
+        " ORDER BY created_at_ns DESC, session",
+        (b"is_named", name.encode()),
+    )
+    return [row[0] for row in rows]
+
+
 def select_children(connection: sqlite3.Connection, parent: str) -> list[bytes]:
     """Packed infos of a session's newest children, newest first."""
     rows = connection.execute(

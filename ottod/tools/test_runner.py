@@ -24,9 +24,10 @@ SUMMARY_TIMEOUT_S = 30.0
 SUMMARY_BYTES = 256 * 1024
 MAX_SHOWN_NAMES = 50
 
-# Bytecode is known as stale by size and whole seconds: an edit of the same length within the second of the last run
-# would be tested as it was before. So none is read and none is left behind.
-PYTHON = 'PYTHONDONTWRITEBYTECODE=1 PYTHONPYCACHEPREFIX="$TMPDIR/no-bytecode" exec "$@"'
+# Bytecode is the session's own: none is left in the project, and none of the project's is read from an earlier run.
+BYTECODE = "bytecode"
+PYTHON = f'PYTHONPYCACHEPREFIX="$TMPDIR/{BYTECODE}" exec "$@"'
+CLEARER = Path(__file__).with_name("bytecode_program.py")
 PYTEST = f'{PYTHON} -q --tb=short -p no:cacheprovider -o junit_family=xunit1 --junitxml="$TMPDIR/$0"'
 
 Framework = Literal["auto", "pytest", "unittest", "npm", "go", "cargo", "make"]
@@ -195,10 +196,14 @@ async def _interpreter(cwd: str, context: ToolContext, *, module: str) -> str | 
                 continue
             candidates.append(f"{context.files.root}/{context.files.relative(path)}")
     check = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    clear = await asyncio.to_thread(CLEARER.read_text)
     for python in (*candidates, "python", "python3"):
         try:
             result = await context.programs.run(
-                [python, "-c", check], timeout_s=SUMMARY_TIMEOUT_S, max_output_bytes=4096, cwd=cwd
+                [python, "-c", f"{clear}\n{check}", BYTECODE],
+                timeout_s=SUMMARY_TIMEOUT_S,
+                max_output_bytes=4096,
+                cwd=cwd,
             )
         except ToolError as error:
             if error.code != "no_program":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ottoctl.environment import given_environment, looks_secret, shared_environment
+from ottoctl.environment import given_environment, looks_secret, named_environment, shared_environment
 from ottod.errors import OttoError
 from ottod.protocol.control import Request, client_messages
 from ottod.protocol.requests import MAX_ENV_BYTES, StartSession
@@ -70,3 +70,30 @@ def test_an_environment_that_was_put_together_is_never_cut() -> None:
 def test_bytes_that_are_no_text_stay() -> None:
     """A variable that is not UTF-8 cannot travel, and must not break the rest."""
     assert shared_environment({"ODD": "a\udcff", "LANG": "C"}) == {"LANG": "C"}
+
+
+def test_variables_that_are_named() -> None:
+    """With a value, or with the one that is here; the last one counts."""
+    here = {"A": "from here", "B": ""}
+    assert named_environment(["A", "B", "C=x=y", "D=", "C=z"], here) == {"A": "from here", "B": "", "C": "z", "D": ""}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("=x", "names no variable"),
+        ("1A=x", "names no variable"),
+        ("A B=x", "names no variable"),
+        ("MISSING", "MISSING is not set here"),
+        ("API_TOKEN=x", "API_TOKEN looks like a secret"),
+        ("URL=https://me:hunter22@host/", "URL looks like a secret"),
+        ("TOKEN", "TOKEN looks like a secret"),
+        ("A=\x00", "the value of A is not text"),
+        ("A=\udcff", "the value of A is not text"),
+    ],
+)
+def test_variables_that_cannot_be_given(given: str, message: str) -> None:
+    """Each is refused by its name; no value of a secret is repeated."""
+    with pytest.raises(OttoError, match=message) as refused:
+        named_environment([given], {"TOKEN": "t0psecret"})
+    assert refused.value.code == "usage" and "hunter22" not in str(refused.value) and "t0p" not in str(refused.value)

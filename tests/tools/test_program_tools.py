@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 from ottod.errors import ToolError
 from ottod.tools.grep import GREP
 from ottod.tools.shell import SHELL
-from ottod.tools.test_runner import TEST_RUNNER
+from ottod.tools.test_runner import BYTECODE, CLEARER, TEST_RUNNER
 from tests.fakes.session_place import SessionPlace
 
 CATASTROPHE = {"pattern": "^(a|a)*$", "path": "f"}
@@ -230,6 +231,22 @@ def test_an_edit_within_the_same_second_is_tested(place: SessionPlace) -> None:
         module.write_text(f"def f(): return {value}\n")
         os.utime(module, (1_700_000_000, 1_700_000_000))
         assert place.call(TEST_RUNNER, "{}", timeout_s=60.0).data["passed"] == passed
+
+
+def test_bytecode_is_kept_where_it_can_stand_for_nothing_else(tmp_path: Path) -> None:
+    """Of installed packages, compiled well after their source was written; never the project's, nor what is cut."""
+    now_s = int(time.time())
+    kept = {"venv/lib/python3.12/site-packages/a/old.pyc": now_s - 3600, "usr/lib/python3/dist-packages/b.pyc": 1}
+    dropped = {"work/src/code.pyc": 1, "venv/lib/python3.12/site-packages/a/fresh.pyc": now_s - 1}
+    for name, source_s in (kept | dropped).items():
+        file = tmp_path / "bytecode" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"MAGC" + bytes(4) + source_s.to_bytes(4, "little") + bytes(4) + b"code")
+    (tmp_path / "bytecode/usr/lib/python3/dist-packages/short.pyc").write_bytes(b"MAGC")
+    argv = [sys.executable, "-I", "-S", "-c", CLEARER.read_text(), BYTECODE]
+    subprocess.run(argv, env={"TMPDIR": str(tmp_path)}, check=True)
+    left = {str(path.relative_to(tmp_path / "bytecode")) for path in (tmp_path / "bytecode").rglob("*.pyc")}
+    assert left == set(kept)
 
 
 def test_a_hanging_test_run_is_killed(place: SessionPlace) -> None:
