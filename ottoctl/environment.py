@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from ottod.errors import OttoError
-from ottod.protocol.requests import MAX_ENV_BYTES
+from ottod.protocol.requests import ENV_WANTED, MAX_ENV_BYTES
 
 SECRET_NAME = re.compile(
     r"KEY|TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|AUTH|COOKIE|PRIVATE|SESSION_ID|(?:^|_)(?:PAT|PWD|PASS|DSN)(?:_|$)",
@@ -78,6 +78,12 @@ def named_environment(given: Iterable[str], env: Mapping[str, str]) -> dict[str,
             raise OttoError(f"the value of {name} is not text", mend="put it into a file", code="usage")
         found[name] = value
     return found
+
+
+def environment_with(given: Iterable[str], env: Mapping[str, str]) -> dict[str, str]:
+    """What may be sent, with the variables of `--env` over it, and word that the session must get these."""
+    named = named_environment(given, env)
+    return {**shared_environment(env), **named, ENV_WANTED: " ".join(named)}
 
 
 def looks_secret(name: str, value: str) -> bool:

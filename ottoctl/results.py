@@ -196,7 +196,6 @@ def start_request(
     parent: str = "",
     headless: bool = False,
     key: str = "",
-    env_wanted: tuple[str, ...] = (),
 ) -> StartSession:
     """A start with its defaults: this process's directory and environment, and a key of its own.
 
@@ -221,7 +220,6 @@ def start_request(
         mode=mode,
         run_mode="headless" if headless else "interactive",
         key=key or os.urandom(16).hex(),
-        env_wanted=env_wanted,
     )
 
 

@@ -89,7 +89,7 @@ def run(
 
     Example: `ottoctl run coder "make the failing test pass"`
     """
-    from ottoctl.environment import named_environment, shared_environment
+    from ottoctl.environment import environment_with
     from ottoctl.results import start_request
 
     if route or (not task and len(agent.split()) > 1):
@@ -106,19 +106,17 @@ def run(
             mend="leave out one of them, and forget the session later: `ottoctl rm`",
             code="usage",
         )
-    given = named_environment(env or (), os.environ)
     request = start_request(
         agent,
         whole,
         cwd=cwd,
         model=model,
         mode=mode,
-        env={**shared_environment(os.environ), **given} if given else None,
+        env=environment_with(env, os.environ) if env else None,
         title=title,
         name=name,
         parent=parent,
         headless=headless,
-        env_wanted=tuple(given),
     )
     return asyncio.run(_run(console, request, detach=detach, remove=remove))
 

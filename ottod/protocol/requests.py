@@ -24,6 +24,8 @@ MAX_TASK_BYTES = 1024 * 1024
 MAX_ENV_BYTES = 256 * 1024
 MAX_INPUTS_BYTES = 1024 * 1024
 """Of all that a workflow is given to begin with; what is longer it finds in a file of its directory."""
+ENV_WANTED = "OTTO_ENV_WANTED"
+"""A variable of Otto's own, which no session gets."""
 
 Task = Annotated[str, Meta(max_length=MAX_TASK_BYTES)]
 
@@ -48,8 +50,9 @@ class StartSession(Wire, frozen=True, kw_only=True, tag="session.start"):
     A name can be `NAME@DIGEST`: as it was when a session that is still on record was started with it.
 
     `env` is the dispatching client's environment, already reduced to what it wants to share; the agent's own
-    allowlist reduces it further. `key` makes the request idempotent: the same key gives the same session.
-    `mode` oneshot ends after the task, conversation stays for more. `model` answers in place of the agent's own; of a
+    allowlist reduces it further. ENV_WANTED among it names, with blanks between them, variables that the session must
+    get: if one of them may not pass, the start is refused. `key` makes the request idempotent: the same key gives the
+    same session. `mode` oneshot ends after the task, conversation stays for more. `model` answers in place of the agent's own; of a
     workflow, in place of those of all its agents.
     """
 
@@ -73,8 +76,6 @@ class StartSession(Wire, frozen=True, kw_only=True, tag="session.start"):
     """
     workflow: WorkflowStart | None = None
     """Instead of an agent."""
-    env_wanted: Annotated[tuple[str, ...], Meta(max_length=1000)] = ()
-    """Variables of `env` that it must get: if one of them may not pass, the start is refused."""
 
 
 class ListSessions(Wire, frozen=True, kw_only=True, tag="session.list"):

@@ -11,7 +11,7 @@ import msgspec
 
 from ottod.errors import ConfigError, OttoError, RefusedError, StorageError
 from ottod.isolation.requirements import GIVEN_BY, missing_layers
-from ottod.protocol.requests import MAX_ENV_BYTES, StartSession, WorkflowStart
+from ottod.protocol.requests import ENV_WANTED, MAX_ENV_BYTES, StartSession, WorkflowStart
 from ottod.protocol.sinks import SinkGrants
 from ottod.protocol.specs import AgentSpec, HttpAccess, ModelTarget, ToolFile
 from ottod.protocol.workflows import ResolvedWorkflow, WorkflowSpec, sink_secrets
@@ -128,7 +128,7 @@ class Resolver:
             for name, source in names
         )
         env = self._env(request.env, spec)
-        check_wanted(request.env_wanted, env, spec.name)
+        check_wanted(request.env.get(ENV_WANTED, "").split(), env, spec.name)
         resolved = Resolved(
             spec=spec,
             models=targets,
