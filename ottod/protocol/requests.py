@@ -52,8 +52,8 @@ class StartSession(Wire, frozen=True, kw_only=True, tag="session.start"):
     `env` is the dispatching client's environment, already reduced to what it wants to share; the agent's own
     allowlist reduces it further. ENV_WANTED among it names, with blanks between them, variables that the session must
     get: if one of them may not pass, the start is refused. `key` makes the request idempotent: the same key gives the
-    same session. `mode` oneshot ends after the task, conversation stays for more. `model` answers in place of the agent's own; of a
-    workflow, in place of those of all its agents.
+    same session. `mode` oneshot ends after the task, conversation stays for more. `model` answers in place of the
+    agent's own; of a workflow, in place of those of all its agents.
     """
 
     agent: str = ""
