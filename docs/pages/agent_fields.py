@@ -16,6 +16,7 @@ AGENT_FIELDS = {
     "fallback_answer": "What the agent says then, word for word; for `rule` in `fallback`.",
     "tools": "What the agent may use; nothing that is not listed. Also `tools: fs_read, grep`.",
     "system_prompt": "Who the agent is and how it works. In Markdown files, the body.",
+    "project_notes": "Whether the agent is told what `OTTO.md` of the project says, behind its own prompt.",
     "working_dir": "Below the session's directory.",
     "tags": "Words for choosing an agent by its task.",
     "hints": "What tasks for it sound like: phrases for choosing an agent by its task.",

@@ -32,6 +32,7 @@ from ottod.protocol.events import (
     ModelRerouted,
     ModelRetried,
     PolicyDecided,
+    ProjectNotesRead,
     ProviderNotice,
     ResearchReused,
     SessionStarted,
@@ -118,6 +119,9 @@ def _about_others(event: Event | Unknown) -> Notice | None:
             return _about_child(event)
         case ResearchReused():
             return Notice(f"= {one_line(event.agent)} was asked the same before ({event.child})", "dim")
+        case ProjectNotesRead():
+            part = "" if event.given_bytes >= event.size_bytes else f", the first {size(event.given_bytes)} given"
+            return Notice(f"· {one_line(event.path)} read ({size(event.size_bytes)}{part})", "dim")
         case ConversationHandedOver():
             why = f": {one_line(event.reason)}" if event.reason else ""
             return Notice(f"⇢ handed over to {one_line(event.name or event.agent)} ({event.child}){why}", "cyan")

@@ -47,6 +47,9 @@ def _entry(entry: j.JournalEntry) -> list[str]:
     match entry:
         case j.SessionOpened():
             return [f"*Incarnation {entry.incarnation} begins.*"] if entry.incarnation > 1 else []
+        case j.NotesRead():
+            head = f"*{entry.path} was read ({entry.size_bytes} bytes, SHA-256 {entry.digest}); the agent is told:*"
+            return [head, _fenced(entry.text)]
         case j.UserSaid():
             return [f"## Turn {entry.turn}", f"**{entry.sender}**", entry.text]
         case j.UserSteered():

@@ -134,6 +134,8 @@ class Restored(Value, frozen=True, kw_only=True):
     """Their questions that are open, and the newest that were answered."""
     text_answers: bool = False
     """`text` answers another session's question, for want of anything else."""
+    notes: j.NotesRead | None = None
+    """The project's notes, as they were read; None if nobody has looked for them yet."""
 
 
 def child_report(ended: j.ChildEnded) -> Waiting:
@@ -185,6 +187,7 @@ class Past:
         self.heard = Heard()
         self.asked: dict[str, j.Asked] = {}
         self.text_answers = False
+        self.notes: j.NotesRead | None = None
 
     def take(self, entry: j.JournalEntry) -> None:
         """The next entry. Any beginning of a journal will do; nothing in one raises."""
@@ -193,6 +196,8 @@ class Past:
                 self.has_begun, self.closed = True, None
                 if entry.task:
                     self.inbox.append(Waiting(number=0, text=entry.task, sender="user"))
+            case j.NotesRead():
+                self.notes = entry
             case j.InputAccepted():
                 self._wait(_waiting(entry))
                 if entry.key:
@@ -290,6 +295,8 @@ class Past:
         self._settle()
         self.questions.clear()
         self._take_out(entry.number)
+        if self.notes is None:
+            self.notes = j.NotesRead()  # There were none, and there will be none.
         self.marks.append(TurnMark(turn=entry.turn, at=len(self.messages)))
         self.messages.append(UserMessage(text=entry.text))
         self.turn, self.is_open, self.ended, self.said = entry.turn, True, None, entry.text
@@ -452,6 +459,7 @@ class Past:
             heard=self.heard.keys,
             asked=tuple(self.asked.values()),
             text_answers=self.text_answers,
+            notes=self.notes,
         )
 
     def _open_turn(self) -> OpenTurn:
@@ -526,6 +534,7 @@ class Past:
             heard=self.heard.keys,
             asked=tuple(self.asked.values()),
             text_answers=self.text_answers,
+            notes=self.notes,
         )
 
     def _load(self, entry: j.Snapshot) -> None:
@@ -556,6 +565,7 @@ class Past:
         self.heard = Heard(entry.heard)
         self.asked = {asked.key: asked for asked in entry.asked}
         self.text_answers = entry.text_answers
+        self.notes = entry.notes
         self.ended = _end_of(entry.ended, entry) if entry.ended is not None else None
 
 

@@ -110,7 +110,8 @@ def successor(entries: Iterable[j.JournalEntry], *, origin: str, call: str, told
     result = ToolResult(call=call, tool=calls[0].tool, text=told)
     past.take(j.ToolResolved(turn=past.turn, step=past.responded_step, call=call, result=result))
     past.take(j.TurnEnded(turn=past.turn, outcome="completed"))
-    return replace(_of_an_heir(past, origin, inbox=()), text="")
+    # Another agent begins: it is told what there is to know of the project as it is now, or not at all.
+    return replace(_of_an_heir(past, origin, inbox=()), text="", notes=None)
 
 
 def in_words(snapshot: j.Snapshot) -> j.Snapshot:

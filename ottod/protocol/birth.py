@@ -88,6 +88,8 @@ class Birth(Wire, frozen=True, kw_only=True, tag="birth"):
     """What its sinks may reach."""
     is_step: bool = False
     """A workflow started it, or whom it handed over to, and gets the whole of its answer."""
+    project_notes: bool = False
+    """Whether its agent is told what OTTO.md of its project says."""
 
 
 class ChildNotice(Wire, frozen=True, kw_only=True, tag="child_notice"):

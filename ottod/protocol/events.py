@@ -409,6 +409,18 @@ class ConversationHandedOver(EventBase, frozen=True, kw_only=True, tag="conversa
     reason: str = ""
 
 
+class ProjectNotesRead(EventBase, frozen=True, kw_only=True, tag="notes.read"):
+    """The project's notes (OTTO.md) were read: the agent is told what they say, as long as the session goes on.
+
+    `digest` (SHA-256) and `size_bytes` are the file's; of that `given_bytes` are given at most.
+    """
+
+    path: str
+    digest: str = ""
+    size_bytes: int = 0
+    given_bytes: int = 0
+
+
 class ResearchReused(EventBase, frozen=True, kw_only=True, tag="research.reused"):
     """An agent need not be asked: `child` has found out the same before, and nothing has changed since."""
 
@@ -631,6 +643,7 @@ Event = (
     | ChildExited
     | ConversationHandedOver
     | ResearchReused
+    | ProjectNotesRead
     | MessageSent
     | MessageReceived
     | StepStarted

@@ -34,6 +34,18 @@ class SessionOpened(Entry, frozen=True, kw_only=True, tag="session.opened"):
     at_ns: int = 0
 
 
+class NotesRead(Entry, frozen=True, kw_only=True, tag="notes.read"):
+    """The project's notes (OTTO.md) were read, before the first turn. `text` is what the agent is told, from now on.
+
+    `digest` and `size_bytes` are the file's. Without a path: a turn began, and there were none.
+    """
+
+    path: str = ""
+    digest: str = ""
+    size_bytes: int = 0
+    text: str = ""
+
+
 class InputAccepted(Entry, frozen=True, kw_only=True, tag="input.accepted"):
     """A message waits for a turn. Numbers count from 1 in each session; `user.said` with the same takes it out.
 
@@ -505,6 +517,7 @@ class Snapshot(Entry, frozen=True, kw_only=True, tag="snapshot"):
     asked: tuple[Asked, ...] = ()
     text_answers: bool = False
     deliveries: tuple[DeliveryEntry, ...] = ()
+    notes: NotesRead | None = None
 
 
 class SessionClosed(Entry, frozen=True, kw_only=True, tag="session.closed"):
@@ -515,6 +528,7 @@ class SessionClosed(Entry, frozen=True, kw_only=True, tag="session.closed"):
 
 JournalEntry = (
     SessionOpened
+    | NotesRead
     | InputAccepted
     | InputWithdrawn
     | UserSaid

@@ -266,6 +266,8 @@ class AgentSpec(Spec, frozen=True, kw_only=True):
     fallback_answer: str = ""
     tools: tuple[str, ...] = ()
     system_prompt: str = ""
+    project_notes: bool = True
+    """Whether it is told what the project's OTTO.md says."""
     working_dir: str = ""
     tags: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()

@@ -297,6 +297,8 @@ class ProjectSettings(Section, frozen=True, kw_only=True):
     """Whether they may start MCP servers, which are programs; never with the network."""
     tools: bool = False
     """Whether agents, also your own, may use the Python tools in a project's `.otto/tools`: a stranger's code."""
+    notes: bool = True
+    """Whether agents, also your own, are told what a project's `OTTO.md` says: a stranger's words."""
     http_hosts: tuple[str, ...] = ()
     """Hosts that their http tool may reach: `example.org`, `*.example.org`, or `*` for every public one."""
 

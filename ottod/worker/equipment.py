@@ -30,6 +30,7 @@ from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.judge import Judge, own_authorities
 from ottod.worker.link import Link
 from ottod.worker.model_call import ModelCaller
+from ottod.worker.notes import project_notes
 from ottod.worker.permits import Permits
 from ottod.worker.sandbox import are_confined, confine_worker, programs_for
 from ottod.worker.slices import TimeSlice
@@ -71,6 +72,7 @@ class Equipment:
         Raises OttoError if something is missing. Whatever was started is gone when it raises, or is cancelled.
         """
         spec = birth.spec
+        notes = await project_notes(birth, link, journal, restored)
         outfit = Outfit(birth, link, journal=journal, restored=restored)
         approvals.judge = outfit.judge
         try:
@@ -87,6 +89,7 @@ class Equipment:
             link=link,
             permits=permits,
             stand_ins=stand_ins,
+            notes=notes,
         )
         models.restore(restored.usages)
         artifacts = Artifacts(link, session_dir=birth.session_dir)

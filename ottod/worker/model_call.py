@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from ottod.core import fallback
 from ottod.core.backoff import delay_s
 from ottod.core.conduct import system_prompt
+from ottod.core.project_notes import with_notes
 from ottod.core.throttle import MAX_PAUSE_S
 from ottod.errors import Failure, OttoError, ProviderError
 from ottod.protocol.events import MAX_EVENT_TEXT_BYTES, ContentDelta, ModelRerouted, ModelRetried, UsageUpdated
@@ -76,7 +77,10 @@ class _Counted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelCaller:
-    """Makes the session's model calls. A provider is built with the first call that needs it."""
+    """Makes the session's model calls. A provider is built with the first call that needs it.
+
+    `notes` are what the agent is told of its project, behind its own prompt.
+    """
 
     def __init__(
         self,
@@ -88,9 +92,11 @@ class ModelCaller:
         link: Link,
         permits: Permits,
         stand_ins: StandIns,
+        notes: str = "",
         build: Callable[[ModelTarget, str], Provider] = build_provider,
     ) -> None:
         self._spec = spec
+        self._system = with_notes(system_prompt(spec), notes)
         self._targets = targets
         self._api_keys = api_keys
         self._schemas = schemas
@@ -120,7 +126,7 @@ class ModelCaller:
         return ModelRequest(
             model=self._targets[0].model,
             messages=messages,
-            system=system_prompt(self._spec),
+            system=self._system,
             tools=self._schemas,
             max_output_tokens=self._spec.max_output_tokens,
             temperature=self._spec.temperature,
@@ -143,7 +149,7 @@ class ModelCaller:
     def fixed_bytes(self) -> int:
         """What every request has beside the conversation: the system prompt and the tools."""
         tools = msgspec.json.encode(self._schemas) if self._schemas else b""
-        return len(system_prompt(self._spec).encode("utf-8", "replace")) + len(tools)
+        return len(self._system.encode("utf-8", "replace")) + len(tools)
 
     async def call(
         self, request: ModelRequest, *, turn: int, step: int, on_begun: OnBegun, is_last: bool = False

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ottod.core.past import Past
-from ottod.core.resume import heir, restore
+from ottod.core.resume import heir, restore, successor
 from ottod.core.turn import Steer, TurnMark, is_valid_conversation
 from ottod.errors import Failure, RefusedError
 from ottod.protocol import journal as j
@@ -53,6 +53,7 @@ texts = st.sampled_from(["x", "y"])
 calls = st.sampled_from(CALLS)
 entry = st.one_of(
     st.just(OPENED),
+    st.builds(j.NotesRead, path=texts, text=texts),
     st.builds(j.InputAccepted, number=small, text=texts, steer=st.booleans()),
     st.builds(j.InputAccepted, number=small, text=texts, key=st.sampled_from(["s-1/a", "s-2/b"]), asks=st.booleans()),
     st.builds(j.InputWithdrawn, number=small),
@@ -272,3 +273,16 @@ def test_calls_that_ran_at_a_checkpoint_keep_their_results() -> None:
     assert isinstance(results, ToolResults)
     assert [r.text for r in results.results][:2] == ["a done", "b done"]
     assert results.results[2].text.startswith("not started")
+
+
+def test_notes_are_read_once_and_stay() -> None:
+    """What the first turn was told every later one is, in this session and in those that go on from it; a successor
+    is another agent, and reads for itself."""
+    read = j.NotesRead(path="/p/OTTO.md", digest="d", size_bytes=1, text="x")
+    assert restore([OPENED]).notes is None
+    assert restore([OPENED, read, *turn(1)]).notes == read
+    assert restore([OPENED, *turn(1)]).notes == j.NotesRead(), "there were none, and that is remembered"
+    assert heir([OPENED, read, *turn(1)], origin="s-1").notes == read
+    assert heir([OPENED, read, *turn(1)], origin="s-1", turn=0).notes is None
+    calling = [j.UserSaid(text="hi", turn=1), j.ModelCalled(turn=1, step=1, model="m"), responded(1, 1, "a")]
+    assert successor([OPENED, read, *calling], origin="s-1", call="a", told="gone").notes is None
