@@ -1,11 +1,12 @@
-"""Approvals as text: the table of `approvals`."""
+"""Approvals as text: the table of `approvals`, and below it what the calls would change."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from ottoctl.rendering.amounts import age
-from ottoctl.rendering.ansi import one_line, printable
+from ottoctl.rendering.ansi import one_line, paint, printable
+from ottoctl.rendering.diffs import diff_text
 from ottoctl.rendering.sessions import short_ids
 from ottoctl.rendering.table import Cell, render_table
 from ottoctl.rendering.tools import call_and_claims
@@ -31,7 +32,13 @@ def approvals_table(
         ]
         for w in waiting
     ]
-    return render_table(("ID", "SESSION", "AGENT", "AGE", "EXPIRES", "CALL"), rows, width=width, color=color)
+    table = render_table(("ID", "SESSION", "AGENT", "AGE", "EXPIRES", "CALL"), rows, width=width, color=color)
+    return table + "".join(_change(w, shown[w.approval.approval], color=color) for w in waiting if w.approval.diff)
+
+
+def _change(waiting: WaitingApproval, approval: str, *, color: bool) -> str:
+    head = paint(f"{approval} would change", "bold", color=color)
+    return f"\n{head}\n{diff_text(waiting.approval.diff, color=color)}"
 
 
 def _left(expires_at_ns: int | None, now_ns: int) -> str:

@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple
 from ottoctl.feed import SessionEvent
 from ottoctl.rendering.amounts import duration, usage_line, usd
 from ottoctl.rendering.ansi import CURSOR_UP, ERASE_LINE, clip, one_line, paint, printable
+from ottoctl.rendering.diffs import diff_text
 from ottoctl.rendering.notices import notice_of
 from ottoctl.rendering.sessions import cause_style
 from ottoctl.rendering.tools import argument_summary, result_summary
@@ -168,6 +169,7 @@ class StreamRenderer:
                 # It is not the model that is waited for.
                 self._waiting_since_ns = None
                 self._notice(event)
+                self._put("view", diff_text(event.diff, color=self._color))
             case IncarnationExited() | SessionStarted():
                 self._process_changed()
                 self._notice(event)
@@ -281,6 +283,8 @@ class StreamRenderer:
         self._put("view", paint(text, style, color=self._color) + "\n")
 
     def _put(self, to: Channel, text: str) -> None:
+        if not text:
+            return
         self._chunks.append(Chunk(to, text))
         at_start = text.endswith("\n")
         if self._split:

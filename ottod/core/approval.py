@@ -57,7 +57,7 @@ class Question(Value, frozen=True, kw_only=True):
     """A call that waits for leave. `expires_at_ns` is the wall clock's: it has to hold for later incarnations.
 
     `claims` are what it needs leave for, `source` is where the rule stands. `is_grantable`: the claims say exactly
-    what that is, so that leave for them can stand.
+    what that is, so that leave for them can stand. `shown` is the digest of the diff that is shown with it.
     """
 
     approval: str
@@ -70,10 +70,11 @@ class Question(Value, frozen=True, kw_only=True):
     claims: tuple[str, ...] = ()
     source: str = ""
     is_grantable: bool = False
+    shown: str = ""
 
 
 class Resolution(Value, frozen=True, kw_only=True):
-    """What became of a question."""
+    """What became of a question. `shown` is the question's: what its answer is about."""
 
     approval: str
     tool: str
@@ -81,6 +82,7 @@ class Resolution(Value, frozen=True, kw_only=True):
     scope: Scope = "once"
     by: str = ""
     reason: str = ""
+    shown: str = ""
 
     def __str__(self) -> str:
         return self.decision + (f" by {self.by}" if self.by else "") + (f": {self.reason}" if self.reason else "")
@@ -233,7 +235,13 @@ class ApprovalBook:
             question = self._open.pop(approval, None)
             if question is not None:
                 resolution = Resolution(
-                    approval=approval, tool=question.tool, decision=decision, scope=scope, by=by, reason=reason
+                    approval=approval,
+                    tool=question.tool,
+                    decision=decision,
+                    scope=scope,
+                    by=by,
+                    reason=reason,
+                    shown=question.shown,
                 )
                 self._remember(resolution)
                 actions.append(Settle(resolution=resolution))

@@ -27,6 +27,7 @@ import msgspec
 from ottod.core import pattern
 from ottod.core.claims import Claim
 from ottod.core.presets import preset_rules
+from ottod.core.project_notes import FILE_NAME
 from ottod.protocol.policy import Authority, StandingGrant
 from ottod.protocol.specs import Effect, PermissionRule
 
@@ -300,11 +301,29 @@ def hard_denies(own_dirs: Iterable[str], *, granted: Iterable[str] = ()) -> tupl
         PermissionRule(effect="deny", path=path.casefold(), reason="it is Otto's own", source="built in")
         for path in own_dirs
     )
-    lifted = tuple(f"./{path.casefold()}" for path in granted if not path.startswith("/"))
     return (
-        Authority(name="protected paths", rules=protected, is_hard=True, granted=lifted),
+        Authority(name="protected paths", rules=protected, is_hard=True, granted=_lifted(granted)),
         Authority(name="Otto's own directories", rules=own, is_hard=True),
     )
+
+
+def notes_guard(*, granted: Iterable[str] = ()) -> Authority:
+    """The project's notes are told to every later session: nobody writes them without leave.
+
+    `granted` as above: who may write them by its own definition is not asked about.
+    """
+    rule = PermissionRule(
+        effect="ask",
+        permission="write",
+        path=f"**/{FILE_NAME.casefold()}",
+        reason=f"what {FILE_NAME} says every later session is told",
+        source="built in",
+    )
+    return Authority(name="project notes", rules=(rule,), is_hard=True, granted=_lifted(granted))
+
+
+def _lifted(granted: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"./{path.casefold()}" for path in granted if not path.startswith("/"))
 
 
 def describe_rule(rule: PermissionRule) -> str:

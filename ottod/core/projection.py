@@ -14,6 +14,8 @@ MAX_NAME_CHARS = 256
 SHOWN_ARGUMENTS_CHARS = 2000
 """Of a pending call's arguments; the event has more, the journal has all."""
 SHOWN_REASON_CHARS = 500
+SHOWN_DIFF_CHARS = 13_000
+"""Of a diff, which comes cut from who asks."""
 MAX_CLAIMS = 20
 """Of one approval, in the table."""
 MAX_CLAIM_CHARS = 2000
@@ -118,5 +120,6 @@ def _with(
         claims=tuple(claim[:MAX_CLAIM_CHARS] for claim in asked.claims[:MAX_CLAIMS]),
         source=asked.source[:SHOWN_REASON_CHARS],
         is_grantable=asked.is_grantable and _are_whole(asked.claims),
+        diff=asked.diff[:SHOWN_DIFF_CHARS],
     )
     return (*pending, new)

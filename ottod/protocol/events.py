@@ -247,6 +247,8 @@ class ApprovalRequested(EventBase, frozen=True, kw_only=True, tag="approval.requ
     claims: tuple[str, ...] = ()
     source: str = ""
     is_grantable: bool = False
+    diff: str = ""
+    """What the call would change in files, as a unified diff, perhaps cut. Leave is for that and nothing else."""
 
 
 class ApprovalResolved(EventBase, frozen=True, kw_only=True, tag="approval.resolved"):

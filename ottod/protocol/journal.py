@@ -180,6 +180,8 @@ class ApprovalAsked(Entry, frozen=True, kw_only=True, tag="approval.asked"):
     claims: tuple[str, ...] = ()
     source: str = ""
     is_grantable: bool = False
+    shown: str = ""
+    """The digest of the diff that was shown with it: the answer is about that."""
 
 
 class ApprovalResolved(Entry, frozen=True, kw_only=True, tag="approval.resolved"):
@@ -194,6 +196,7 @@ class ApprovalResolved(Entry, frozen=True, kw_only=True, tag="approval.resolved"
     scope: Literal["once", "session", "agent"] = "once"
     by: str = ""
     reason: str = ""
+    shown: str = ""
 
 
 class ToolResolved(Entry, frozen=True, kw_only=True, tag="tool.resolved"):

@@ -44,6 +44,8 @@ class PendingApproval(Wire, frozen=True, kw_only=True):
     source: str = ""
     """Where the rule stands that asks."""
     is_grantable: bool = False
+    diff: str = ""
+    """What the call would change in files, as a unified diff, perhaps cut."""
 
 
 class BudgetLine(Wire, frozen=True, kw_only=True):

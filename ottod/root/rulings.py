@@ -14,7 +14,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from ottod.core.pattern import normalise_path
-from ottod.core.permission import hard_denies
+from ottod.core.permission import hard_denies, notes_guard
 from ottod.protocol.policy import Authority
 from ottod.protocol.specs import AgentSpec, PermissionRule
 from ottod.settings.policy import project_of
@@ -48,7 +48,8 @@ def all_authorities(
 ) -> tuple[Authority, ...]:
     """Everything that binds a session. `private_dirs` are Otto's own directories."""
     granted = [normalise_path(path, cwd) for path in spec.isolation.write_paths]
-    return (*hard_denies(private_dirs, granted=granted), *own_authorities(spec, settings, home=home), *inherited)
+    own = own_authorities(spec, settings, home=home)
+    return (*hard_denies(private_dirs, granted=granted), *own, notes_guard(granted=granted), *inherited)
 
 
 def handed_down(

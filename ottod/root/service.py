@@ -343,7 +343,7 @@ class Service:
             below = _below((await self._find(body.tree)).id, unique)
             chosen = [i for i in chosen if i.session in below]
         chosen.sort(key=lambda i: i.created_at_ns, reverse=True)
-        shown = [replace(i, task=i.task[:LISTED_CHARS], result=i.result[:LISTED_CHARS]) for i in chosen[: body.limit]]
+        shown = [_listed(info) for info in chosen[: body.limit]]
         return SessionList(sessions=tuple(shown), truncated=len(chosen) > body.limit)
 
     async def _below(self, prefix: str) -> list[Session]:
@@ -394,6 +394,12 @@ class Service:
             follow=body.follow,
         )
         return Subscribed(subscription=sub.id, tail=self._hub.ring.tail_offset, head=self._hub.ring.head_offset)
+
+
+def _listed(info: SessionInfo) -> SessionInfo:
+    """As it stands in a list: without what is long."""
+    approvals = tuple(replace(a, diff="") for a in info.approvals)
+    return replace(info, task=info.task[:LISTED_CHARS], result=info.result[:LISTED_CHARS], approvals=approvals)
 
 
 async def _as_it_is(body: RequestBody) -> RequestBody:

@@ -35,5 +35,8 @@ BUILTIN_TOOL_NAMES = (
 )
 """The built-in tools. `tests/settings` compares them with the registry."""
 
+FILE_TOOLS = ("fs_write", "fs_edit", "data", "markdown")
+"""Those that change files and do nothing else: what they would change can be shown before it is."""
+
 AGENT_SUFFIXES = (".yml", ".yaml", ".md")
 """The endings of agent files."""

@@ -139,7 +139,9 @@ class Acting:
         """The call, once it may begin. Raises StorageError."""
         call = action.call
         if self._is_guarded(call):
-            refusal = await self._approvals.leave(call, turn=action.turn, step=action.step)
+            refusal = await self._approvals.leave(
+                call, turn=action.turn, step=action.step, has_begun=action.is_repeat
+            )
             if refusal is not None:
                 return failed(call, refusal)
             await self._unpaused.wait()

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from ottod.core.approval import (
     AnswerGiven,
@@ -30,10 +32,11 @@ from ottod.core.approval import (
 )
 from ottod.core.permission import MAX_KEYS, Verdict, covering_grant, describe_rule, grant_keys
 from ottod.core.resume import Restored
+from ottod.core.text_diff import shown_diff
 from ottod.errors import Failure
 from ottod.protocol import journal as j
 from ottod.protocol.birth import Birth
-from ottod.protocol.events import ApprovalRequested, ApprovalResolved, PolicyDecided
+from ottod.protocol.events import ApprovalRequested, ApprovalResolved, LogWarning, PolicyDecided
 from ottod.protocol.model import ToolCall
 from ottod.protocol.policy import StandingGrant
 from ottod.protocol.worker import ResolveApproval
@@ -41,6 +44,7 @@ from ottod.protocol.worker_requests import BudgetRefusal
 from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.judge import Judge
 from ottod.worker.link import Link
+from ottod.worker.preview import Preview
 from ottod.worker.text import MAX_ARGUMENTS_BYTES, cut
 
 Outcome = Literal["denied", "unavailable", "granted"]
@@ -63,7 +67,7 @@ MAX_LOOK_S = 3600.0
 class Approvals:
     """One session's. `on_wait` is called when a call begins or ceases to wait.
 
-    `judge` is set before the first call: it knows the tools, which an idle session does not have.
+    `judge` and `preview` are set before the first call: they know the tools, which an idle session does not have.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Approvals:
         self._journal: JournalWriter | None = None
         self._grants = birth.grants
         self.judge: Judge | None = None
+        self.preview: Preview | None = None
         self._waiters: dict[str, asyncio.Future[None]] = {}
         self.waiting_calls = 0
         """Tool calls that wait for an answer now."""
@@ -103,8 +108,10 @@ class Approvals:
         """Whether the call needs leave, or is forbidden."""
         return self.verdict(call).effect != "allow"
 
-    async def leave(self, call: ToolCall, *, turn: int, step: int) -> Failure | None:
+    async def leave(self, call: ToolCall, *, turn: int, step: int, has_begun: bool = False) -> Failure | None:
         """Waits until the call may begin; or says why it may not. A cancellation leaves the question open.
+
+        Leave that was given for a diff is for that alone, unless the call `has_begun` to make it true.
 
         Raises: StorageError if the question cannot be noted.
         """
@@ -135,11 +142,34 @@ class Approvals:
                     message=f"{call.tool} needs approval{why}, and in a headless session nobody can give it",
                     mend="do it without this tool; a rule with run_mode: headless can allow it",
                 )
-            question = self._question(approval, call, turn, step, verdict, keys, is_grantable)
-            known = await self._hold(question, call.arguments)
-        elif known.approval != approval:
+            diff = await self._diff(call)
+            # Meanwhile somebody may have answered for the tool.
+            known = self._book.known(approval, call.tool)
+            if known is None:
+                question = self._question(approval, call, turn, step, verdict, keys, is_grantable)
+                question = replace(question, shown=_digest(diff))
+                known = await self._hold(question, call.arguments, diff or "")
+        if known.approval != approval:
             self._tell(call, verdict, turn, step, outcome=_AS_OUTCOME[known.decision], grant=known.approval)
+        elif known.decision == "approved" and known.scope == "once" and known.shown and not has_begun:
+            if _digest(await self._diff(call)) != known.shown:
+                return Failure(
+                    code="changed",
+                    message=f"{call.tool} was approved as it was shown, and would change something else by now",
+                    mend="read the file again, then make the change anew",
+                )
         return _refusal(known)
+
+    async def _diff(self, call: ToolCall) -> str | None:
+        """What the call would change, for who is asked, freed of secrets; None if that cannot be said."""
+        if self.preview is None:
+            return None
+        try:
+            return self._link.redacted(await self.preview.diff(call))
+        except Exception as error:  # noqa: BLE001 - a defect in a tool must not keep anybody from being asked
+            text = f"what {call.tool} would change cannot be shown: {type(error).__name__}: {error}"
+            self._link.emit(LogWarning(message=cut(text, MAX_REASON_BYTES)[0], code="no_diff"))
+            return None
 
     def _tell(
         self, call: ToolCall, verdict: Verdict, turn: int, step: int, *, outcome: Outcome, grant: str = ""
@@ -187,14 +217,14 @@ class Approvals:
             is_grantable=is_grantable,
         )
 
-    async def _hold(self, question: Question, arguments: str) -> Resolution:
+    async def _hold(self, question: Question, arguments: str, diff: str = "") -> Resolution:
         """Asks, and waits for what becomes of it."""
         approval = question.approval
         waiter = self._waiters[approval] = asyncio.get_running_loop().create_future()
         self.waiting_calls += 1
         try:
             actions = self._book.step(CallHeld(question=question), now_ns=self._now_ns())
-            self._perform(actions, arguments=arguments)
+            self._perform(actions, arguments=arguments, diff=diff)
             self._on_wait()
             await self._let_go(actions)
             await self._answered(waiter, approval)
@@ -332,28 +362,34 @@ class Approvals:
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
 
-    def _perform(self, actions: Sequence[ApprovalAction], *, arguments: str = "{}") -> None:
+    def _perform(self, actions: Sequence[ApprovalAction], *, arguments: str = "{}", diff: str = "") -> None:
         assert self._journal is not None
         for action in actions:
             match action:
                 case Ask():
-                    self._tell_question(action, arguments)
+                    self._tell_question(action, arguments, diff)
                 case Settle():
                     resolution = action.resolution
                     fields = {name: getattr(resolution, name) for name in resolution.__struct_fields__}
                     self._journal.note(j.ApprovalResolved(**fields))
-                    del fields["tool"]
+                    del fields["tool"], fields["shown"]
                     self._link.emit(ApprovalResolved(**fields))
                 case Refuse():
                     pass  # For whoever answered; `answer` tells it.
 
-    def _tell_question(self, ask: Ask, arguments: str) -> None:
+    def _tell_question(self, ask: Ask, arguments: str, diff: str) -> None:
         question = ask.question
         fields = {name: getattr(question, name) for name in question.__struct_fields__}
         if not ask.is_again:
             assert self._journal is not None
             self._journal.note(j.ApprovalAsked(**fields))
-        self._link.emit(ApprovalRequested(arguments=cut(arguments, MAX_ARGUMENTS_BYTES)[0], **fields))
+        del fields["shown"]
+        told = cut(arguments, MAX_ARGUMENTS_BYTES)[0]
+        self._link.emit(ApprovalRequested(arguments=told, diff=shown_diff(diff), **fields))
+
+
+def _digest(diff: str | None) -> str:
+    return "" if diff is None else sha256(diff.encode("utf-8", "replace")).hexdigest()
 
 
 def _refusal(known: Resolution) -> Failure | None:

@@ -32,6 +32,7 @@ from ottod.worker.link import Link
 from ottod.worker.model_call import ModelCaller
 from ottod.worker.notes import project_notes
 from ottod.worker.permits import Permits
+from ottod.worker.preview import Preview
 from ottod.worker.sandbox import are_confined, confine_worker, programs_for
 from ottod.worker.slices import TimeSlice
 from ottod.worker.sources import notices, sources_for
@@ -80,6 +81,7 @@ class Equipment:
         except BaseException:
             await finished(outfit.aclose())
             raise
+        approvals.preview = Preview(tools, outfit.files)
         stand_ins = StandIns(spec, link, approvals)
         models = ModelCaller(
             spec=spec,

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from ottod.core.claims import Claim, claims_of, host_claim, with_real_paths
 from ottod.core.pattern import normalise_path
-from ottod.core.permission import Call, Verdict, decide, hard_denies
+from ottod.core.permission import Call, Verdict, decide, hard_denies, notes_guard
 from ottod.errors import ToolError
 from ottod.protocol.model import ToolCall
 from ottod.protocol.policy import Authority
@@ -113,7 +113,7 @@ class Judge:
         path = normalise_path(location, self._cwd)
         if any(_is_claimed(claim, path, use) for claim in judged.claims):
             return ""
-        if self._has_path_rules:
+        if self._has_path_rules or use == "write":
             found = self.decide(tool, (Claim(kind=use, subject="path", object=path),))
             if found.effect != "allow" and found.rule.path:
                 why = f": {found.reason}" if found.reason else ""
@@ -165,4 +165,4 @@ def own_authorities(spec: AgentSpec, *, cwd: str, private_dirs: tuple[str, ...])
     """Who decides where root has said nothing: the spec's own rules."""
     rules = Authority(name="rules", agent=spec.name, preset=spec.permissions.preset, rules=spec.permissions.rules)
     granted = [normalise_path(path, os.path.realpath(cwd)) for path in spec.isolation.write_paths]
-    return (*hard_denies(private_dirs, granted=granted), rules)
+    return (*hard_denies(private_dirs, granted=granted), rules, notes_guard(granted=granted))

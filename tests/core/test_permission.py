@@ -19,6 +19,7 @@ from ottod.core.permission import (
     describe_rule,
     grant_keys,
     hard_denies,
+    notes_guard,
     is_more_specific,
 )
 from ottod.core.presets import preset_rules
@@ -320,6 +321,24 @@ def test_hard_denies_are_no_wider_than_they_say() -> None:
     claims = claims_of({"write"}, Facts(writes=(".git/hooks/x",)), root=ROOT)
     own = Authority(name="rules", agent="coder", preset="balanced")
     assert decide(Call(tool="fs_write", claims=claims), (*granted, own)).effect == "allow"
+
+
+def test_the_projects_notes_are_written_with_leave_only() -> None:
+    """Whatever the rules and the preset allow, at any depth; reading them, and what may not be them, is left alone."""
+    own = Authority(name="rules", agent="coder", preset="autonomous", rules=(Rule(effect="allow", path="**"),))
+
+    def effect(facts: Facts, granted: tuple[str, ...] = ()) -> str:
+        claims = claims_of({"write"}, facts, root=ROOT)
+        return decide(Call(tool="fs_write", claims=claims), (own, notes_guard(granted=granted))).effect
+
+    for path in ("OTTO.md", "a/../otto.MD", "a/b/OTTO.md", f"{ROOT}/OTTO.md"):
+        assert effect(Facts(writes=(path,))) == "ask", path
+        assert effect(Facts(commands=(f"echo x >> {path}",))) == "ask", path
+    for free in ("OTTO.md.bak", "docs/otto", "OTTO/x"):
+        assert effect(Facts(writes=(free,))) == "allow", free
+    assert effect(Facts(reads=("OTTO.md",))) == "allow" and effect(Facts(commands=("cat OTTO.md > $X",))) == "allow"
+    assert effect(Facts(writes=("OTTO.md",)), granted=("OTTO.md",)) == "allow"
+    assert effect(Facts(writes=("a/OTTO.md",)), granted=("OTTO.md",)) == "ask"
 
 
 # ------------------------------------------------------------------ presets

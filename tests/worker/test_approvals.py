@@ -244,3 +244,40 @@ def test_one_call_at_a_time_waits_in_its_place(root: FakeRoot) -> None:
     assert not root.of(ToolCompleted)
     resolve(root, question.approval)
     assert root.finish().cause.kind == "completed" and len(root.of(ToolCompleted)) == 2
+
+
+def test_a_change_of_files_is_shown_and_leave_is_for_that_alone(root: FakeRoot) -> None:
+    """Of the project's notes everybody is asked. Whoever says yes has seen the diff; if the file is another one by
+    then, nothing is written, also if the answer was given to an incarnation that is no more."""
+    notes = root.workdir / "OTTO.md"
+    notes.write_text("one\n")
+    edit = {"tools": [{"name": "fs_edit", "arguments": {"path": "OTTO.md", "old": "one", "new": "two"}}]}
+    root.script(edit, edit, edit, {"text": "heard: ${last_tool_result}"})
+    root.bear("fs_edit", permissions=Permissions(preset="autonomous"))
+    first = asked(root)
+    assert first.diff == "--- a/OTTO.md\n+++ b/OTTO.md\n@@ -1 +1 @@\n-one\n+two\n"
+    assert "OTTO.md" in first.reason and first.claims == ("read OTTO.md", "write OTTO.md")[1:]
+    assert resolve(root, first.approval, decision="denied") == ""
+    second = asked(root, 2)
+    assert notes.read_text() == "one\n" and second.diff == first.diff
+    notes.write_text("and one\n")
+    assert resolve(root, second.approval) == ""
+    third = asked(root, 3)
+    assert [e.failure.code for e in root.of(ToolFailed)] == ["denied", "changed"]
+    assert notes.read_text() == "and one\n" and "-and one\n+and two\n" in third.diff
+    root.kill()
+    root.bear("fs_edit", permissions=Permissions(preset="autonomous"))
+    assert asked(root, 4) == third
+    assert resolve(root, third.approval) == ""
+    assert "replaced 1 occurrence" in root.finish().result and notes.read_text() == "and two\n"
+
+
+def test_in_a_headless_session_the_notes_stay_as_they_are(root: FakeRoot) -> None:
+    (root.workdir / "OTTO.md").write_text("one\n")
+    shell = {"name": "shell", "arguments": {"command": "echo two > OTTO.md"}}
+    write = {"name": "fs_write", "arguments": {"path": "./sub/../Otto.md", "content": "two"}}
+    root.script({"tools": [shell, write]}, {"text": "end"})
+    root.bear("shell", "fs_write", run_mode="headless", permissions=Permissions(preset="autonomous"))
+    assert root.finish().cause.kind == "completed"
+    assert [e.failure.code for e in root.of(ToolFailed)] == ["approval_unavailable"] * 2
+    assert [p.name for p in root.workdir.glob("?tto.md")] == [] and (root.workdir / "OTTO.md").read_text() == "one\n"
