@@ -54,6 +54,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("artifact", "artifact"),
     ("decisions", "decisions"),
     ("research", "research"),
+    ("notes", "notes"),
     ("agent", "agent"),
     ("workflow", "workflow_run"),
     ("route", "route"),

@@ -25,6 +25,7 @@ from ottod.protocol.requests import (
     ResolveApproval,
     ResumeSession,
     StartSession,
+    UpdateNotes,
     WorkflowStart,
 )
 from ottod.protocol.results import JournalPage, Result, SessionInfo
@@ -232,6 +233,11 @@ def resume_request(session: str, task: str, *, mode: Mode | None = None, fresh_b
         key=os.urandom(16).hex(),
         fresh_budget=fresh_budget,
     )
+
+
+def update_notes_request(session: str, *, model: str = "") -> UpdateNotes:
+    """The order to learn from a session; its key makes it safe to repeat."""
+    return UpdateNotes(session=session, model=model, key=os.urandom(16).hex())
 
 
 def fork_request(

@@ -16,6 +16,7 @@ from ottoctl.results import (
     journal_entries,
     resume_request,
     run_result,
+    update_notes_request,
 )
 from ottod.protocol.events import Gap
 from ottod.protocol.journal import JournalEntry
@@ -110,6 +111,14 @@ class Session:
         """A new session with this one's conversation as it was at the end of a turn, or at a checkpoint."""
         body = fork_request(self.id, task, turn=turn, checkpoint=checkpoint, mode=mode, title=title)
         return self._started(await self._connection.call(body))
+
+    async def update_notes(self, *, model: str = "") -> Session:
+        """Starts a session that brings the project's OTTO.md up to date with what this one's run has taught.
+
+        This one must have ended. The change waits for leave: see `Otto.approvals`. `model` answers in place of the
+        agent's own.
+        """
+        return self._started(await self._connection.call(update_notes_request(self.id, model=model)))
 
     def _started(self, answer: Result) -> Session:
         started = expect(SessionStartedResult, answer)

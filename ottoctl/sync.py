@@ -36,6 +36,7 @@ from ottoctl.results import (
     resume_request,
     run_result,
     start_request,
+    update_notes_request,
     workflow_request,
 )
 from ottod.errors import UnreachableError
@@ -175,6 +176,10 @@ class SyncSession:
         """A new session with this one's conversation as it was; see `Session.fork`."""
         body = fork_request(self.id, task, turn=turn, checkpoint=checkpoint, mode=mode, title=title)
         return self._started(self._connection.call(body))
+
+    def update_notes(self, *, model: str = "") -> SyncSession:
+        """Starts a session that learns from this one's run; see `Session.update_notes`."""
+        return self._started(self._connection.call(update_notes_request(self.id, model=model)))
 
     def _started(self, answer: Result) -> SyncSession:
         started = expect(SessionStartedResult, answer)

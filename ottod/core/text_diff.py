@@ -37,7 +37,9 @@ def shown_diff(diff: str) -> str:
     for number, line in enumerate(lines):
         size += len(line.encode("utf-8", "replace")) + 1
         if size > MAX_DIFF_BYTES:
-            return "\n".join((*lines[:number], f"… {len(lines) - number} more lines of the diff are not shown")) + "\n"
+            return (
+                "\n".join((*lines[:number], f"… {len(lines) - number} more lines of the diff are not shown")) + "\n"
+            )
     return "\n".join(lines) + "\n" if lines else ""
 
 

@@ -88,6 +88,8 @@ class Birth(Wire, frozen=True, kw_only=True, tag="birth"):
     """What its sinks may reach."""
     is_step: bool = False
     """A workflow started it, or whom it handed over to, and gets the whole of its answer."""
+    cannot_learn: bool = False
+    """Its run would be learned from, if anybody could agree to what follows."""
     project_notes: bool = False
     """Whether its agent is told what OTTO.md of its project says."""
 

@@ -182,6 +182,17 @@ class ForkSession(Wire, frozen=True, kw_only=True, tag="session.fork"):
     key: str = ""
 
 
+class UpdateNotes(Wire, frozen=True, kw_only=True, tag="notes.update"):
+    """Start a session that brings the project's OTTO.md up to date with what an ended session's run has taught.
+
+    Its change is asked for as an approval. `model` answers in place of the agent's own. The answer names the session.
+    """
+
+    session: str
+    model: str = ""
+    key: str = ""
+
+
 class ReadJournal(Wire, frozen=True, kw_only=True, tag="session.journal"):
     """A page of a session's journal: the whole history, whatever files it is kept in.
 
@@ -431,6 +442,7 @@ RequestBody = (
     | RollBackSession
     | ResumeSession
     | ForkSession
+    | UpdateNotes
     | ReadJournal
     | WaitSession
     | StopSession

@@ -185,6 +185,8 @@ class WorkflowSpec(Spec, frozen=True, kw_only=True):
     """Whether the changes of each step are committed, to a branch of the workflow's own: a sink `git_branch`."""
     sinks: tuple[Sink, ...] = ()
     """Where artifacts are delivered besides the index."""
+    learn: bool = False
+    """Whether OTTO.md is brought up to date, with somebody's leave, when a run has ended well."""
     digest: str = ""
     source: str = ""
 

@@ -30,6 +30,7 @@ from ottod.root.burials import incarnation_row
 from ottod.root.context import RootContext
 from ottod.root.definitions import NOTHING_KEPT, Kept, definitions_of
 from ottod.root.heritage import Heritage
+from ottod.root.learning import learns
 from ottod.root.plan import SessionPlan
 from ottod.root.process import remove_tree
 from ottod.root.resolve import Resolver, ServerSecrets, Wanted
@@ -93,12 +94,13 @@ class Births:
         kept: Kept = NOTHING_KEPT,
         hint: str = "",
         is_named: bool = False,
+        looks_back_on: Session | None = None,
     ) -> Session:
         """Resolves a request, announces the session and lets its worker be born; returns when its row is written.
 
         Where nobody is named, the agent is found by the task, or by the `hint` of a parent.
         With a `heritage` the session goes on from another one's past, with that one's plan if it brings one. One that
-        `is_named` bears the request's name for clients, too.
+        `is_named` bears the request's name for clients, too; one that `looks_back_on` a run is of that one's tree.
         Raises: OttoError with the code that says why not.
         """
         self._check_open()
@@ -123,6 +125,7 @@ class Births:
                     inherited=self._inherited(parent),
                     is_step=is_step,
                     hands_whole=heritage is not None and _hands_whole(parent),
+                    looks_back_on=looks_back_on.id if looks_back_on is not None else "",
                 )
                 if is_step and request.spec is not None:
                     # It is narrowed for the step, and still the definition that the workflow was started with.
@@ -135,6 +138,8 @@ class Births:
                 plan, api_keys = await self._c.in_thread(self._inherit, heritage, request, directory, key)
             session = Session(self._new_info(key, request, plan, directory, parent, heritage), plan)
             session.info = replace(session.info, is_named=is_named)
+            if looks_back_on is not None:
+                session.info = replace(session.info, tree=looks_back_on.info.tree or looks_back_on.id)
             if self.is_closed or (
                 parent is not None and (parent.has_ended or parent.is_stopping or parent.is_ending)
             ):
@@ -457,7 +462,8 @@ class Births:
             tool_files=plan.tool_files,
             workflow=plan.workflow,
             sinks=secrets.for_sinks,
-is_step=plan.is_step or plan.hands_whole,
+            is_step=plan.is_step or plan.hands_whole,
+            cannot_learn=learns(plan, info) and info.run_mode == "headless",
             project_notes=plan.spec.project_notes and settings.project_may.notes,
             task=info.task,
             mode="conversation" if info.mode == "conversation" else "oneshot",

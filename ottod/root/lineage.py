@@ -82,7 +82,7 @@ class Lineage:
         return SessionStartedResult(session=session.id, from_offset=session.info.first_offset, existing=True)
 
     async def _resume_ended(self, session: Session, body: ResumeSession) -> SessionStartedResult:
-        plan = await self._plan(session)
+        plan = await self.plan(session)
         snapshot = await self._c.in_thread(self._inherit_all, session.id, body.task)
         mode = body.mode or session.info.mode
         if not (body.task or snapshot.is_open or snapshot.inbox or mode == "conversation"):
@@ -110,7 +110,7 @@ class Lineage:
                 code="nothing_to_resume",
                 mend="run it again: ottoctl workflow run",
             )
-        plan = await self._plan(session)
+        plan = await self.plan(session)
         snapshot = await self._c.in_thread(self._inherit_workflow, session.id)
         budgets = () if body.fresh_budget else session.info.budgets
         await self._c.in_thread(_check_blocks_left, session, plan, snapshot, budgets)
@@ -123,7 +123,7 @@ class Lineage:
     async def fork(self, session: Session, body: ForkSession) -> SessionStartedResult:
         """A new session beside the old one, whether that lives or not. Raises RefusedError, StorageError."""
         _check_kind(session)
-        plan = await self._plan(session)
+        plan = await self.plan(session)
         snapshot = await self._c.in_thread(self._inherit_at, session.id, body.turn, body.checkpoint)
         mode = body.mode or (session.info.mode if body.task else "conversation")
         request = self._request(session, body.task, mode, body.key, title=body.title)
@@ -142,7 +142,8 @@ class Lineage:
             key=key,
         )
 
-    async def _plan(self, session: Session) -> SessionPlan:
+    async def plan(self, session: Session) -> SessionPlan:
+        """What a session was made from. Raises RefusedError if that is not known any more."""
         if session.plan is not None:
             return session.plan
         packed = await self._c.database.plan(session.id)

@@ -32,6 +32,8 @@ class SessionPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """A workflow started it for one of its steps, and answers for it."""
     hands_whole: bool = False
     """It has the conversation of a step, handed over, and its answer is the step's."""
+    looks_back_on: str = ""
+    """The ended session whose run it is to learn from."""
     routed: str = ""
     """Why its agent was chosen, if nobody named one."""
 

@@ -58,6 +58,7 @@ from ottod.protocol.requests import (
     UnparkSession,
     UnpauseSession,
     Unsubscribe,
+    UpdateNotes,
     UpgradeDaemon,
     WaitSession,
 )
@@ -153,6 +154,8 @@ class Service:
                 return await self._supervisor.lineage.resume(await self._find(body.session), body)
             case ForkSession():
                 return await self._supervisor.lineage.fork(await self._find(body.session), body)
+            case UpdateNotes():
+                return await self._supervisor.learning.update(await self._find(body.session), body)
             case ReadJournal():
                 return await self._supervisor.lineage.journal(await self._find(body.session), body)
             case WaitSession():

@@ -2,10 +2,11 @@
 
 The parts behind it: `births` (how a worker comes into the world), `burials` (how it leaves), `groups` (what becomes
 of its session: the supervision engine), `stops`, `steering` (what running ones are told), `lineage` (what goes on
-from their pasts), `definitions` (what they were started with), `children` (that workers ask for), `permits` (for
-model calls) and `providers` (what these may bear), `approvals` (what they wait for leave to do), `artifacts` and
-`decisions` (what they leave for each other), `adoption` (what an earlier root left behind) and `watch`. Everything
-that may block (files, the database, walks through /proc) happens on threads; the loop routes.
+from their pasts), `learning` (from what runs have left), `definitions` (what they were started with), `children`
+(that workers ask for), `permits` (for model calls) and `providers` (what these may bear), `approvals` (what they wait
+for leave to do), `artifacts` and `decisions` (what they leave for each other), `adoption` (what an earlier root left
+behind) and `watch`. Everything that may block (files, the database, walks through /proc) happens on threads; the loop
+routes.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from ottod.root.explanations import Explanations
 from ottod.root.grants import Grants
 from ottod.root.groups import Groups
 from ottod.root.heritage import Heritage
+from ottod.root.learning import Learning
 from ottod.root.lineage import Lineage
 from ottod.root.mail import Mail
 from ottod.root.permits import Permits
@@ -140,6 +142,13 @@ class Supervisor:
             unpause=lambda session: self.steering.set_pause(session, paused=False),
             say=lambda session, text: self.send_input(session, text, "user"),
         )
+        self.learning = Learning(
+            context,
+            resolver,
+            self.artifacts,
+            start=lambda request, origin: self.start(request, looks_back_on=origin),
+            plan_of=self.lineage.plan,
+        )
         self._keys: OrderedDict[str, asyncio.Future[SessionStartedResult]] = OrderedDict()
         context.gate.on_lost = self._worker_unfit
         context.gate.on_entries = self._note_decisions
@@ -152,13 +161,16 @@ class Supervisor:
 
     # ------------------------------------------------------------ starting
 
-    async def start(self, request: StartSession, heritage: Heritage | None = None) -> SessionStartedResult:
+    async def start(
+        self, request: StartSession, heritage: Heritage | None = None, *, looks_back_on: Session | None = None
+    ) -> SessionStartedResult:
         """Creates a session and lets its worker be born. Answers once the session is durable.
 
-        With a `heritage` it goes on from another one's past. Raises: OttoError with the code that says why not.
+        With a `heritage` it goes on from another one's past; one that `looks_back_on` a run is to learn from it.
+        Raises: OttoError with the code that says why not.
         """
         if not request.key:
-            return await self._create(request, heritage)
+            return await self._create(request, heritage, looks_back_on)
         known = self._keys.get(request.key)
         if known is not None:
             return replace(await asyncio.shield(known), existing=True)
@@ -167,7 +179,7 @@ class Supervisor:
         while len(self._keys) > REMEMBERED_KEYS:
             self._keys.popitem(last=False)
         try:
-            result = await self._earlier(request.key) or await self._create(request, heritage)
+            result = await self._earlier(request.key) or await self._create(request, heritage, looks_back_on)
         except BaseException as error:
             self._keys.pop(request.key, None)
             future.set_exception(error if isinstance(error, OttoError) else RefusedError("the start was abandoned"))
@@ -184,7 +196,9 @@ class Supervisor:
             return None
         return SessionStartedResult(session=found[0].session, from_offset=found[0].first_offset, existing=True)
 
-    async def _create(self, request: StartSession, heritage: Heritage | None) -> SessionStartedResult:
+    async def _create(
+        self, request: StartSession, heritage: Heritage | None, looks_back_on: Session | None
+    ) -> SessionStartedResult:
         kept = await self.definitions.meant(request) if heritage is None else NOTHING_KEPT
         parent = self._c.table.get(request.parent) if request.parent else None
         if request.parent and parent is None:
@@ -197,7 +211,9 @@ class Supervisor:
                 request = replace(request, run_mode="headless")
             session = await self._children.start(request, parent, kept=kept, is_named=bool(request.name))
         else:
-            session = await self._births.create(request, heritage=heritage, kept=kept, is_named=bool(request.name))
+            session = await self._births.create(
+                request, heritage=heritage, kept=kept, is_named=bool(request.name), looks_back_on=looks_back_on
+            )
         self._c.instruments.session_started()
         return SessionStartedResult(session=session.id, from_offset=session.info.first_offset)
 
@@ -246,6 +262,7 @@ class Supervisor:
         self.questions.ended(session)
         self.teams.ended(session)
         self.research.ended(session)
+        self.learning.ended(session)
 
     def _note_decisions(self, session: Session, first_seq: int, entries: Sequence[Entry]) -> None:
         for entry in audit_entries(session.info, first_seq, entries):

@@ -62,6 +62,7 @@ def session_spec(workflow: ResolvedWorkflow) -> AgentSpec:
         group=Group(max_restarts=MANY_RESTARTS),
         # What its agents name reaches them through it.
         env=tuple(dict.fromkeys(name for agent in workflow.agents for name in agent.env)),
+        learn=spec.learn,
         digest=spec.digest,
         source=spec.source,
     )

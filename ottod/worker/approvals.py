@@ -151,14 +151,18 @@ class Approvals:
                 known = await self._hold(question, call.arguments, diff or "")
         if known.approval != approval:
             self._tell(call, verdict, turn, step, outcome=_AS_OUTCOME[known.decision], grant=known.approval)
-        elif known.decision == "approved" and known.scope == "once" and known.shown and not has_begun:
-            if _digest(await self._diff(call)) != known.shown:
-                return Failure(
-                    code="changed",
-                    message=f"{call.tool} was approved as it was shown, and would change something else by now",
-                    mend="read the file again, then make the change anew",
-                )
+        elif not has_begun and await self._has_changed(known, call):
+            return Failure(
+                code="changed",
+                message=f"{call.tool} was approved as it was shown, and would change something else by now",
+                mend="read the file again, then make the change anew",
+            )
         return _refusal(known)
+
+    async def _has_changed(self, known: Resolution, call: ToolCall) -> bool:
+        """Whether leave was given for a diff, and the call would not make that one any more."""
+        is_for_diff = known.decision == "approved" and known.scope == "once" and bool(known.shown)
+        return is_for_diff and _digest(await self._diff(call)) != known.shown
 
     async def _diff(self, call: ToolCall) -> str | None:
         """What the call would change, for who is asked, freed of secrets; None if that cannot be said."""

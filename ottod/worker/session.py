@@ -376,7 +376,14 @@ class SessionRunner:
             await self._permits.settled()
         turn = self._equipment.driver.turns if self._equipment is not None else self._restored.turn
         await self._keep_whole(cause)
-        await note_end(self._journal, self._link, cause, turn=turn, is_suspended=self._is_suspended)
+        await note_end(
+            self._journal,
+            self._link,
+            cause,
+            turn=turn,
+            is_suspended=self._is_suspended,
+            cannot_learn=self._birth.cannot_learn,
+        )
         return self._exit(cause)
 
     async def _keep_whole(self, cause: Cause) -> None:

@@ -312,7 +312,14 @@ class WorkflowRunner:
         assert self._journal is not None
         self._is_over = True
         self._result = report(self._workflow.spec, self._journal.restored().workflow, self._end)
-        await note_end(self._journal, self._link, cause, turn=0, is_suspended=self._is_suspended)
+        await note_end(
+            self._journal,
+            self._link,
+            cause,
+            turn=0,
+            is_suspended=self._is_suspended,
+            cannot_learn=self._birth.cannot_learn,
+        )
         return self._exit(cause)
 
     @property

@@ -19,8 +19,8 @@ from ottod.core.permission import (
     describe_rule,
     grant_keys,
     hard_denies,
-    notes_guard,
     is_more_specific,
+    notes_guard,
 )
 from ottod.core.presets import preset_rules
 from ottod.protocol.policy import Authority, StandingGrant
@@ -324,7 +324,7 @@ def test_hard_denies_are_no_wider_than_they_say() -> None:
 
 
 def test_the_projects_notes_are_written_with_leave_only() -> None:
-    """Whatever the rules and the preset allow, at any depth; reading them, and what may not be them, is left alone."""
+    """Whatever rules and preset allow, at any depth; reading them, and what may not be them, is left alone."""
     own = Authority(name="rules", agent="coder", preset="autonomous", rules=(Rule(effect="allow", path="**"),))
 
     def effect(facts: Facts, granted: tuple[str, ...] = ()) -> str:

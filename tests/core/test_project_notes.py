@@ -12,7 +12,9 @@ from ottod.core.project_notes import MAX_GIVEN_BYTES, section, with_notes
 
 def given_part(told: str) -> str:
     """What stands between the marks."""
-    found = re.search(r"^----- OTTO\.md ([0-9a-f]{16}) -----\n(.*?)\n----- end of OTTO\.md \1 -----", told, re.M | re.S)
+    found = re.search(
+        r"^----- OTTO\.md ([0-9a-f]{16}) -----\n(.*?)\n----- end of OTTO\.md \1 -----", told, re.M | re.S
+    )
     assert found is not None
     return found[2]
 

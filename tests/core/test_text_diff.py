@@ -40,7 +40,9 @@ def patched(before: str, diff: str) -> str:
     return joined if None not in new else joined.removesuffix("\n")
 
 
-texts = st.lists(st.sampled_from(["a", "b", "c", "", "d e"]), max_size=12).map(lambda lines: "".join(f"{x}\n" for x in lines))
+texts = st.lists(st.sampled_from(["a", "b", "c", "", "d e"]), max_size=12).map(
+    lambda lines: "".join(f"{x}\n" for x in lines)
+)
 
 
 @given(texts, texts, st.booleans())

@@ -31,7 +31,10 @@ def test_it_reaches_the_model_and_stays_as_it_was_read(tmp_path: Path) -> None:
     script.write_text(yaml.safe_dump(SCRIPT))
     with WireServer(script, key=KEY) as server:
         provider = {"adapter": "openai", "api": "chat", "base_url": server.url + "/v1", "api_key_env": "TEST_KEY"}
-        with running_daemon({"providers": {"wire": provider}}, env={"TEST_KEY": KEY}) as daemon, daemon.client() as otto:
+        with (
+            running_daemon({"providers": {"wire": provider}}, env={"TEST_KEY": KEY}) as daemon,
+            daemon.client() as otto,
+        ):
             notes = daemon.workdir / "OTTO.md"
             notes.write_text(f"Run `make test`. The key is {KEY}.\n")
             fields = {"system_prompt": "You are a tester.", "restart": TRANSIENT}

@@ -54,7 +54,13 @@ def test_a_link_may_stay_inside_and_not_leave(repository: Path) -> None:
     notes = repository / "part" / "OTTO.md"
     notes.symlink_to("../docs.md")
     assert text(repository / "part") == "inside"
-    for target in ("../../OTTO.md", "/etc/passwd", str(repository.parent / "OTTO.md"), "nowhere.md", "/proc/self/environ"):
+    for target in (
+        "../../OTTO.md",
+        "/etc/passwd",
+        str(repository.parent / "OTTO.md"),
+        "nowhere.md",
+        "/proc/self/environ",
+    ):
         notes.unlink()
         notes.symlink_to(target)
         found = find(repository / "part")

@@ -552,6 +552,7 @@ def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         "config",
         "daemon",
         "decisions",
+        "notes",
         "policy",
         "research",
         "service",

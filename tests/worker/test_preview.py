@@ -34,15 +34,21 @@ def test_each_file_tool_shows_what_it_would_change_and_changes_nothing(tmp_path:
     assert diff(tmp_path, "fs_edit", path="a.md", old="one", new="three") == (
         "--- a/a.md\n+++ b/a.md\n@@ -1,6 +1,6 @@\n # Title\n \n-one\n+three\n \n ## Part\n \n"
     )
-    assert diff(tmp_path, "fs_write", path="new/b", content="x\n") == "--- /dev/null\n+++ b/new/b\n@@ -0,0 +1 @@\n+x\n"
-    assert "-two\n+more" in (diff(tmp_path, "markdown", action="replace", file="a.md", heading="Part", content="more") or "")
+    assert (
+        diff(tmp_path, "fs_write", path="new/b", content="x\n") == "--- /dev/null\n+++ b/new/b\n@@ -0,0 +1 @@\n+x\n"
+    )
+    assert "-two\n+more" in (
+        diff(tmp_path, "markdown", action="replace", file="a.md", heading="Part", content="more") or ""
+    )
     assert '-  "x": 1\n+  "x": 2' in (diff(tmp_path, "data", action="set", file="a.json", path="x", value=2) or "")
     assert diff(tmp_path, "data", action="get", file="a.json") is None, "it only reads"
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_call_that_would_fail_says_why(tmp_path: Path) -> None:
-    assert (diff(tmp_path, "fs_edit", path="no", old="a", new="b") or "").startswith("… it would fail now: no such file")
+    assert (diff(tmp_path, "fs_edit", path="no", old="a", new="b") or "").startswith(
+        "… it would fail now: no such file"
+    )
     assert "fail now" in (diff(tmp_path, "fs_write", path="../out", content="x") or "")
     assert "fail now" in (diff(tmp_path, "fs_write", path="a") or "")
 
