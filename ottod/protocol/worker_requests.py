@@ -112,6 +112,7 @@ class AnswerQuestion(Wire, frozen=True, kw_only=True, tag="question.answer"):
     outcome: Literal["completed", "failed", "cancelled"]
     text: str = ""
     failure: Failure | None = None
+    turn: int = 0
 
 
 class AwaitAgents(Wire, frozen=True, kw_only=True, tag="agents.await"):
@@ -354,6 +355,8 @@ class AgentAnswer(Wire, frozen=True, kw_only=True):
     outcome: Literal["completed", "failed", "cancelled"]
     text: str = ""
     failure: Failure | None = None
+    reused_at_ns: int = 0
+    """When it was given, by the wall clock, if it was given before, to the same question, and nothing has changed."""
 
 
 class AgentEnd(Wire, frozen=True, kw_only=True):

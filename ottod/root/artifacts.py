@@ -234,6 +234,11 @@ class Artifacts:
             return live.info
         return next(iter(await self._c.database.session_by_prefix(session_id, limit=1)), None)
 
+    async def state(self, session: Session) -> str:
+        """A digest of all that the session can read here."""
+        trees = [tree_of(session), *(tree for tree, _ in await self._before(session))]
+        return " ".join([await self._index.state(tree) for tree in trees])
+
     # ------------------------------------------------------------ for clients
 
     async def list(self, body: ListArtifacts, *, tree: str) -> ArtifactList:

@@ -71,6 +71,10 @@ class Decisions:
         )
         return _checked(await self._graph.log(entry, author))
 
+    async def state(self, cwd: str) -> str:
+        """What tells one state of the graph of this directory's project from the next. Raises StorageError."""
+        return await self._graph.state(await self._project_of(cwd))
+
     async def _project_of(self, cwd: str) -> str:
         return str(await self._c.in_thread(project_root, Path(cwd or "/"), Path(os.path.expanduser("~"))))
 

@@ -4,7 +4,9 @@ Root holds a question as long as somebody waits for its answer, and nothing long
 was asked and answered: whoever was lost in between, the question is asked again with the same key, and answered by
 what the journal has. So a question begins one turn, and its asker gets an answer or learns why there is none.
 
-Before a question goes out it is looked at whether it could ever be answered: see `ottod.core.waits`.
+Before a question goes out it is looked at whether it could ever be answered: see `ottod.core.waits`. The same
+question to a session whose agent is `cacheable`, which has had no turn since it answered it, is answered by what it
+said, as long as it would find everything as it was (`surroundings`): it has nothing more to answer from.
 
 Source: ADR 0023.
 """
@@ -12,7 +14,12 @@ Source: ADR 0023.
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import OrderedDict
 from collections.abc import Iterable
+from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from ottod.core.resume import restore
 from ottod.core.team import Member
@@ -24,33 +31,50 @@ from ottod.protocol.worker_requests import AgentAnswer, AnswerQuestion, AskAgent
 from ottod.root.context import RootContext
 from ottod.root.mail import COMMAND_TIMEOUT_S, SEND_WAIT_S, Mail, how_it_ended
 from ottod.root.session_table import Session
+from ottod.root.surroundings import Surroundings
 from ottod.storage.journal_history import read_history
 
 READ_ATTEMPTS = 3
 READ_AGAIN_S = 0.2
 """Between two looks into the journal of a session that has ended: it may just be being compressed."""
 
+MAX_REMEMBERED = 1000
+"""Sessions whose newest answer is remembered."""
+
 Outcome = AgentAnswer | Failure
 
 
 class _Question:
-    """One that somebody waits for."""
+    """One that somebody waits for. `state` is what the receiver would find, if its answer may be used again."""
 
-    def __init__(self, key: str, asker: str, member: Member, future: asyncio.Future[Outcome]) -> None:
+    def __init__(self, key: str, asker: str, member: Member, text: str, state: str, future: asyncio.Future[Outcome]):
         self.key = key
         self.asker = asker
         self.member = member
+        self.text = text
+        self.state = state
         self.future = future
+
+
+class _Answered(NamedTuple):
+    """The newest question that a session has answered, by its turn `turn`, and what it would have found then."""
+
+    question: str
+    state: str
+    turn: int
+    answer: AgentAnswer
 
 
 class Questions:
     """Of this root."""
 
-    def __init__(self, context: RootContext, mail: Mail, waits: Waits) -> None:
+    def __init__(self, context: RootContext, mail: Mail, waits: Waits, surroundings: Surroundings) -> None:
         self._c = context
         self._mail = mail
         self._waits = waits
+        self._surroundings = surroundings
         self._open: dict[str, _Question] = {}
+        self._answered: OrderedDict[str, _Answered] = OrderedDict()
 
     @property
     def open(self) -> int:
@@ -65,15 +89,52 @@ class Questions:
         key = f"{asker.id}/{body.key}"
         question = self._open.get(key)
         member = question.member if question is not None else self._mail.receiver(asker, body.to, tool="ask_agent")
+        state = "" if question is not None else await self._state(member)
+        if (known := self._known(member, body.question, state)) is not None:
+            return RequestReply(id=0, team=TeamReply(said=known))
+        # Meanwhile it may have been asked again with the same key.
+        question = self._open.get(key)
         self.check_circle(Wait(asker=asker.id, targets=(member.session,)), key)
         if question is None:
-            question = _Question(key, asker.id, member, self._c.loop.create_future())
+            question = _Question(key, asker.id, member, body.question, state, self._c.loop.create_future())
             self._open[key] = question
             self._c.spawn(self._carry(question, asker, body.question))
         outcome = await asyncio.shield(question.future)
         if isinstance(outcome, Failure):
             raise RefusedError(outcome.message, code=outcome.code, mend=outcome.mend)
         return RequestReply(id=0, team=TeamReply(said=outcome))
+
+    async def _state(self, member: Member) -> str:
+        """What it would find, if its answers may be used again; else nothing."""
+        receiver = self._c.table.get(member.session)
+        plan = receiver.plan if receiver is not None else None
+        if receiver is None or plan is None or not plan.spec.cacheable:
+            return ""
+        try:
+            return await self._surroundings.state(plan.spec, plan.cwd, receiver)
+        except OttoError:
+            return ""  # Then it is asked.
+
+    def _known(self, member: Member, text: str, state: str) -> AgentAnswer | None:
+        """What it has said to this already, if that is still what it has to say."""
+        known, receiver = self._answered.get(member.session), self._c.table.get(member.session)
+        if known is None or receiver is None or not state:
+            return None
+        is_same = (known.question, known.state, known.turn) == (text, state, receiver.info.turn)
+        return known.answer if is_same else None
+
+    async def _remember(self, question: _Question, answer: AgentAnswer, turn: int) -> None:
+        """What was found does not count if it was changed in finding out."""
+        if await self._state(question.member) == question.state:
+            answer = replace(answer, reused_at_ns=time.time_ns())
+            self._answered[answer.session] = _Answered(question.text, question.state, turn, answer)
+            self._answered.move_to_end(answer.session)
+            while len(self._answered) > MAX_REMEMBERED:
+                self._answered.popitem(last=False)
+
+    def forget(self, session_id: str) -> None:
+        """The conversation is not any more what its answers were given from."""
+        self._answered.pop(session_id, None)
 
     def check_circle(self, wait: Wait, key: str) -> None:
         """Notes that a call waits from now on. Raises RefusedError if it would wait for ever."""
@@ -142,7 +203,10 @@ class Questions:
         """A turn that a question began is over. One that nobody waits for is none of root's."""
         question = self._open.get(body.key)
         if question is not None and question.member.session == receiver.id:
-            self._settle(question, self._answer(question, body))
+            answer = self._answer(question, body)
+            if question.state and body.turn and answer.outcome == "completed":
+                self._c.spawn(self._remember(question, answer, body.turn))
+            self._settle(question, answer)
 
     @staticmethod
     def _answer(question: _Question, said: AnswerQuestion | j.Asked) -> AgentAnswer:
@@ -171,6 +235,7 @@ class Questions:
     def ended(self, session: Session) -> None:
         """It asks nothing more, and answers nothing that is not in its journal by now."""
         self._waits.ended(session.id)
+        self.forget(session.id)
         for question in list(self._open.values()):
             if question.asker == session.id:
                 self._withdraw(question)

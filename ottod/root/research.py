@@ -2,8 +2,8 @@
 
 Before a worker starts a child whose agent says `cacheable`, it asks here. What the key is made of is all that the
 answer may follow from: the agent's definition, the model, the question, the rules that bind the child from above, and
-what the directory is like (`tree_state`). A result is kept when the session that came to it has completed, and the
-directory is then as it was when the question was asked: whoever changes files is never kept.
+what it would find (`surroundings`). A result is kept when the session that came to it has completed, and all of that
+is then as it was when the question was asked: whoever changes files is never kept.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from msgspec.structs import replace
 from ottod.errors import OttoError
 from ottod.protocol.requests import ForgetResearch, ListResearch, StartSession
 from ottod.protocol.results import Done, ResearchEntry, ResearchList
+from ottod.protocol.specs import AgentSpec
 from ottod.protocol.worker_requests import KnownResult, RecallResearch, RequestReply, TeamReply
 from ottod.root.children import SPAWN_TOOL
 from ottod.root.context import RootContext
 from ottod.root.resolve import Resolver
 from ottod.root.rulings import handed_down
 from ottod.root.session_table import Session
-from ottod.root.tree_state import tree_state
+from ottod.root.surroundings import Surroundings
 from ottod.storage import research_rows as rows
 
 MAX_ASKED = 1000
@@ -34,7 +35,7 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """A question to which nobody knew the answer. `state` is what the directory was like."""
+    """A question to which nobody knew the answer. `state` is what its agent would have found."""
 
     key: str
     digest: str
@@ -46,9 +47,10 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 class Research:
     """Of this root."""
 
-    def __init__(self, context: RootContext, resolver: Resolver) -> None:
+    def __init__(self, context: RootContext, resolver: Resolver, surroundings: Surroundings) -> None:
         self._c = context
         self._resolver = resolver
+        self._surroundings = surroundings
         self._asked: OrderedDict[str, Asked] = OrderedDict()
         """By the key of the child that is to be started."""
 
@@ -59,9 +61,11 @@ class Research:
             return RequestReply(id=0)
         if await self._c.database.session_by_key(child_key):
             return RequestReply(id=0)  # It was begun by an earlier incarnation, and goes on.
-        asked = await self._c.in_thread(self._look, parent, body)
-        if asked is None:
+        wanted = await self._c.in_thread(self._look_up, parent, body)
+        state = await self._surroundings.state(*wanted, parent) if wanted is not None else ""
+        if wanted is None or not state:
             return RequestReply(id=0)
+        asked = self._asked_of(parent, body, *wanted, state)
         now_ns = time.time_ns()
         found = await self._c.database.transact(lambda connection: rows.recall(connection, asked.key, now_ns=now_ns))
         if found is None:
@@ -72,20 +76,19 @@ class Research:
         result, session, at_ns = found
         return RequestReply(id=0, team=TeamReply(known=KnownResult(session=session, text=result, at_ns=at_ns)))
 
-    def _look(self, parent: Session, body: RecallResearch) -> Asked | None:
-        """On a thread: what would be asked, if its answer may be kept."""
+    def _look_up(self, parent: Session, body: RecallResearch) -> tuple[AgentSpec, str] | None:
+        """On a thread: who would be asked, and where, if the answer may be kept."""
         plan = parent.plan
         assert plan is not None
-        request = StartSession(agent=body.agent, cwd=plan.cwd, env={}, model=body.model)
         try:
-            spec, cwd = self._resolver.look_up(request)
+            spec, cwd = self._resolver.look_up(StartSession(agent=body.agent, cwd=plan.cwd, env={}, model=body.model))
         except OttoError:
             return None  # Whoever starts it is told why not.
-        if not spec.cacheable:
-            return None
-        state = tree_state(cwd)
-        if not state:
-            return None
+        return (spec, cwd) if spec.cacheable else None
+
+    def _asked_of(self, parent: Session, body: RecallResearch, spec: AgentSpec, cwd: str, state: str) -> Asked:
+        plan = parent.plan
+        assert plan is not None
         bound = handed_down(parent.id, plan.spec, self._c.settings.permissions, plan.inherited)
         rules = [replace(each, name="") for each in bound]
         made_of = (spec.name, spec.digest, body.model, body.task, cwd, state, parent.info.run_mode, rules)
@@ -110,7 +113,8 @@ class Research:
 
     async def _keep(self, child: Session, asked: Asked) -> None:
         try:
-            if await self._c.in_thread(tree_state, asked.cwd) != asked.state:
+            assert child.plan is not None
+            if await self._surroundings.state(child.plan.spec, asked.cwd, child) != asked.state:
                 return
             entry = ResearchEntry(
                 key=asked.key,

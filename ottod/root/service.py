@@ -251,6 +251,7 @@ class Service:
                 await steering.checkpoint(session, body.name)
             case RollBackSession():
                 await steering.roll_back(session, body.turns)
+                self._supervisor.questions.forget(session.id)
             case _:
                 assert_never(body)
         return Done()

@@ -53,6 +53,7 @@ from ottod.root.rulings import all_authorities
 from ottod.root.session_table import Session
 from ottod.root.steering import Steering
 from ottod.root.stops import Stops
+from ottod.root.surroundings import Surroundings
 from ottod.root.teams import Teams
 from ottod.root.watch import Watch
 from ottod.root.worker_requests import WorkerRequests
@@ -81,7 +82,8 @@ class Supervisor:
         self._c = context
         self.artifacts = Artifacts(context, ArtifactStore(context.sessions_dir.parent / ARTIFACTS_DIR))
         self.decisions = Decisions(context)
-        self.research = Research(context, resolver)
+        surroundings = Surroundings(context, self.artifacts, self.decisions)
+        self.research = Research(context, resolver, surroundings)
         self.definitions = Definitions(context)
         self._burials = Burials(context, self.artifacts, self.decisions)
         self._births = Births(context, resolver=resolver, worker_endpoint=worker_endpoint, private_dirs=private_dirs)
@@ -94,7 +96,7 @@ class Supervisor:
         self._private_dirs = private_dirs
         self.mail = Mail(context, self.teams, authorities=self._authorities)
         waits = Waits()
-        self.questions = Questions(context, self.mail, waits)
+        self.questions = Questions(context, self.mail, waits, surroundings)
         self.awaits = Awaits(context, self.teams, self.questions)
         self._children.waits = waits
         self.permits = Permits(context)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -68,6 +69,13 @@ class ArtifactIndex:
             " ORDER BY at_ns DESC, name, version DESC LIMIT :limit"
         )
         return await self._database.read(lambda c: _unpack(c.execute(query, {**wanted, "limit": limit})))
+
+    async def state(self, tree: str) -> str:
+        """A digest of what a tree has, by name, version and content: the same for trees that have the same."""
+        query = "SELECT name, version, kind, digest FROM artifacts WHERE tree = ? ORDER BY name, version"
+        return await self._database.read(
+            lambda c: sha256(repr(c.execute(query, (tree,)).fetchall()).encode()).hexdigest()
+        )
 
     async def digests(self) -> set[str]:
         """Of everything that is indexed."""

@@ -92,6 +92,14 @@ class DecisionGraph:
         except _Refused as refused:
             return refused.refusal
 
+    async def state(self, project: str) -> str:
+        """What tells one state of a project's graph from the next: nothing is ever taken out of it but all."""
+        query = (
+            "SELECT (SELECT count(*) FROM decision_edges WHERE project = ?1), count(*), max(changed_at_ns)"
+            " FROM decision_nodes WHERE project = ?1"
+        )
+        return await self._database.read(lambda c: repr(c.execute(query, (project,)).fetchone()))
+
     async def forget_project(self, project: str) -> int:
         """Forgets all of a project, durably; gives how many nodes that were."""
         return await self._database.write(lambda connection: _forget(connection, project))

@@ -41,7 +41,7 @@ async def run(arguments: AskArguments, context: ToolContext) -> ToolOutput:
     return ToolOutput(
         text=f"{said.name} ({said.session}) {how(said)}",
         is_error=said.outcome != "completed",
-        data={"session": said.session, "name": said.name, "outcome": said.outcome},
+        data={"session": said.session, "name": said.name, "outcome": said.outcome, "reused": bool(said.reused_at_ns)},
     )
 
 
@@ -60,6 +60,8 @@ async def ask(context: ToolContext, *, to: str, question: str, key: str, timeout
 
 def how(said: AgentAnswer) -> str:
     """`answers:` and the answer, or why there is none."""
+    if said.outcome == "completed" and said.reused_at_ns:
+        return f"was asked the same before, and nothing has changed since. It answered:\n\n{said.text}".rstrip()
     if said.outcome == "completed":
         return f"answers:\n\n{said.text}".rstrip()
     why = f": {said.failure.message}" if said.failure is not None else ""

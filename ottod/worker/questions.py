@@ -56,7 +56,7 @@ class Questions:
         if not key:
             return
         self._answers[key] = AnswerQuestion(
-            key=key, outcome=ended.outcome, text=cut(ended.text)[0], failure=ended.failure
+            key=key, outcome=ended.outcome, text=cut(ended.text)[0], failure=ended.failure, turn=ended.turn
         )
         while len(self._answers) > MAX_ANSWERS:
             del self._answers[next(iter(self._answers))]

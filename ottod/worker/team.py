@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ottod.errors import OttoError, ToolError
-from ottod.protocol.events import MessageSent
+from ottod.protocol.events import MessageSent, ResearchReused
 from ottod.protocol.worker_requests import (
     AgentAnswer,
     AgentCard,
@@ -53,8 +53,13 @@ class Team:
     async def ask(self, *, to: str, question: str, key: str) -> AgentAnswer:
         """The answer of another session. Cancelled, the question is withdrawn. Raises ToolError."""
         reply = await self._wait(AskAgent(to=to, question=question, key=key), key)
-        assert reply.team.said is not None
-        return reply.team.said
+        said = reply.team.said
+        assert said is not None
+        if said.reused_at_ns:
+            text = cut(question, SHOWN_BYTES)[0]
+            event = ResearchReused(agent=said.name, question=text, child=said.session, found_at_ns=said.reused_at_ns)
+            self._link.emit(event)
+        return said
 
     async def wait_ended(
         self, names: Sequence[str], *, mode: Literal["all", "any"], key: str

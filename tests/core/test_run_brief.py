@@ -72,6 +72,6 @@ def test_it_is_bounded_and_cannot_be_ended_from_within(text: str, times: int) ->
     artifacts = tuple(LeftArtifact(name=evil, kind="test_report", size_bytes=1, text=evil) for _ in range(45))
     run = LeftRun(task=evil, result=evil, sessions=sessions, artifacts=artifacts)
     told = brief(run, has_notes=True)
-    assert len(told) < 80_000
+    assert len(told) < 100_000
     mark = re.search(r"the mark ([0-9a-f]{16}) is", told)
     assert mark is not None and told.count(f"----- end {mark[1]} -----") == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ottoctl.sync import SyncOtto, SyncSession
-from ottod.protocol.events import ResearchReused
+from ottod.protocol.events import ResearchReused, ToolCompleted
 from ottod.protocol.requests import ListSessions
 from tests.daemon.harness import RealDaemon, wait_for
 from tests.daemon.workshop import agent, ottoctl
@@ -87,3 +87,44 @@ def test_rules_from_above_are_part_of_the_question(daemon: RealDaemon) -> None:
         assert asked(daemon, otto, "bound")[2] == 1
         kept(otto, 2)
         assert asked(daemon, otto, "bound")[2] == 0 and asked(daemon, otto)[2] == 0
+
+
+def test_a_session_that_was_asked_the_same_need_not_think_again(daemon: RealDaemon) -> None:
+    """Its answer stands as long as it has had no other turn and would find everything as it was; another agent's
+    answers, which may follow from anything, do not."""
+
+    def ask(question: str, to: str = "finder") -> dict[str, object]:
+        return {"tools": [{"name": "ask_agent", "arguments": {"to": to, "question": question}}]}
+
+    def begin(name: str) -> dict[str, object]:
+        arguments = {"agent": name, "task": "where?", "mode": "conversation"}
+        return {"tools": [{"name": "spawn_agent", "arguments": arguments}]}
+
+    keep = {"tools": [{"name": "artifact_write", "arguments": {"name": "a", "content": "x"}}]}
+    touch = {"tools": [{"name": "shell", "arguments": {"command": "touch new"}}]}
+    answers = [{"text": f"answer {n}"} for n in range(1, 8)]
+    agent(daemon, "finder", *answers, cacheable=True, tools=["artifact_list"])
+    agent(daemon, "talker", *answers)
+    asking = [ask("where?"), ask("why?"), ask("where?"), ask("where?"), touch, ask("where?"), ask("where?"), keep]
+    asking += [ask("where?"), begin("talker"), ask("where?", "talker"), {"text": "end"}]
+    tools = ["spawn_agent", "ask_agent", "shell", "artifact_write"]
+    agent(daemon, "lead", begin("finder"), *asking, tools=tools)
+    with daemon.client() as otto:
+        session = otto.start("lead", "go", cwd=daemon.workdir)
+        assert session.wait(timeout_s=60).ok
+        said = [e.event for e in session.events(follow=False) if isinstance(e.event, ToolCompleted)]
+        heard = [(e.output.split()[-1], "before" in e.output) for e in said if e.tool in ("spawn_agent", "ask_agent")]
+        assert heard == [
+            ("1", False),
+            ("1", True),
+            ("2", False),
+            ("3", False),
+            ("3", True),
+            ("4", False),
+            ("4", True),
+            ("5", False),
+            ("1", False),
+            ("2", False),
+        ]
+        reused = [e.event for e in session.events(follow=False) if isinstance(e.event, ResearchReused)]
+        assert [(e.agent, e.question) for e in reused] == [("finder", "where?")] * 3
