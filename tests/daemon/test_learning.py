@@ -54,7 +54,7 @@ def test_a_run_is_learned_from_with_leave(daemon: RealDaemon) -> None:
     maintainer(daemon)
     notes = daemon.workdir / "OTTO.md"
     report = json.dumps({"status": "red", "passed": 1, "failed": 1})
-    agent(daemon, "tester", keep("test_report", report), {"text": "tested"}, tools=["artifact_write"])
+    agent(daemon, "tester", keep("test_report", report, "test_report"), {"text": "tested"}, tools=["artifact_write"])
     with daemon.client() as otto:
         spec = workflow("sequential", step("tester", task="{{task}}"), learn=True)
         run = start(daemon, otto, spec, task="test it all")

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from ottod.isolation.processes import identify, is_alive, send_signal
-from ottod.protocol.events import LogWarning, ProjectNotesRead
+from ottod.protocol.events import ProjectNotesRead
 from ottod.protocol.specs import Backoff, Restart
 from tests.daemon.harness import running_daemon, wait_for
 from tests.fakes.wire_server import WireServer
@@ -26,7 +26,7 @@ SCRIPT = {
 
 def test_it_reaches_the_model_and_stays_as_it_was_read(tmp_path: Path) -> None:
     """Over a real SDK: behind the agent's prompt in every request, the same bytes after kill -9 of the worker while
-    the file changes, and in a fork; without secrets, and not given to who does not want it."""
+    the file changes, and in a fork; without secrets."""
     script = tmp_path / "script.yml"
     script.write_text(yaml.safe_dump(SCRIPT))
     with WireServer(script, key=KEY) as server:
@@ -54,22 +54,8 @@ def test_it_reaches_the_model_and_stays_as_it_was_read(tmp_path: Path) -> None:
             assert systems[0].startswith("You are a tester.\n\nBetween the two lines with the mark ")
             assert "Run `make test`." in systems[0] and KEY not in systems[0]
             read = [e.event for e in session.events(follow=False) if isinstance(e.event, ProjectNotesRead)]
-            assert [(each.path, each.size_bytes) for each in read] == [(str(notes), 43)]
+            assert [(each.path, each.size_bytes) for each in read] == [(str(notes), 54)]
             assert KEY.encode() not in Path(session.info().journal).read_bytes()
-
-            quiet = daemon.agent("wire:some-model", "shell", project_notes=False, **fields)
-            assert otto.start(spec=quiet, task="go", cwd=daemon.workdir).wait(timeout_s=60).ok
-            notes.unlink()
-            notes.symlink_to(tmp_path / "script.yml")
-            refused = otto.start(
-                spec=daemon.agent("wire:some-model", "shell", **fields), task="go", cwd=daemon.workdir
-            )
-            assert refused.wait(timeout_s=60).ok
-            warned = [e.event for e in refused.events(follow=False) if isinstance(e.event, LogWarning)]
-            assert [w.code for w in warned] == ["notes_refused"] and str(tmp_path) not in _system(
-                server.requests[-1].body
-            )
-            assert {_system(record.body) for record in server.requests[3:]} == {"You are a tester."}
 
 
 def _system(body: dict[str, object]) -> str:

@@ -107,6 +107,7 @@ class FakeRoot:
         run_mode: str = "interactive",
         env: Mapping[str, str] | None = None,
         journal_file_bytes: int = 16 * 1024 * 1024,
+        project_notes: bool = False,
         **spec: Any,
     ) -> None:
         """Starts the next incarnation. `after` is what the one before ended of."""
@@ -143,6 +144,7 @@ class FakeRoot:
             cwd=str(self.workdir),
             env={"PATH": os.environ["PATH"], **(env or {})},
             journal_file_bytes=journal_file_bytes,
+            project_notes=project_notes,
             session_dir=str(self.session_dir),
             priority="normal",
             orphan_grace_s=orphan_grace_s,
