@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ottoctl.client import Otto
 from ottoctl.console import Console
 from ottoctl.rendering.amounts import duration
-from ottoctl.rendering.ansi import one_line, paint
+from ottoctl.rendering.ansi import clip, one_line, paint
 from ottoctl.rendering.steps import step_line
 from ottoctl.rendering.tree import tree_table
 from ottoctl.screen import Screen
@@ -23,6 +23,7 @@ from ottod.protocol.results import SessionInfo
 
 LOOK_S = 0.25
 MAX_SESSIONS = 10_000
+WRITTEN_WIDTH = 80
 
 
 async def watch(console: Console, otto: Otto, sessions: dict[str, Session]) -> list[str]:
@@ -80,7 +81,15 @@ class Permission:
             except RefusedError:
                 continue  # It went away meanwhile.
             what = one_line(", ".join(waiting.approval.claims) or waiting.approval.tool)
-            self.given.append(f"? {one_line(waiting.agent)} asked for permission and was given it: {what}")
+            written = _written(waiting.approval.diff)
+            self.given.append(f"? {one_line(waiting.agent)} asked for permission and was given it: {what}{written}")
+
+
+def _written(diff: str) -> str:
+    """What a change puts in, in a few words."""
+    lines = [line[1:] for line in diff.splitlines() if line.startswith("+") and not line.startswith("+++")]
+    text = one_line(" ".join(lines))
+    return f": {clip(text, WRITTEN_WIDTH)}" if text else ""
 
 
 async def _follow(console: Console, name: str, session: Session) -> None:

@@ -102,9 +102,10 @@ def test_rules_of_paths_and_commands_hold(daemon: RealDaemon) -> None:
 
 
 def test_a_path_that_leads_elsewhere_by_now_is_not_used(daemon: RealDaemon) -> None:
-    """Leave was given for a file; while somebody thought about it, it became a symlink to another."""
-    (daemon.workdir / "notes").write_text("notes\n")
-    (daemon.workdir / "important").write_text("important\n")
+    """Leave was given for a file; while somebody thought about it, it became a symlink to another, which the diff
+    that was shown would fit as well."""
+    (daemon.workdir / "notes").write_text("the same\n")
+    (daemon.workdir / "important").write_text("the same\n")
     with daemon.client() as otto:
         session = start(
             daemon, otto, call("fs_write", path="notes", content="x\n"), tools="fs_write",
@@ -116,7 +117,7 @@ def test_a_path_that_leads_elsewhere_by_now_is_not_used(daemon: RealDaemon) -> N
         (daemon.workdir / "notes").symlink_to("important")
         otto.approve(approval.approval)
         assert "permission was given for another file" in heard(session)
-    assert (daemon.workdir / "important").read_text() == "important\n"
+    assert (daemon.workdir / "important").read_text() == "the same\n"
 
 
 @pytest.mark.parametrize("headless", [False, True])
