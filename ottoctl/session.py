@@ -115,8 +115,8 @@ class Session:
     async def update_notes(self, *, model: str = "") -> Session:
         """Starts a session that brings the project's OTTO.md up to date with what this one's run has taught.
 
-        This one must have ended. The change waits for leave: see `Otto.approvals`. `model` answers in place of the
-        agent's own.
+        This one must have ended. The change waits for permission: see `Otto.approvals`. `model` answers in place of
+        the agent's own.
         """
         return self._started(await self._connection.call(update_notes_request(self.id, model=model)))
 

@@ -21,7 +21,7 @@ AGENT_FIELDS = {
     "tags": "Words for choosing an agent by its task.",
     "hints": "What tasks for it sound like: phrases for choosing an agent by its task.",
     "cacheable": "What it found out is given to whoever asks the same, as long as no file has changed.",
-    "learn": "When a run that it began has ended well, `OTTO.md` is brought up to date, with somebody's leave.",
+    "learn": "When a run that it began has ended well, `OTTO.md` is brought up to date, with somebody's permission.",
     "handoffs": "Agents that it may hand the conversation over to, with the tool `handoff`.",
     "temperature": "Left to the model when absent.",
     "max_output_tokens": "Of one model call.",

@@ -54,7 +54,7 @@ MEANINGS = {
     "WorkflowSpec.summarizer": "The agent that writes those; empty: the beginning of the text stands for it.",
     "WorkflowSpec.git_branch": "Whether the changes of each step are committed, to a branch of the workflow's own: "
     "short for a sink `to: git_branch`.",
-    "WorkflowSpec.learn": "When a run has ended well, `OTTO.md` is brought up to date, with somebody's leave.",
+    "WorkflowSpec.learn": "When a run has ended well, `OTTO.md` is brought up to date, with somebody's permission.",
     "Sink.to": "`filesystem`: files of the working directory. `git_branch`: a commit for each step. `sqlite`: a "
     "database of the project. `webhook`: a POST to a URL. `program`: a file of your own.",
     "Sink.name": "What it is called in events and lists; `to`, unless it is given.",

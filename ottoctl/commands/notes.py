@@ -36,8 +36,8 @@ def update(
     """Bring OTTO.md up to date with what a run has taught
 
     The doc-maintainer is told what the run of an ended session has left: how it went, what failed, its artifacts. Its
-    id is printed. If there is something to learn it asks for leave, with the change as a diff: `ottoctl approvals`
-    shows it, `ottoctl approve` makes it, `ottoctl deny` leaves the file as it is.
+    id is printed. If there is something to learn it asks for permission, with the change as a diff: `ottoctl
+    approvals` shows it, `ottoctl approve` makes it, `ottoctl deny` leaves the file as it is.
 
     Example: `ottoctl notes update 7f3k`
     """

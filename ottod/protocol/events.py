@@ -248,7 +248,7 @@ class ApprovalRequested(EventBase, frozen=True, kw_only=True, tag="approval.requ
     source: str = ""
     is_grantable: bool = False
     diff: str = ""
-    """What the call would change in files, as a unified diff, perhaps cut. Leave is for that and nothing else."""
+    """What the call would change in files, as a unified diff, perhaps cut: permission is for that alone."""
 
 
 class ApprovalResolved(EventBase, frozen=True, kw_only=True, tag="approval.resolved"):

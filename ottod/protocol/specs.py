@@ -275,7 +275,7 @@ class AgentSpec(Spec, frozen=True, kw_only=True):
     cacheable: bool = False
     """Whether its result may stand for that of another session that is asked the same, while no file changes."""
     learn: bool = False
-    """Whether OTTO.md is brought up to date, with somebody's leave, when a run that it began has ended well."""
+    """Whether OTTO.md is brought up to date, with somebody's permission, when a run that it began has ended well."""
     handoffs: tuple[str, ...] = ()
     """The agents that it may hand the conversation over to; none without being named."""
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None

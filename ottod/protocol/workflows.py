@@ -186,7 +186,7 @@ class WorkflowSpec(Spec, frozen=True, kw_only=True):
     sinks: tuple[Sink, ...] = ()
     """Where artifacts are delivered besides the index."""
     learn: bool = False
-    """Whether OTTO.md is brought up to date, with somebody's leave, when a run has ended well."""
+    """Whether OTTO.md is brought up to date, with somebody's permission, when a run has ended well."""
     digest: str = ""
     source: str = ""
 
