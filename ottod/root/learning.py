@@ -9,8 +9,10 @@ Source: ADR 0030.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -34,6 +36,9 @@ AGENT = "doc-maintainer"
 MAX_SESSIONS = 40
 """Of a run, that are told of; their journals are read."""
 MAX_ARTIFACTS = 200
+READ_ATTEMPTS = 3
+READ_AGAIN_S = 0.2
+"""Between two looks into a journal: it may just be being compressed."""
 
 Start = Callable[[StartSession, Session], Awaitable[SessionStartedResult]]
 """Starts a session that looks back on one that has ended, once for each key."""
@@ -112,7 +117,7 @@ class Learning:
         run = LeftRun(
             task=session.info.task,
             result=session.info.result,
-            sessions=tuple(await self._c.in_thread(self._left, sessions)),
+            sessions=tuple([await self._left(depth, info) for depth, info in sessions]),
             artifacts=tuple([await self._artifact(info) for info in listed.artifacts]),
         )
         has_notes = await self._c.in_thread(os.path.lexists, os.path.join(cwd, FILE_NAME))
@@ -129,25 +134,26 @@ class Learning:
             waiting += [(depth + 1, child) for child in await self._c.database.children(info.session)]
         return found
 
-    def _left(self, sessions: Sequence[tuple[int, SessionInfo]]) -> list[LeftSession]:
-        """On a thread."""
-        return [
-            LeftSession(
-                session=info.session,
-                name=info.step or info.name or info.agent,
-                cause=str(info.cause) if info.cause is not None else info.state,
-                depth=depth,
-                title=info.title if depth else "",
-                troubles=self._troubles(info.session),
-            )
-            for depth, info in sessions
-        ]
+    async def _left(self, depth: int, info: SessionInfo) -> LeftSession:
+        # A row may be a moment behind.
+        info = known.info if (known := self._c.table.get(info.session)) is not None else info
+        return LeftSession(
+            session=info.session,
+            name=info.step or info.name or info.agent,
+            cause=str(info.cause) if info.cause is not None else info.state,
+            depth=depth,
+            title=info.title if depth else "",
+            troubles=await self._troubles(info.session),
+        )
 
-    def _troubles(self, session_id: str) -> tuple[str, ...]:
-        try:
-            return troubles(read_history(self._c.sessions_dir / session_id).entries)
-        except OttoError:
-            return ()  # It has no journal, or none that can be read.
+    async def _troubles(self, session_id: str) -> tuple[str, ...]:
+        for attempt in range(READ_ATTEMPTS):
+            try:
+                return await self._c.in_thread(_troubles_in, self._c.sessions_dir / session_id)
+            except OttoError:
+                if attempt + 1 < READ_ATTEMPTS:
+                    await asyncio.sleep(READ_AGAIN_S)
+        return ()  # It has no journal, or none that can be read.
 
     async def _artifact(self, info: ArtifactInfo) -> LeftArtifact:
         text = ""
@@ -155,6 +161,11 @@ class Learning:
             part = await self._artifacts.read(ReadArtifact(artifact=info.artifact, length=4 * MAX_CONTENT_CHARS))
             text = part.data.decode("utf-8", "replace")
         return LeftArtifact(name=f"{info.name}@{info.version}", kind=info.kind, size_bytes=info.size_bytes, text=text)
+
+
+def _troubles_in(directory: Path) -> tuple[str, ...]:
+    """On a thread. Raises StorageError."""
+    return troubles(read_history(directory).entries)
 
 
 def learns(plan: SessionPlan, info: SessionInfo) -> bool:

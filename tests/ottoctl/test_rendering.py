@@ -9,7 +9,9 @@ import pytest
 from ottoctl.feed import SessionEvent
 from ottoctl.rendering.amounts import age, cost, cost_of_all, duration, size, tokens, usd
 from ottoctl.rendering.ansi import clip, paint, printable, width_of
+from ottoctl.rendering.approvals import approvals_table
 from ottoctl.rendering.cost import cost_table
+from ottoctl.rendering.diffs import diff_text
 from ottoctl.rendering.events import event_line
 from ottoctl.rendering.sessions import sessions_table, short_ids
 from ottoctl.rendering.stream import Chunk, StreamRenderer
@@ -37,7 +39,7 @@ from ottod.protocol.events import (
     Unknown,
     UsageUpdated,
 )
-from ottod.protocol.results import CostRow, SessionInfo
+from ottod.protocol.results import CostRow, PendingApproval, SessionInfo, WaitingApproval
 from ottod.protocol.usage import Usage
 
 SID = "s-7f3k2m9qxa"
@@ -414,3 +416,15 @@ def test_an_event_line() -> None:
         line
     )
     assert width_of(event_line(at(text("x" * 500)), color=False, width=80)) <= 80
+
+
+def test_what_a_call_would_change_stands_below_the_table() -> None:
+    """Each with its id; lines in the colours that diffs have, and nothing that could drive a terminal."""
+    diff = "--- a/f\n+++ b/f\n@@ -1 +1 @@\n-one\n+two\x1b[2J\n"
+    plain = PendingApproval(approval="a-1111111111", call="c", tool="shell", asked_at_ns=0)
+    changing = PendingApproval(approval="a-2222222222", call="c", tool="fs_edit", asked_at_ns=0, diff=diff)
+    waiting = [WaitingApproval(session="s-1", agent="x", title="", approval=each) for each in (plain, changing)]
+    shown = approvals_table(waiting, now_ns=0, width=100, color=False, full_ids=True)
+    assert shown.endswith("\n\na-2222222222 would change\n--- a/f\n+++ b/f\n@@ -1 +1 @@\n-one\n+two\n")
+    assert shown.count("would change") == 1
+    assert diff_text("-a\n+b\n c\n", color=True) == "\x1b[31m-a\x1b[0m\n\x1b[32m+b\x1b[0m\n c\n"
