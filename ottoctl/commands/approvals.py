@@ -71,7 +71,7 @@ def approvals(
 
     Example: `ottoctl approvals -o json`
     """
-    with console.connect() as otto:
+    with console.connect(follows=wait) as otto:
         waiting = _until_some(otto, session) if wait else otto.approvals(session=session)
     if console.output != "text":
         console.records(list(waiting))

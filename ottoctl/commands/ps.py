@@ -29,6 +29,7 @@ def ps(
     filter: Annotated[
         list[str] | None,
         typer.Option(
+            "-f",
             "--filter",
             metavar="KEY=VALUE",
             help="Only with this state or outcome, agent, parent or name, the latter two perhaps with *; repeatable",

@@ -67,7 +67,7 @@ def _stop_all(console: Console, ids: list[str], order: Callable[[str], RequestBo
 
     results: list[StopResult] = []
     statuses = []
-    with console.connect() as otto:
+    with console.connect(follows=True) as otto:
         found = [_find(otto, prefix) for prefix in ids]
         known = list(dict.fromkeys(session for session in found if isinstance(session, str)))
         answers = dict(
