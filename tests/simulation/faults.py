@@ -43,6 +43,14 @@ class Faults:
         if root.die_at not in RARE_PLACES:
             root.die_at = self._random.choice(PLACES_TO_DIE)
 
+    def kill_root_after_a_loss(self) -> None:
+        if self._machine.root is not None:
+            self._machine.root.die_at = "lost"
+
+    def kill_root_after_a_halt(self) -> None:
+        if self._machine.root is not None:
+            self._machine.root.die_at = "halted"
+
     def restart_root(self) -> None:
         root = self._machine.root
         if root is not None and root.is_ready:
@@ -123,4 +131,8 @@ FAULTS: dict[str, Callable[[Faults], None]] = {
     "freeze a client": Faults.freeze_client,
     "full disk": Faults.fill_disk,
     "wall clock jumps": Faults.jump_clock,
+    "kill root after a loss": Faults.kill_root_after_a_loss,
+    "kill root after a halt": Faults.kill_root_after_a_halt,
 }
+AIMED = {"kill root after a loss", "kill root after a halt"}
+"""Only for whoever asks for them: chance has them in `kill root`."""

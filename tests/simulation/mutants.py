@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from msgspec.structs import replace
+
 from ottod.isolation.processes import ProcessId
+from ottod.protocol.events import Event
 from ottod.protocol.records import parse_unsealed
 from ottod.protocol.results import SessionInfo
 from ottod.protocol.specs import Group
@@ -94,9 +97,9 @@ class ForgetfulGroups(Groups):
     def stop_requested(self, session: Session) -> None:
         pass
 
-    def _lost(self, session: Session, loss: Loss, event: Any) -> None:
+    def _lost(self, session: Session, loss: Loss, event: Any, *, has_spoken: bool = False) -> None:
         session.stop_cause = None
-        super()._lost(session, loss, event)
+        super()._lost(session, loss, event, has_spoken=has_spoken)
 
 
 class GenerousNodes(Nodes):
@@ -111,6 +114,22 @@ class AmnesicGroups(Groups):
 
     def resume_orders(self) -> None:
         pass
+
+
+class WritesTwice(Groups):
+    """Says that a worker is lost, and then what follows from it."""
+
+    def _move(self, session: Session, state: Any, reason: str, *after: Event) -> None:
+        for event in after:
+            self._c.record(session, event)
+        super()._move(session, state, reason)
+
+
+class ForgetsWhy(Adoption):
+    """Does not know why an earlier root was stopping a worker."""
+
+    def _restore(self, info: SessionInfo, packed: bytes | None) -> Session:
+        return super()._restore(replace(info, halt=None), packed)
 
 
 class TrustsTheRow(Adoption):
@@ -175,6 +194,8 @@ MUTANTS: dict[str, type[Parts]] = {
     "restarts-after-stop": _parts(supervisor=_supervisor(groups=ForgetfulGroups)),
     "restarts-for-ever": _parts(supervisor=_supervisor(nodes=GenerousNodes)),
     "loses-timers": _parts(supervisor=_supervisor(groups=AmnesicGroups)),
+    "writes-twice": _parts(supervisor=_supervisor(groups=WritesTwice)),
+    "forgets-why": _parts(supervisor=_supervisor(adoption=ForgetsWhy)),
     "reuses-seqs": _parts(supervisor=_supervisor(adoption=TrustsTheRow)),
     "buries-in-haste": _parts(supervisor=_supervisor(burials=HastyBurials)),
 }

@@ -20,7 +20,7 @@ from ottod.errors import Failure
 from ottod.protocol import requests, results
 from ottod.protocol.specs import AgentSpec, Backoff, Group, Restart, Shutdown
 from tests.simulation.client import Client
-from tests.simulation.faults import FAULTS, Faults
+from tests.simulation.faults import AIMED, FAULTS, Faults
 from tests.simulation.machine import Machine
 from tests.simulation.oracle import STOP_REASON
 from tests.simulation.root import Parts
@@ -66,7 +66,7 @@ class Scenario:
         self._fault_every_s = pick((0.5, 2.0, 10.0, 1000.0))
         self._max_sessions = pick((3, 8, 16))
         self._tree_share = pick((0.0, 0.3, 0.8))
-        self._kinds = [name for name in FAULTS if self._random.random() < 0.6]
+        self._kinds = [name for name in FAULTS if name not in AIMED and self._random.random() < 0.6]
         if kinds:
             self._kinds, self._fault_every_s = list(kinds), min(self._fault_every_s, OFTEN_S)
         self._faults = Faults(machine, self._random)
