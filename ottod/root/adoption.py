@@ -122,6 +122,9 @@ class Adoption:
             else:
                 session.clearing = self._c.loop.create_future()
                 self._bereft.append(session)
+        for session in self._adopted:
+            # Not before: what follows from the end of one may concern others, and be wrong about who has a worker.
+            self._attend(session)
         self._c.instruments.adopted(len(self._adopted))
         return len(self._adopted)
 
@@ -255,8 +258,13 @@ class Adoption:
             incarnation.is_for_restart, incarnation.verdict = True, session.info.halt.verdict
         session.incarnation = incarnation
         await self._reopen(session, row.pid)
-        lease.adopt(lambda exit_: self._burials.worker_exited(session, incarnation, exit_))
         return True
+
+    def _attend(self, session: Session) -> None:
+        """From now on its worker's end is heard of."""
+        incarnation = session.incarnation
+        assert incarnation is not None and incarnation.lease is not None
+        incarnation.lease.adopt(lambda exit_: self._burials.worker_exited(session, incarnation, exit_))
 
     def listening(self) -> None:
         """Workers can reach root from now on; their time to come begins."""

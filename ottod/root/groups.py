@@ -66,6 +66,8 @@ class Groups:
         self._nodes = Nodes(context)
         self._timers: dict[tuple[str, str], asyncio.TimerHandle] = {}
         self._stopped: dict[str, asyncio.Future[None]] = {}
+        self._deferred: list[tuple[str, list[SupervisionAction]]] = []
+        """What nodes ordered when they were restored."""
         self.stop: Callable[[Session, str, CauseKind], None] = lambda session, reason, cause: None
         self.stop_for_restart: Callable[[Session], None] = lambda session: None
         self.on_child_ended: Callable[[Session], None] = lambda session: None
@@ -432,10 +434,14 @@ class Groups:
             node = self._nodes.get(key)
             for session in sessions:
                 if node.member(session.id) is None and not node.is_closed:
-                    self._tell(key, ChildAdded(child=child_spec(session)))
+                    # What it makes of that waits: nobody knows yet who has a worker.
+                    self._deferred += [(key, self._nodes.step(key, ChildAdded(child=child_spec(session))))]
 
     def resume_orders(self) -> None:
         """Performs again what nodes had ordered and no one answered: timers, and starts of what is down."""
+        deferred, self._deferred = self._deferred, []
+        for key, actions in deferred:
+            self._perform(key, actions)
         for key, node in self._nodes:
             above = self._c.table.get(key.removeprefix(ABOVE)) if key.startswith(ABOVE) else None
             if above is None or above.info.state != "parked":
