@@ -80,6 +80,8 @@ class Story:
         """Since it was parked somebody has asked for another try."""
         self.was_stopped = False
         """Some root was told to stop it for good, or decided so."""
+        self.is_halt_unbooked = False
+        """Its worker was stopped for a restart or by a verdict when there may have been no room to write down why."""
         self.was_ending = False
         """Its end had begun, for a reason of the tree, before anybody asked for a stop."""
         self.is_down = False
@@ -220,6 +222,8 @@ class Oracle:
         if session is None or story.is_down:
             return  # While it has no worker, the end of its group ends it.
         self._note_stop(story, session)
+        if story.is_halt_unbooked and self._machine.kills:
+            return  # Nobody knows any more.
         was_told = story.farewell == (story.incarnation, "cancelled")
         if cause.kind == "cancelled" and not cause.code and was_told and not story.was_stopped:
             self.fail(f"{story.session} ends as its worker was told to, and nobody has stopped it: {cause}")
@@ -244,6 +248,10 @@ class Oracle:
 
     def _parked(self, story: Story) -> None:
         story.is_parked, story.may_return = True, story.unparks > 0
+
+    def halted(self, session: str) -> None:
+        """A session's worker hears that it is to end, and its session not."""
+        self.story(session).is_halt_unbooked = self._machine.disk.was_full
 
     def unpark_asked(self, session: str) -> None:
         """A client begins to ask for another try of a session."""

@@ -158,6 +158,8 @@ class Worker(Speaker):
                     self.emit(ev.MessageReceived(message="m", sender=said.sender, text=said.text))
                     self._work_soon()
             case StopTurn() as stop:
+                if stop.for_restart and self.birth is not None:
+                    self.machine.oracle.halted(self.birth.session)
                 self._stop_for(Cause(kind=stop.cause, message=stop.reason), for_restart=stop.for_restart)
             case ChildNotice() as notice:
                 if notice.cause is not None:
