@@ -74,6 +74,8 @@ def ps(
     else:
         is_all = all or bool(state or filter)
         console.message("no sessions" if is_all else "no live sessions; `ottoctl ps -a` shows ended ones")
-    if found.truncated:
-        console.message(f"only the newest {limit or DEFAULT_LIMIT} are shown; see --limit")
+    if found.truncated and len(found.sessions) < body.limit:
+        console.message("only the newest 10000 ended sessions were looked at: older ones may fit, too")
+    elif found.truncated:
+        console.message(f"only the newest {body.limit} are shown; see --limit")
     return None

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ottod.protocol.results import SessionInfo, SessionList
 
 LIMIT = 10_000
+WATCHED = 1000
+"""The most of all the trees that are looked at anew for every picture."""
 
 
 @command
@@ -40,7 +42,7 @@ def tree(
     """
     from ottod.protocol.requests import ListSessions
 
-    body = ListSessions(all=all, tree=id, limit=LIMIT)
+    body = ListSessions(all=all, tree=id, limit=WATCHED if watch and not id else LIMIT)
     if watch:
         if console.output != "text" or not console.is_tty:
             raise OttoError("--watch needs a terminal", mend="leave out --watch and -o, or the pipe", code="usage")
@@ -55,7 +57,7 @@ def tree(
     else:
         _records(console, found.sessions)
     if found.truncated:
-        console.message(f"only the newest {LIMIT} sessions are shown")
+        console.message(f"only the newest {body.limit} sessions are shown")
     return None
 
 

@@ -82,7 +82,7 @@ class ListSessions(Wire, frozen=True, kw_only=True, tag="session.list"):
     """Live sessions, and with `all`, or where a state or cause asks for them, the ended ones too, newest first.
 
     Of several values of one field any fits; what two fields say must both hold. `agents` and `names` are patterns
-    (`code-*`), `parents` are ids or unique prefixes.
+    (`code-*`), `parents` are ids or unique prefixes: of each at most ten, of at most a hundred characters.
     """
 
     all: bool = False

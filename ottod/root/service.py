@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol, assert_never
 
 from msgspec.structs import replace
 
 from ottod import __version__
-from ottod.core.listing import is_wanted, narrows, wants_ended
+from ottod.core.listing import check_patterns, choose, wants_ended
 from ottod.errors import RefusedError
-from ottod.ids import BadSessionId, normalise_prefix, session_key
+from ottod.ids import BadSessionId, session_key
 from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol.decisions import DecisionFilter
 from ottod.protocol.requests import (
@@ -79,8 +79,9 @@ from ottod.root.artifacts import tree_of
 from ottod.root.control_gate import ControlGate
 from ottod.root.hub import Hub
 from ottod.root.lag import LoopLag
+from ottod.root.lookup import Lookup
 from ottod.root.reaper import Reaper
-from ottod.root.session_table import AmbiguousPrefix, NoSuchSession, Session, SessionTable
+from ottod.root.session_table import NoSuchSession, Session, SessionTable
 from ottod.root.supervisor import Supervisor
 from ottod.root.worker_gate import WorkerGate
 from ottod.root.zygote_client import ZygoteClient
@@ -91,9 +92,6 @@ MAX_NAME_CHARS = 8192
 """Of anything that a start names; a script's path can be long."""
 LISTED_CHARS = 200
 """Of a task and a result, in a list; one session's own answer has them whole."""
-MAX_LOOKED_AT = 10_000
-"""Ended sessions, the newest, among which those are looked for that somebody wants to see."""
-MAX_GIVEN_NAME_CHARS = 100
 MAX_REASON_CHARS = 2000
 """Of a stop's reason; what is beyond is cut."""
 
@@ -128,6 +126,7 @@ class Service:
         self._supervisor = supervisor
         self._hub = hub
         self._database = database
+        self._lookup = Lookup(table, database)
         self._daemon = daemon
         self.name_of: Callable[[bytes], str] = lambda client: ""
         """What a client calls itself, for the record."""
@@ -268,36 +267,8 @@ class Service:
                 )
         return replace(body, parent=(await self._find(body.parent)).id) if body.parent else body
 
-    async def _find(self, prefix: str) -> Session:
-        """A session in memory, or an ended one from the database: by its id, or the newest that had the name."""
-        try:
-            return self._table.find(prefix)
-        except BadSessionId as error:
-            if (named := await self._once_named(prefix)) is not None:
-                return named
-            raise NoSuchSession(f"{error.message}, nor the name of a session", mend="see `ottoctl ps -a`") from None
-        except NoSuchSession:
-            found = await self._database.session_by_prefix(normalise_prefix(prefix), limit=5)
-            if not found:
-                if (named := await self._once_named(prefix)) is not None:
-                    return named
-                raise
-            if len(found) > 1:
-                raise AmbiguousPrefix(
-                    f"{len(found)} sessions start with {prefix}", mend="type more of the id"
-                ) from None
-            if found[0].state != "ended":
-                raise NoSuchSession(f"{found[0].session} has ended, and its end is not in the books yet") from None
-            return Session(found[0], None)
-
-    async def _once_named(self, text: str) -> Session | None:
-        """The newest that has ended and was given this name."""
-        name = text.strip()
-        for session in reversed(self._table.ended):
-            if session.info.is_named and session.info.name == name:
-                return session
-        info = await self._database.once_named(name) if 0 < len(name) <= MAX_GIVEN_NAME_CHARS else None
-        return Session(info, None) if info is not None else None
+    async def _find(self, text: str) -> Session:
+        return await self._lookup.find(text)
 
     def _current(self, session: Session) -> SessionInfo:
         info, reading = session.info, session.reading
@@ -336,19 +307,22 @@ class Service:
         return replace(status, sessions={**status.sessions, "ended": ended})
 
     async def _list(self, body: ListSessions) -> SessionList:
-        infos = [self._current(s) for s in self._table.live]
+        """What is wanted of all sessions. The database's thread looks at them: the loop has no time for patterns."""
+        check_patterns(body)
         parents = {(await self._find(parent)).id for parent in body.parents}
+        top = (await self._find(body.tree)).id if body.tree else ""
+        living = [self._current(s) for s in self._table.live]
+
+        def chosen(rows: Iterable[SessionInfo] = ()) -> tuple[list[SessionInfo], bool]:
+            return choose(body, living, rows, parents=parents, top=top)
+
         if wants_ended(body):
-            limit = MAX_LOOKED_AT if narrows(body) else body.limit + 1
-            infos += await self._database.sessions(("ended",), limit=limit)
-        unique = {i.session: i for i in infos}
-        chosen = [i for i in unique.values() if is_wanted(i, body, parents)]
-        if body.tree:
-            below = _below((await self._find(body.tree)).id, unique)
-            chosen = [i for i in chosen if i.session in below]
-        chosen.sort(key=lambda i: i.created_at_ns, reverse=True)
-        shown = [_listed(info) for info in chosen[: body.limit]]
-        return SessionList(sessions=tuple(shown), truncated=len(chosen) > body.limit)
+            found, is_cut = await self._database.with_ended(chosen, top=top)
+        elif body.agents or body.names:
+            found, is_cut = await self._database.query(lambda connection: chosen())
+        else:
+            found, is_cut = chosen()
+        return SessionList(sessions=tuple(map(_listed, found)), truncated=is_cut)
 
     async def _below(self, prefix: str) -> list[Session]:
         """The live sessions; with a prefix the one that is meant and those below it."""
@@ -416,14 +390,6 @@ def _is_whole(session: str) -> bool:
     except BadSessionId:
         return False
     return True
-
-
-def _below(top: str, infos: Mapping[str, SessionInfo]) -> set[str]:
-    """The session and all below it."""
-    found = {top}
-    while more := {i.session for i in infos.values() if i.parent in found} - found:
-        found |= more
-    return found
 
 
 def read_status(

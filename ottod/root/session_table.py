@@ -292,13 +292,15 @@ class SessionTable:
         """Drops an ended session from memory; it need not be there."""
         self._ended.pop(session_id, None)
 
-    def find(self, prefix: str) -> Session:
-        """The one session in memory that has this name or id prefix: names first, as they are given on purpose.
+    def once_named(self, name: str) -> Session | None:
+        """Of those in memory, the one that ended last and was given this name by a client."""
+        for session in reversed(self._ended.values()):
+            if session.info.is_named and session.info.name == name:
+                return session
+        return None
 
-        Raises NoSuchSession, AmbiguousPrefix, BadSessionId.
-        """
-        if (called := self.named(prefix.strip())) is not None:
-            return called
+    def find(self, prefix: str) -> Session:
+        """The one session in memory whose id begins so. Raises NoSuchSession, AmbiguousPrefix, BadSessionId."""
         wanted = normalise_prefix(prefix)
         exact = self.get(wanted)
         if exact is not None:

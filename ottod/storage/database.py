@@ -16,13 +16,14 @@ If a write fails (disk full, read-only), awaited calls raise StorageError, the d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -163,7 +164,20 @@ class Database:
     async def once_named(self, name: str) -> SessionInfo | None:
         """The newest ended session that was given this name, if one is on record. Raises StorageError."""
         found = await self._call(lambda: self._unpack(rows.select_named(self._connection, name)))
-        return next((info for info in found if info.is_named and info.name == name), None)
+        return found[0] if found else None
+
+    async def with_ended(self, work: Callable[[Iterable[SessionInfo]], T], *, top: str = "") -> T:
+        """What `work` makes, in the thread, of the ended sessions, newest first; it reads as many as it likes.
+
+        With a `top` they are that session and all below it, in any state. Raises StorageError.
+        """
+
+        def in_thread() -> T:
+            packed = rows.each_below(self._connection, top) if top else rows.each_ended(self._connection)
+            with contextlib.closing(packed):
+                return work(self._unpacked(packed))
+
+        return await self._call(in_thread)
 
     async def children(self, parent: str) -> list[SessionInfo]:
         """The newest sessions that were started below `parent`, newest first. Raises StorageError."""
@@ -468,6 +482,10 @@ class Database:
         infos, bad = rows.unpack_infos(packed)
         self._unreadable_rows += bad
         return infos
+
+    def _unpacked(self, packed: Iterable[bytes]) -> Iterator[SessionInfo]:
+        for row in packed:
+            yield from self._unpack([row])
 
     def _note(self, error: Exception) -> StorageError:
         failure = storage_error(self._file.path, error)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -45,7 +46,7 @@ def upsert_session(connection: sqlite3.Connection, info: SessionInfo) -> None:
     connection.execute(
         "INSERT OR REPLACE INTO sessions"
         " (session, state, agent, model, kind, parent, created_at_ns, ended_at_ns, cause, last_seq, last_offset,"
-        " info, tree) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        " info, tree, name) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             info.session,
             info.state,
@@ -60,6 +61,7 @@ def upsert_session(connection: sqlite3.Connection, info: SessionInfo) -> None:
             info.last_offset,
             _pack(info),
             info.tree,
+            info.name if info.is_named else "",
         ),
     )
 
@@ -109,16 +111,34 @@ def select_sessions_by_prefix(connection: sqlite3.Connection, prefix: str, limit
 
 
 def select_named(connection: sqlite3.Connection, name: str) -> list[bytes]:
-    """Packed infos of ended sessions that have been given a name and mention this one, newest first.
-
-    A name stands nowhere but in the info: what does not have its letters need not be unpacked.
-    """
+    """The packed info of the newest ended session that a client gave this name, if there is one."""
     rows = connection.execute(
-        "SELECT info FROM sessions WHERE state = 'ended' AND instr(info, ?) > 0 AND instr(info, ?) > 0"
-        " ORDER BY created_at_ns DESC, session",
-        (b"is_named", name.encode()),
+        "SELECT info FROM sessions WHERE name = ? AND name <> '' AND state = 'ended'"
+        " ORDER BY created_at_ns DESC LIMIT 1",
+        (name,),
     )
     return [row[0] for row in rows]
+
+
+def each_ended(connection: sqlite3.Connection) -> Generator[bytes, None, None]:
+    """Packed infos of ended sessions, newest first, read as they are asked for."""
+    rows = connection.execute("SELECT info FROM sessions WHERE state = 'ended' ORDER BY created_at_ns DESC, session")
+    with contextlib.closing(rows):
+        for (info,) in rows:
+            yield info
+
+
+def each_below(connection: sqlite3.Connection, top: str) -> Generator[bytes, None, None]:
+    """Packed infos of a session and all below it, in any state, newest first."""
+    rows = connection.execute(
+        "WITH RECURSIVE below (session) AS (SELECT ? UNION"
+        " SELECT sessions.session FROM below JOIN sessions ON parent = below.session AND parent <> '')"
+        " SELECT info FROM below JOIN sessions USING (session) ORDER BY created_at_ns DESC, session",
+        (top,),
+    )
+    with contextlib.closing(rows):
+        for (info,) in rows:
+            yield info
 
 
 def select_children(connection: sqlite3.Connection, parent: str) -> list[bytes]:

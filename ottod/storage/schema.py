@@ -240,6 +240,10 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     CREATE INDEX research_used ON research (used_ns DESC);
     """,
+    """
+    ALTER TABLE sessions ADD COLUMN name TEXT NOT NULL DEFAULT '';
+    CREATE INDEX sessions_name ON sessions (name, created_at_ns DESC) WHERE name <> '';
+    """,
 )
 """Append-only: what has been released is never edited."""
 

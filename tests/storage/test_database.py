@@ -471,3 +471,50 @@ def test_a_note_is_written_behind_what_was_put_before(path: Path) -> None:
 
     run(look)
     again.close()
+
+
+def test_a_name_is_looked_up(db: Database) -> None:
+    """The newest ended session that a client gave it, by the index; no agent's name, no mention, none that lives."""
+
+    async def work() -> None:
+        for n, changes in enumerate(
+            (
+                {"name": "db", "is_named": True},
+                {"name": "db", "is_named": True},
+                {"name": "db"},
+                {"name": "other", "is_named": True, "task": "db"},
+                {"name": "db", "is_named": True, "state": "running"},
+            )
+        ):
+            db.put_session_nowait(info(n, **{"state": "ended", **changes}))
+        found = await db.once_named("db")
+        assert found is not None and found.session == info(1).session
+        assert await db.once_named("") is None and await db.once_named("d") is None
+        plan = await db.query(
+            lambda c: c.execute(
+                "EXPLAIN QUERY PLAN SELECT info FROM sessions WHERE name = ? AND name <> '' AND state = 'ended'"
+                " ORDER BY created_at_ns DESC LIMIT 1",
+                ("db",),
+            ).fetchall()
+        )
+        assert [row[3] for row in plan] == ["SEARCH sessions USING INDEX sessions_name (name=?)"]
+
+    run(work)
+
+
+def test_ended_sessions_are_read_as_far_as_they_are_wanted(db: Database) -> None:
+    """Newest first, and of a tree all that is in it, in any state, in whatever way it was reached."""
+
+    async def work() -> None:
+        parents = {2: 1, 3: 2, 4: 3, 6: 5}
+        for n in range(1, 8):
+            parent = info(parents[n]).session if n in parents else ""
+            db.put_session_nowait(info(n, state="running" if n == 3 else "ended", parent=parent))
+        newest = await db.with_ended(lambda rows: next(iter(rows)).session)
+        assert newest == info(7).session
+        ended = await db.with_ended(lambda rows: [i.created_at_ns - 1000 for i in rows])
+        assert ended == [7, 6, 5, 4, 2, 1]
+        tree = await db.with_ended(lambda rows: [i.created_at_ns - 1000 for i in rows], top=info(1).session)
+        assert tree == [4, 3, 2, 1]
+
+    run(work)
