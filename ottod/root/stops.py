@@ -37,6 +37,8 @@ from ottod.root.loss import Loss
 from ottod.root.session_table import Incarnation, Session
 
 COMMAND_TIMEOUT_S = 10.0
+NOTE_S = 2.0
+"""So long a stop waits for its being on record. It is not put off for a disk that does not answer."""
 
 
 class Stops:
@@ -99,21 +101,26 @@ class Stops:
                 self._climb(session, session.stop_ladder, deadline_s)
             return
         session.stop_cause, session.stop_reason = cause, reason
+        is_halting = session.info.halt is not None
         self._show_stopping(session, reason)
         self._groups.stop_requested(session)
         if not session.has_ended:
-            self._c.spawn(self._carry_out(session))
+            self._c.spawn(self._carry_out(session, is_halting=is_halting))
 
     def _show_stopping(self, session: Session, reason: str) -> None:
         if session.incarnation is not None or session.is_being_born:
-            # Its worker says so itself; the table need not wait for that.
+            # Its worker says so itself, unless it was told that the session goes on: see `_carry_out`.
             self._c.table.update(session, replace(session.info, state="stopping", halt=None))
         elif not session.has_ended and session.announced.is_set():
             event = SessionStateChanged(state="stopping", previous=session.info.state, reason=reason[:500])
             self._c.record(session, event)
 
-    async def _carry_out(self, session: Session) -> None:
-        if session.children and self._c.loop.time() < session.stop_deadline_s:
+    async def _carry_out(self, session: Session, *, is_halting: bool) -> None:
+        if is_halting:
+            # That the session goes on is on record, and its worker was told so. A stop wins, over both.
+            await self._note(session)
+        is_told_otherwise = session.stop_ladder is not None and session.stop_ladder.rung == "cancelling"
+        if is_told_otherwise or (session.children and self._c.loop.time() < session.stop_deadline_s):
             # The turn ends now; the worker itself waits for its children, and so for its own turn in the order.
             self._c.spawn(self._order_stop(session))
         await self._groups.stop_children(session)
@@ -124,9 +131,7 @@ class Stops:
             cause = Cause(kind=session.stop_cause or "cancelled", message=session.stop_reason)
             self._groups.end(session, Loss(cause=cause))
             return
-        if session.stop_ladder is None:
-            session.stop_ladder = StopLadder()
-            self._climb(session, session.stop_ladder, session.stop_deadline_s)
+        self._climb(session, ladder_of(session), session.stop_deadline_s)
 
     def _hurry(self, session: Session) -> None:
         """The deadline has passed: whatever is alive at or below the session is stopped now, all at once."""
@@ -136,9 +141,9 @@ class Stops:
                 continue
             if each.stop_cause is None:
                 self.begin(each, deadline_s=now_s, reason="its parent stops", cause=session.stop_cause or "cancelled")
-            if each.incarnation is not None and each.stop_ladder is None:
-                each.stop_ladder = StopLadder()
-                self._climb(each, each.stop_ladder, now_s)
+            if each.incarnation is not None:
+                # It may be on a ladder already, with more time: its worker was to make room for the next one.
+                self._climb(each, ladder_of(each), now_s)
 
     # ------------------------------------------------------------ a worker only
 
@@ -155,13 +160,20 @@ class Stops:
 
     async def _halt(self, session: Session, incarnation: Incarnation) -> None:
         """First why is on record, so that a later root does not take it for a stop for good; then it begins."""
+        await self._note(session)
+        # A stop for good that has begun meanwhile has its own order: first what is below.
+        if session.incarnation is incarnation and session.stop_ladder is None and session.stop_cause is None:
+            self._climb(session, ladder_of(session), self._c.loop.time() + self.grace_s(session, None))
+
+    async def _note(self, session: Session) -> None:
+        """Has it on record what is meant by a stop, before its worker hears of it."""
         try:
-            await self._c.database.put_session(session.info, durable=False)
-        except OttoError as error:
-            self._c.log(str(error), session=session.id)
-        if session.incarnation is incarnation and session.stop_ladder is None:
-            session.stop_ladder = StopLadder()
-            self._climb(session, session.stop_ladder, self._c.loop.time() + self.grace_s(session, None))
+            async with asyncio.timeout(NOTE_S):
+                await self._c.database.put_session(session.info, durable=False)
+        except (OttoError, TimeoutError) as error:
+            self._c.log(
+                f"its stop is not on record: {str(error) or 'the database does not answer'}", session=session.id
+            )
 
     def adopted(self, session: Session) -> None:
         """An earlier root's worker can be spoken to now: a stop that has begun is told to it."""
@@ -218,6 +230,13 @@ class Stops:
 
     def _now_ns(self) -> int:
         return int(self._c.loop.time() * 1e9)
+
+
+def ladder_of(session: Session) -> StopLadder:
+    """The stop of its present worker, which begins with this if it has not."""
+    if session.stop_ladder is None:
+        session.stop_ladder = StopLadder()
+    return session.stop_ladder
 
 
 def is_brutal(session: Session) -> bool:

@@ -496,6 +496,9 @@ class SessionRunner:
 
     def _obey_stop(self, order: StopTurn) -> None:
         is_for_good = order.cause != "daemon_stop" and not order.for_restart
+        if is_for_good and self._is_suspended and not self._is_over:
+            # It was to make room for another incarnation. A stop wins: there will be none.
+            self._stop, self._is_suspended = None, False
         is_first = self._stop is None
         self._end(Cause(kind=order.cause, message=order.reason), is_for_good=is_for_good)
         # Root, which gave the order, stops the children too, and tells of each.

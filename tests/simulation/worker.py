@@ -40,6 +40,8 @@ class Worker(Speaker):
         self._received = b""
         self._abandoned: Happening | None = None
         self._stop: Cause | None = None
+        self._makes_room = False
+        """It was stopped for another incarnation to go on."""
         self._inbox: deque[str] = deque()
         self._turn = 0
         self._work_left = -1
@@ -160,6 +162,8 @@ class Worker(Speaker):
             case StopTurn() as stop:
                 if stop.for_restart and self.birth is not None:
                     self.machine.oracle.halted(self.birth.session)
+                if self._makes_room and not stop.for_restart and self._last_word is None:
+                    self._stop, self._makes_room = None, False
                 self._stop_for(Cause(kind=stop.cause, message=stop.reason), for_restart=stop.for_restart)
             case ChildNotice() as notice:
                 if notice.cause is not None:
@@ -189,7 +193,7 @@ class Worker(Speaker):
 
     def _stop_for(self, cause: Cause, *, for_restart: bool = False) -> None:
         if self._stop is None and self._last_word is None:
-            self._stop = cause
+            self._stop, self._makes_room = cause, for_restart
             # One that makes room for the next incarnation is not stopping: a later root must not take it for that.
             if self._is_welcome and self._state != "starting" and not for_restart:
                 self._enter("stopping")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import pytest
 
 from ottod.core.approval import approval_id
 from ottod.protocol import journal as j
+from ottod.protocol.cause import Cause
 from ottod.protocol.events import (
     ApprovalRequested,
     ApprovalResolved,
@@ -234,6 +237,20 @@ def test_a_stop_for_a_restart_does_not(root: FakeRoot) -> None:
     assert asked(root, 2) == question
     resolve(root, question.approval)
     assert "said" in root.finish().result and effects(root) == 1
+
+
+def test_a_stop_overrules_one_for_a_restart(root: FakeRoot) -> None:
+    """Told so before it is gone, the session ends for good, and its journal says so."""
+    root.script({"tools": [ECHO]}, {"text": "end"})
+    root.bear("shell", permissions=ASK)
+    asked(root)
+    assert root.process is not None
+    os.kill(root.process.pid, signal.SIGSTOP)  # It finds both orders when it goes on.
+    root.order(StopTurn(reason="its group restarts", for_restart=True))
+    root.order(StopTurn(reason="enough"))
+    os.kill(root.process.pid, signal.SIGCONT)
+    assert root.finish().cause == Cause(kind="cancelled", message="enough")
+    assert isinstance(root.journal()[-1], j.SessionClosed)
 
 
 def test_one_call_at_a_time_waits_in_its_place(root: FakeRoot) -> None:
