@@ -13,7 +13,8 @@ none that costs nothing; no limit is `None`.
 
 A tenth of a session's limit is held back for its last call, the one in which it hands back partial work. Nobody else
 can have it, not even the sessions below. What makes no calls of its own, a workflow or a block of one, *lends* its
-tenth: to the last calls of the sessions that are its steps, and to nobody below those.
+tenth: to the last calls of the sessions that are its steps, one for each turn, and to nobody below those, nor to
+whom somebody else has started there. A call that came to nothing is none.
 
 If a call consumes more than was reserved for it, the difference is the account's *overshoot*. It is 0 as long as
 reservations are bounds and not estimates.
@@ -161,6 +162,10 @@ class Accounts:
     def __init__(self) -> None:
         self._accounts: dict[str, Account] = {}
         self._reserved: dict[tuple[str, str], Amount] = {}
+        self._borrowing: dict[tuple[str, str], int] = {}
+        """The reservations of last calls that may have what is lent, and the turns that they are of."""
+        self._borrowed: set[tuple[str, int]] = set()
+        """Accounts and turns that have had theirs."""
 
     def get(self, key: str) -> Account | None:
         return self._accounts.get(key)
@@ -204,6 +209,7 @@ class Accounts:
             if any(owner == account.key for owner, _ in self._reserved):
                 break
             del self._accounts[account.key]
+            self._borrowed = {each for each in self._borrowed if each[0] != account.key}
             gone.append(account.key)
             account = account.above
             if account is not None:
@@ -212,24 +218,30 @@ class Accounts:
 
     # ------------------------------------------------------------ calls
 
-    def reserve(self, key: str, name: str, call: Call, *, is_last: bool = False) -> Granted | Refused:
+    def reserve(
+        self, key: str, name: str, call: Call, *, is_last: bool = False, step_turn: int | None = None
+    ) -> Granted | Refused:
         """Reserves the most that a call can consume, in this account and all above it, or nothing at all.
 
         If there is room for some of its output only, but for as much as it needs at least, it gets that much.
-        `name` is the reservation's, in this account.
+        `name` is the reservation's, in this account. With `step_turn` the account is a step's, and that is its turn.
         """
         assert (key, name) not in self._reserved, f"{name} is reserved in {key}"
         own = self._accounts[key]
         output_tokens = call.max_output_tokens
+        borrows = is_last and step_turn is not None and (key, step_turn) not in self._borrowed
         for account in own.path():
             # Up to the first one that has a last call of its own to make.
-            is_last = is_last and (account is own or account.lends)
+            is_last = is_last and (account is own or (borrows and account.lends))
             found = _output_room(account, call, output_tokens, is_last=is_last)
             if isinstance(found, Refused):
                 return found
             output_tokens = found
         amount = call.amount(output_tokens)
         self._take(own, name, amount)
+        if borrows and step_turn is not None:
+            self._borrowing[key, name] = step_turn
+            self._borrowed.add((key, step_turn))
         return Granted(output_tokens=output_tokens, amount=amount)
 
     def restore(self, key: str, name: str, amount: Amount) -> None:
@@ -252,6 +264,9 @@ class Accounts:
         reserved = self._reserved.pop((key, name), None)
         if reserved is None:
             return []
+        turn = self._borrowing.pop((key, name), None)
+        if turn is not None and consumed == NOTHING:
+            self._borrowed.discard((key, turn))
         over = consumed.beyond(reserved)
         for account in self._accounts[key].path():
             account.reserved = account.reserved - reserved

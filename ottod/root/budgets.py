@@ -205,7 +205,8 @@ class Budgets:
             input_usd_micros=_within(quote.input_usd_micros, MAX_CALL_USD_MICROS) if quote is not None else None,
             output_token_usd_nanos=_within(quote.output_token_usd_nanos, MAX_TOKEN_USD_NANOS) if quote else 0,
         )
-        found = self._accounts.reserve(session.id, ask.permit, call, is_last=ask.is_last)
+        step_turn = ask.turn if session.plan is not None and session.plan.step else None
+        found = self._accounts.reserve(session.id, ask.permit, call, is_last=ask.is_last, step_turn=step_turn)
         if isinstance(found, Refused):
             raise self._refusal(session, permit, found)
         target = session.plan.models[permit.target] if session.plan is not None else None

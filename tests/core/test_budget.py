@@ -103,7 +103,8 @@ def test_the_last_call_is_for_its_own_session() -> None:
 
 
 def test_blocks_lend_to_the_last_calls_of_their_steps() -> None:
-    """All that are around a step, to the step itself, as far as the tenth goes; not to whom the step has started."""
+    """All that are around a step, to the step itself, as far as the tenth goes; not to whom the step has started, nor
+    to whom somebody else has started there."""
     accounts = Accounts()
     accounts.open("day", above=None, holds_back=False)
     for key, above, limit in (("flow", "day", 2000), ("flow/a", "flow", 1000), ("flow/a/b", "flow/a", 1000)):
@@ -111,16 +112,35 @@ def test_blocks_lend_to_the_last_calls_of_their_steps() -> None:
     for step, limit in (("one", None), ("two", 100), ("three", None)):
         accounts.open(step, above="flow/a/b", limits=Limits(tokens=limit))
     accounts.open("below", above="one")
+    accounts.open("guest", above="flow/a/b")
     assert isinstance(accounts.reserve("one", "1", call(800, 100)), Granted)
-    for step in ("one", "two", "three", "below"):
+    for step in ("one", "two", "three", "below", "guest"):
         assert isinstance(accounts.reserve(step, "2", call(1, 1)), Refused), "a tenth is kept"
-    assert isinstance(accounts.reserve("below", "3", call(1, 1), is_last=True), Refused)
-    assert isinstance(accounts.reserve("two", "3", call(40, 8000), is_last=True), Granted), "within its own limit"
+    assert isinstance(accounts.reserve("below", "3", call(1, 1), is_last=True, step_turn=1), Refused)
+    assert isinstance(accounts.reserve("guest", "3", call(1, 1), is_last=True), Refused)
+    found = accounts.reserve("two", "3", call(40, 8000), is_last=True, step_turn=1)
+    assert isinstance(found, Granted), "within its own limit"
     accounts.settle("two", "3", Amount(tokens=30))
-    found = accounts.reserve("one", "4", call(40, 8000), is_last=True)
+    found = accounts.reserve("one", "4", call(40, 8000), is_last=True, step_turn=1)
     assert isinstance(found, Granted) and found.amount.tokens == 70
-    assert isinstance(accounts.reserve("three", "5", call(1, 1), is_last=True), Refused), "it is used up"
+    assert isinstance(accounts.reserve("three", "5", call(1, 1), is_last=True, step_turn=1), Refused), "it is used up"
     assert isinstance(accounts.reserve("three", "6", call(1, 1)), Refused)
+    accounts.validate()
+
+
+def test_a_step_borrows_once_for_each_turn() -> None:
+    """However often it says that a call is its last; one that came to nothing does not count."""
+    accounts = Accounts()
+    accounts.open("day", above=None, holds_back=False)
+    accounts.open("flow", above="day", limits=Limits(tokens=1000), lends=True)
+    accounts.open("step", above="flow")
+    assert isinstance(accounts.reserve("step", "1", call(890, 10)), Granted)
+    for name in ("2", "3"):
+        assert isinstance(accounts.reserve("step", name, call(9, 1), is_last=True, step_turn=1), Granted)
+        assert isinstance(accounts.reserve("step", f"{name}+", call(9, 1), is_last=True, step_turn=1), Refused)
+        accounts.settle("step", name, NOTHING if name == "2" else Amount(tokens=10))
+    assert isinstance(accounts.reserve("step", "4", call(9, 1), is_last=True, step_turn=1), Refused)
+    assert isinstance(accounts.reserve("step", "5", call(9, 1), is_last=True, step_turn=2), Granted)
     accounts.validate()
 
 
@@ -222,8 +242,11 @@ class Naive:
         self.above: dict[str, str] = {}
         self.limit: dict[str, int | None] = {}
         self.lenders: set[str] = set()
+        self.steps: set[str] = set()
         self.events: list[tuple[str, str, int, int | None]] = []
         """Account, name, reserved, consumed (None while it is on its way)."""
+        self.borrowed: dict[tuple[str, int], list[str]] = {}
+        """The names of a step's last calls, by its turns, as far as this root has granted them."""
 
     def path(self, key: str) -> list[str]:
         found = [key]
@@ -239,17 +262,24 @@ class Naive:
             if key in self.path(owner)
         )
 
-    def may_have(self, key: str, holder: str) -> bool:
+    def may_borrow(self, key: str, turn: int) -> bool:
+        """Whether it is a step, and no last call of that turn is on its way or has consumed anything."""
+        made = [consumed for _, name, _, consumed in self.events if name in self.borrowed.get((key, turn), ())]
+        return key in self.steps and not any(consumed != 0 for consumed in made)
+
+    def may_have(self, key: str, holder: str, turn: int) -> bool:
         """Whether a last call of one account may have what the other one holds back: all between them lend."""
         path = self.path(key)
-        return all(each in self.lenders for each in path[1 : path.index(holder) + 1])
+        return (key == holder or self.may_borrow(key, turn)) and all(
+            each in self.lenders for each in path[1 : path.index(holder) + 1]
+        )
 
-    def room(self, key: str, *, is_last: bool) -> int | None:
+    def room(self, key: str, turn: int, *, is_last: bool) -> int | None:
         rooms = []
         for each in self.path(key):
             limit = self.limit[each]
             if limit is not None:
-                held_back = 0 if each == "day" or (is_last and self.may_have(key, each)) else limit // 10
+                held_back = 0 if each == "day" or (is_last and self.may_have(key, each, turn)) else limit // 10
                 rooms.append(max(0, limit - held_back - self.used(each)))
         return min(rooms, default=None)
 
@@ -281,6 +311,13 @@ class AccountsMachine(RuleBasedStateMachine):
         return self._open(parent, limit)
 
     @rule(target=sessions, parent=sessions, limit=st.none() | st.integers(0, 1500))
+    def begin_step(self, parent: str, limit: int | None) -> str:
+        """Of a workflow, where it is one; elsewhere it has nobody who lends."""
+        key = self._open(parent, limit)
+        self.naive.steps.add(key)
+        return key
+
+    @rule(target=sessions, parent=sessions, limit=st.none() | st.integers(0, 1500))
     def begin_block(self, parent: str, limit: int | None) -> str:
         """Within a workflow, or a workflow itself: the oracle does not care which."""
         return self._open(parent, limit, lends=True)
@@ -300,17 +337,26 @@ class AccountsMachine(RuleBasedStateMachine):
         output=st.integers(1, 400),
         least=st.integers(1, 400),
         is_last=st.booleans(),
+        turn=st.integers(1, 2),
     )
-    def reserve(self, session: str, size: int, output: int, least: int, is_last: bool) -> tuple[str, str]:
+    def reserve(self, session: str, size: int, output: int, least: int, is_last: bool, turn: int) -> tuple[str, str]:
         name, least = self._next("c"), min(least, output)
-        found = self.accounts.reserve(session, name, call(size, output, least=least), is_last=is_last)
-        room = self.naive.room(session, is_last=is_last)
+        found = self.accounts.reserve(
+            session,
+            name,
+            call(size, output, least=least),
+            is_last=is_last,
+            step_turn=turn if session in self.naive.steps else None,
+        )
+        room = self.naive.room(session, turn, is_last=is_last)
         is_none = any(self.naive.limit[each] == 0 for each in self.naive.path(session))
         if room is not None and (is_none or room < size + least):
             assert isinstance(found, Refused)
         else:
             assert isinstance(found, Granted)
             assert found.output_tokens == (output if room is None else min(output, room - size))
+            if is_last and self.naive.may_borrow(session, turn):
+                self.naive.borrowed.setdefault((session, turn), []).append(name)
             self.naive.events.append((session, name, size + found.output_tokens, None))
         return session, name
 
@@ -326,8 +372,9 @@ class AccountsMachine(RuleBasedStateMachine):
 
     @rule()
     def root_dies(self) -> None:
-        """The next root has the accounts, what each has spent, and the reservations that are open."""
+        """The next root has the accounts, what each has spent, and the open reservations; not what was lent."""
         self.accounts = Accounts()
+        self.naive.borrowed.clear()
         for key in ("day", *self.naive.above):
             limits = Limits(tokens=self.naive.limit[key])
             settled = [(o, c) for o, _, _, c in self.naive.events if c is not None and key in self.naive.path(o)]

@@ -152,3 +152,54 @@ def test_a_block_that_had_used_most_of_its_budget_has_the_rest(tmp_path: Path) -
         asyncio.run(main())
     finally:
         database.close()
+
+
+def test_the_tenth_is_lent_to_steps_and_once_for_a_turn(tmp_path: Path) -> None:
+    """Not to whom somebody else starts below the workflow, however often a worker calls a call its last."""
+
+    async def main() -> None:
+        session = heir((), its=plan(Budgets(tokens=1000)))
+        models = plan().models
+        step_plan = SessionPlan(
+            spec=AgentSpec(name="a"), models=models, cwd="/", is_step=True, spawn_key="undo:plain/inner/s#1"
+        )
+        guest_plan = SessionPlan(spec=AgentSpec(name="a"), models=models, cwd="/", spawn_key="k")
+        step, guest = (
+            Session(SessionInfo(session=key, agent="a", model="", state="running", parent=NEW), its)
+            for key, its in ((STEP, step_plan), (session_id(4), guest_plan))
+        )
+        context: Any = Context(database, DaemonSettings())
+        permits = Permits(context)
+        for each in (session, step, guest):
+            each.incarnation = Incarnation(number=1, secret=b"", generation=0)
+            context.table.add(each)
+            permits.budgets.opened(each)
+
+        async def ask(of: Session, name: str, tokens: int, *, turn: int = 1, is_last: bool = True) -> bool:
+            body = AskPermit(
+                permit=name,
+                turn=turn,
+                step=1,
+                input_bound_tokens=0,
+                max_output_tokens=tokens,
+                min_output_tokens=tokens,
+                quotes=(Quote(input_usd_micros=0, output_token_usd_nanos=0),),
+                is_last=is_last,
+            )
+            assert of.incarnation is not None
+            return (await permits.ask(of, of.incarnation, body)).permit is not None
+
+        assert await ask(guest, "1", 900, is_last=False)
+        assert not await ask(guest, "2", 1)
+        assert await ask(step, "3", 10) and not await ask(step, "4", 10)
+        used = Usage(output_tokens=5, usd_micros=0)
+        await permits.settle(step, SettlePermit(permit="3", outcome="completed", usage=used))
+        assert not await ask(step, "5", 10) and await ask(step, "6", 10, turn=2)
+        permits.budgets.validate()
+        permits.close()
+
+    database = Database.open(tmp_path / "otto.db")
+    try:
+        asyncio.run(main())
+    finally:
+        database.close()

@@ -166,7 +166,7 @@ def spend(accounts: Accounts, above: str, limit: int | None) -> None:
     key = str(len(accounts.under("workflow")))
     accounts.open(key, above=above, limits=Limits(tokens=limit))
     if limit != 0:
-        accounts.reserve(key, "1", Call(input_tokens=0, max_output_tokens=HUGE), is_last=True)
+        accounts.reserve(key, "1", Call(input_tokens=0, max_output_tokens=HUGE), is_last=True, step_turn=1)
 
 
 def spend_within(accounts: Accounts, block: Step | WorkflowSpec, path: str, agent_limit: int | None) -> None:
