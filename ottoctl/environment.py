@@ -12,9 +12,12 @@ from ottod.errors import OttoError
 from ottod.protocol.requests import ENV_WANTED, MAX_ENV_BYTES
 
 SECRET_NAME = re.compile(
-    r"KEY|TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|AUTH|COOKIE|PRIVATE|SESSION_ID|(?:^|_)(?:PAT|PWD|PASS|DSN)(?:_|$)",
+    r"SECRET|PASSW|PASSPHRASE|CREDENTIAL|COOKIE|SESSION_?ID|SSHPASS|XAUTHORITY"  # within any word
+    r"|(?:TOKEN|(?:API|ACCESS|AUTH|PRIVATE|SIGNING|ENCRYPTION|MASTER|SSH)KEY)S?(?![A-Z])"  # at the end of a word
+    r"|(?<![A-Z])(?:KEYS?|O?AUTH|AUTHORIZATION|PRIVATE|PAT|PWD|PASS|DSN)(?![A-Z])",  # a word, as in API_KEY
     re.IGNORECASE,
 )
+"""A word ends where no letter follows: KEYBOARD, MONKEY and GIT_AUTHOR_NAME are no keys."""
 SECRET_VALUE = re.compile(
     r"://[^/\s:@]{0,256}:[^/\s@]{1,1024}@"  # a password in a URL
     r"|-----BEGIN [A-Z ]*PRIVATE KEY"
@@ -22,11 +25,19 @@ SECRET_VALUE = re.compile(
 )
 """Each pattern begins with fixed text and has bounds, so that a long value costs no more than reading it."""
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+OWN_PREFIX = "OTTO_"
 INNOCENT = frozenset({"PWD", "OLDPWD"})
 
 
 def shared_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """What may be sent, at most MAX_ENV_BYTES of it: when it is too much, the longest values are left out."""
+    """What may be sent, at most MAX_ENV_BYTES of it: when it is too much, the longest values are left out.
+
+    A variable that is called as Otto's own word for what must pass is nobody's wish, and stays.
+    """
+    return _within_bounds({name: value for name, value in env.items() if name != ENV_WANTED})
+
+
+def _within_bounds(env: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in env.items() if not looks_secret(name, value) and _is_text(name + value)}
     total = sum(_size(name, value) for name, value in kept.items())
     for name in sorted(kept, key=lambda name: len(kept[name]), reverse=True):
@@ -41,7 +52,7 @@ def given_environment(env: Mapping[str, str]) -> dict[str, str]:
 
     Raises OttoError when it is too large.
     """
-    shared = shared_environment(env)
+    shared = _within_bounds(env)
     missing = {name for name in env if name not in shared and not looks_secret(name, env[name])}
     if any(_is_text(name + env[name]) for name in missing):
         total = sum(_size(name, value) for name, value in env.items() if _is_text(name + value))
@@ -64,6 +75,12 @@ def named_environment(given: Iterable[str], env: Mapping[str, str]) -> dict[str,
         if not NAME.fullmatch(name):
             raise OttoError(
                 f"--env {name!r} names no variable", mend="write --env NAME=VALUE, or --env NAME", code="usage"
+            )
+        if name.startswith(OWN_PREFIX):
+            raise OttoError(
+                f"{name}: what begins with {OWN_PREFIX} is Otto's own, and no session gets it from here",
+                mend="give it another name",
+                code="usage",
             )
         if not is_said and name not in env:
             raise OttoError(f"{name} is not set here", mend=f"write --env {name}=VALUE, or set it", code="usage")

@@ -32,10 +32,12 @@ def show(
     """Show every setting of the daemon that holds, and where it comes from: the file's line, or the default
 
     Read from the file as it is now. A running daemon has what it read when it started, or at the last
-    `ottoctl daemon reload`. Values of secrets are not among it, only where they are.
+    `ottoctl daemon reload`. Values of secrets are not among it, only where they are; a user and a password in a
+    URL are not shown.
 
     Example: `ottoctl config show ring`
     """
+    from ottoctl.rendering.config import without_userinfo
     from ottod.settings.origins import Setting, settings_of
     from ottod.settings.paths import Paths
 
@@ -51,6 +53,7 @@ def show(
         known = {each.key.partition(".")[0] for each in found if isinstance(each, Setting)}
         raise OttoError(f"no such key: {key}", mend=suggestion(key.partition(".")[0], known), code="usage")
     settings = [each for each in settings if not (changed and each.is_default)]
+    settings, is_redacted = without_userinfo(settings)
     if console.output != "text":
         console.records(settings)
     elif json:
@@ -65,6 +68,8 @@ def show(
         console.message(f"there is no {paths.config_file}: all of it is as it is by default")
     elif not settings:
         console.message(f"{paths.config_file} says nothing else than the defaults")
+    if is_redacted:
+        console.message("what stands before the host in a URL is not shown: [redacted:userinfo]")
     return None
 
 

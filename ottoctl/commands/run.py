@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,7 +16,7 @@ import typer
 from ottoctl.commands.arguments import complete_agents, complete_sessions
 from ottoctl.commands.frame import command
 from ottoctl.console import Console
-from ottoctl.exits import CRASHED, INTERRUPTED, OK, TERMINATED, status_of_cause
+from ottoctl.exits import CRASHED, FAILED, INTERRUPTED, OK, TERMINATED, status_of_cause
 from ottoctl.streams import OutputError
 from ottod.errors import OttoError, UnreachableError
 
@@ -62,7 +64,12 @@ def run(
         ),
     ] = "",
     remove: Annotated[
-        bool, typer.Option("--rm", help="Forget it and delete its files when it has ended, with all below it")
+        bool,
+        typer.Option(
+            "--rm",
+            help="When it has ended, forget it and delete its files, with all below it; this command does that, so if"
+            " it is killed they stay",
+        ),
     ] = False,
     env: Annotated[
         list[str] | None,
@@ -155,23 +162,43 @@ async def _run(console: Console, request: StartSession, *, detach: bool, remove:
                 console.record(info_record(await session.info()))
             return OK
         status = await watch_to_end(console, session, request)
-        if remove:
-            await _forget(console, otto, session)
-        return status
+        return await _forget_until(Interrupts(), console, otto, session, status) if remove else status
     finally:
         await otto.close()
 
 
-async def _forget(console: Console, otto: Otto, session: Session) -> None:
-    """Removes what is on record of a session and of those below it; what has not ended stays, and that is said."""
+async def _forget_until(interrupts: Interrupts, console: Console, otto: Otto, session: Session, status: int) -> int:
+    """The exit status once nothing is on record of what ran: its own, unless something stays. Ctrl-C leaves."""
+    with interrupts.heeded():
+        forgetting = asyncio.create_task(_forget(console, otto, session))
+        interrupted = asyncio.create_task(interrupts.next())
+        try:
+            await asyncio.wait({forgetting, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+            if forgetting.done():
+                is_gone = forgetting.result()
+                return status if is_gone or status != OK else FAILED
+            console.message(f"left; {session.id} may still be on record: `ottoctl rm {session.id}`")
+            return INTERRUPTED if interrupted.result() == signal.SIGINT else TERMINATED
+        finally:
+            forgetting.cancel()
+            interrupted.cancel()
+            await asyncio.gather(forgetting, interrupted, return_exceptions=True)
+
+
+async def _forget(console: Console, otto: Otto, session: Session) -> bool:
+    """Removes what is on record of a session and of those below it, and whether nothing stays; what does is said."""
+    is_gone = True
     for info in await otto.list(all=True, tree=session.id, limit=MAX_FORGOTTEN):
         if info.state != "ended":
             console.message(f"{info.session} has not ended, and stays on record: it is {info.state}")
+            is_gone = False
             continue
         try:
             await (await otto.session(info.session)).remove()
         except OttoError as error:
             console.error(error)
+            is_gone = False
+    return is_gone
 
 
 async def start_session(console: Console, otto: Otto, request: StartSession) -> Session:
@@ -211,13 +238,20 @@ async def connect_or_start(console: Console) -> Otto:
 
 async def watch_to_end(console: Console, session: Session, request: StartSession) -> int:
     """Shows the session to its end, and sees to Ctrl-C and SIGTERM."""
-    from ottoctl.commands.view import View, watch
+    from ottoctl.commands.view import View
 
     conversation = request.mode == "conversation"
     view = View(console, live=True, show_input=False, show_turns=conversation)
     interrupts = Interrupts()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, interrupts.add, number)
+    with interrupts.heeded():
+        return await _watch_to_end(console, session, view, interrupts, conversation=conversation)
+
+
+async def _watch_to_end(
+    console: Console, session: Session, view: View, interrupts: Interrupts, *, conversation: bool
+) -> int:
+    from ottoctl.commands.view import watch
+
     watching = asyncio.create_task(watch(view, session.events(session.from_offset), until_idle=conversation))
     interrupting = asyncio.create_task(_interrupted(view, session, interrupts, watching))
     try:
@@ -245,6 +279,21 @@ class Interrupts:
     def add(self, number: signal.Signals) -> None:
         self.count += 1
         self._waiting.put_nowait(number)
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """They are counted; afterwards they do again what they did before."""
+        loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
+        before = [(number, signal.getsignal(number)) for number in numbers]
+        for number in numbers:
+            loop.add_signal_handler(number, self.add, number)
+        try:
+            yield
+        finally:
+            for number, handler in before:
+                loop.remove_signal_handler(number)
+                if handler is not None:
+                    signal.signal(number, handler)
 
     async def next(self) -> signal.Signals:
         return await self._waiting.get()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from ottod.settings.origins import Setting
 from ottod.settings.units import format_duration, format_size
 
 HEADER = ("KEY", "FROM", "VALUE")
+_USERINFO = re.compile(r"(?<=://)[^/\s]{1,2048}@")
+MARK = "[redacted:userinfo]"
+"""Instead of what stands before the host in a URL: a password, or a token in the place of a name."""
 
 
 def settings_table(settings: Sequence[Setting], *, width: int, color: bool) -> str:
@@ -27,6 +31,22 @@ def settings_table(settings: Sequence[Setting], *, width: int, color: bool) -> s
         for setting in settings
     ]
     return render_table(HEADER, rows, width=width, color=color)
+
+
+def without_userinfo(settings: Sequence[Setting]) -> tuple[list[Setting], bool]:
+    """The settings as they may be shown, and whether something was taken out of them."""
+    shown = [msgspec.structs.replace(setting, value=_without_userinfo(setting.value)) for setting in settings]
+    return shown, shown != list(settings)
+
+
+def _without_userinfo(value: Any) -> Any:
+    if isinstance(value, str):
+        return _USERINFO.sub(f"{MARK}@", value)
+    if isinstance(value, list | tuple):
+        return type(value)(map(_without_userinfo, value))
+    if isinstance(value, dict):
+        return {key: _without_userinfo(inner) for key, inner in value.items()}
+    return value
 
 
 def value_text(key: str, value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +22,8 @@ from ottod.root.vault import Vault
 from ottod.root.workflow_plans import check_repository, read_workflow, session_spec, step_agents, write_inputs
 from ottod.settings.agents import AgentFinder, check_spec, finder, narrow
 from ottod.settings.daemon import DaemonSettings
-from ottod.settings.environment import matches, session_env
-from ottod.settings.keys import api_key, named_value, server_headers, server_secrets
+from ottod.settings.environment import PRIVATE_PREFIX, matches, session_env
+from ottod.settings.keys import api_key, named_value, secret_variables, server_headers, server_secrets
 from ottod.settings.models import resolve_model
 from ottod.settings.names import BUILTIN_TOOL_NAMES
 from ottod.settings.paths import Paths
@@ -72,17 +72,37 @@ class WorkdirError(OttoError):
     code = "bad_cwd"
 
 
-def check_wanted(wanted: Iterable[str], env: Mapping[str, str], agent: str) -> None:
-    """Raises RefusedError for a variable that somebody named, and that the session may not have."""
+def check_wanted(
+    wanted: Iterable[str], env: Mapping[str, str], spec: AgentSpec, secret: Collection[str] = ()
+) -> None:
+    """Raises RefusedError for a variable that somebody named, and that the session may not have.
+
+    `secret` are names of variables that hold what the daemon keeps to itself.
+    """
     missing = sorted(set(wanted) - env.keys())
-    if not missing:
-        return
-    names = ", ".join(missing)
-    raise RefusedError(
-        f"{agent[:100]} takes no {names[:1000]} from its environment",
-        code="env_refused",
-        mend=f"name it under `env` in the agent's file, or in otto.yml for all agents: env: [{names[:1000]}]",
-    )
+    if own := [name for name in missing if name.startswith(PRIVATE_PREFIX)]:
+        raise RefusedError(
+            f"{_joined(own)}: what begins with {PRIVATE_PREFIX} is Otto's own, and no session gets it from a client",
+            code="env_refused",
+            mend="give it another name",
+        )
+    if held := [name for name in missing if name in secret]:
+        raise RefusedError(
+            f"{_joined(held)}: here the daemon has a key or another secret, which no program of a tool is given",
+            code="env_refused",
+            mend="leave it out; what is no secret can go by another name",
+        )
+    if missing:
+        whose = "the file of one of its agents" if spec.kind == "workflow" else "the agent's file"
+        raise RefusedError(
+            f"{spec.name[:100]} takes no {_joined(missing)} from its environment",
+            code="env_refused",
+            mend=f"name it under `env` in {whose}, or in otto.yml for all agents: env: [{_joined(missing)}]",
+        )
+
+
+def _joined(names: Iterable[str]) -> str:
+    return ", ".join(names)[:1000]
 
 
 class Resolver:
@@ -128,7 +148,6 @@ class Resolver:
             for name, source in names
         )
         env = self._env(request.env, spec)
-        check_wanted(request.env.get(ENV_WANTED, "").split(), env, spec.name)
         resolved = Resolved(
             spec=spec,
             models=targets,
@@ -162,6 +181,7 @@ class Resolver:
         check_repository(workflow.spec, cwd)
         spec = session_spec(workflow)
         self._check_isolation(spec)
+        env = self._env(request.env, spec)
         server_env: dict[str, str] = {}
         for agent in workflow.agents:
             server_env |= self._server_env(request.env, agent)
@@ -169,7 +189,7 @@ class Resolver:
             spec=spec,
             models=(),
             api_keys={},
-            env=self._env(request.env, spec),
+            env=env,
             server_env=server_env,
             workflow=workflow,
             cwd=cwd,
@@ -344,12 +364,18 @@ class Resolver:
         """The client's variables that the daemon's allowlist or the agent's own names let through.
 
         Whatever its name: a variable that holds a key of the daemon's does not pass.
+
+        Raises: RefusedError for too many, and where one does not pass that the session must get.
         """
         if sum(len(k) + len(v) for k, v in offered.items()) > MAX_ENV_BYTES:
             raise RefusedError(f"the environment exceeds {MAX_ENV_BYTES} bytes", code="too_large")
         allowed = session_env(offered, self.settings, extra=spec.env)
         holds_secret = self._vault.redactor.contains_known
-        return {name: value for name, value in allowed.items() if not holds_secret(value)}
+        env = {name: value for name, value in allowed.items() if not holds_secret(value)}
+        if wanted := offered.get(ENV_WANTED, "").split():
+            held = {name for name in wanted if holds_secret(offered.get(name, ""))}
+            check_wanted(wanted, env, spec, secret_variables(self.settings) | held)
+        return env
 
     def _make_directory(self, directory: Path) -> None:
         try:

@@ -595,6 +595,16 @@ def test_config_show(tmp_path: Path) -> None:
     assert wrong.returncode == 2 and f"{file}:1:1" in wrong.stderr and wrong.stdout == ""
 
 
+def test_config_show_keeps_what_urls_carry(tmp_path: Path) -> None:
+    """In every form, and says so."""
+    file = tmp_path / "otto.yml"
+    file.write_text("providers:\n  mine: {adapter: openai, base_url: 'https://me:hunter[2@host.example/v1'}\n")
+    for form in ([], ["-o", "jsonl"]):
+        done = ottoctl(tmp_path, "config", "show", "providers.mine", *form, OTTO_CONFIG=str(file))
+        assert done.returncode == 0 and "https://[redacted:userinfo]@host.example/v1" in done.stdout
+        assert "hunter" not in done.stdout + done.stderr and "is not shown" in done.stderr
+
+
 def test_doctor(fake: FakeDaemon, tmp_path: Path) -> None:
     """All is well in a fresh place, no key is shown; an open runtime directory is a failure with a mend."""
     done = ottoctl(tmp_path, "doctor", "-o", "json", "--endpoint", fake.endpoint, ANTHROPIC_API_KEY="sk-very-secret")

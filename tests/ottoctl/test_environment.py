@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from ottoctl.environment import given_environment, looks_secret, named_environment, shared_environment
+from ottoctl.environment import (
+    environment_with,
+    given_environment,
+    looks_secret,
+    named_environment,
+    shared_environment,
+)
 from ottod.errors import OttoError
 from ottod.protocol.control import Request, client_messages
-from ottod.protocol.requests import MAX_ENV_BYTES, StartSession
+from ottod.protocol.requests import ENV_WANTED, MAX_ENV_BYTES, StartSession
 
 
 @pytest.mark.parametrize(
@@ -24,6 +30,16 @@ from ottod.protocol.requests import MAX_ENV_BYTES, StartSession
         ("HTTP_PROXY", "http://u:p@proxy:3128"),
         ("SENTRY_DSN", "https://x"),
         ("NOTES", "use sk-abcdefghijklmnop1234 for it"),
+        ("API_KEYS", "x"),
+        ("KEY", "x"),
+        ("KEY_2", "x"),
+        ("apiKey", "x"),
+        ("AWS_ACCESSKEY", "x"),
+        ("PGPASSWORD", "x"),
+        ("npm_authToken", "x"),
+        ("TOKEN1", "x"),
+        ("X_OAUTH", "x"),
+        ("SESSION_COOKIE", "x"),
         ("PEM", "-----BEGIN RSA PRIVATE KEY-----"),
     ],
 )
@@ -43,6 +59,12 @@ def test_secrets_stay(name: str, value: str) -> None:
         ("EDITOR", "vi"),
         ("URL", "https://example.org:8080/a@b"),
         ("COMPASS", "north"),
+        ("KEYBOARD", "de"),
+        ("MONKEY", "y"),
+        ("HOTKEY", "f1"),
+        ("GIT_AUTHOR_NAME", "me"),
+        ("TOKENIZERS_PARALLELISM", "false"),
+        ("PRIVATEER", "x"),
     ],
 )
 def test_the_rest_goes_along(name: str, value: str) -> None:
@@ -88,6 +110,7 @@ def test_variables_that_are_named() -> None:
         ("API_TOKEN=x", "API_TOKEN looks like a secret"),
         ("URL=https://me:hunter22@host/", "URL looks like a secret"),
         ("TOKEN", "TOKEN looks like a secret"),
+        ("OTTO_HOME=/x", "OTTO_HOME: what begins with OTTO_ is Otto's own"),
         ("A=\x00", "the value of A is not text"),
         ("A=\udcff", "the value of A is not text"),
     ],
@@ -97,3 +120,11 @@ def test_variables_that_cannot_be_given(given: str, message: str) -> None:
     with pytest.raises(OttoError, match=message) as refused:
         named_environment([given], {"TOKEN": "t0psecret"})
     assert refused.value.code == "usage" and "hunter22" not in str(refused.value) and "t0p" not in str(refused.value)
+
+
+def test_what_must_pass_is_said_on_the_command_line_only() -> None:
+    """A variable of that name which a shell happens to export asks for nothing."""
+    here = {ENV_WANTED: "HOME", "LANG": "C"}
+    assert shared_environment(here) == {"LANG": "C"}
+    said = environment_with(["A=1"], here)
+    assert said == given_environment(said) == {"LANG": "C", "A": "1", ENV_WANTED: "A"}
