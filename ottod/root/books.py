@@ -8,17 +8,24 @@ noted what was spent there; it is as much as those right below it had spent, so 
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from msgspec.structs import replace
 
-from ottod.core.budget import NOTHING, Amount, Limits
+from ottod.core.budget import HELD_BACK_PARTS, NOTHING, WARN_PERCENT, Amount, Limits
+from ottod.core.budget_clock import NS, BudgetClock
+from ottod.protocol.results import BudgetLine
 from ottod.protocol.specs import Budgets
 from ottod.root.block_budgets import SEPARATOR, blocks_in, owner_of
 from ottod.root.session_table import Session
 
 MAX_LIMIT = 10**18
 """Of any budget: more than anybody has, and the database's numbers hold it."""
+
+
+Scope = Literal["session", "tree", "day"]
+WHOSE: dict[Scope, str] = {"session": "the session's budget", "tree": "the budget of {}", "day": "the day's budget"}
+"""How a refusal begins."""
 
 
 class Book(NamedTuple):
@@ -60,6 +67,16 @@ def _noted(session: Session, key: str, budgets: Budgets, below: Amount) -> tuple
             limits = replace(limits, **{line.budget: max(limit, line.limit)})
             spent = replace(spent, **{line.budget: line.spent})
     return limits, spent
+
+
+def is_used_up(line: BudgetLine, session: str, why: str) -> bool:
+    """Whether a limit leaves nothing but what is kept for last calls, or little, and it is why the session ended."""
+    is_own = line.session == session and why.startswith(f"{WHOSE['session']} ")
+    if is_own or f"{WHOSE['tree'].format(line.session)} " in why:
+        return line.spent * 100 >= WARN_PERCENT * line.limit
+    if line.budget == "seconds":
+        return BudgetClock(limit_ns=line.limit * NS, now_ns=0, used_ns=line.spent * NS).is_for_last
+    return line.spent >= line.limit - line.limit // HELD_BACK_PARTS
 
 
 def limits_from(budgets: Budgets) -> Limits:

@@ -30,7 +30,7 @@ from ottod.protocol.results import BudgetLine
 from ottod.protocol.usage import MAX_CALL_TOKENS, MAX_CALL_USD_MICROS, Usage
 from ottod.protocol.worker_requests import AskPermit, BudgetRefusal, Permit
 from ottod.root.block_budgets import blocks_above, budgets_of, is_block, owner_of
-from ottod.root.books import Book, books_before, limits_from, micros, tokens
+from ottod.root.books import WHOSE, Book, Scope, books_before, limits_from, micros, tokens
 from ottod.root.context import RootContext
 from ottod.root.session_table import Session
 from ottod.storage.ledger import AccountRow, Ledger, PermitRow
@@ -44,7 +44,6 @@ KEPT_DAYS = 32
 NOTE_EVERY = 20
 """Looks between two notes of them in the sessions' rows."""
 
-Scope = Literal["session", "tree", "day"]
 Unit = Literal["seconds", "tokens", "usd_micros"]
 
 
@@ -307,7 +306,7 @@ class Budgets:
 
     def _refusal(self, session: Session, permit: Permit, refused: Refused) -> RefusedError:
         scope = _scope(session.id, refused.account)
-        whose = _WHOSE[scope].format(refused.account)
+        whose = WHOSE[scope].format(refused.account)
         if refused.why == "price_unknown":
             target = session.plan.models[permit.target] if session.plan is not None else None
             name = f"{target.provider}:{target.model}" if target is not None else "the model"
@@ -351,7 +350,7 @@ class Budgets:
             reserved=reserved,
             limit=limit,
         )
-        message = f"{_WHOSE[scope].format(account)} has no room for another call: {', '.join(said)}"
+        message = f"{WHOSE[scope].format(account)} has no room for another call: {', '.join(said)}"
         return OverBudget(message, refusal, mend=mend)
 
     # ------------------------------------------------------------ time
@@ -493,9 +492,6 @@ class Budgets:
         account = self._accounts.get(session_id)
         assert account is not None
         return [_account_row(each) for each in account.path() if each.key != DAY and each.key not in self._stored]
-
-
-_WHOSE: dict[Scope, str] = {"session": "the session's budget", "tree": "the budget of {}", "day": "the day's budget"}
 
 
 def _within(value: int, most: int, *, least: int = 0) -> int:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import msgspec
 
-from ottod.core.budget import WARN_PERCENT
 from ottod.core.resume import heir, workflow_heir
 from ottod.core.workflow import WorkflowMachine
 from ottod.errors import RefusedError, StorageError
@@ -21,6 +20,7 @@ from ottod.protocol.codec import MAX_MESSAGE_BYTES
 from ottod.protocol.requests import ForkSession, ReadJournal, ResumeSession, StartSession
 from ottod.protocol.results import BudgetLine, JournalPage, SessionStartedResult
 from ottod.root.block_budgets import SEPARATOR
+from ottod.root.books import is_used_up
 from ottod.root.context import RootContext
 from ottod.root.heritage import Heritage
 from ottod.root.plan import SessionPlan, plan_decoder
@@ -213,8 +213,11 @@ class Lineage:
 def _check_left(session: Session, budgets: tuple[BudgetLine, ...]) -> None:
     """Raises RefusedError if it ended at its own budget: another session could only end there as well."""
     cause = session.info.cause
-    used = [line for line in budgets if line.spent * 100 >= WARN_PERCENT * line.limit]
-    if cause is not None and cause.kind == "budget" and used:
+    if cause is None or cause.kind != "budget":
+        return
+    # A workflow says of its own by name; else it is a step's own.
+    own = session.id if session.info.kind != "workflow" else ""
+    if used := [line for line in budgets if is_used_up(line, own, cause.message)]:
         named = " and ".join("usd" if line.budget == "usd_micros" else line.budget for line in used)
         raise RefusedError(
             f"{used[0].session} has used up its budget of {named}",

@@ -6,6 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ottod.core.budget import NOTHING, Amount, Limits
 from ottod.ids import session_id
 from ottod.protocol.journal import Snapshot
@@ -14,7 +16,7 @@ from ottod.protocol.specs import AgentSpec, Budgets, ModelTarget
 from ottod.protocol.usage import Usage
 from ottod.protocol.worker_requests import AskPermit, Quote, SettlePermit
 from ottod.protocol.workflows import ResolvedWorkflow, Step, WorkflowSpec
-from ottod.root.books import Book, books_before
+from ottod.root.books import Book, books_before, is_used_up
 from ottod.root.heritage import Heritage
 from ottod.root.permits import Permits
 from ottod.root.plan import SessionPlan
@@ -70,6 +72,37 @@ def test_each_account_has_what_was_spent_and_the_books_add_up() -> None:
         Book(f"{NEW}/loop[2]/money/inner", f"{NEW}/loop[2]/money", Limits(tokens=700), Amount(tokens=250)),
     ]
     assert books_before(heir(())) == [Book(NEW, "", Limits(), NOTHING)]
+
+
+@pytest.mark.parametrize(
+    ("spent", "limit", "budget", "why", "is_used"),
+    [
+        (899, 1000, "tokens", "", False),
+        (900, 1000, "tokens", "", True),
+        (850_000, 1_000_000, "usd_micros", "", False),
+        (1_000_000, 1_000_000, "usd_micros", "", True),
+        (3539, 3600, "seconds", "", False),
+        (3540, 3600, "seconds", "", True),
+        (0, 0, "tokens", "", True),
+        (850, 1000, "tokens", f"loop: the budget of {OLD}/loop has no room for another call", True),
+        (799, 1000, "tokens", f"loop: the budget of {OLD}/loop has no room for another call", False),
+        (850, 1000, "tokens", f"loop: the budget of {OLD}/loop[1]/money has no room for another call", False),
+        (850, 1000, "tokens", "the session's budget has no room for another call", False),
+    ],
+)
+def test_a_limit_is_used_up_when_its_tenth_is_all_that_is_left(
+    spent: int, limit: int, budget: str, why: str, is_used: bool
+) -> None:
+    """Or when most of it is spent and the session ended of that; not because another one was used up."""
+    assert is_used_up(line("/loop", spent, limit, budget), OLD, why) is is_used
+
+
+def test_a_session_that_ended_at_its_own_budget() -> None:
+    """It is no other's, even if much of it is spent."""
+    most = line("", 850, 1000)
+    assert is_used_up(most, OLD, "the session's budget has no room for another call: …")
+    assert not is_used_up(most, OLD, f"the budget of {NEW} has no room for another call: …")
+    assert not is_used_up(most, OLD, "the day's budget has no room for another call: …")
 
 
 def test_an_agents_books_are_its_own() -> None:
