@@ -233,20 +233,67 @@ def test_an_edit_within_the_same_second_is_tested(place: SessionPlace) -> None:
         assert place.call(TEST_RUNNER, "{}", timeout_s=60.0).data["passed"] == passed
 
 
-def test_bytecode_is_kept_where_it_can_stand_for_nothing_else(tmp_path: Path) -> None:
-    """Of installed packages, compiled well after their source was written; never the project's, nor what is cut."""
-    now_s = int(time.time())
-    kept = {"venv/lib/python3.12/site-packages/a/old.pyc": now_s - 3600, "usr/lib/python3/dist-packages/b.pyc": 1}
-    dropped = {"work/src/code.pyc": 1, "venv/lib/python3.12/site-packages/a/fresh.pyc": now_s - 1}
-    for name, source_s in (kept | dropped).items():
-        file = tmp_path / "bytecode" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"MAGC" + bytes(4) + source_s.to_bytes(4, "little") + bytes(4) + b"code")
-    (tmp_path / "bytecode/usr/lib/python3/dist-packages/short.pyc").write_bytes(b"MAGC")
+def clear_bytecode(base: Path) -> set[str]:
+    """What the clearer leaves of `base/bytecode`, by its place below `base`."""
     argv = [sys.executable, "-I", "-S", "-c", CLEARER.read_text(), BYTECODE]
-    subprocess.run(argv, env={"TMPDIR": str(tmp_path)}, check=True)
-    left = {str(path.relative_to(tmp_path / "bytecode")) for path in (tmp_path / "bytecode").rglob("*.pyc")}
-    assert left == set(kept)
+    subprocess.run(argv, env={"TMPDIR": str(base)}, check=True, timeout=30)
+    top = base / "bytecode" / base.relative_to("/")
+    return {str(path.relative_to(top)) for path in top.rglob("*") if path.is_symlink() or not path.is_dir()}
+
+
+def bytecode(base: Path, name: str, *, compiled_s: float, source_s: int = 1) -> Path:
+    """Source that says it is so old, and what it was compiled to then."""
+    source = base / name
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source.write_text("code")
+    os.utime(source, (source_s, source_s))
+    file = (base / "bytecode" / source.relative_to("/")).with_suffix(".cpython-312.pyc")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"MAGC" + bytes(4) + source_s.to_bytes(4, "little") + bytes(4) + b"code")
+    os.utime(file, (compiled_s, compiled_s))
+    return file
+
+
+def test_bytecode_is_kept_where_it_can_stand_for_nothing_else(tmp_path: Path) -> None:
+    """Of installed packages, compiled well after their files came to be there, however old those say that they are;
+    never the project's, nor what is cut, or has lost its source."""
+    now_s = time.time()
+    packages = "venv/lib/python3.12/site-packages"
+    bytecode(tmp_path, f"{packages}/a/old.py", compiled_s=now_s + 60)
+    bytecode(tmp_path, "usr/lib/python3/dist-packages/b.py", compiled_s=now_s + 60)
+    bytecode(tmp_path, f"{packages}/a/fresh.py", compiled_s=now_s)
+    bytecode(tmp_path, f"{packages}/a/replaced.py", compiled_s=now_s - 3600)
+    bytecode(tmp_path, "work/src/code.py", compiled_s=now_s + 60)
+    bytecode(tmp_path, f"{packages}/short.py", compiled_s=now_s + 60).write_bytes(b"MAGC")
+    bytecode(tmp_path, f"{packages}/lost.py", compiled_s=now_s + 60)
+    (tmp_path / packages / "lost.py").unlink()
+    left = {f"{packages}/a/old.cpython-312.pyc", "usr/lib/python3/dist-packages/b.cpython-312.pyc"}
+    assert clear_bytecode(tmp_path) == left
+
+
+def test_bytecode_of_a_directory_that_was_put_in_anothers_place_goes(tmp_path: Path) -> None:
+    """Its files have not changed since; the directory has."""
+    path = bytecode(tmp_path, "venv/lib/python3.12/site-packages/a/old.py", compiled_s=time.time() + 60)
+    elsewhere = tmp_path / "venv2"
+    (tmp_path / "venv").rename(elsewhere)
+    (tmp_path / "venv").symlink_to(elsewhere)
+    assert clear_bytecode(tmp_path)
+    changed_s = os.lstat(tmp_path / "venv").st_ctime
+    os.utime(path, (changed_s, changed_s))
+    assert clear_bytecode(tmp_path) == set()
+
+
+def test_what_is_no_plain_file_among_bytecode_goes(tmp_path: Path) -> None:
+    """A pipe that nobody writes to keeps nobody waiting, and no link leads elsewhere."""
+    file = bytecode(tmp_path, "venv/lib/python3.12/site-packages/a/old.py", compiled_s=time.time() + 60)
+    os.mkfifo(file.with_name("pipe.cpython-312.pyc"))
+    file.with_name("link.cpython-312.pyc").symlink_to(file)
+    file.with_name("directory").symlink_to(tmp_path)
+    assert clear_bytecode(tmp_path) == {"venv/lib/python3.12/site-packages/a/old.cpython-312.pyc"}
+    (tmp_path / "bytecode").rename(tmp_path / "other")
+    (tmp_path / "bytecode").symlink_to(tmp_path / "other")
+    clear_bytecode(tmp_path)
+    assert len(list((tmp_path / "other").rglob("*.pyc"))) == 1
 
 
 def test_a_hanging_test_run_is_killed(place: SessionPlace) -> None:
