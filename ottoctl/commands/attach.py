@@ -17,6 +17,8 @@ from ottoctl.exits import CRASHED, OK, status_of_cause
 from ottod.errors import OttoError
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from ottoctl.commands.view import View
     from ottoctl.session import Session
 
@@ -34,7 +36,8 @@ def attach(
 ) -> int | None:
     """Watch a session live and talk to it; Ctrl-C or Ctrl-D detaches and leaves it running
 
-    Every line typed is a message, heard at the start of the next turn.
+    Every line typed is a message, heard at the start of the next turn. From a file or a pipe its lines are sent, and
+    its end detaches; only to watch, `--no-input`.
 
     Example: `ottoctl attach 7f3k`
     """
@@ -50,10 +53,11 @@ async def _attach(console: Console, prefix: str, start: int, *, takes_input: boo
         loop = asyncio.get_running_loop()
         detached = asyncio.Event()
         loop.add_signal_handler(signal.SIGINT, detached.set)
-        known = (await session.info()).last_offset
-        watching = asyncio.create_task(watch(view, session.events(start), parked_from=known))
+        info = await session.info()
+        watching = asyncio.create_task(watch(view, session.events(start), parked_from=info.last_offset))
         leaving = asyncio.create_task(detached.wait())
-        typist = Typist(view, session, detached) if takes_input else None
+        # Whoever has ended hears nothing: its history is shown to the end, whatever stdin is.
+        typist = Typist(view, session, detached) if takes_input and info.state != "ended" else None
         try:
             await asyncio.wait({watching, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not watching.done():
@@ -82,37 +86,58 @@ class Typist:
         self._rest = b""
         self._sends: set[asyncio.Task[None]] = set()
         self._fd = sys.stdin.fileno()
-        self._is_reading = True
+        self._is_polled = True
         try:
             self._loop.add_reader(self._fd, self._on_input)
         except PermissionError:
-            # A regular file as stdin: it has no readiness to wait for, and nobody types there.
-            self._is_reading = False
+            # A file or /dev/null has no readiness to wait for.
+            self._is_polled = False
+            self._begin(self._read_file())
 
     def close(self) -> None:
-        if self._is_reading:
-            self._loop.remove_reader(self._fd)
-            self._is_reading = False
+        self._poll_no_more()
         for task in self._sends:
             task.cancel()
 
+    def _poll_no_more(self) -> None:
+        if self._is_polled:
+            self._loop.remove_reader(self._fd)
+            self._is_polled = False
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._sends.add(task)
+        task.add_done_callback(self._sends.discard)
+
     def _on_input(self) -> None:
         data = os.read(self._fd, READ_BYTES)
+        for text in self._lines_with(data):
+            self._begin(self._send(text))
+        if not data:
+            self._poll_no_more()
+            self._begin(self._leave())
+
+    async def _read_file(self) -> None:
+        """A thread reads, since a disk can be slow; no faster than lines are taken."""
+        while True:
+            try:
+                data = await asyncio.to_thread(os.read, self._fd, READ_BYTES)
+            except OSError as error:
+                self._view.say(f"cannot read stdin: {(error.strerror or str(error)).lower()}")
+                data = b""
+            for text in self._lines_with(data):
+                await self._send(text)
+            if not data:
+                self._detached.set()
+                return
+
+    def _lines_with(self, data: bytes) -> list[str]:
+        """The lines that these bytes complete; none are the end, which completes the last line."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         if not data and self._rest:
             lines, self._rest = [self._rest], b""
-        for line in lines:
-            text = line.decode("utf-8", "replace").strip()
-            if text:
-                task = self._loop.create_task(self._send(text))
-                self._sends.add(task)
-                task.add_done_callback(self._sends.discard)
-        if not data:
-            self._loop.remove_reader(self._fd)
-            self._is_reading = False
-            leaving = self._loop.create_task(self._leave())
-            self._sends.add(leaving)
-            leaving.add_done_callback(self._sends.discard)
+        texts = (line.decode("utf-8", "replace").strip() for line in lines)
+        return [text for text in texts if text]
 
     async def _send(self, text: str) -> None:
         try:

@@ -112,8 +112,8 @@ def claims(found: Findings, *, is_scripted: bool) -> list[Claim]:
         Claim(text="the reviewer approved at last", holds=verdicts[-1:] == ["approved"]),
         Claim(text=f"its tests pass: {found.after.said}", holds=found.after.is_green),
         Claim(
-            text=f"{len(found.wanted)} artifacts are in the index, and on the disk with the same SHA-256"
-            + (f"; not {', '.join(missing)}" if missing else ""),
+            text=f"the {len(found.wanted)} artifacts that were to be are in the index,"
+            " and on the disk with the same SHA-256" + (f"; not {', '.join(missing)}" if missing else ""),
             holds=not missing,
         ),
     ]

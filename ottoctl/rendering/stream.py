@@ -8,8 +8,8 @@ A session whose process died makes the model call that was cut again, so an item
 from its beginning. What a terminal or a pipe has shown cannot be taken back: the view says that the part above counts
 no more.
 
-With `live`, the view ends in a region that is redrawn: one line for each running tool, or for the wait for the
-model. Every chunk that follows first erases it.
+With `live`, the view ends in a region that is redrawn: one line for each running tool, and one for the approval or
+else for the model that is waited for. Every chunk that follows first erases it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ottoctl.rendering.tools import argument_summary, result_summary
 from ottod.protocol.cause import Cause
 from ottod.protocol.events import (
     ApprovalRequested,
+    ApprovalResolved,
     ContentDelta,
     Event,
     IncarnationExited,
@@ -99,6 +100,8 @@ class StreamRenderer:
         self._cut_items: set[str] = set()
         self._said_text = False
         self._waiting_since_ns: int | None = None
+        self._asked_since_ns: dict[str, int] = {}
+        """Approvals that wait for an answer, the oldest first."""
         self._turns = 0
         self._total = Usage()
 
@@ -130,6 +133,7 @@ class StreamRenderer:
         self._erase()
         self._close_block()
         self._tools.clear()
+        self._asked_since_ns.clear()
         self._waiting_since_ns = None
         return self._taken()
 
@@ -168,8 +172,13 @@ class StreamRenderer:
             case ApprovalRequested():
                 # It is not the model that is waited for.
                 self._waiting_since_ns = None
+                if len(self._asked_since_ns) < MAX_RUNNING_TOOLS:
+                    self._asked_since_ns.setdefault(event.approval, place.at_ns)
                 self._notice(event)
                 self._put("view", diff_text(event.diff, color=self._color))
+            case ApprovalResolved():
+                self._asked_since_ns.pop(event.approval, None)
+                self._notice(event)
             case IncarnationExited() | SessionStarted():
                 self._process_changed()
                 self._notice(event)
@@ -243,6 +252,7 @@ class StreamRenderer:
     def _turn_ended(self) -> None:
         self._waiting_since_ns = None
         self._tools.clear()
+        self._asked_since_ns.clear()
         self._streamed_items.clear()
         self._close_block()
 
@@ -318,16 +328,26 @@ class StreamRenderer:
 
     def _live_lines(self, now_ns: int) -> list[str]:
         frame = paint(SPINNER[now_ns // FRAME_NS % len(SPINNER)], "cyan", color=self._color)
-        if not self._tools:
-            if self._waiting_since_ns is None:
-                return []
-            waited = duration(max(0, now_ns - self._waiting_since_ns) / 1e9)
-            return [f"{frame} {paint(f'thinking {waited}', 'dim', color=self._color)}"]
         running = list(self._tools.values())
         lines = [f"{frame} {self._tool_line(tool, now_ns)}" for tool in running[:MAX_LIVE_LINES]]
         if len(running) > MAX_LIVE_LINES:
             lines.append(f"  … and {len(running) - MAX_LIVE_LINES} more")
+        waits = self._wait_text(now_ns, is_alone=not running)
+        if waits:
+            lines.append(f"{frame} {paint(waits, 'dim', color=self._color)}")
         return lines
+
+    def _wait_text(self, now_ns: int, *, is_alone: bool) -> str:
+        """What is waited for: somebody's answer, or, where nothing else goes on, the model."""
+        if self._asked_since_ns:
+            approval, since_ns = next(iter(self._asked_since_ns.items()))
+            more = f" and {len(self._asked_since_ns) - 1} more" if len(self._asked_since_ns) > 1 else ""
+            waited = duration(max(0, now_ns - since_ns) / 1e9)
+            text = f"waits for approval {one_line(approval)}{more} ({waited})"
+            return clip(text, max(4, self.width - 3)) if self.width else text
+        if self._waiting_since_ns is None or not is_alone:
+            return ""
+        return f"thinking {duration(max(0, now_ns - self._waiting_since_ns) / 1e9)}"
 
     def _tool_line(self, tool: RunningTool, now_ns: int) -> str:
         took = duration(max(0, now_ns - tool.since_ns) / 1e9)

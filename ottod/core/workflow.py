@@ -63,6 +63,7 @@ from ottod.protocol import journal as j
 from ottod.protocol.workflows import ResolvedWorkflow
 
 NS_PER_S = 1_000_000_000
+STOPPED = "the workflow was stopped"
 
 
 class WorkflowMachine:
@@ -392,25 +393,39 @@ class WorkflowMachine:
     def _abandon(self, place: Place) -> None:
         match place.state:
             case "waiting":
-                self._skip(place, "it was not needed any more")
+                self._skip(place, self._why_abandoned)
             case "asking":
-                self._orders.append(WithdrawLeave(path=place.path))
-                self._skip(place, "it was not needed any more")
+                self._orders.append(WithdrawLeave(path=place.path, reason=self._why_withdrawn))
+                self._skip(place, self._why_abandoned)
             case "ready" | "resting":
                 place.due_ns = None
                 if place.attempt:
                     self._end(place, "cancelled")
                 else:
-                    self._skip(place, "it was not needed any more")
+                    self._skip(place, self._why_abandoned)
             case "running" if place.is_step:
                 place.state, place.why, place.due_ns = "stopping", "abandoned", None
-                self._orders.append(StopStep(path=place.path, attempt=place.attempt, reason="it is not needed"))
+                self._orders.append(
+                    StopStep(
+                        path=place.path,
+                        attempt=place.attempt,
+                        reason=STOPPED if self.is_cancelled else "it is not needed",
+                    )
+                )
             case "stopping" if place.is_step:
                 place.why = "abandoned"
             case "running" | "stopping":
                 if place.state == "running":
                     place.state, place.due_ns = "stopping", None
                 self._abandon_below(place)
+
+    @property
+    def _why_abandoned(self) -> str:
+        return STOPPED if self.is_cancelled else "it was not needed any more"
+
+    @property
+    def _why_withdrawn(self) -> str:
+        return STOPPED if self.is_cancelled else "the step is not needed any more"
 
     def _skip(self, place: Place, reason: str) -> None:
         place.state = "skipped"

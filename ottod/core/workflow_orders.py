@@ -45,6 +45,7 @@ class WithdrawLeave(Order, frozen=True, kw_only=True, tag=True):
     """Nobody need answer any more."""
 
     path: str
+    reason: str
 
 
 class Compensate(Order, frozen=True, kw_only=True, tag=True):

@@ -31,7 +31,7 @@ from ottod.settings.policy import project_of
 from ottod.settings.routing import route
 from ottod.settings.routing_words import explained, unrouted
 from ottod.settings.tool_files import ToolShelf
-from ottod.settings.workflows import check_inputs, workflow_now
+from ottod.settings.workflows import WorkflowFinder, check_inputs, workflow_now
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
@@ -276,7 +276,13 @@ class Resolver:
             return check_spec(request.spec, known_tools=known, settings=self.settings)
         if not request.agent:
             raise ConfigError("a session needs an agent's name or a spec")
-        entry = self._finder(cwd).find(request.agent)
+        agents = self._finder(cwd)
+        try:
+            entry = agents.find(request.agent)
+        except ConfigError as error:
+            if error.code == "unknown_agent" and WorkflowFinder(agents=agents).has(request.agent):
+                error.mend = f'{request.agent} is a workflow: `ottoctl workflow run {request.agent} "what to do"`'
+            raise
         if entry.spec is None:
             assert entry.error is not None
             raise entry.error

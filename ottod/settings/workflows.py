@@ -89,6 +89,10 @@ class WorkflowFinder(msgspec.Struct, frozen=True, kw_only=True):
         error.code = "unknown_workflow"
         raise error
 
+    def has(self, name: str) -> bool:
+        """Whether a file has that name, right or wrong."""
+        return name in self._files(only=name)
+
     def entries(self) -> list[WorkflowEntry]:
         """Every name, sorted. A file that is wrong is an entry with errors and hides no other."""
         people = People(self.agents)

@@ -299,9 +299,9 @@ class Approvals:
         text = "nobody answered in time" if known.decision == "expired" else str(known)
         return Failure(code=known.decision, message=f"{path} did not get its approval: {text}")
 
-    def withdraw_step(self, path: str) -> None:
+    def withdraw_step(self, path: str, reason: str) -> None:
         """Nobody need answer any more. Whoever waits for the answer is cancelled as well."""
-        event = CallAbandoned(approval=self._step_question(path), reason="the step is not needed any more")
+        event = CallAbandoned(approval=self._step_question(path), reason=reason)
         self._perform(self._book.step(event, now_ns=self._now_ns()))
 
     def _step_question(self, path: str) -> str:

@@ -244,7 +244,7 @@ class WorkflowRun:
                 task = self._asking.pop(order.path, None)
                 if task is not None:
                     task.cancel()
-                self._approvals.withdraw_step(order.path)
+                self._approvals.withdraw_step(order.path, order.reason)
             case TellSkipped():
                 self._tell_skipped(order)
             case TellIteration():

@@ -15,6 +15,7 @@ from ottod.core.workflow_orders import (
     StopStep,
     TellIteration,
     TellSkipped,
+    WithdrawLeave,
     WorkflowOrder,
 )
 from ottod.core.workflow_tree import MAX_DEPTH, blocks_around
@@ -331,6 +332,16 @@ def test_a_question_is_withdrawn_with_its_step() -> None:
     bench = begun(workflow("parallel", step("a", approval=Approval()), step("b")))
     bench.ended("b", "failed")
     assert not bench.asking and outcome(bench) == "failed"
+
+
+def test_what_a_stop_takes_along_says_so() -> None:
+    """Not that it was not needed: whoever stopped it may have wanted it."""
+    bench = begun(workflow("parallel", step("a", approval=Approval()), step("b"), step("c"), concurrency=1))
+    orders = bench.cancel()
+    reasons = {order.reason for order in orders if isinstance(order, WithdrawLeave | TellSkipped | StopStep)}
+    assert reasons == {"the workflow was stopped"} and bench.machine.skipped.keys() == {"a", "c"}
+    bench.ended("b", "cancelled")
+    assert set(bench.machine.skipped.values()) == reasons and outcome(bench) == "cancelled"
 
 
 # ---------------------------------------------------------------- undoing

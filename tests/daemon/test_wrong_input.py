@@ -104,6 +104,11 @@ def test_unknown_agent(daemon: RealDaemon) -> None:
         path.unlink()
 
 
+def test_a_workflow_is_no_agent(daemon: RealDaemon) -> None:
+    """Its name where an agent's belongs: the command that takes it is told."""
+    check_error(ottoctl(daemon, "run", "bug-fix-loop", "x"), 2, "ottoctl workflow run bug-fix-loop")
+
+
 WRONG_YAML = {
     "unknown key": ("name: a\nmodel: fast\ntoolz: [shell]\n", ":3:1:", "toolz", "tools"),
     "nested unknown key": ("name: a\nmodel: fast\nlimits:\n  max_stepz: 3\n", ":4:3:", "max_stepz", "max_steps"),

@@ -157,7 +157,7 @@ def test_run_and_wait_exit_with_the_outcome(fake: FakeDaemon, tmp_path: Path, ca
     assert str(cause) in done.stderr
     sid = next(iter(fake.sessions))
     assert ottoctl(tmp_path, "wait", sid[2:], "--endpoint", fake.endpoint).returncode == status
-    assert ottoctl(tmp_path, "attach", sid, "--no-input", "--endpoint", fake.endpoint).returncode == status
+    assert ottoctl(tmp_path, "attach", sid, "--endpoint", fake.endpoint).returncode == status
 
 
 def test_a_parked_session_is_8(fake: FakeDaemon, tmp_path: Path) -> None:
@@ -370,6 +370,25 @@ def test_attach_detaches_and_leaves_the_session_running(
     assert status == 0
     assert f"detached; {sid} goes on" in ANSI.sub("", shown)
     assert not fake.bodies(StopSession)
+    assert [body.text for body in fake.bodies(SendInput)] == sent
+
+
+@pytest.mark.parametrize(("said", "sent"), [("", []), ("one\n\ntwo", ["one", "two"])], ids=["nothing", "lines"])
+def test_attach_reads_a_file_to_its_end(fake: FakeDaemon, tmp_path: Path, said: str, sent: list[str]) -> None:
+    """What cannot be polled, a file or /dev/null, is read like a pipe: lines are sent, the end detaches."""
+    sid = fake.add_session(5)
+    (tmp_path / "said").write_text(said)
+    with open(tmp_path / "said" if said else os.devnull, "rb") as stdin:
+        done = subprocess.run(
+            [sys.executable, "-m", "ottoctl", "attach", sid, "--endpoint", fake.endpoint],
+            env=environment(tmp_path),
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+    assert done.returncode == 0 and f"detached; {sid} goes on" in done.stderr
     assert [body.text for body in fake.bodies(SendInput)] == sent
 
 

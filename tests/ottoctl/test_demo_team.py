@@ -76,6 +76,7 @@ def test_what_went_well_is_claimed_and_told(tmp_path: Path) -> None:
     right = found(tmp_path)
     said = claims(right, is_scripted=True)
     assert all(claim.holds for claim in said) and len(said) == 9
+    assert any(claim.text.startswith("the 2 artifacts that were to be are in the index") for claim in said)
     told = report(right, said, is_only=True, width=0, color=False)
     assert "1. NEEDS REVISION" in told and "blocker: it loses cents" in told and "2. APPROVED" in told
     assert "✗" not in told and told.count("✓") == 9

@@ -21,6 +21,7 @@ from ottod.errors import Failure
 from ottod.protocol.cause import Cause
 from ottod.protocol.events import (
     ApprovalRequested,
+    ApprovalResolved,
     ContentDelta,
     Event,
     Gap,
@@ -171,6 +172,20 @@ def test_waiting_for_the_model_shows() -> None:
     assert chunks == [Chunk("view", "⠋ thinking 2.0s")]
     renderer.event(at(TurnCompleted(turn=1), 8), now_ns=8 * SECOND_NS)
     assert not renderer.has_live_region
+
+
+def test_waiting_for_an_approval_shows() -> None:
+    """It is somebody's answer that is waited for, not the model, also when another call ends meanwhile."""
+    renderer = StreamRenderer(live=True)
+    renderer.event(at(TurnStarted(turn=1), 1), now_ns=1 * SECOND_NS)
+    renderer.event(at(ToolStarted(call="b", tool="grep"), 2), now_ns=2 * SECOND_NS)
+    asked = ApprovalRequested(approval="a-7f", call="a", tool="shell")
+    (*_, both) = renderer.event(at(asked, 3), now_ns=4 * SECOND_NS)
+    assert both.text.split("\n") == ["⠋ grep … 2.0s", "⠋ waits for approval a-7f (1.0s)"]
+    (*_, asking) = renderer.event(at(ToolCompleted(call="b", tool="grep"), 5), now_ns=6 * SECOND_NS)
+    assert asking.text == "⠋ waits for approval a-7f (3.0s)"
+    (*_, thinking) = renderer.event(at(ApprovalResolved(approval="a-7f", decision="denied"), 7), now_ns=7 * SECOND_NS)
+    assert thinking.text == "⠋ thinking 2.0s"
 
 
 def test_a_live_line_never_wraps() -> None:
