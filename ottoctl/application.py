@@ -68,6 +68,15 @@ COMMANDS: tuple[tuple[str, str], ...] = (
 )
 """Every command in the order of the help. A group's module holds an `app`, any other the command's function."""
 
+MENDS_OF_MISSING = {
+    "ID": "see `ottoctl ps -a`",
+    "AGENT": "see `ottoctl agent list`",
+    "approve": "see `ottoctl approvals`",
+    "deny": "see `ottoctl approvals`",
+    "revoke": "see `ottoctl policy grants`",
+}
+"""By the argument that lacks, or by the command whose ids are not sessions': what lists its values."""
+
 HELP = """Runs AI agents as supervised sessions, and watches over them.
 
 Example: `ottoctl run coder "make the failing test pass"`
@@ -167,4 +176,16 @@ def say_usage(error: Any) -> int:
     console.message(f"Try '{context.command_path} {context.help_option_names[0]}' for help.")
     # "Value error, " is what the library that checks values puts before what it was told.
     text = error.format_message().replace("Value error, ", "").removesuffix(".")
-    return console.error(OttoError(text, code="usage"))
+    return console.error(OttoError(text, mend=_mend_of(error), code="usage"))
+
+
+def _mend_of(error: Any) -> str:
+    """Where to find what is missing; nothing for other errors."""
+    param = getattr(error, "param", None)
+    if type(error).__name__ != "MissingParameter" or param is None:
+        return ""
+    wanted = str(param.metavar or "").removesuffix("...").removesuffix("[@DIGEST]")
+    if wanted == "ID":
+        # Most ids are sessions'.
+        return MENDS_OF_MISSING.get(error.ctx.info_name, MENDS_OF_MISSING[wanted])
+    return MENDS_OF_MISSING.get(wanted, "")

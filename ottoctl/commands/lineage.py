@@ -41,7 +41,7 @@ def resume(
         found = otto.session(id)
         mode: Mode | None = "conversation" if conversation else None
         session = found.resume(" ".join(task or ()), mode=mode, fresh_budget=fresh_budget)
-        _tell(console, session, f"{session.id} goes on" + (f" from {found.id}" if session.id != found.id else ""))
+        _tell_new(console, session, f"{session.id} goes on" + (f" from {found.id}" if session.id != found.id else ""))
     return None
 
 
@@ -74,7 +74,7 @@ def fork(
             mode=mode,
             title=title,
         )
-        _tell(console, session, f"{session.id} goes on from {found.id}" + (f" at {at}" if at else ""))
+        _tell_new(console, session, f"{session.id} goes on from {found.id}" + (f" at {at}" if at else ""))
     return None
 
 
@@ -99,6 +99,13 @@ def rollback(
             f"{session.id} has forgotten {turns} turn{'s' if turns > 1 else ''}; files are unchanged",
         )
     return None
+
+
+def _tell_new(console: Console, session: SyncSession, message: str) -> None:
+    """Of one that goes on by itself: a reader at a terminal is told how to watch it."""
+    if console.output == "text" and console.is_tty:
+        message += f"; to watch it: `ottoctl attach {session.id}`, or `ottoctl logs -f {session.id}`"
+    _tell(console, session, message)
 
 
 def _tell(console: Console, session: SyncSession, message: str) -> None:

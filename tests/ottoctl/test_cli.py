@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 
 from ottoctl.application import COMMANDS, build_app
+from ottoctl.commands.lineage import _tell_new
+from ottoctl.console import Console
+from ottoctl.sync import SyncSession
 from ottod.errors import Failure
 from ottod.protocol.cause import Cause
 from ottod.protocol.events import ContentDelta, SessionStateChanged, ToolCompleted, ToolStarted, TurnStarted
@@ -106,6 +109,32 @@ def test_wrong_usage_is_2(tmp_path: Path, arguments: list[str]) -> None:
     done = ottoctl(tmp_path, *arguments)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr and done.stderr
+
+
+@pytest.mark.parametrize(("command", "mend"), [("stop", "ps -a"), ("run", "agent list"), ("approve", "approvals")])
+def test_a_missing_argument_has_its_mend(tmp_path: Path, command: str, mend: str) -> None:
+    """What lists the values that could stand there."""
+    done = ottoctl(tmp_path, command)
+    assert done.returncode == 2 and done.stderr.endswith(f"\n  mend: see `ottoctl {mend}`\n")
+
+
+class Terminal(Console):
+    """As if stdout were one."""
+
+    @property
+    def is_tty(self) -> bool:
+        return True
+
+
+def test_whoever_reads_is_told_how_to_watch(capsys: pytest.CaptureFixture[str]) -> None:
+    """At a terminal; a script gets the id, and what it got before."""
+    session = SyncSession.__new__(SyncSession)
+    session.id = "s-1"
+    _tell_new(Terminal(), session, "s-1 goes on")
+    told = capsys.readouterr()
+    assert told.out == "s-1\n" and "`ottoctl attach s-1`, or `ottoctl logs -f s-1`" in told.err
+    _tell_new(Console(), session, "s-1 goes on")
+    assert capsys.readouterr() == ("s-1\n", "s-1 goes on\n")
 
 
 @pytest.mark.parametrize(
