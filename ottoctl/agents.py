@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from ottod.errors import ConfigError
 from ottod.settings.paths import Paths
@@ -24,8 +26,48 @@ def agent_finder(cwd: Path | None = None) -> AgentFinder:
     return finder(cwd=(cwd or Path()).absolute(), config_home=paths.config_home, settings=settings)
 
 
+class AgentCheck(NamedTuple):
+    """What is wrong with an agent; and if nothing is, what its file says in vain."""
+
+    errors: list[ConfigError]
+    warnings: list[ConfigError]
+
+
+def check_agent_here(name: str, cwd: Path | None = None) -> AgentCheck:
+    """An agent by name, or by file, as a session in `cwd` would get it."""
+    from ottod.settings.agent_file import agent_source, check_agent
+    from ottod.settings.agent_places import agent_warnings
+    from ottod.settings.names import AGENT_SUFFIXES
+    from ottod.settings.policy import narrow
+
+    finder = agent_finder(cwd)
+    assert finder.settings is not None
+    file, first = name, None
+    if "/" not in name and not name.endswith(AGENT_SUFFIXES):
+        try:
+            entry = finder.find(name)
+        except ConfigError as error:
+            return AgentCheck([error], [])
+        file, first = entry.source, entry.error
+    # An entry holds the first mistake only; whoever validates wants them all.
+    spec, errors = check_agent(Path(file), known_tools=finder.all_tools, settings=finder.settings)
+    if spec is None or first is not None:
+        return AgentCheck(errors or [error for error in [first] if error is not None], [])
+    spec = msgspec.structs.replace(spec, source=os.path.abspath(file))
+    try:
+        _, notes = narrow(spec, finder.settings, home=finder.home)
+        source = agent_source(file)
+    except ConfigError as error:
+        return AgentCheck([error], [])
+    errors = script_errors(spec, finder, cwd)
+    # Those beside a file count too, wherever it is.
+    beside = {other.stem for other in Path(file).absolute().parent.iterdir() if other.suffix in AGENT_SUFFIXES}
+    return AgentCheck(errors, agent_warnings(spec, source, notes=notes, agents=finder.names | beside))
+
+
 def script_errors(spec: AgentSpec, finder: AgentFinder, cwd: Path | None = None) -> list[ConfigError]:
     """What is wrong with the scripts of an agent's scripted models: none there, or a mistake in one."""
+    from ottod.settings.agent_places import placed_model_error
     from ottod.settings.models import resolve_model
     from ottod.settings.script import load_script
 
@@ -37,13 +79,13 @@ def script_errors(spec: AgentSpec, finder: AgentFinder, cwd: Path | None = None)
                 name,
                 finder.settings,
                 agent=spec.name,
-                agent_source=os.path.abspath(spec.source),
+                agent_source=spec.source,
                 cwd=str((cwd or Path()).absolute()),
             )
             if target.adapter == "scripted":
                 load_script(target.model)
         except ConfigError as error:
-            found.append(error)
+            found.append(placed_model_error(error, spec, name))
     return found
 
 

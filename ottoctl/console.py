@@ -126,6 +126,15 @@ class Console:
             self.message(f"  {paint('mend:', 'bold', color=color)} {one_line(error.mend)}")
         return status_of_code(error.code)
 
+    def warning(self, warning: OttoError) -> None:
+        """Says what is not as it seems, and what would mend it. The exit status stays as it is."""
+        from ottoctl.rendering.ansi import one_line, paint
+
+        color = self.color_err
+        self.message(f"{paint('ottoctl: warning:', 'bold yellow', color=color)} {one_line(warning.message)}")
+        if warning.mend:
+            self.message(f"  {paint('mend:', 'bold', color=color)} {one_line(warning.mend)}")
+
     # ------------------------------------------------------------ the daemon
 
     def connect(self, *, follows: bool = False) -> SyncOtto:

@@ -57,6 +57,7 @@ OF_CODE: dict[str, int] = {
     "unknown_workflow": USAGE,
     "no_route": USAGE,
     "unknown_model": USAGE,
+    "unknown_tool": USAGE,
     "alias_cycle": USAGE,
     "no_script": USAGE,
     "ambiguous_session": USAGE,

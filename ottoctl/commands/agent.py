@@ -104,32 +104,31 @@ def validate(
 ) -> int | None:
     """Check agents; an error names file, line, column and the mend
 
+    So does a warning, which leaves the exit status 0: the agent starts, and does not get all that its file says.
+
     Example: `ottoctl agent validate .otto/agents/coder.yml`
     """
-    found = {name: _problems(name, cwd) for name in names or _all_names(cwd)}
+    from ottoctl.agents import check_agent_here
+
+    found = {name: check_agent_here(name, cwd) for name in names or _all_names(cwd)}
     if console.output == "text":
-        for name, errors in found.items():
+        for name, (errors, warnings) in found.items():
             if not errors:
                 console.write(f"{name}: ok\n")
             for error in errors:
                 console.error(error)
+            for warning in warnings:
+                console.warning(warning)
     else:
         records = [
-            {
-                "agent": name,
-                "ok": not errors,
-                "errors": [
-                    {"message": e.message, "file": e.file, "line": e.line, "column": e.column, "mend": e.mend}
-                    for e in errors
-                ],
-            }
-            for name, errors in found.items()
+            {"agent": name, "ok": not errors, "errors": _said(errors), "warnings": _said(warnings)}
+            for name, (errors, warnings) in found.items()
         ]
         for text in (
             [encode_json(r) for r in records] if console.output == "jsonl" else [encode_json(records, indent=2)]
         ):
             console.write(text + "\n")
-    return USAGE if any(found.values()) else OK
+    return USAGE if any(check.errors for check in found.values()) else OK
 
 
 @app.command("new", cls=QuickCommand)
@@ -171,26 +170,8 @@ def _all_names(cwd: Path | None) -> list[str]:
     return [entry.name for entry in visible_agents(cwd)]
 
 
-def _problems(name: str, cwd: Path | None) -> list[ConfigError]:
-    """What is wrong with an agent, by name or by file."""
-    from ottoctl.agents import agent_finder, script_errors
-
-    finder = agent_finder(cwd)
-    if "/" in name or name.endswith((".yml", ".yaml", ".md")):
-        from ottod.settings.agent_file import check_agent
-
-        spec, errors = check_agent(Path(name), known_tools=finder.all_tools, settings=finder.settings)
-        return errors if spec is None else script_errors(spec, finder, cwd)
-    try:
-        entry = finder.find(name)
-    except ConfigError as error:
-        return [error]
-    if entry.error is None:
-        return script_errors(entry.spec, finder, cwd) if entry.spec is not None else []
-    from ottod.settings.agent_file import check_agent
-
-    # The entry holds the first mistake only; whoever validates wants them all.
-    return check_agent(entry.source, known_tools=finder.all_tools, settings=finder.settings)[1] or [entry.error]
+def _said(found: list[ConfigError]) -> list[dict[str, object]]:
+    return [{"message": e.message, "file": e.file, "line": e.line, "column": e.column, "mend": e.mend} for e in found]
 
 
 def _source_of(agent: str, cwd: Path | None) -> str:

@@ -20,9 +20,10 @@ def explanation_page(found: PolicyExplanation, *, color: bool) -> str:
     """The outcome first, then the deciding rule, then everything else that spoke."""
     outcome = paint(found.outcome, STYLES[found.outcome], color=color)
     lines = [f"{one_line(found.agent)} {one_line(found.tool)}: it {outcome}" + _after(found.message, ": ")]
-    lines.append(f"  decided by   {_rule(found.rule)}")
-    lines.append(f"  about        {one_line(found.claim)}")
-    lines.append(f"  authority    {one_line(found.authority)}")
+    if found.rule.rule:
+        lines.append(f"  decided by   {_rule(found.rule)}")
+        lines.append(f"  about        {one_line(found.claim)}")
+        lines.append(f"  authority    {one_line(found.authority)}")
     if found.grant:
         lines.append(f"  permission stands {found.grant}")
     lines += [f"  not by       {_rule(other)}: {other.why}" for other in found.others]

@@ -214,7 +214,7 @@ def check_handoff(plan: SessionPlan, body: SpawnChild) -> None:
     if HANDOFF_TOOL not in plan.spec.tools or body.agent not in plan.spec.handoffs:
         named = ", ".join(plan.spec.handoffs) or "nobody"
         raise RefusedError(
-            f"{plan.spec.name} may not hand over to {body.agent[:100]}",
+            f"{plan.spec.name} may not hand over to {body.agent[:100]}; it may to {named}",
             code="no_handoff",
-            mend=f"it may to {named}; name others under `handoffs` in its file",
+            mend="name others under `handoffs` in its file",
         )

@@ -17,6 +17,8 @@ from ottod.root.context import RootContext
 from ottod.root.resolve import Resolver
 from ottod.root.rulings import all_authorities
 from ottod.root.session_table import Session
+from ottod.settings.nearest import nearest
+from ottod.settings.tool_names import PROJECT, USER, source_of
 
 PROGRAM = "ottod.worker.explain"
 TIMEOUT_S = 30.0
@@ -51,6 +53,7 @@ class Explanations:
             request = StartSession(agent=body.agent, spec=body.spec, cwd=body.cwd)
             spec, cwd = self._resolver.look_up(request)
             grants = tuple(each for each in grants if (each.source, each.cwd) == (spec.source, cwd))
+        check_tool(body.tool, spec, self._resolver.tools_at(cwd))
         report = self._resolver.layers()
         return _ask(
             Hypothesis(
@@ -71,6 +74,16 @@ class Explanations:
                 isolation=report,
             )
         )
+
+
+def check_tool(tool: str, spec: AgentSpec, known: tuple[str, ...]) -> None:
+    """Raises OttoError `unknown_tool` for a name that no tool here bears. What MCP servers offer is not known."""
+    if tool in known or tool in spec.tools or source_of(tool) not in ("", PROJECT, USER):
+        return
+    close = nearest(tool, spec.tools) or nearest(tool, known)
+    hint = f" — did you mean {close!r}?" if close else ""
+    mend = f"{spec.name} has: {', '.join(spec.tools) or 'no tools'}"
+    raise OttoError(f"unknown tool {tool[:100]!r}{hint}", mend=mend, code="unknown_tool")
 
 
 def _are_confined(spec: AgentSpec, report: dict[str, str]) -> bool:

@@ -20,6 +20,7 @@ from ottod.root.plan import SessionPlan
 from ottod.root.platform import Platform
 from ottod.root.vault import Vault
 from ottod.root.workflow_plans import check_repository, read_workflow, session_spec, step_agents, write_inputs
+from ottod.settings.agent_places import placed_model_error
 from ottod.settings.agents import AgentFinder, check_spec, finder, narrow
 from ottod.settings.daemon import DaemonSettings
 from ottod.settings.environment import PRIVATE_PREFIX, matches, session_env
@@ -143,10 +144,7 @@ class Resolver:
         if request.model:
             # A model that the client names is looked up from where the client stands.
             names[0] = (request.model, "")
-        targets = tuple(
-            resolve_model(name, self.settings, agent=spec.name, agent_source=source, cwd=cwd)
-            for name, source in names
-        )
+        targets = tuple(self._target(spec, name, source, cwd) for name, source in names)
         env = self._env(request.env, spec)
         resolved = Resolved(
             spec=spec,
@@ -209,8 +207,16 @@ class Resolver:
             if agent.name not in needed and (agent.name == workflow.spec.summarizer or not workflow.model):
                 continue
             name, source = (workflow.model, "") if workflow.model else (agent.model, agent.source)
-            target = resolve_model(name, self.settings, agent=agent.name, agent_source=source, cwd=cwd)
-            self.keys((target,))
+            self.keys((self._target(agent, name, source, cwd),))
+
+    def _target(self, agent: AgentSpec, model: str, source: str, cwd: str) -> ModelTarget:
+        """Where a model is asked. Raises: ConfigError, at the line of the agent's file if that names the model."""
+        try:
+            return resolve_model(model, self.settings, agent=agent.name, agent_source=source, cwd=cwd)
+        except ConfigError as error:
+            if not source:
+                raise
+            raise placed_model_error(error, agent, model) from None
 
     def take_over(self, plan: SessionPlan, directory: Path) -> dict[str, str]:
         """The keys for a session that goes on from another's plan; makes its directory.
@@ -230,6 +236,10 @@ class Resolver:
         if spec.working_dir:
             cwd = self._check_dir(str(Path(cwd, spec.working_dir).resolve()), within=cwd)
         return spec, cwd
+
+    def tools_at(self, cwd: str) -> tuple[str, ...]:
+        """The names of the tools that an agent in this directory could have; those of MCP servers are not known."""
+        return self._finder(cwd).all_tools
 
     def layers(self) -> dict[str, str]:
         """What isolation this host gives, by layer. Blocks on the first call."""

@@ -93,7 +93,7 @@ def parse_agent(
                 file=file,
                 mend="name the file with lower-case letters, digits, - and _, beginning with a letter",
             )
-        source = _front_matter(data, file) if file.endswith(".md") else parse(data, file=file)
+        source = _source(data, file)
     except ConfigError as error:
         return None, [error]
     source = source._replace(data=_long_form(source.data, stem, settings.isolation if settings else None))
@@ -156,6 +156,15 @@ def digest(spec: AgentSpec) -> str:
     permissions = msgspec.structs.replace(spec.permissions, rules=rules)
     bare = msgspec.structs.replace(spec, digest="", source="", permissions=permissions)
     return hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest()
+
+
+def agent_source(file: str) -> Source:
+    """The data of an agent's file with their places, short forms as they are. Raises: ConfigError."""
+    return _source(read_bytes(file), file)
+
+
+def _source(data: bytes, file: str) -> Source:
+    return _front_matter(data, file) if file.endswith(".md") else parse(data, file=file)
 
 
 def _front_matter(data: bytes, file: str) -> Source:

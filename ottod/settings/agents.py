@@ -89,6 +89,11 @@ class AgentFinder(msgspec.Struct, frozen=True, kw_only=True):
         """What an agent here can name among its tools."""
         return (*self.known_tools, *self.shelf.names)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Every name that an agent here bears, also one whose file is wrong."""
+        return frozenset(self._files())
+
     def directories(self) -> list[AgentDirectory]:
         """The directories in order of precedence, whether they exist or not."""
         project = [

@@ -203,10 +203,14 @@ def _script(model: str, *, agent: str, agent_source: str, cwd: str) -> str:
         if agent and os.path.isdir(candidate):
             candidate /= f"{agent}{SCRIPT_SUFFIX}"
             if not os.path.isfile(candidate):
-                raise _coded(f"no script for {agent} at {candidate}", "write one, by the agent's name", "no_script")
+                raise _coded(
+                    f"no script for {agent} at {os.path.realpath(candidate)}",
+                    "write one, by the agent's name",
+                    "no_script",
+                )
         if os.path.isfile(candidate):
             return str(candidate.resolve())
-    tried = ", ".join(dict.fromkeys(str(c) for c in candidates))
+    tried = ", ".join(dict.fromkeys(os.path.realpath(c) for c in candidates))
     raise _coded(f"no script at {tried}", "check the path after `scripted:`", "no_script")
 
 

@@ -17,7 +17,7 @@ from ottod.errors import ToolError
 from ottod.protocol.model import ToolCall
 from ottod.protocol.policy import Hypothesis
 from ottod.protocol.results import ClaimRuling, LayerWord, PolicyExplanation, RuleWord
-from ottod.tools.arguments import decode_arguments
+from ottod.tools.arguments import decode_arguments, fields
 from ottod.tools.base import Tool
 from ottod.tools.registry import BUILTIN_TOOLS
 from ottod.worker.judge import Judge
@@ -37,6 +37,7 @@ def explain(order: Hypothesis) -> PolicyExplanation:
         run_mode=order.run_mode,
         is_confined=order.is_confined,
     )
+    wrong = _what_is_wrong(tools.get(order.tool), order.arguments)
     call = ToolCall(call="c-1", tool=order.tool, arguments=order.arguments)
     claims = judge.claims(call)
     verdict = judge.decide(call.tool, claims)
@@ -45,17 +46,25 @@ def explain(order: Hypothesis) -> PolicyExplanation:
     layers = other_layers(
         claims, isolation=order.spec.isolation, given=order.isolation, is_program=order.tool in PROGRAM_TOOLS
     )
-    wrong = _what_is_wrong(tools.get(order.tool), order.arguments)
     outcome, message = _outcome(order, verdict, has_grant=grant is not None, wrong=wrong)
     outcome, message = _after_layers(order, outcome, message, layers)
     first = verdict.decisive
-    return PolicyExplanation(
+    answer = PolicyExplanation(
         agent=order.spec.name,
         agent_source=order.spec.source,
         tool=order.tool,
         effect=verdict.effect,
         outcome=outcome,
         message=message,
+        cwd=order.cwd,
+        run_mode=order.run_mode,
+        is_confined=order.is_confined,
+        notes=_notes(order, tools.get(order.tool), is_wrong=bool(wrong)),
+    )
+    if wrong:
+        return answer  # Arguments that cannot be read claim nothing that a rule could speak of.
+    return msgspec.structs.replace(
+        answer,
         claim=str(first.claim),
         authority=first.authority,
         rule=_word(first),
@@ -63,20 +72,16 @@ def explain(order: Hypothesis) -> PolicyExplanation:
         rulings=tuple(_ruling(finding) for finding in verdict.findings[:MAX_RULINGS]),
         layers=layers,
         grant=grant.grant if grant is not None else "",
-        cwd=order.cwd,
-        run_mode=order.run_mode,
-        is_confined=order.is_confined,
-        notes=_notes(order, is_builtin=order.tool in tools, is_wrong=bool(wrong)),
     )
 
 
 def _outcome(order: Hypothesis, verdict: Verdict, *, has_grant: bool, wrong: str) -> tuple[Outcome, str]:
     if order.tool not in order.spec.tools:
         return "fails", f"{order.spec.name} has no tool {order.tool}"
-    if verdict.effect == "deny":
-        return "fails", "a rule forbids it"
     if wrong:
         return "fails", wrong
+    if verdict.effect == "deny":
+        return "fails", "a rule forbids it"
     if verdict.effect == "allow":
         return "runs", ""
     if has_grant:
@@ -108,18 +113,40 @@ def _what_is_wrong(tool: Tool[Any] | None, arguments: str) -> str:
     try:
         decode_arguments(tool, arguments)
     except ToolError as error:
-        return error.message
+        return _misnamed(tool, arguments) or error.message
     return ""
 
 
-def _notes(order: Hypothesis, *, is_builtin: bool, is_wrong: bool) -> tuple[str, ...]:
+def _misnamed(tool: Tool[Any], arguments: str) -> str:
+    """Which arguments the tool has not, and which it misses; empty if the names are right and a value is not."""
+    try:
+        given = msgspec.json.decode(arguments.strip() or "{}", type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeEncodeError):
+        return ""
+    known = msgspec.structs.fields(tool.arguments) if tool.parameters is None else ()
+    foreign = [name for name in given if name not in {field.encode_name for field in known}]
+    missing = [field.encode_name for field in known if field.required and field.encode_name not in given]
+    said = [f"has no argument {_quoted(foreign)}"] if foreign and known else []
+    if missing:
+        said.append(f"it needs {_quoted(missing)}" if said else f"needs {_quoted(missing)}")
+    return f"{tool.name} {'; '.join(said)}" if said else ""
+
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+def _notes(order: Hypothesis, tool: Tool[Any] | None, *, is_wrong: bool) -> tuple[str, ...]:
     notes = []
-    if not is_builtin:
+    if tool is None:
         notes.append(
             f"{order.tool} is no built-in tool: it is judged by its name, and its arguments are not looked at"
         )
     elif is_wrong:
-        notes.append("such a call fails by itself; the rules are weighed by the tool's name here")
+        notes.append(
+            f"no rule was weighed: a call fails by itself whose arguments are wrong; {tool.name} has: {fields(tool)}"
+        )
+        return tuple(notes)
     if not order.is_confined:
         notes.append("programs of this agent are not confined to the working directory")
     return tuple(notes)

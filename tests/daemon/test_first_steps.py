@@ -121,7 +121,10 @@ def test_every_mistake_of_an_agent_is_said(daemon: RealDaemon) -> None:
     agent(daemon, "fine")
     done = ctl(daemon, "agent", "validate", "scriptless", "wrong", "fine", ".otto/agents/wrong.yml")
     assert done.returncode == 2 and done.stdout == "fine: ok\n"
-    assert "no script at" in done.stderr and done.stderr.count("typo.script.yml:2:5: unknown key 'txet'") == 2
+    scriptless = daemon.workdir / ".otto/agents/scriptless.yml"
+    assert f"{scriptless}:1:8: model: no script at {scriptless.parent}/nowhere.yml" in done.stderr
+    assert f"{scriptless}:1:8: model: no script at" in ctl(daemon, "run", "scriptless", "go").stderr
+    assert done.stderr.count("typo.script.yml:2:5: unknown key 'txet'") == 2
     (daemon.workdir / ".otto/agents/twice.yml").write_text("modle: default\ntools: [fs_raed]\n")
     done = ctl(daemon, "run", "twice", "go")
     assert done.returncode == 2 and "1 more mistake: ottoctl agent validate" in done.stderr, done.stderr

@@ -104,8 +104,10 @@ def test_a_handoff_needs_leave_and_stands_alone(daemon: RealDaemon) -> None:
         first = otto.start("triage", "go", cwd=daemon.workdir)
         result = first.wait(timeout_s=60)
         assert result.ok and result.result == "I do it myself"
-        failed = [e.event.failure.code for e in first.events(follow=False) if isinstance(e.event, ToolFailed)]
+        failures = [e.event.failure for e in first.events(follow=False) if isinstance(e.event, ToolFailed)]
+        failed = [failure.code for failure in failures]
         assert failed[:3] == ["no_handoff", "bad_arguments", "bad_arguments"] and len(failed) == 4, failed
+        assert "triage may not hand over to stranger; it may to expert, nobody" in failures[0].message
         assert set(tree(otto, first)) == {"triage"}, "nobody was started"
 
 

@@ -628,6 +628,23 @@ def test_agents(tmp_path: Path) -> None:
     assert unknown.returncode == 2 and "coder" in unknown.stderr
 
 
+def test_an_agent_that_gets_less_than_its_file_says(tmp_path: Path) -> None:
+    """By name and by file: every part with its line and a mend, and the exit status stays 0."""
+    file = tmp_path / "p/.otto/agents/helper.yml"
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        "handoffs: [codr]\npermissions:\n  preset: autonomous\n  rules:\n    - {effect: allow, tool: shell}\n"
+    )
+    for name in ("helper", "p/.otto/agents/helper.yml"):
+        done = ottoctl(tmp_path, "agent", "validate", name, "--cwd", "p")
+        assert done.returncode == 0 and done.stdout == f"{name}: ok\n"
+        said = [line for line in done.stderr.splitlines() if "warning:" in line]
+        assert [line.split("helper.yml:")[1].split(" ")[0] for line in said] == ["1:12:", "3:3:", "5:7:"]
+        assert done.stderr.count("mend: ") == 3 and "did you mean 'coder'?" in said[0]
+    (found,) = json.loads(ottoctl(tmp_path, "agent", "validate", "helper", "--cwd", "p", "-o", "json").stdout)
+    assert found["ok"] and [warning["line"] for warning in found["warnings"]] == [1, 3, 5]
+
+
 def test_config_show(tmp_path: Path) -> None:
     """What holds and where it comes from, without a daemon; a key that there is not, and a file that is wrong."""
     file = tmp_path / "otto.yml"
