@@ -496,7 +496,8 @@ class SessionRunner:
 
     def _obey_stop(self, order: StopTurn) -> None:
         is_for_good = order.cause != "daemon_stop" and not order.for_restart
-        if is_for_good and self._is_suspended and not self._is_over:
+        makes_room = self._stop is not None and self._stop.kind != "daemon_stop" and self._is_suspended
+        if is_for_good and makes_room and not self._is_over:
             # It was to make room for another incarnation. A stop wins: there will be none.
             self._stop, self._is_suspended = None, False
         is_first = self._stop is None
