@@ -89,10 +89,10 @@ class Host:
 
     def kill(self, delay_s: float) -> None:
         """kill -9 of root; the next one is started after `delay_s`."""
-        now_ns = time.time_ns()
-        self._deeds.root_deaths_ns.append(now_ns)
-        self._deeds.root_troubles_ns.append(now_ns)
+        self._deeds.root_troubles_ns.append(time.time_ns())
         self.daemon.kill()
+        # It looks at the daemon's processes first: what root begins meanwhile it begins before its death.
+        self._deeds.root_deaths_ns.append(time.time_ns())
         self.is_frozen = False
         self.zygote_pid = 0
         self._restart_at_s = time.monotonic() + delay_s
