@@ -51,3 +51,9 @@ SessionIds = Annotated[
     list[str],
     typer.Argument(metavar="ID...", help="Ids, beginnings of ids, or names", autocompletion=complete_sessions),
 ]
+NewName = Annotated[
+    str,
+    typer.Option(
+        "--name", metavar="NAME", help="What stands for its id in every command; no other living session may have it"
+    ),
+]

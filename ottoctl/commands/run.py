@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ottoctl.commands.arguments import complete_agents, complete_sessions
+from ottoctl.commands.arguments import NewName, complete_agents, complete_sessions
 from ottoctl.commands.frame import command
 from ottoctl.console import Console
 from ottoctl.exits import CRASHED, FAILED, INTERRUPTED, OK, TERMINATED, status_of_cause
@@ -55,14 +55,7 @@ def run(
     ] = "oneshot",
     headless: Annotated[bool, typer.Option("--headless", help="Nobody can answer questions: refuse at once")] = False,
     title: Annotated[str, typer.Option("--title", help="A name for lists")] = "",
-    name: Annotated[
-        str,
-        typer.Option(
-            "--name",
-            metavar="NAME",
-            help="What stands for its id in every command; no other living session may have it",
-        ),
-    ] = "",
+    name: NewName = "",
     remove: Annotated[
         bool,
         typer.Option(

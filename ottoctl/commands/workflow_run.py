@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ottoctl.commands.arguments import complete_sessions
+from ottoctl.commands.arguments import NewName, complete_sessions
 from ottoctl.commands.frame import command
 from ottoctl.commands.quick import QuickCommand
 from ottoctl.commands.workflow import WorkflowName, app
@@ -43,14 +43,7 @@ def run(
     model: Annotated[str, typer.Option("-m", "--model", help="Another model than those of its agents")] = "",
     headless: Annotated[bool, typer.Option("--headless", help="Nobody can answer questions: refuse at once")] = False,
     title: Annotated[str, typer.Option("--title", help="A name for lists")] = "",
-    name: Annotated[
-        str,
-        typer.Option(
-            "--name",
-            metavar="NAME",
-            help="What stands for its id in every command; no other living session may have it",
-        ),
-    ] = "",
+    name: NewName = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what it would do, with whom, for how much at most")
     ] = False,
