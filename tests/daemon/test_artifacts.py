@@ -173,7 +173,11 @@ def test_who_goes_on_reads_what_there_was() -> None:
     """A fork's conversation speaks of artifacts: it reads them as they were when it began."""
     with running_daemon() as daemon, daemon.client() as otto:
         model = daemon.script(
-            "m", write("plan.md", "old\n"), {"text": "kept"}, write("plan.md", "newer\n"), {"text": "kept again"}
+            "m",
+            write("plan.md", "the old plan\n"),
+            {"text": "kept"},
+            write("plan.md", "newer\n"),
+            {"text": "kept again"},
         )
         first = otto.start(spec=daemon.agent(model, *TOOLS), task="go", cwd=daemon.workdir, mode="conversation")
         first.wait(idle=True)
@@ -193,11 +197,11 @@ def test_who_goes_on_reads_what_there_was() -> None:
         wait_for("its turn", lambda: fork.info().turn == 2 and fork.info().state == "idle")
         fork.stop()
         result = fork.wait().result
-        assert "old" in result and "newer" not in result and "version 2" not in result
+        assert "the old plan" in result and "newer" not in result and "version 2" not in result
 
         heir = fork.resume("make your own", mode="oneshot")
         result = heir.wait().result
-        assert "mine" in result and "old" not in result and result.count("made from") == 1
+        assert "mine" in result and "the old plan" not in result and result.count("made from") == 1
         (own,) = otto.artifacts(session=heir.id)
         (source,) = own.sources
         assert own.version == 1 and otto.artifact(source).session == first.id
