@@ -122,7 +122,7 @@ class Children:
             return await self.start(step_request(parent, plan, body, key), parent, body.key)
         heritage: Heritage | None = None
         if body.handoff:
-            check_handoff(plan, body)
+            check_handoff(parent, plan, body)
             heritage = await self._c.in_thread(self._heritage, parent.id, body)
         elif SPAWN_TOOL not in plan.spec.tools:
             raise RefusedError(f"{plan.spec.name} may not start agents", mend=f"add {SPAWN_TOOL} to its tools")
@@ -209,12 +209,16 @@ class Children:
             await asyncio.sleep(TELL_AGAIN_S)
 
 
-def check_handoff(plan: SessionPlan, body: SpawnChild) -> None:
-    """Raises RefusedError unless the agent's own definition says that it may hand over to this one."""
+def check_handoff(parent: Session, plan: SessionPlan, body: SpawnChild) -> None:
+    """Raises RefusedError unless the agent's own definition names this one, and it has no children that work."""
     if HANDOFF_TOOL not in plan.spec.tools or body.agent not in plan.spec.handoffs:
         named = ", ".join(plan.spec.handoffs) or "nobody"
         raise RefusedError(
             f"{plan.spec.name} may not hand over to {body.agent[:100]}; it may to {named}",
             code="no_handoff",
             mend="name others under `handoffs` in its file",
+        )
+    if any(not child.has_ended for child in parent.children.values()):
+        raise RefusedError(
+            f"agents that {parent.id} started still work", code="has_children", mend="wait for them with await_agents"
         )

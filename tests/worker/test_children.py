@@ -253,3 +253,21 @@ def test_an_end_that_was_missed_is_told_to_the_call_that_asks_again(root_with_ch
     root.command(ChildNotice(child="s-child1", agent="helper", cause=DONE, result="42"))
     assert "42" in root.finish().result
     assert len(root.of(ChildStarted)) == 1 and len(root.of(ChildExited)) == 1
+
+
+def test_a_successor_that_could_not_be_noted_is_not_another_child(root_with_children: FakeRoot) -> None:
+    """Root had started it, and the worker died before it was told: the repeated call gets it, and is not refused."""
+    root = root_with_children
+    handoff = {"name": "handoff", "arguments": {"agent": "expert", "reason": "it knows"}}
+    root.script({"tools": [handoff]}, {"text": "never said"})
+    answer, root._answer = root._answer, None
+    root.bear("handoff", handoffs=("expert",))
+    root.until("it asks", lambda: len(root.requests) == 1)
+    root.kill()
+    assert not any(isinstance(e, j.ChildStarted) for e in root.journal())
+    root._answer = answer
+    root.bear("handoff", handoffs=("expert",), children=(ChildNotice(child="s-child1", agent="expert"),))
+    root.until("it asks again", lambda: len(root.requests) == 2)
+    assert root.requests[0] == root.requests[1]
+    root.command(ChildNotice(child="s-child1", agent="expert", cause=DONE, result="done by the expert"))
+    assert root.finish().result == "done by the expert"
