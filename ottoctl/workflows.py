@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,28 +52,33 @@ def workflow_plan(spec: WorkflowSpec, task: str = "", cwd: Path | None = None, *
     from ottod.settings.models import resolve_model
     from ottod.settings.workflow_people import People
     from ottod.settings.workflow_plan import plan_of
+    from ottod.settings.workflow_start import needs
     from ottod.settings.workflows import choose, resolve_workflow
 
     agents = workflow_finder(cwd).agents
     settings, directory = agents.settings, str(agents.cwd)
     assert settings is not None
 
+    workflow = resolve_workflow(spec, agents, task=task)
+    needed = {need.agent.name for need in needs(workflow)}
+
     def models_of(agent: AgentSpec, named: str) -> tuple[ModelTarget, ...]:
+        own = os.path.join(directory, agent.working_dir)
+        place = own if os.path.isdir(own) else directory
         wanted = [(m, agent.source) for m in (agent.model, *agent.fallback_models)]
         if first := model or named:
             wanted[0] = (first, "")
         found = []
         for name, source in wanted:
             try:
-                found.append(resolve_model(name, settings, agent=agent.name, agent_source=source, cwd=directory))
-            except ConfigError as error:
+                found.append(resolve_model(name, settings, agent=agent.name, agent_source=source, cwd=place))
+            except ConfigError:
                 # As at a start: the beginning of a text stands for a summary that nobody can write.
-                if error.code != "no_script" or agent.name != spec.summarizer or not model:
+                if agent.name in needed:
                     raise
                 found.append(ModelTarget(provider="scripted", adapter="scripted", model=""))
         return tuple(found)
 
-    workflow = resolve_workflow(spec, agents, task=task)
     return plan_of(workflow, choose(spec, People(agents), task=task), models_of)
 
 
@@ -87,8 +93,6 @@ def workflow_problems(name: str, cwd: Path | None = None) -> list[ConfigError]:
 def workflows_dir(cwd: Path | None, *, user: bool) -> Path:
     """Where a new workflow is written."""
     if user:
-        import os
-
         from ottod.settings.paths import Paths
 
         return Paths.from_env(os.environ, uid=os.getuid()).config_home / "workflows"

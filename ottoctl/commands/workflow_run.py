@@ -52,7 +52,8 @@ def run(
 
     One line for each step goes to stderr, the result to stdout. The exit status is the outcome. Ctrl-C stops the
     workflow and everything below it; pressed again, it leaves at once. With --dry-run nothing is started, not even a
-    daemon: what would be refused is refused, and the rest is shown.
+    daemon: what files show to be wrong is refused, and the rest is shown. Keys, and the isolation that agents
+    require, are the daemon's to look at, when it starts the workflow.
 
     Example: `ottoctl workflow run plan-implement-review "add a --json flag"`
     """
@@ -71,7 +72,7 @@ def _show_plan(
     """What a run would do; what would refuse it is raised."""
     from ottoctl.rendering.workflow_plan import plan_record, plan_table
     from ottoctl.workflows import workflow_entry, workflow_plan
-    from ottod.settings.workflows import check_inputs
+    from ottod.settings.workflow_start import check_inputs, check_repository
 
     if "@" in workflow:
         raise OttoError(
@@ -82,7 +83,9 @@ def _show_plan(
     entry = workflow_entry(workflow, cwd)
     if entry.spec is None:
         raise entry.errors[0]
-    check_inputs(entry.spec, given)
+    where = os.path.realpath(cwd or Path())
+    check_inputs(entry.spec, given, where)
+    check_repository(entry.spec, where)
     plan = workflow_plan(entry.spec, task, cwd, model=model)
     if console.output == "text":
         console.write(plan_table(plan, width=console.width, color=console.color))

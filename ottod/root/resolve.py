@@ -19,7 +19,7 @@ from ottod.root.definitions import NOTHING_KEPT, Kept
 from ottod.root.plan import SessionPlan
 from ottod.root.platform import Platform
 from ottod.root.vault import Vault
-from ottod.root.workflow_plans import check_repository, read_workflow, session_spec, step_agents, write_inputs
+from ottod.root.workflow_plans import read_workflow, session_spec, write_inputs
 from ottod.settings.agent_places import placed_model_error
 from ottod.settings.agents import AgentFinder, check_spec, finder, narrow
 from ottod.settings.daemon import DaemonSettings
@@ -32,7 +32,8 @@ from ottod.settings.policy import project_of
 from ottod.settings.routing import route
 from ottod.settings.routing_words import explained, unrouted
 from ottod.settings.tool_files import ToolShelf
-from ottod.settings.workflows import WorkflowFinder, check_inputs, workflow_now
+from ottod.settings.workflow_start import check_inputs, check_repository, needs
+from ottod.settings.workflows import WorkflowFinder, workflow_now
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +103,13 @@ def check_wanted(
         )
 
 
+def _name_step(error: OttoError, step: str) -> None:
+    """Says which step it is about, unless it names a place in a file."""
+    if not isinstance(error, ConfigError) or not error.file:
+        error.message = f"step {step!r}: {error.message}"
+        error.args = (error.message,)
+
+
 def _joined(names: Iterable[str]) -> str:
     return ", ".join(names)[:1000]
 
@@ -135,16 +143,10 @@ class Resolver:
             spec = self._spec(request, cwd, shelf)
         else:
             spec, routed = self._routed(wanted.hint or request.task, cwd, wanted.besides)
-        if spec.kind != "agent":
-            raise RefusedError(f"{spec.name} is a {spec.kind}; this version runs agents", code="unsupported_kind")
-        self._check_isolation(spec)
+        self._check_agent(spec)
         if spec.working_dir:
             cwd = self._check_dir(str(Path(cwd, spec.working_dir).resolve()), within=cwd)
-        names = [(spec.model, spec.source), *((name, spec.source) for name in spec.fallback_models)]
-        if request.model:
-            # A model that the client names is looked up from where the client stands.
-            names[0] = (request.model, "")
-        targets = tuple(self._target(spec, name, source, cwd) for name, source in names)
+        targets = self._targets(spec, request.model, cwd)
         env = self._env(request.env, spec)
         resolved = Resolved(
             spec=spec,
@@ -162,20 +164,20 @@ class Resolver:
     def _resolve_workflow(
         self, request: StartSession, start: WorkflowStart, directory: Path, kept: ResolvedWorkflow | None
     ) -> Resolved:
-        """A workflow with its agents as they are now, or as they are kept. It has no model, and needs no key."""
+        """A workflow with its agents as they are now, or as they are kept. Its own session has no model."""
         cwd = self._working_dir(request)
         found = self._finder(cwd)
         if kept is None:
             workflow = read_workflow(request, start, found)
         else:
-            check_inputs(kept.spec, start.inputs)
+            check_inputs(kept.spec, start.inputs, cwd)
             workflow = msgspec.structs.replace(
                 kept,
                 spec=workflow_now(kept.spec, self.settings, home=found.home),
                 agents=tuple(self._as_kept(agent, found.shelf) for agent in kept.agents),
             )
         workflow = msgspec.structs.replace(workflow, model=request.model)
-        self._check_model(workflow, cwd)
+        self._check_steps(workflow, cwd)
         check_repository(workflow.spec, cwd)
         spec = session_spec(workflow)
         self._check_isolation(spec)
@@ -196,18 +198,35 @@ class Resolver:
         write_inputs(directory, start.inputs)
         return resolved
 
-    def _check_model(self, workflow: ResolvedWorkflow, cwd: str) -> None:
-        """Each agent that may be needed has its model and the key for it, now rather than at its step.
+    def _check_steps(self, workflow: ResolvedWorkflow, cwd: str) -> None:
+        """Each session that a step may want could be started, now rather than when it is the step's turn.
 
-        Raises: ConfigError.
+        Raises: what `resolve` raises for it.
         """
-        needed = step_agents(workflow)
-        for agent in workflow.agents:
-            # A summary is seldom written, and the beginning of the text stands for one that cannot be.
-            if agent.name not in needed and (agent.name == workflow.spec.summarizer or not workflow.model):
-                continue
-            name, source = (workflow.model, "") if workflow.model else (agent.model, agent.source)
-            self.keys((self._target(agent, name, source, cwd),))
+        for need in needs(workflow):
+            try:
+                self._check_agent(need.agent)
+                where = str(Path(cwd, need.agent.working_dir).resolve())
+                # One that is not there yet may be made by an earlier step.
+                place = self._check_dir(where, within=cwd) if os.path.lexists(where) else cwd
+                self.keys(self._targets(need.agent, workflow.model or need.model, place))
+            except OttoError as error:
+                _name_step(error, need.step)
+                raise
+
+    def _check_agent(self, spec: AgentSpec) -> None:
+        """Raises RefusedError for one that is not run here, or not confined as it has to be."""
+        if spec.kind != "agent":
+            raise RefusedError(f"{spec.name} is a {spec.kind}; this version runs agents", code="unsupported_kind")
+        self._check_isolation(spec)
+
+    def _targets(self, spec: AgentSpec, model: str, cwd: str) -> tuple[ModelTarget, ...]:
+        """Where an agent's models are asked; `model`, if given, in place of the first. Raises ConfigError."""
+        names = [(name, spec.source) for name in (spec.model, *spec.fallback_models)]
+        if model:
+            # A model that somebody else names is looked up from where the session works.
+            names[0] = (model, "")
+        return tuple(self._target(spec, name, source, cwd) for name, source in names)
 
     def _target(self, agent: AgentSpec, model: str, source: str, cwd: str) -> ModelTarget:
         """Where a model is asked. Raises: ConfigError, at the line of the agent's file if that names the model."""

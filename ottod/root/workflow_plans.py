@@ -5,7 +5,6 @@ Reads files, so all but `step_request` runs on a thread.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,14 +14,15 @@ from ottod.errors import ConfigError, RefusedError, StorageError
 from ottod.protocol.requests import StartSession, WorkflowStart
 from ottod.protocol.specs import AgentSpec, Group, Limits, Restart
 from ottod.protocol.worker_requests import SpawnChild
-from ottod.protocol.workflows import MAX_STEPS, ResolvedWorkflow, Step, WorkflowSpec, sinks_of
+from ottod.protocol.workflows import MAX_STEPS, ResolvedWorkflow, WorkflowSpec, sinks_of
 from ottod.root.plan import SessionPlan
 from ottod.root.session_table import Session
 from ottod.settings.agents import AgentFinder
 from ottod.settings.narrowing import narrower
 from ottod.settings.workflow_file import check_workflow_spec
 from ottod.settings.workflow_people import People
-from ottod.settings.workflows import check_inputs, find_workflow, resolve_workflow
+from ottod.settings.workflow_start import check_inputs, wants_diffs
+from ottod.settings.workflows import find_workflow, resolve_workflow
 
 INPUTS_DIR = "inputs"
 """In a workflow's session directory: what it was given to begin with, by name."""
@@ -39,7 +39,7 @@ def read_workflow(request: StartSession, start: WorkflowStart, agents: AgentFind
         spec = find_workflow(start.name, agents)
     else:
         spec = check_workflow_spec(start.spec, people=People(agents), settings=agents.settings)
-    check_inputs(spec, start.inputs)
+    check_inputs(spec, start.inputs, str(agents.cwd))
     return resolve_workflow(spec, agents, task=request.task)
 
 
@@ -52,7 +52,7 @@ def session_spec(workflow: ResolvedWorkflow) -> AgentSpec:
         kind="workflow",
         model="",
         # What a step has changed is found by git; besides, only a sink of the user's own is ever run.
-        tools=("git",) if _wants_diffs(spec.steps) or _has_branch(spec) else (),
+        tools=("git",) if wants_diffs(spec) or _has_branch(spec) else (),
         tags=spec.tags,
         permissions=spec.permissions,
         budgets=spec.budgets,
@@ -70,32 +70,6 @@ def session_spec(workflow: ResolvedWorkflow) -> AgentSpec:
 
 def _has_branch(spec: WorkflowSpec) -> bool:
     return any(sink.to == "git_branch" for sink in sinks_of(spec))
-
-
-def step_agents(workflow: ResolvedWorkflow) -> set[str]:
-    """The agents whom steps name or were routed to, themselves or to fall back on or to undo."""
-    found = set(workflow.routed.values())
-    waiting = list(workflow.spec.steps)
-    while waiting:
-        step = waiting.pop()
-        waiting += step.steps
-        undo = step.compensate.agent if step.compensate is not None else ""
-        found |= {step.agent, step.retry.fallback_agent, undo}
-    return found - {""}
-
-
-def _wants_diffs(steps: tuple[Step, ...]) -> bool:
-    return any(any(o.capture == "diff" for o in step.outputs) or _wants_diffs(step.steps) for step in steps)
-
-
-def check_repository(spec: WorkflowSpec, cwd: str) -> None:
-    """What steps change is found by git, in a repository of the directory's own. Raises RefusedError."""
-    if _wants_diffs(spec.steps) and not os.path.lexists(os.path.join(cwd, ".git")):
-        raise RefusedError(
-            f"{spec.name} keeps what its steps change (`capture: diff`), and {cwd} is no git repository",
-            code="no_repository",
-            mend="git init there, or run it in a repository's own directory",
-        )
 
 
 def write_inputs(directory: Path, inputs: Mapping[str, bytes]) -> None:

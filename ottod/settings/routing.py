@@ -102,8 +102,8 @@ def lacks(agent: AgentSpec, want: Route) -> str:
     tags = {tag.casefold() for tag in agent.tags}
     missing = [f"the tag {tag!r}" for tag in want.tags if tag.casefold() not in tags]
     missing += [f"the tool {tool!r}" for tool in want.tools if not any(fnmatchcase(tool, own) for own in agent.tools)]
-    if agent.kind == "workflow":
-        missing.append("an agent's work: it is a workflow")
+    if agent.kind != "agent":
+        missing.append(f"an agent's work: it is a {agent.kind}")
     return f"lacks {', '.join(missing)}" if missing else ""
 
 

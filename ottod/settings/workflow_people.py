@@ -83,8 +83,8 @@ def _agent(name: Any, path: DataPath, people: People) -> Iterator[Finding]:
         message = error.message if is_unknown else f"agent {name!r} cannot be used: {error.message}"
         yield Finding(path, message, error.mend)
         return
-    if spec.kind == "workflow":
-        yield Finding(path, f"{name!r} is a workflow, not an agent", "name an agent")
+    if spec.kind != "agent":
+        yield Finding(path, f"{name!r} is a {spec.kind}, not an agent", "name an agent")
 
 
 def _route(route: dict[str, Any], path: DataPath, people: People) -> Iterator[Finding]:

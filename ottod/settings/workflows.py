@@ -7,13 +7,11 @@ is a mistake of the workflow. What a project's workflow asks for is narrowed as 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from ottod.errors import ConfigError, RefusedError
-from ottod.protocol.requests import MAX_INPUTS_BYTES
+from ottod.errors import ConfigError
 from ottod.protocol.specs import AgentSpec
 from ottod.protocol.workflows import ResolvedWorkflow, Step, WorkflowSpec
 from ottod.settings.agents import MAX_AGENT_FILES, AgentFinder, AgentLayer
@@ -177,23 +175,6 @@ def workflow_now(spec: WorkflowSpec, settings: DaemonSettings, *, home: Path) ->
     """A workflow from an earlier day, as far as its project may have it today. The digest stays what it was."""
     project = project_of(spec.source, home, room="workflows")
     return spec if project is None else narrow_workflow(spec, settings, project=project, home=home)[0]
-
-
-def check_inputs(spec: WorkflowSpec, given: Mapping[str, bytes]) -> None:
-    """Whether a workflow can begin with what it is given. Raises ConfigError, RefusedError."""
-    known = {each.name: each for each in spec.inputs}
-    for name in given:
-        if name not in known:
-            mend = f"it takes: {', '.join(known)}" if known else "it takes none"
-            raise ConfigError(f"{spec.name} takes no input {name[:100]!r}", mend=mend)
-    missing = [n for n, each in known.items() if each.required and not each.file and n not in given]
-    if missing:
-        raise ConfigError(
-            f"{spec.name} needs the input {missing[0]}", mend=f"give it: --input {missing[0]}=@FILE, or its text"
-        )
-    if sum(len(data) for data in given.values()) > MAX_INPUTS_BYTES:
-        mend = "leave it in a file of the working directory, and name that in the workflow"
-        raise RefusedError(f"inputs of more than {MAX_INPUTS_BYTES} bytes", code="too_large", mend=mend)
 
 
 def choose(spec: WorkflowSpec, people: People, *, task: str = "") -> dict[str, Routing]:

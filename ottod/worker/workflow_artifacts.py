@@ -17,14 +17,11 @@ from ottod.isolation.beneath import BeneathFiles
 from ottod.protocol.artifacts import MAX_ARTIFACT_BYTES, ArtifactInfo
 from ottod.protocol.journal import ArtifactFacts
 from ottod.protocol.workflows import Output, Step, WorkflowInput, WorkflowSpec
-from ottod.settings.json_schema import violations
+from ottod.settings.workflow_start import schema_complaint
 from ottod.worker.artifacts import Artifacts
 
 INPUTS_DIR = "inputs"
 """In the session's directory: what the client gave."""
-MAX_TOLD = 3
-"""Violations of a schema that a failure names."""
-
 Summarize = Callable[[ArtifactInfo, str], Awaitable[str]]
 """Gives what stands for a long text; empty if nobody could write it."""
 
@@ -212,10 +209,5 @@ def _document(data: bytes) -> Any:
 
 def _check_schema(name: str, data: bytes, schema: dict[str, Any]) -> None:
     """Raises ToolError unless the content is JSON that satisfies the schema."""
-    try:
-        document = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ToolError(f"{name} is not JSON: {error}"[:500], code="output_schema") from error
-    wrong = violations(schema, document)
-    if wrong:
-        raise ToolError(f"{name}: {'; '.join(wrong[:MAX_TOLD])}"[:2000], code="output_schema")
+    if complaint := schema_complaint(data, schema):
+        raise ToolError(f"{name} {complaint}", code="output_schema")

@@ -157,6 +157,25 @@ def test_a_dry_run_says_who_would_do_what(tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
+def test_a_dry_run_refuses_what_a_run_would(tmp_path: Path) -> None:
+    """What it begins with, as its schema wants it, and a repository, are looked for where it would run."""
+    (tmp_path / "w.yml").write_text(
+        "inputs: [{name: plan, file: plan.json, schema: {type: object, required: [goal]}}]\n"
+        "steps: [{agent: coder, inputs: plan, outputs: [{name: change, capture: diff}]}]\n"
+    )
+    arguments = ("workflow", "run", str(tmp_path / "w.yml"), "go", "--dry-run", "--cwd", str(tmp_path))
+    said = ottoctl(tmp_path, *arguments)
+    assert said.returncode == 2 and "needs the input plan, and plan.json cannot be read" in said.stderr
+    (tmp_path / "plan.json").write_text("{}")
+    said = ottoctl(tmp_path, *arguments)
+    assert said.returncode == 2 and "(plan.json) of w is not what its schema says" in said.stderr
+    said = ottoctl(tmp_path, *arguments, "--input", 'plan={"goal": 1}')
+    assert said.returncode not in (0, 2) and "is no git repository" in said.stderr
+    (tmp_path / "plan.json").write_text('{"goal": 1}')
+    (tmp_path / ".git").mkdir()
+    assert ottoctl(tmp_path, *arguments).returncode == 0
+
+
 def test_routing_on_the_command_line(tmp_path: Path) -> None:
     """The choice and its reasons; a task that fits nobody has status 2."""
     found = ottoctl(tmp_path, "route", "Run pytest and tell me which tests fail")

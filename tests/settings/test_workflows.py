@@ -163,10 +163,12 @@ def test_every_builtin_workflow_is_right(world: World) -> None:
         resolve_workflow(entry.spec, world.finder().agents, task="x")
 
 
-def test_a_workflow_may_not_be_a_steps_agent(world: World) -> None:
-    """Agents of kind workflow are not for steps."""
-    world.put(world.repo, "flow.yml", "kind: workflow\n", kind="agents")
-    world.put(world.repo, "w.yml", "steps: [{agent: flow}]\n")
-    (error,) = world.finder().find("w").errors
-    assert "is a workflow, not an agent" in str(error)
+@pytest.mark.parametrize("kind", ["workflow", "harness"])
+def test_what_is_not_run_may_not_be_a_steps_agent(world: World, kind: str) -> None:
+    """By name, or found by a route."""
+    world.put(world.repo, "flow.yml", f"kind: {kind}\ntags: [rare]\n", kind="agents")
+    world.put(world.repo, "w.yml", "steps:\n- {agent: flow}\n- {id: b, route: {tags: rare}}\n")
+    named, routed = world.finder().find("w").errors
+    assert f"'flow' is a {kind}, not an agent" in str(named)
+    assert "no agent has the tag 'rare'" in str(routed)
     assert Step(id="x").mode is None
