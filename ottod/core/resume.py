@@ -144,7 +144,10 @@ def workflow_heir(entries: Iterable[j.JournalEntry], *, origin: str, at_ns: int)
         raise RefusedError(
             f"steps of {origin} were undone when it failed", code="nothing_to_resume", mend="run it anew"
         )
-    return replace(snapshot, workflow=(*snapshot.workflow, j.WorkflowResumed(at_ns=at_ns, origin=origin)))
+    # What failed is mended by now, or whoever resumes wants to see: it is tried as if it were new.
+    arrived = tuple(entry for entry in snapshot.deliveries if isinstance(entry, j.Delivered))
+    resumed = j.WorkflowResumed(at_ns=at_ns, origin=origin)
+    return replace(snapshot, workflow=(*snapshot.workflow, resumed), deliveries=arrived)
 
 
 def _past_at(entries: list[j.JournalEntry], origin: str, turn: int | None, checkpoint: str, *, at_rest: bool) -> Past:

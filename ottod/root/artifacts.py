@@ -42,6 +42,7 @@ from ottod.protocol.worker_requests import (
     RequestReply,
     WriteArtifact,
 )
+from ottod.protocol.workflows import sinks_of
 from ottod.root.context import RootContext
 from ottod.root.session_table import Session
 from ottod.storage.artifact_index import ArtifactIndex, Refusal
@@ -53,8 +54,6 @@ MAX_LINEAGE = 16
 """Of sessions that went on from each other, how many trees are looked through."""
 
 MAX_ATTEMPTS = 1_000_000
-MAX_DIGESTS = 64
-"""Of what was delivered to one place, that are told."""
 
 ArtifactRequest = WriteArtifact | FetchArtifact | FindArtifacts | NoteDelivery | FindDelivered
 
@@ -96,11 +95,11 @@ class Artifacts:
                 await self._note_delivery(session, body)
                 return RequestReply(id=number)
             case FindDelivered():
-                digests = await self._index.delivered_to(body.place[:MAX_PLACE_CHARS], limit=MAX_DIGESTS)
+                digests = await self._index.delivered_to(body.place[:MAX_PLACE_CHARS])
                 return RequestReply(id=number, digests=tuple(digests))
 
     async def _note_delivery(self, session: Session, body: NoteDelivery) -> None:
-        """Only a workflow has sinks, and they take what its own tree has. Raises RefusedError."""
+        """Only a workflow has sinks; they take what it, or whom it goes on from, has. Raises RefusedError."""
         said = body.delivery
         if session.plan is None or session.plan.workflow is None:
             raise RefusedError(f"{session.id} is no workflow", code="refused")
@@ -114,7 +113,10 @@ class Artifacts:
             attempts=max(0, min(said.attempts, MAX_ATTEMPTS)),
             at_ns=time.time_ns(),
         )
-        await self._index.note_delivery(body.artifacts, tree_of(session), kept)
+        trees = [tree_of(session), *(tree for tree, _ in await self._before(session))]
+        sinks = {sink.label: sink.to for sink in sinks_of(session.plan.workflow.spec)}
+        is_file = sinks.get(said.sink) == "filesystem"
+        await self._index.note_delivery(body.artifacts, trees, kept, is_file=is_file)
 
     async def _write(self, session: Session, body: WriteArtifact) -> ArtifactInfo:
         _check(body)

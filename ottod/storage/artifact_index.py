@@ -19,6 +19,10 @@ from ottod.storage.database import Database
 MAX_TREE_ARTIFACTS = 10_000
 """Versions of all names in one tree."""
 MAX_TREE_BYTES = 1024 * 1024 * 1024
+MAX_DIGESTS = 64
+"""Contents of one file that are remembered as Otto's own."""
+MAX_PLACED = 100_000
+"""The same, of all files together."""
 
 _COLUMNS = "artifact, tree, session, agent, name, version, kind, digest, size_bytes, sources, at_ns, step"
 _NEWEST = (
@@ -34,10 +38,15 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArtifactIndex:
-    """Of all trees. Every method raises StorageError if the database fails."""
+    """Of all trees. Every method raises StorageError if the database fails.
 
-    def __init__(self, database: Database) -> None:
+    `max_digests` contents of one file are remembered as Otto's own, `max_placed` of all files together.
+    """
+
+    def __init__(self, database: Database, *, max_digests: int = MAX_DIGESTS, max_placed: int = MAX_PLACED) -> None:
         self._database = database
+        self._max_digests = max_digests
+        self._max_placed = max_placed
 
     async def add(self, new: ArtifactInfo, *, sources: Sequence[str], key: str) -> ArtifactInfo | Refusal:
         """Adds the next version of a name, durably; gives it with its version and the ids of its sources.
@@ -92,26 +101,49 @@ class ArtifactIndex:
 
         return await self._database.read(work)
 
-    async def note_delivery(self, artifacts: Sequence[str], tree: str, delivery: SinkDelivery) -> None:
-        """Keeps what a sink did with artifacts of a tree; others are left alone."""
+    async def note_delivery(
+        self, artifacts: Sequence[str], trees: Sequence[str], delivery: SinkDelivery, *, is_file: bool = False
+    ) -> None:
+        """Keeps what a sink did with artifacts of these trees; others are left alone.
+
+        `is_file`: the place is a file that holds one of them now, which is remembered when the artifact is gone.
+        """
         row = (delivery.sink, delivery.state, delivery.place, delivery.reason, delivery.attempts, delivery.at_ns)
 
         def work(connection: sqlite3.Connection) -> None:
             connection.executemany(
                 "INSERT OR REPLACE INTO deliveries (artifact, sink, state, place, reason, attempts, at_ns)"
                 " SELECT artifact, ?, ?, ?, ?, ?, ? FROM artifacts WHERE artifact = ? AND tree = ?",
-                [(*row, artifact, tree) for artifact in artifacts],
+                [(*row, artifact, tree) for artifact in artifacts for tree in trees],
             )
+            if is_file and delivery.state == "delivered":
+                self._remember(connection, delivery.place, artifacts, trees)
 
         await self._database.write(work)
 
-    async def delivered_to(self, place: str, *, limit: int) -> list[str]:
-        """Digests of what was delivered to a place, the newest first."""
-        query = (
-            "SELECT digest FROM deliveries JOIN artifacts USING (artifact)"
-            " WHERE place = ? AND state = 'delivered' ORDER BY deliveries.at_ns DESC LIMIT ?"
+    def _remember(
+        self, connection: sqlite3.Connection, place: str, artifacts: Sequence[str], trees: Sequence[str]
+    ) -> None:
+        """A file has the content of artifacts; what was longest ago is forgotten beyond the limits."""
+        connection.executemany(
+            "INSERT OR REPLACE INTO placed (place, digest)"
+            " SELECT ?, digest FROM artifacts WHERE artifact = ? AND tree = ?",
+            [(place, artifact, tree) for artifact in artifacts for tree in trees],
         )
-        return await self._database.read(lambda c: [row[0] for row in c.execute(query, (place, limit))])
+        connection.execute(
+            "DELETE FROM placed WHERE place = ? AND number NOT IN"
+            " (SELECT number FROM placed WHERE place = ? ORDER BY number DESC LIMIT ?)",
+            (place, place, self._max_digests),
+        )
+        connection.execute(
+            "DELETE FROM placed WHERE number <= (SELECT coalesce(max(number), 0) FROM placed) - ?",
+            (self._max_placed,),
+        )
+
+    async def delivered_to(self, place: str) -> list[str]:
+        """Digests of what was delivered to a file, the newest first, also by sessions that are gone."""
+        query = "SELECT digest FROM placed WHERE place = ? ORDER BY number DESC"
+        return await self._database.read(lambda c: [row[0] for row in c.execute(query, (place,))])
 
     async def with_deliveries(self, found: Sequence[ArtifactInfo]) -> list[ArtifactInfo]:
         """The same artifacts, with what became of each."""

@@ -244,6 +244,17 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE sessions ADD COLUMN name TEXT NOT NULL DEFAULT '';
     CREATE INDEX sessions_name ON sessions (name, created_at_ns DESC) WHERE name <> '';
     """,
+    """
+    CREATE TABLE placed (
+        number INTEGER PRIMARY KEY,
+        place  TEXT NOT NULL,
+        digest TEXT NOT NULL
+    );
+    CREATE UNIQUE INDEX placed_place ON placed (place, digest);
+    INSERT OR IGNORE INTO placed (place, digest)
+        SELECT place, digest FROM deliveries JOIN artifacts USING (artifact)
+        WHERE state = 'delivered' AND place LIKE '/%' ORDER BY deliveries.at_ns;
+    """,
 )
 """Append-only: what has been released is never edited."""
 

@@ -150,6 +150,25 @@ def test_what_was_undone_or_never_begun_is_not_gone_on_with() -> None:
     assert not [order for order in orders if isinstance(order, StartStep)]
 
 
+def test_what_arrived_stays_and_what_failed_is_delivered_anew() -> None:
+    """Also what was given up on: whoever resumes has mended it, and its attempts begin again."""
+    run = Run(flow(step("a"))).to_end()
+    gone = Failure(code="http_503", message="not now")
+
+    def failed(parcel: str, attempt: int, *, is_final: bool) -> j.DeliveryFailed:
+        return j.DeliveryFailed(sink="s", parcel=parcel, attempt=attempt, at_ns=1, failure=gone, is_final=is_final)
+
+    arrived = j.Delivered(sink="s", parcel="a@1", at_ns=1)
+    told = [
+        failed("a@1", 1, is_final=False),
+        arrived,
+        failed("a@2", 1, is_final=False),
+        failed("a@3", 5, is_final=True),
+    ]
+    heritage = workflow_heir([*run.past, *told], origin="s-1", at_ns=9)
+    assert heritage.deliveries == (arrived,)
+
+
 @st.composite
 def trees(draw: st.DrawFn, depth: int = 2) -> Step:
     name = "n" + str(draw(st.integers(0, 10**9)))

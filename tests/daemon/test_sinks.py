@@ -160,6 +160,28 @@ def test_artifacts_become_files(daemon: RealDaemon) -> None:
         assert "changed by somebody else" in told.note
 
 
+def test_a_resumed_workflow_delivers_what_was_given_up_on(daemon: RealDaemon) -> None:
+    """Once what was in the way is mended; its files are known as Otto's when the sessions have been removed."""
+    agent(daemon, "planner", {"text": "build the bridge"})
+    file = daemon.workdir / "docs/ticket"
+    file.parent.mkdir()
+    file.write_text("mine")
+    spec = planned(Sink(to="filesystem", path="docs", required=True))
+    with daemon.client() as otto:
+        session = start(daemon, otto, spec)
+        result = session.wait(timeout_s=60)
+        assert result.cause is not None and result.cause.code == "undelivered"
+        file.rename(daemon.workdir / "mine")
+        again = session.resume()
+        assert again.wait(timeout_s=60).ok and file.read_text() == "build the bridge"
+        (sent,) = otto.artifact("ticket", session=session.id).deliveries
+        assert sent.state == "delivered" and len(ended(session)) == 1
+        for each in (again, session):
+            assert ottoctl(daemon, "rm", each.id).returncode == 0
+        agent(daemon, "planner", {"text": "build it anew"})
+        assert start(daemon, otto, spec).wait(timeout_s=60).ok and file.read_text() == "build it anew"
+
+
 def test_files_stay_inside_and_rules_hold(daemon: RealDaemon) -> None:
     """A symlink that leads out is not followed, and a rule that denies a path holds for sinks; `required` fails."""
     agent(daemon, "planner", {"text": "out"})

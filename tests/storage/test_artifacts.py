@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import secrets
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ottod.errors import RefusedError, StorageError
-from ottod.protocol.artifacts import MAX_ARTIFACT_BYTES, ArtifactInfo
+from ottod.protocol.artifacts import MAX_ARTIFACT_BYTES, ArtifactInfo, SinkDelivery
 from ottod.protocol.results import SessionInfo
 from ottod.storage.artifact_index import ArtifactIndex, Refusal
 from ottod.storage.artifacts import ArtifactStore
 from ottod.storage.database import Database
+from ottod.storage.schema import MIGRATIONS
 
 
 def digest(data: bytes) -> str:
@@ -222,6 +224,70 @@ def test_artifacts_go_with_the_last_of_their_tree(tmp_path: Path) -> None:
         assert await index.digests() == {digest(b"shared")}
 
     run(tmp_path, lambda index: work(index, index._database))
+
+
+def test_what_lies_in_a_file_is_known_when_its_artifact_is_gone(tmp_path: Path) -> None:
+    """By the file's place, the newest first, whatever became of the session; only what its tree has."""
+
+    async def work(index: ArtifactIndex, database: Database) -> None:
+        await database.put_session(session("s-top", "s-top"))
+        kept = SinkDelivery(sink="files", place="/p/design.md")
+        for number, text in enumerate((b"one", b"two", b"one again"), 1):
+            await index.add(info(number=number, digest=digest(text)), sources=(), key="")
+            await index.note_delivery([f"art-{number:010}"], ["s-top"], kept, is_file=True)
+        await index.note_delivery(["art-0000000002"], ["s-top"], SinkDelivery(sink="hook", place="/p/hook", at_ns=9))
+        await index.note_delivery(["art-0000000002"], ["s-other"], kept, is_file=True)
+        lost = SinkDelivery(sink="files", state="failed", place="/p/failed", at_ns=9)
+        await index.note_delivery(["art-0000000002"], ["s-top"], lost, is_file=True)
+        newest = [digest(b"one again"), digest(b"two"), digest(b"one")]
+        assert await index.delivered_to("/p/design.md") == newest
+        await database.delete_session("s-top")
+        await index.forget_tree("s-top")
+        assert await index.digests() == set() and await index.delivered_to("/p/design.md") == newest
+        assert await index.delivered_to("/p/hook") == await index.delivered_to("/p/failed") == []
+
+    run(tmp_path, lambda index: work(index, index._database))
+
+
+def test_what_is_remembered_of_files_is_bounded(tmp_path: Path) -> None:
+    """Each file has its newest contents, and all of them together no more than the limit."""
+
+    async def work(_: ArtifactIndex, database: Database) -> None:
+        index = ArtifactIndex(database, max_digests=3, max_placed=7)
+        for number in range(1, 13):
+            await index.add(info(number=number, digest=digest(b"%d" % number)), sources=(), key="")
+            kept = SinkDelivery(sink="files", place=f"/p/{number % 4}", at_ns=number)
+            await index.note_delivery([f"art-{number:010}"], ["s-top"], kept, is_file=True)
+            await index.note_delivery([f"art-{number:010}"], ["s-top"], replace(kept, place="/p/all"), is_file=True)
+        assert await index.delivered_to("/p/all") == [digest(b"%d" % number) for number in (12, 11, 10)]
+        assert await index.delivered_to("/p/0") == [digest(b"12")]
+        assert await index.delivered_to("/p/1") == [] and await index.delivered_to("/p/2") == [digest(b"10")]
+        for number in range(1, 8):
+            kept = SinkDelivery(sink="files", place=f"/q/{number}", at_ns=number)
+            await index.note_delivery(["art-0000000001"], ["s-top"], kept, is_file=True)
+        assert await index.delivered_to("/p/all") == await index.delivered_to("/p/2") == []
+
+    run(tmp_path, lambda index: work(index, index._database))
+
+
+def test_what_was_delivered_before_is_known_after_the_migration() -> None:
+    """Files, that is: the database knew them by the artifacts that lay there."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    number = next(n for n, text in enumerate(MIGRATIONS) if "CREATE TABLE placed" in text)
+    for migration in MIGRATIONS[:number]:
+        connection.executescript(migration)
+    for artifact in ("a", "b"):
+        connection.execute(
+            "INSERT INTO artifacts (artifact, tree, session, agent, name, version, kind, digest, size_bytes, sources,"
+            " at_ns, write_key, step) VALUES (?1, 't', 's', '', ?1, 1, 'file', ?2, 1, '', 1, ?1, '')",
+            (artifact, f"d-{artifact}"),
+        )
+    rows = [("a", "f", "delivered", "/p"), ("b", "f", "failed", "/p"), ("b", "w", "delivered", "http://x")]
+    for artifact, sink, state, place in rows:
+        connection.execute("INSERT INTO deliveries VALUES (?, ?, ?, ?, '', 1, 1)", (artifact, sink, state, place))
+    connection.executescript(MIGRATIONS[number])
+    assert connection.execute("SELECT place, digest FROM placed").fetchall() == [("/p", "d-a")]
+    connection.close()
 
 
 def run(base: Path, work: object) -> None:
