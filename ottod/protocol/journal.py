@@ -312,10 +312,14 @@ class ArtifactFacts(Entry, frozen=True, kw_only=True):
 
 
 class WorkflowBegun(Entry, frozen=True, kw_only=True, tag="workflow.begun"):
-    """A workflow's own past begins; its inputs are there. All moments of a workflow are of the wall clock."""
+    """A workflow's own past begins; its inputs are there. All moments of a workflow are of the wall clock.
+
+    `tree` is git's name for the working directory as it is before any step, if what they change is to be committed.
+    """
 
     at_ns: int
     facts: tuple[ArtifactFacts, ...] = ()
+    tree: str = ""
 
 
 class StepBegun(Entry, frozen=True, kw_only=True, tag="step.begun"):

@@ -19,8 +19,9 @@ from ottod.protocol.artifacts import ArtifactInfo
 class Parcel(msgspec.Struct, frozen=True, kw_only=True):
     """One artifact with its content, or, for a sink that takes whole steps, all that a step left, without.
 
-    `workflow` is its name, `session` its session; `path`, `attempt` and `at_ns` are of the step's end, `tree` is
-    git's name for the working directory at that moment.
+    `workflow` is its name, `session` its session, `origins` are those that it goes on from, the nearest first.
+    `path`, `attempt` and `at_ns` are of the step's end; `tree` is git's name for the working directory at that
+    moment, `before` for it as it was when the workflow began.
     """
 
     key: str
@@ -32,6 +33,8 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
     artifacts: tuple[ArtifactInfo, ...] = ()
     data: bytes = b""
     tree: str = ""
+    before: str = ""
+    origins: tuple[str, ...] = ()
 
     @property
     def artifact(self) -> ArtifactInfo:

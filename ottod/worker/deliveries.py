@@ -106,6 +106,9 @@ class Deliveries:
         self._journal = journal
         self._on_broken = on_broken
         self._lines = [Line(sink) for sink in sinks]
+        self._before = ""
+        """git's name for the working directory as it was when the workflow began."""
+        self._origins: tuple[str, ...] = ()
         self._tasks: list[asyncio.Task[None]] = []
 
     # ------------------------------------------------------------ what is due
@@ -125,16 +128,27 @@ class Deliveries:
         for line in self._lines:
             line.failed = [name for sink, name in sorted(lost) if sink == line.sink.label]
         for step in past:
-            if isinstance(step, j.StepEnded):
-                self._hear(step, settled, attempts)
+            self._hear(step, settled, attempts)
         self._tasks = [asyncio.ensure_future(self._watched(line)) for line in self._lines]
 
     def heard(self, entry: j.WorkflowEntry) -> None:
         """Something has happened to the workflow."""
-        if isinstance(entry, j.StepEnded):
-            self._hear(entry, set(), {})
+        self._hear(entry, set(), {})
 
     def _hear(
+        self, entry: j.WorkflowEntry, settled: set[tuple[str, str]], attempts: Mapping[tuple[str, str], int]
+    ) -> None:
+        match entry:
+            case j.WorkflowBegun():
+                self._before = entry.tree
+            case j.WorkflowResumed():
+                self._origins = (entry.origin, *self._origins)
+            case j.StepEnded():
+                self._ended(entry, settled, attempts)
+            case _:
+                pass
+
+    def _ended(
         self, ended: j.StepEnded, settled: set[tuple[str, str]], attempts: Mapping[tuple[str, str], int]
     ) -> None:
         if ended.outcome != "completed":
@@ -198,6 +212,8 @@ class Deliveries:
             artifacts=due.infos,
             data=data,
             tree=due.ended.tree,
+            before=self._before,
+            origins=self._origins,
         )
         return await self._destinations[sink.label].deliver(parcel)
 

@@ -24,6 +24,22 @@ rm -f "$GIT_INDEX_FILE" "$GIT_INDEX_FILE.lock"
 exit $status
 """
 """The index is the sandbox's own, and is gone afterwards: the user's is not touched."""
+GRAFT = r"""
+export GIT_INDEX_FILE="${TMPDIR:-/tmp}/index-$$"
+changes="$GIT_INDEX_FILE.changes" onto=$1 before=$2 after=$3
+shift 3
+git "$@" read-tree "$onto" &&
+    git "$@" -c core.quotePath=true diff-tree -r --no-renames "$before" "$after" > "$changes" &&
+    sed -E 's/^:[0-7]+ ([0-7]+) [0-9a-f]+ ([0-9a-f]+) [A-Z][0-9]*\t/\1 \2\t/' "$changes" |
+        git "$@" update-index --add --replace --index-info &&
+    git "$@" write-tree
+status=$?
+rm -f "$GIT_INDEX_FILE" "$GIT_INDEX_FILE.lock" "$changes"
+exit $status
+"""
+"""What `diff-tree` says, as `update-index` takes it; names of files go through as git quotes them."""
+NOTHING = "--empty"
+"""For `read-tree`: a tree without a file."""
 
 
 class WorkingTree:
@@ -35,6 +51,19 @@ class WorkingTree:
     async def state(self) -> str:
         """The id of a tree object with everything as it is now. Raises ToolError if there is no repository."""
         return (await self._run(["sh", "-c", STATE, "sh", "--no-pager", *OPTIONS], "add")).strip()
+
+    async def state_if_any(self) -> str:
+        """The same; empty if there is no repository, or git fails."""
+        try:
+            return await self.state()
+        except ToolError:
+            return ""
+
+    async def graft(self, onto: str, before: str, after: str) -> str:
+        """The id of a tree like `onto`, or an empty one, in which all that differs between two others is as in the
+        second. Raises ToolError."""
+        argv = ["sh", "-c", GRAFT, "sh", onto or NOTHING, before, after, "--no-pager", *OPTIONS]
+        return (await self._run(argv, "read-tree")).strip()
 
     async def diff(self, before: str, after: str) -> str:
         """What changed between two states. Raises ToolError."""

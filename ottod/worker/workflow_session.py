@@ -194,11 +194,13 @@ class WorkflowRunner:
                 self._link.emit(LogWarning(message=weakness, code="unconfined"))
             artifacts = StepArtifacts(self._workflow.spec, self._artifacts, summarize=self._summarize)
             self._deliveries = self._sinks(room, run, restored)
+            has_branch = any(sink.to == "git_branch" for sink in sinks_of(self._workflow.spec))
             if not restored.workflow:
                 await artifacts.take_inputs(
                     session_dir=self._birth.session_dir, cwd=self._birth.cwd, hidden=self._birth.private_dirs
                 )
-                run.happen(j.WorkflowBegun(at_ns=time.time_ns(), facts=await artifacts.news({})))
+                before = await tree.state_if_any() if has_branch else ""
+                run.happen(j.WorkflowBegun(at_ns=time.time_ns(), facts=await artifacts.news({}), tree=before))
             shop = Workshop(
                 task=self._birth.task,
                 session=self._birth.session,
@@ -207,7 +209,7 @@ class WorkflowRunner:
                 artifacts=artifacts,
                 tree=tree if self._birth.spec.tools else None,
                 facts=lambda: run.machine.facts,
-                has_branch=any(sink.to == "git_branch" for sink in sinks_of(self._workflow.spec)),
+                has_branch=has_branch,
             )
             end = await run.serve(shop)
             shortfall = await self._deliver_rest(run, self._deliveries, end)

@@ -64,7 +64,7 @@ class SinkRoom:
             case "sqlite":
                 return SqliteFile(sink, self._opened().place)
             case "git_branch":
-                return GitBranch(self._tree.git)
+                return GitBranch(self._tree.git, graft=self._tree.graft)
             case "webhook":
                 return Webhook(sink, PinnedWeb(grants.access, objection=self._host_objection), grants)
             case "program":

@@ -176,6 +176,7 @@ def test_a_resumed_workflow_delivers_what_was_given_up_on(daemon: RealDaemon) ->
         assert again.wait(timeout_s=60).ok and file.read_text() == "build the bridge"
         (sent,) = otto.artifact("ticket", session=session.id).deliveries
         assert sent.state == "delivered" and len(ended(session)) == 1
+        assert not ended(again)
         for each in (again, session):
             assert ottoctl(daemon, "rm", each.id).returncode == 0
         agent(daemon, "planner", {"text": "build it anew"})
@@ -228,6 +229,9 @@ def test_a_branch_gets_a_commit_for_each_step(daemon: RealDaemon) -> None:
             "first|",
         ]
         assert git(daemon.workdir, "show", "--name-only", "--format=", branch) == "added.txt"
+        assert git(daemon.workdir, "diff", "--name-only", f"{branch}~1", "HEAD") == "", (
+            "the user's own work is no step's"
+        )
         (daemon.workdir / "added.txt").unlink()
         assert (git(daemon.workdir, "status", "--porcelain=v1"), git(daemon.workdir, "rev-parse", "HEAD")) == before
         assert git(daemon.workdir, "symbolic-ref", "--short", "HEAD") == "trunk"
@@ -240,6 +244,29 @@ def test_a_branch_gets_a_commit_for_each_step(daemon: RealDaemon) -> None:
         assert session.wait(timeout_s=60).ok
         (failed,) = [e for e in session.journal() if isinstance(e, j.DeliveryFailed)]
         assert failed.failure.code == "no_repository"
+
+
+def test_the_branch_of_a_resumed_workflow_goes_on(daemon: RealDaemon) -> None:
+    """From the ended one's: it has the commits of all steps, each with what that step changed."""
+    repository(daemon.workdir)
+    worker(daemon, "coder", "echo new > added.txt")
+    agent(daemon, "planner", {"error": {"status": 400}})
+    spec = workflow(
+        "sequential",
+        step("code", "coder"),
+        step("plan", "planner", outputs=(Output(name="ticket", capture="answer"),)),
+        git_branch=True,
+    )
+    with daemon.client() as otto:
+        session = start(daemon, otto, spec)
+        assert not session.wait(timeout_s=60).ok
+        agent(daemon, "planner", {"text": "the plan"})
+        again = session.resume()
+        result = again.wait(timeout_s=60)
+        assert result.ok, (result.cause, result.result)
+        log = git(daemon.workdir, "log", "--format=%s", f"otto/{again.id}").splitlines()
+        assert log == ["plan of flow", "code of flow", "first"]
+        assert git(daemon.workdir, "diff", "--name-only", "HEAD", f"otto/{again.id}") == "added.txt"
 
 
 def test_sqlite_has_index_and_contents(daemon: RealDaemon) -> None:

@@ -7,12 +7,16 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from ottod.errors import ToolError
+from ottod.protocol.toolio import ProgramResult
 from ottod.sinks.base import Parcel, Undelivered
 from ottod.sinks.git_branch import GitBranch
+from ottod.worker.workflow_diff import WorkingTree
 from tests.sinks.parcels import parcel
 
 BRANCH = "otto/s-7777777777"
@@ -27,7 +31,8 @@ class Repository:
         self("init", "-q", "-b", "trunk")
 
     def __call__(self, *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> str:
-        words = ["git", "-c", "user.name=u", "-c", "user.email=u@example.org", *arguments]
+        settings = ("user.name=u", "user.email=u@example.org", "core.quotePath=true")
+        words = ["git", *(word for each in settings for word in ("-c", each)), *arguments]
         done = subprocess.run(
             words,
             cwd=self.directory,
@@ -49,8 +54,38 @@ class Repository:
         blob = self("hash-object", "-w", "--stdin", stdin=content.encode()).strip()
         return self("mktree", stdin=f"100644 blob {blob}\tfile\n".encode()).strip()
 
+    def state(self) -> str:
+        """The working directory, as a workflow notes it."""
+        return asyncio.run(WorkingTree(self).state())
+
+    async def run(
+        self, argv: Sequence[str], *, stdin: bytes = b"", env: Mapping[str, str] | None = None, **bounds: Any
+    ) -> ProgramResult:
+        """`Programs`, without a sandbox."""
+        words = {"cwd": self.directory, "input": stdin, "env": {**os.environ, **(env or {})}}
+        done = await asyncio.to_thread(
+            subprocess.run, argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **words
+        )
+        output = done.stdout.decode(errors="replace")
+        return ProgramResult(
+            ended="exited", exit_status=done.returncode, output=output, truncated=False, total_bytes=0, duration_ms=0
+        )
+
     def deliver(self, one: Parcel) -> str:
-        return asyncio.run(GitBranch(self.git).deliver(one)).place
+        return asyncio.run(GitBranch(self.git, graft=WorkingTree(self).graft).deliver(one)).place  # type: ignore[arg-type]
+
+    def changed(self, commit: str) -> list[str]:
+        return self("show", "--name-status", "--no-renames", "--format=", commit).split("\n")[:-1]
+
+    def write(self, **files: str) -> None:
+        """Files by their names; `_` stands for a slash, an empty content for none."""
+        for name, content in files.items():
+            path = self.directory / name.replace("_", "/")
+            if not content:
+                path.unlink()
+                continue
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(content)
 
     def count(self) -> int:
         return int(self("rev-list", "--count", BRANCH))
@@ -102,3 +137,98 @@ def test_a_branch_that_somebody_moves_or_stands_on(repository: Repository) -> No
         repository.deliver(parcel(version=3, tree=repository.tree("3")))
     assert not caught.value.is_final and repository.count() == 3
     assert not repository("status", "--porcelain")
+
+
+class Steps:
+    """The steps of one workflow, delivered in order unless they are held back."""
+
+    def __init__(self, repository: Repository, session: str = "s-7777777777", **fields: Any) -> None:
+        self.repository = repository
+        self.count = 0
+        self.fields = {"before": repository.state(), "session": session, **fields}
+
+    def step(self, **files: str) -> Parcel:
+        """Changes files; what a sink is then given."""
+        self.repository.write(**files)
+        self.count += 1
+        one = parcel(version=self.count, tree=self.repository.state())
+        return replace(one, key=f"sink/{self.count}", at_ns=one.at_ns + self.count, **self.fields)
+
+    def deliver(self, **files: str) -> None:
+        self.repository.deliver(self.step(**files))
+
+
+def committed(repository: Repository, **files: str) -> None:
+    repository.write(**files)
+    repository("add", "--all")
+    repository("commit", "-q", "-m", "first")
+
+
+def test_what_was_there_before_is_no_steps(repository: Repository) -> None:
+    """Uncommitted work and secrets stay out of the branch; what steps add, change, remove and put in the place of
+    directories is in it, whatever its name. The user's checkout is as it was."""
+    committed(repository, kept="kept", gone="gone", dir_inner="inner", mine="mine")
+    repository.write(env="secret", mine="my own work")
+    repository("rm", "-q", "--cached", "gone")
+    repository.write(gone="gone")
+    steps = Steps(repository)
+    before = repository("status", "--porcelain")
+    repository("config", "core.quotePath", "false")
+    (repository.directory / 'q"ü\t\n.txt').write_text("odd")
+    (repository.directory / os.fsdecode(b"b\xff")).write_text("odd")
+    steps.deliver(new_file="new", kept="changed")
+    assert len(repository.changed(BRANCH)) == 4
+    assert repository("show", f"{BRANCH}:kept") == "changed" and repository("show", f"{BRANCH}:mine") == "mine"
+    repository.write(dir_inner="")
+    (repository.directory / "dir").rmdir()
+    steps.deliver(dir="a file now")
+    assert repository.changed(BRANCH) == ["A\tdir", "D\tdir/inner"]
+    steps.deliver(kept="kept", new_file="")
+    assert repository.changed(BRANCH) == ["M\tkept", "D\tnew/file"]
+    assert "env" not in repository("log", "--name-only", "--format=", BRANCH).split()
+    steps.deliver(env="")
+    assert "env" not in repository("ls-tree", "-r", "--name-only", BRANCH).split() and repository.count() == 5
+    steps.deliver(mine="a step's work")
+    assert repository.changed(BRANCH) == ["M\tmine"] and repository("show", f"{BRANCH}:mine") == "a step's work"
+    assert repository("diff", "--cached", "--name-only") == "gone\n" and before.startswith("D  gone\n")
+
+
+def test_a_repository_without_a_commit(repository: Repository) -> None:
+    """Begins with what the first step has changed."""
+    repository.write(env="secret")
+    steps = Steps(repository)
+    steps.deliver(code="code")
+    assert repository.count() == 1 and repository.changed(BRANCH) == ["A\tcode"]
+
+
+def test_what_was_not_delivered_comes_with_the_next_and_late_undoes_nothing(repository: Repository) -> None:
+    """A delivery that fails loses no change; one that is made up for later has a commit that changes nothing."""
+    committed(repository, kept="kept")
+    steps = Steps(repository)
+    first = steps.step(one="1")
+    second = steps.step(two="2", one="1 again")
+    repository.deliver(second)
+    assert repository.changed(BRANCH) == ["A\tone", "A\ttwo"]
+    place = repository.deliver(first)
+    assert repository.changed(BRANCH) == [] and repository("show", f"{BRANCH}:one") == "1 again"
+    assert repository.deliver(first) == place and repository.count() == 3
+    steps.deliver(three="3")
+    assert repository.changed(BRANCH) == ["A\tthree"]
+
+
+def test_what_goes_on_from_another_session_has_its_commits(repository: Repository) -> None:
+    """Of the nearest that has a branch; that one stays where it is, and nothing is committed anew."""
+    committed(repository, kept="kept")
+    repository.write(env="secret")
+    steps = Steps(repository)
+    delivered = steps.step(one="1")
+    repository.deliver(delivered)
+    old = repository("rev-parse", BRANCH)
+    again = {"session": "s-9999999999", "origins": ("s-8888888888", "s-7777777777")}
+    repository.deliver(replace(delivered, **again))
+    assert repository("for-each-ref", "refs/heads/otto/s-9999999999") == ""
+    repository.deliver(replace(steps.step(two="2"), **again))
+    repository.deliver(replace(steps.step(three="3"), **again))
+    heir = "otto/s-9999999999"
+    assert repository("rev-parse", f"{heir}~2") == repository("rev-parse", BRANCH) == old
+    assert repository.changed(heir) == ["A\tthree"] and repository.changed(f"{heir}~1") == ["A\ttwo"]
