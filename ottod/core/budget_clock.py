@@ -25,12 +25,14 @@ class BudgetClock:
         self.limit_ns = limit_ns
         self.used_ns = used_ns
         self.is_counting = False
+        self.is_told = False
+        """Whether a workflow whose clock this is has been told that nothing is left: what it does now is to end."""
         self.is_warned = self._is_nearly_used()
         self._looked_ns = now_ns
 
     def look(self, *, now_ns: int, is_counting: bool) -> None:
         """Time has passed. `is_counting`: from now on it counts, or does not."""
-        if self.is_counting:
+        if self.is_counting and not self.is_told:
             self.used_ns += max(0, now_ns - self._looked_ns)
         self._looked_ns = max(self._looked_ns, now_ns)
         self.is_counting = is_counting

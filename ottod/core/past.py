@@ -270,6 +270,7 @@ class Past:
                 | j.CompensationEnded()
                 | j.WorkflowAwoke()
                 | j.WorkflowCancelled()
+                | j.WorkflowFailed()
                 | j.WorkflowPaused()
                 | j.WorkflowResumed()
             ):

@@ -22,7 +22,8 @@ its mode says, until its policy has a verdict; then what goes on within it is st
 the block ends as the verdict says. At last the places that are ready begin, first those that are written first, as
 far as the limits on what runs at once allow.
 
-When the top has failed, completed steps are undone (`compensation`). When the workflow is cancelled they are not.
+When the top has failed, completed steps are undone (`compensation`); so they are when something beside them made it
+fail, such as its time that is used up. When the workflow is cancelled they are not.
 
 A workflow that has ended and is resumed goes on where it ended: blocks that had not completed are open again, and in
 them what failed, was cancelled or was skipped for that has its turn once more, with all its attempts. What completed
@@ -170,6 +171,8 @@ class WorkflowMachine:
                 self.saga.ended(entry, goes_on=not self.is_cancelled)
             case j.WorkflowCancelled():
                 self._cancel(entry.reason)
+            case j.WorkflowFailed():
+                self._decide(self.top, "failed", entry.failure)
             case j.WorkflowPaused():
                 self.is_paused = entry.paused
             case j.WorkflowResumed():

@@ -408,6 +408,13 @@ class WorkflowCancelled(Entry, frozen=True, kw_only=True, tag="workflow.cancelle
     reason: str = ""
 
 
+class WorkflowFailed(Entry, frozen=True, kw_only=True, tag="workflow.failed"):
+    """Something beside its steps made the workflow fail: its time is used up, say. What had completed is undone."""
+
+    at_ns: int
+    failure: Failure
+
+
 class WorkflowPaused(Entry, frozen=True, kw_only=True, tag="workflow.paused"):
     """From here on no step begins, or, with `paused` False, they begin again."""
 
@@ -433,6 +440,7 @@ WorkflowEntry = (
     | CompensationEnded
     | WorkflowAwoke
     | WorkflowCancelled
+    | WorkflowFailed
     | WorkflowPaused
     | WorkflowResumed
 )
@@ -568,6 +576,7 @@ JournalEntry = (
     | CompensationEnded
     | WorkflowAwoke
     | WorkflowCancelled
+    | WorkflowFailed
     | WorkflowPaused
     | WorkflowResumed
     | Delivered

@@ -114,12 +114,15 @@ class DeliverInput(Wire, frozen=True, kw_only=True, tag="deliver_input"):
 class StopTurn(Wire, frozen=True, kw_only=True, tag="stop"):
     """End the session: cancel the turn, wait for the children, leave no process, say `exiting`.
 
-    With `for_restart` only the incarnation ends: it checkpoints, waits for nobody, and the next one goes on.
+    With `for_restart` only the incarnation ends: it checkpoints, waits for nobody, and the next one goes on. With
+    `may_undo`, which workflows are told, it is to fail as if a step had: it stops its steps itself, undoes what is to
+    be undone, and ends then. Done means that this is in the journal.
     """
 
     reason: str = ""
     cause: Literal["cancelled", "daemon_stop", "budget"] = "cancelled"
     for_restart: bool = False
+    may_undo: bool = False
 
 
 class ResolveApproval(Wire, frozen=True, kw_only=True, tag="resolve_approval"):

@@ -4,7 +4,9 @@ A block that has a budget is an account called `SESSION/PATH`, after the workflo
 It is opened with the first step within it and closed with the workflow, since a step may yet begin there. Within a
 loop a block has a place, and so an account, for each iteration; a loop itself has one for all of them together.
 
-What undoes a step counts for the workflow only: a block that has used up its budget must still be undone.
+What undoes a step must be done also where a budget is used up. It counts in an account of its own, `SESSION/undo:`,
+which lies beside the workflow's and has as much as that had at first; without a budget of its own, a workflow's
+account is the one that it counts in.
 
 A workflow that goes on from another one's past goes on with the books of that one's blocks (`books`): they are opened
 with its own account.
@@ -19,11 +21,23 @@ from ottod.protocol.specs import Budgets
 from ottod.root.session_table import Session, SessionTable
 
 SEPARATOR = "/"
+UNDO = "undo:"
+"""How the places of sessions begin that undo steps. No block is called so."""
 
 
 def is_block(key: str) -> bool:
     """Whether an account is a block's."""
     return SEPARATOR in key
+
+
+def is_undo(session: Session) -> bool:
+    """Whether a workflow has started it to undo a step."""
+    return session.plan is not None and session.plan.step.startswith(UNDO)
+
+
+def undo_account(workflow: str) -> str:
+    """What undoes a workflow's steps counts in it."""
+    return f"{workflow}{SEPARATOR}{UNDO}"
 
 
 def owner_of(key: str) -> str:
@@ -55,8 +69,11 @@ def budgets_of(table: SessionTable, key: str) -> Budgets | None:
     owner = table.get(owner_of(key))
     if owner is None or owner.plan is None:
         return None
+    own = owner.plan.spec.budgets
+    if key == undo_account(owner.id):
+        return own if own != Budgets() else None
     if not is_block(key):
-        return owner.plan.spec.budgets
+        return own
     if owner.plan.workflow is None:
         return None
     _, _, path = key.partition(SEPARATOR)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Literal
 
 from msgspec.structs import replace
@@ -29,7 +29,7 @@ from ottod.protocol.events import BudgetWarning
 from ottod.protocol.results import BudgetLine
 from ottod.protocol.usage import MAX_CALL_TOKENS, MAX_CALL_USD_MICROS, Usage
 from ottod.protocol.worker_requests import AskPermit, BudgetRefusal, Permit
-from ottod.root.block_budgets import blocks_above, budgets_of, is_block, owner_of
+from ottod.root.block_budgets import blocks_above, budgets_of, is_block, is_undo, owner_of, undo_account
 from ottod.root.books import WHOSE, Book, Scope, books_before, limits_from, micros, tokens
 from ottod.root.context import RootContext
 from ottod.root.session_table import Session
@@ -58,7 +58,8 @@ class OverBudget(RefusedError):
 
 
 class Budgets:
-    """Of all sessions of this root. `on_time_up` stops a session that has no second left."""
+    """Of all sessions of this root. `on_time_up` stops a session that has no second left, `tell_time_up` tells a
+    workflow to end, and says whether it has heard."""
 
     def __init__(self, context: RootContext, ledger: Ledger, *, now_ns: Callable[[], int] = time.time_ns) -> None:
         self._c = context
@@ -77,6 +78,7 @@ class Budgets:
         self._ticker: asyncio.TimerHandle | None = None
         self._ticks = 0
         self.on_time_up: Callable[[Session, str], None] = lambda session, why: None
+        self.tell_time_up: Callable[[Session, str], Awaitable[bool]] = _unheard
 
     # ------------------------------------------------------------ sessions
 
@@ -95,12 +97,23 @@ class Budgets:
     def _open_above(self, session: Session, rows: Mapping[str, AccountRow]) -> str:
         """The account right above a session's: its parent's, or that of the innermost block that a step is in."""
         above = session.info.parent
-        if self._accounts.get(above) is None:
+        if (account := self._accounts.get(above)) is None:
             return DAY
+        if is_undo(session):
+            return self._open_beside(account, rows)
         for key, budgets in blocks_above(self._c.table, session):
             self._open(Book(key, above, limits_from(budgets), NOTHING), rows, lends=True)
             above = key
         return above
+
+    def _open_beside(self, workflow: Account, rows: Mapping[str, AccountRow]) -> str:
+        """The account of what undoes a workflow's steps: its own may be used up."""
+        key = undo_account(workflow.key)
+        budgets = budgets_of(self._c.table, key)
+        if budgets is None or workflow.above is None:
+            return workflow.key
+        self._open(Book(key, workflow.above.key, limits_from(budgets), NOTHING), rows, lends=True)
+        return key
 
     def _open(self, book: Book, rows: Mapping[str, AccountRow], *, lends: bool) -> None:
         """An account as the book says, or, if that was written later, as its row does."""
@@ -128,8 +141,13 @@ class Budgets:
         for key in (*self._blocks.pop(session.id, ()), session.id):
             self._clocks.pop(key, None)
             gone += self._accounts.close(key)
-        if (rows := self._stored.intersection(gone)) or self._accounts.get(session.id) is not None:
+        if (rows := self._stored.intersection(gone)) or self._under(session.id):
             self._c.spawn(self._tidy(session.id, rows))
+
+    def _under(self, session_id: str) -> list[str]:
+        """The accounts of a session and of all below it, and of what undoes a workflow's steps."""
+        tops = session_id, undo_account(session_id)
+        return [key for top in tops if self._accounts.get(top) is not None for key in self._accounts.under(top)]
 
     async def forget(self, session_id: str) -> None:
         """It had ended before this root began, and nothing is reserved for it any more. Raises StorageError."""
@@ -143,9 +161,8 @@ class Budgets:
         try:
             if gone:
                 await self._ledger.drop_accounts(gone)
-            if self._accounts.get(session_id) is not None:
+            if below := self._under(session_id):
                 # Those below it too: after this nobody could say which of its blocks they are in.
-                below = self._accounts.under(session_id)
                 rows = list({row.session: row for key in below for row in self._unstored(key)}.values())
                 await self._ledger.put_accounts(rows)
                 await self._note_stored(rows)
@@ -339,7 +356,8 @@ class Budgets:
         said += [f"{_shown(unit, held_back)} kept for the last call"] if held_back else []
         mend = f"raise budgets.{named} of its agent"
         if is_block(account):
-            mend = f"raise budgets.{named} of that block"
+            whose = "the workflow" if account == undo_account(owner_of(account)) else "that block"
+            mend = f"raise budgets.{named} of {whose}"
         if scope == "day":
             mend = f"raise budgets.day.{named} in otto.yml, or wait for tomorrow"
         refusal = BudgetRefusal(
@@ -384,13 +402,25 @@ class Budgets:
                 limit = _shown("seconds", clock.limit_ns // NS)
                 whose = "the session's budget" if key == session.id else f"the budget of {key}"
                 for each in timed:
-                    if not each.is_stopping:
-                        self.on_time_up(each, f"{whose} of {limit} is used up")
+                    self._time_up(each, clock, f"{whose} of {limit} is used up")
             if self._ticks % NOTE_EVERY == 0:
                 own = tuple(line for line in self.lines(session) if line.scope == "session")
                 self._c.table.update(session, replace(session.info, budgets=own))
         if self._clocks:
             self._ticker = self._c.loop.call_later(TICK_S, self._tick)
+
+    def _time_up(self, session: Session, clock: BudgetClock, why: str) -> None:
+        if session.is_stopping or clock.is_told:
+            return
+        if session.is_workflow:
+            clock.is_told = True
+            self._c.spawn(self._tell_time_up(session, clock, why))
+        else:
+            self.on_time_up(session, why)
+
+    async def _tell_time_up(self, session: Session, clock: BudgetClock, why: str) -> None:
+        """A workflow ends by itself, so that it can undo what it did. Unless it has heard, it is told again."""
+        clock.is_told = await self.tell_time_up(session, why)
 
     def _timed(self, key: str, owner: Session) -> list[Session]:
         """Whose time counts: the session's own, or, of a block, that of the steps that run within it."""
@@ -492,6 +522,10 @@ class Budgets:
         account = self._accounts.get(session_id)
         assert account is not None
         return [_account_row(each) for each in account.path() if each.key != DAY and each.key not in self._stored]
+
+
+async def _unheard(session: Session, why: str) -> bool:
+    return False
 
 
 def _within(value: int, most: int, *, least: int = 0) -> int:

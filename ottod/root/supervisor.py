@@ -122,6 +122,7 @@ class Supervisor:
         self._births.admit = self.teams.admit
         self._births.on_refused = self._session_refused
         self.permits.budgets.on_time_up = lambda session, why: self._stops.begin_for(session, why, "budget")
+        self.permits.budgets.tell_time_up = self._stops.tell_time_up
         self._adoption = Adoption(
             context,
             births=self._births,

@@ -5,9 +5,10 @@ it starts draw from the same. A step is attempted as often as its `retry` says, 
 there is one, and begins once for each iteration of each loop around it. What undoes a step is attempted as often as
 it says, once for each time that the step completed. A summary is written at most once for each input of each attempt.
 
-All of these together are the bound, unless the workflow's own budget is less. What is within a block, but for what
-undoes it, is bound by the block's budget as well, once for each time that the block begins; a loop begins once for
-all its iterations. Where something has no limit only the budgets around it bound it.
+All of these together are the bound, unless the workflow's own budget is less. What undoes steps does not draw from
+that, but from as much again. What is within a block is bound by the block's budget as well, once for each time that
+the block begins; a loop begins once for all its iterations. Where something has no limit only the budgets around it
+bound it.
 
 Money is bounded by an agent's budget in dollars, or by its tokens at the dearest price that is configured for its
 models, if it starts no other agents; scripts cost nothing.
@@ -71,7 +72,7 @@ class PlannedNode(msgspec.Struct, frozen=True, kw_only=True):
     budgets: Budgets = Budgets()
     work: Most = NOTHING
     undoing: Most = NOTHING
-    """What undoes it counts for no block around it."""
+    """What undoes it counts neither for a block around it nor for the workflow."""
     preset: str = ""
     asks: tuple[str, ...] = ()
     may_ask_for_budget: bool = False
@@ -105,11 +106,13 @@ def plan_of(workflow: ResolvedWorkflow, routings: Mapping[str, Routing], models_
     spec = workflow.spec
     reads = sum(each.runs * each.node.retry.attempts * len(each.node.inputs) for each in nodes)
     summaries = reads if spec.summarizer else 0
+    undoing = NOTHING
     for each in nodes:
-        whole = whole.plus(each.undoing)
+        undoing = undoing.plus(each.undoing)
     if summaries:
         whole = whole.plus(planner.attempt(agents[spec.summarizer]).times(summaries))
-    return WorkflowPlan(workflow=workflow, nodes=nodes, summaries=summaries, most=whole.within(spec.budgets))
+    most = whole.within(spec.budgets).plus(undoing.within(spec.budgets))
+    return WorkflowPlan(workflow=workflow, nodes=nodes, summaries=summaries, most=most)
 
 
 def in_order(node: Node) -> list[Step]:

@@ -67,6 +67,7 @@ NOT_HEARD = Failure(
     message="a workflow takes no messages",
     mend="say it to the session of one of its steps: see `ottoctl workflow status`",
 )
+NOT_BEGUN = Failure(code="not_ready", message="the workflow has not begun yet", retryable=True)
 NO_TURNS = Failure(code="no_turn", message="a workflow has no turns", mend="pause it, or stop it")
 
 
@@ -337,7 +338,7 @@ class WorkflowRunner:
     async def handle_command(self, body: CommandBody) -> Failure | None:
         """Obeys one command of root; None means done."""
         try:
-            if isinstance(body, StopTurn):
+            if isinstance(body, StopTurn) and not body.may_undo:
                 self._obey_stop(body)
                 return None
             await self._is_open.wait()
@@ -358,7 +359,8 @@ class WorkflowRunner:
 
     async def _obey(
         self,
-        order: DeliverInput
+        order: StopTurn
+        | DeliverInput
         | WithdrawInput
         | ResolveApproval
         | InterruptTurn
@@ -370,6 +372,8 @@ class WorkflowRunner:
         if self._stop is not None or self._is_over or self._run is None:
             return Failure(code="session_ended", message="the session is ending and hears nothing more")
         match order:
+            case StopTurn():
+                return await self._fail(self._run, order)
             case DeliverInput() | WithdrawInput():
                 return NOT_HEARD
             case ResolveApproval():
@@ -381,6 +385,16 @@ class WorkflowRunner:
                 return NO_TURNS
             case _:
                 assert_never(order)
+
+    async def _fail(self, run: WorkflowRun, order: StopTurn) -> Failure | None:
+        """Steps that run are stopped, and what has completed is undone. Told again, it changes nothing."""
+        assert self._journal is not None
+        if run.machine.top.state == "waiting":
+            return NOT_BEGUN
+        failure = Failure(code=order.cause, message=cut(order.reason, MAX_REASON_BYTES)[0])
+        run.happen(j.WorkflowFailed(at_ns=time.time_ns(), failure=failure))
+        await self._journal.put(())
+        return None
 
     async def _set_pause(self, run: WorkflowRun, order: SetPause) -> None:
         """Steps that run go on; from now on none begins. Idempotent."""

@@ -110,6 +110,12 @@ class NaiveWorkflow:
         self.is_cancelled = True
         self._settle()
 
+    def fail(self, now_ns: int) -> None:
+        self._pass(now_ns)
+        if not self.is_cancelled:
+            self.verdicts.setdefault("", "failed")
+        self._settle()
+
     def pause(self, now_ns: int, *, paused: bool) -> None:
         self._pass(now_ns)
         self.is_paused = paused

@@ -19,7 +19,7 @@ from ottod.core.workflow_orders import (
     WorkflowOrder,
 )
 from ottod.core.workflow_tree import MAX_DEPTH, blocks_around
-from ottod.errors import ConfigError
+from ottod.errors import ConfigError, Failure
 from ottod.protocol import journal as j
 from ottod.protocol.specs import Backoff
 from ottod.protocol.workflows import (
@@ -367,6 +367,30 @@ def test_completed_steps_are_undone_in_reverse_when_the_workflow_fails() -> None
     assert outcome(bench) == "failed" and bench.undone == ["p/a", "p/b"]
 
 
+def test_what_fails_as_a_whole_stops_what_runs_and_is_undone() -> None:
+    """Its time is used up in the middle of a step; told again, while it is undone and after that, nothing changes."""
+    bench = begun(workflow("sequential", step("a", compensate=UNDO), step("b", optional=True), step("c")))
+    bench.ended("a")
+    bench.fail()
+    assert bench.stopping == {("b", 1, False)}
+    bench.fail()
+    bench.ended("b", "cancelled")
+    assert bench.undoing == ["a"] and bench.machine.skipped.keys() == {"c"}
+    bench.fail()
+    bench.undo_ended()
+    assert outcome(bench) == "failed" and code(bench) == "budget" and bench.undone == ["a"]
+    assert not bench.machine.step(j.WorkflowFailed(at_ns=0, failure=Failure(code="budget", message="again")))
+
+
+def test_what_is_cancelled_does_not_fail_any_more() -> None:
+    bench = begun(workflow("sequential", step("a", compensate=UNDO), step("b")))
+    bench.ended("a")
+    bench.cancel()
+    bench.fail()
+    bench.ended("b", "cancelled")
+    assert outcome(bench) == "cancelled" and bench.end is not None and bench.end.undone == ("a",)
+
+
 def test_a_compensation_that_fails_is_tried_again_and_the_others_have_their_turn() -> None:
     once = Compensation(agent="undoes", task="undo it", attempts=2)
     bench = begun(workflow("sequential", step("a", compensate=UNDO), step("b", compensate=once), step("c")))
@@ -469,6 +493,8 @@ def happen(bench: Bench, choice: int) -> None:
     kind, which = choice % 20, choice // 20
     if kind == 19 and which < 3:
         bench.cancel()
+    elif kind == 19 and which < 6:
+        bench.fail()
     elif kind == 18:
         bench.pause(paused=not bench.machine.is_paused)
     elif bench.undoing:

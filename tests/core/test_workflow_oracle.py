@@ -106,6 +106,14 @@ class WorkflowAgainstOracle(RuleBasedStateMachine):
             self.naive.cancel(self.bench.now_ns)
 
     @precondition(is_open)
+    @rule(is_meant=st.integers(0, 9).map(lambda n: n == 0), tenths=st.integers(0, 12))
+    def it_fails_as_a_whole(self, is_meant: bool, tenths: int) -> None:
+        if is_meant:
+            now_ns = self._later(tenths)
+            self.bench.fail()
+            self.naive.fail(now_ns)
+
+    @precondition(is_open)
     @rule()
     def its_process_is_lost(self) -> None:
         """Another one is given the past, and goes on."""

@@ -156,6 +156,10 @@ class Bench:
     def cancel(self) -> list[WorkflowOrder]:
         return self.tell(j.WorkflowCancelled(at_ns=self.now_ns, reason="enough"))
 
+    def fail(self) -> list[WorkflowOrder]:
+        failure = Failure(code="budget", message="its time is used up")
+        return self.tell(j.WorkflowFailed(at_ns=self.now_ns, failure=failure))
+
     def pause(self, *, paused: bool) -> list[WorkflowOrder]:
         return self.tell(j.WorkflowPaused(at_ns=self.now_ns, paused=paused))
 

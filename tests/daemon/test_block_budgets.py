@@ -11,10 +11,11 @@ import pytest
 from ottoctl.sync import SyncOtto
 from ottod.errors import OttoError
 from ottod.isolation.processes import identify, send_signal
+from ottod.protocol import journal as j
 from ottod.protocol.specs import Budgets
-from ottod.protocol.workflows import Retry
+from ottod.protocol.workflows import Compensation, Retry, WorkflowSpec
 from tests.daemon.harness import RealDaemon, running_daemon, wait_for
-from tests.daemon.workshop import agent, block, ended, ottoctl, paths, start, step, worker, workflow
+from tests.daemon.workshop import agent, block, ended, ottoctl, paths, shell, start, step, worker, workflow
 
 LIMIT = 24_000
 TURN = 601
@@ -168,3 +169,35 @@ def test_a_blocks_seconds_are_those_of_its_steps(daemon: RealDaemon) -> None:
         first = outcomes["part/a"].failure or outcomes["part/b"].failure
         assert first is not None and first.code == "budget" and "part" in first.message, outcomes
         assert not otto.list()
+
+
+def test_whose_budget_is_used_up_is_undone(daemon: RealDaemon) -> None:
+    """By the clock in the middle of a tool call, or by tokens: it has failed, and undoing has a budget of its own."""
+    usage = {"input_tokens": 1, "output_tokens": 900}
+    agent(daemon, "deploy", {"text": "deployed", "usage": usage})
+    worker(daemon, "slow", "sleep 60")
+    spender(daemon, "greedy", 60)
+    for name in ("by-time", "by-tokens"):
+        again = {**shell(f"echo {name} >> undone"), "usage": usage}
+        agent(daemon, f"undo-{name}", again, {"text": "undone", "usage": usage}, tools=["shell"])
+
+    def flow(name: str, then: str, budgets: Budgets) -> WorkflowSpec:
+        undo = Compensation(agent=f"undo-{name}", task="undo it", attempts=1)
+        return workflow("sequential", step("deploy", compensate=undo), step(then), budgets=budgets)
+
+    with daemon.client(timeout_s=120) as otto:
+        flows = {
+            "by-time": flow("by-time", "slow", Budgets(seconds=2)),
+            "by-tokens": flow("by-tokens", "greedy", Budgets(tokens=LIMIT)),
+        }
+        sessions = {name: start(daemon, otto, spec) for name, spec in flows.items()}
+        for name, session in sessions.items():
+            result = session.wait(timeout_s=90)
+            assert result.cause is not None and result.cause.kind == "budget", (name, result)
+            undone = [entry for entry in session.journal() if isinstance(entry, j.CompensationEnded)]
+            assert [(e.path, e.outcome) for e in undone] == [("deploy", "completed")], (name, result.result)
+        assert sorted((daemon.workdir / "undone").read_text().split()) == sorted(sessions)
+        whose = sessions["by-tokens"].id
+        lines = {line.session: line for line in sessions["by-tokens"].info().budgets}
+        assert lines[whose].spent <= LIMIT
+        assert (lines[f"{whose}/undo:"].spent, lines[f"{whose}/undo:"].limit) == (2 * 901, LIMIT)

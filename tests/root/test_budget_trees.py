@@ -167,6 +167,11 @@ class Tree:
             key = self.origins[key]
         return key
 
+    def first_account(self, account: str) -> str:
+        """The account whose books one goes on with. What undoes begins anew: whoever undid does not go on."""
+        owner, _, place = account.partition("/")
+        return account if place == "undo:" else "/".join(filter(None, (self.first(owner), place)))
+
     def plan(self, key: str) -> SessionPlan:
         plan = self.sessions[key].plan
         assert plan is not None
@@ -187,6 +192,9 @@ class Tree:
     def blocks(self, key: str) -> list[tuple[str, int | None]]:
         """The accounts of blocks that a session's calls count in, each with its limit."""
         parent, place = self.sessions[key].info.parent, self.plan(key).step
+        if undoing := self.undoing(key):
+            limit = self.plan(parent).spec.budgets.tokens
+            return [(undoing, limit)] if limit is not None else []
         if not place or place.startswith("undo:"):
             return []
         workflow = self.plan(parent).workflow
@@ -324,14 +332,12 @@ class Tree:
                 assert used is None or entry.is_presumed or entry.usage == used
                 assert used is None or entry.usage.total_tokens >= used.total_tokens
                 for each in (*self.path(key), *(account for k in self.path(key) for account, _ in self.blocks(k))):
-                    owner, _, place = each.partition("/")
-                    sums = spent.setdefault("/".join(filter(None, (self.first(owner), place))), [0, 0])
+                    sums = spent.setdefault(self.first_account(each), [0, 0])
                     sums[0] += entry.usage.total_tokens
                     sums[1] += entry.usage.usd_micros or 0
             assert not truth, "what was consumed is not in the books"
         for account, limit in (block for key in self.sessions for block in self.blocks(key)):
-            owner, _, place = account.partition("/")
-            assert limit is None or spent.get(f"{self.first(owner)}/{place}", (0, 0))[0] <= limit
+            assert limit is None or spent.get(self.first_account(account), (0, 0))[0] <= limit
         for key, session in self.sessions.items():
             assert session.plan is not None
             budgets = session.plan.spec.budgets
@@ -341,11 +347,18 @@ class Tree:
         assert self.permits.open_count == self.permits.waiting_count == 0
         assert await self.permits.ledger.accounts() == {} and await self.permits.ledger.open_permits() == []
 
+    def undoing(self, key: str) -> str:
+        """The account beside a workflow's that a session counts in which undoes a step of it; else empty."""
+        parent = self.sessions[key].info.parent
+        has_own = bool(parent) and self.plan(parent).spec.budgets != Budgets()
+        return f"{parent}/undo:" if has_own and self.plan(key).step.startswith("undo:") else ""
+
     def path(self, key: str) -> list[str]:
+        """The sessions in whose accounts one counts. What undoes does not count in its workflow's."""
         found = []
         while key:
             found.append(key)
-            key = self.sessions[key].info.parent
+            key = self.sessions[self.sessions[key].info.parent if self.undoing(key) else key].info.parent
         return found
 
 
