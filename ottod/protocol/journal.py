@@ -325,7 +325,8 @@ class WorkflowBegun(Entry, frozen=True, kw_only=True, tag="workflow.begun"):
 class StepBegun(Entry, frozen=True, kw_only=True, tag="step.begun"):
     """A session for an attempt of a step is about to be asked for. `path` leads to the step: `build[2]/review`.
 
-    `sources` are its inputs as `NAME@VERSION`, `tree` is git's name for the working directory as it is before.
+    `sources` are its inputs as `NAME@VERSION`, `tree` is git's name for the working directory as it was
+    before the first attempt.
     """
 
     path: str

@@ -1,8 +1,8 @@
 """What a step has changed in the git repository of the working directory, as a diff.
 
-The state of the whole working tree is written as a tree object, through an index of its own, when the step begins and
-when it has ended; what is between the two is the step's. Steps that run side by side in one directory see each
-other's changes.
+The state of the whole working tree is written as a tree object, through an index of its own, when the first attempt
+of the step begins and when one has ended; what is between the two is the step's. Steps that run side by side in one
+directory see each other's changes.
 """
 
 from __future__ import annotations
@@ -64,6 +64,14 @@ class WorkingTree:
         second. Raises ToolError."""
         argv = ["sh", "-c", GRAFT, "sh", onto or NOTHING, before, after, "--no-pager", *OPTIONS]
         return (await self._run(argv, "read-tree")).strip()
+
+    async def has(self, state: str) -> bool:
+        """Whether git still has it: nothing names it, so after some weeks it may be gone."""
+        try:
+            await self.git(["cat-file", "-e", state])
+        except ToolError:
+            return False
+        return True
 
     async def diff(self, before: str, after: str) -> str:
         """What changed between two states. Raises ToolError."""

@@ -74,6 +74,8 @@ class WorkflowRun:
         self._shop: Workshop | None = None
         self._begun: dict[Key, j.StepBegun | j.CompensationBegun] = {}
         self._failures: dict[str, str] = {}
+        self._trees: dict[str, str] = {}
+        """Where diffs begin, by path; whoever goes on with another's workflow begins there too."""
         self._skips_noted: set[str] = set()
         self._pending: list[WorkflowOrder] = []
         self._attempts: dict[Key, Attempt] = {}
@@ -98,6 +100,7 @@ class WorkflowRun:
             match entry:
                 case j.StepBegun():
                     self._begun[entry.path, entry.attempt, False] = entry
+                    self._note_tree(entry)
                 case j.CompensationBegun():
                     self._begun[entry.path, entry.attempt, True] = entry
                 case j.StepSkipped():
@@ -112,6 +115,10 @@ class WorkflowRun:
                 case _:
                     pass
         self._pending = self.machine.outstanding()
+
+    def _note_tree(self, entry: j.StepBegun) -> None:
+        if entry.tree:
+            self._trees.setdefault(entry.path, entry.tree)
 
     async def serve(self, shop: Workshop) -> EndWorkflow | None:
         """Goes on to the end, or until it is suspended. Raises StorageError if the journal fails."""
@@ -274,6 +281,7 @@ class WorkflowRun:
         attempt = self._attempts[key] = Attempt(self._shop, order)
         begun = self._begun.get(key)
         attempt.begun = begun if isinstance(begun, j.StepBegun) else None
+        attempt.tree_before = self._trees.get(order.path, "")
         attempt.last_failure = self._failures.get(order.path, "") if order.attempt > 1 else ""
         self._later(work)
 
@@ -294,6 +302,7 @@ class WorkflowRun:
 
         async def begin(entry: j.StepBegun) -> None:
             self._begun[key] = entry
+            self._note_tree(entry)
             self.happen(entry)
             self._link.emit(
                 StepStarted(path=entry.path, attempt=entry.attempt, agent=entry.agent, title=order.step.title)

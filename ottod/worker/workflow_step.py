@@ -16,6 +16,7 @@ from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause
 from ottod.protocol.specs import AgentSpec
 from ottod.protocol.worker_requests import SpawnChild
+from ottod.protocol.workflows import Step
 from ottod.worker.children import Children
 from ottod.worker.text import cut
 from ottod.worker.workflow_artifacts import StepArtifacts
@@ -36,6 +37,8 @@ class Tree(Protocol):
     """The state of the working directory, for what a step changes in it."""
 
     async def state(self) -> str: ...
+
+    async def has(self, state: str) -> bool: ...
 
     async def diff(self, before: str, after: str) -> str: ...
 
@@ -76,6 +79,8 @@ class Attempt:
         self._order = order
         self.begun: j.StepBegun | None = None
         """The journal's word that it has begun, once there is one."""
+        self.tree_before = ""
+        """The working directory as the first attempt found it, if there was one before."""
         self.last_failure = ""
         """Of the attempt before, for this one to know."""
         self.child = ""
@@ -98,16 +103,23 @@ class Attempt:
 
     async def prepare(self, order: StartStep) -> j.StepBegun:
         """What is to be noted before anything of it happens. Raises ToolError."""
-        needs_tree = any(output.capture == "diff" for output in order.step.outputs)
-        tree = await self._shop.tree.state() if needs_tree and self._shop.tree is not None else ""
         return j.StepBegun(
             path=order.path,
             attempt=order.attempt,
             agent=order.agent,
             at_ns=time.time_ns(),
             sources=await self._shop.artifacts.sources(order.step),
-            tree=tree,
+            tree=await self._tree_before(order.step),
         )
+
+    async def _tree_before(self, step: Step) -> str:
+        """What a diff begins from, if the step is to leave one: what attempts before have changed is a part of it."""
+        tree = self._shop.tree
+        if tree is None or not any(output.capture == "diff" for output in step.outputs):
+            return ""
+        if self.tree_before and await tree.has(self.tree_before):
+            return self.tree_before
+        return await tree.state()
 
     async def make(self, order: StartStep, begin: Callable[[j.StepBegun], Awaitable[None]]) -> j.StepEnded:
         """The attempt of a step, from its brief to its outputs. `begin` notes that it begins, unless it has begun."""

@@ -143,6 +143,29 @@ def test_what_a_step_changed_is_kept_as_a_diff(daemon: RealDaemon) -> None:
         assert "+new" in text and "added.txt" in text and info.kind == "code_diff"
 
 
+def test_a_diff_has_what_every_attempt_changed(daemon: RealDaemon) -> None:
+    """Of the fallback's attempt, and of one that goes on with an ended workflow, from before the first one on."""
+    subprocess.run(["git", "init", "-q", str(daemon.workdir)], check=True)
+    change = shell("echo much > much.txt")
+    agent(daemon, "first", change, {"error": {"status": 400, "message": "no"}}, tools=["shell"])
+    worker(daemon, "other", "echo little > little.txt")
+    diff = (Output(name="diff", capture="diff"),)
+    retry = Retry(attempts=2, backoff=Backoff(base_s=0, jitter=0), fallback_agent="other")
+    with daemon.client() as otto:
+        session = start(daemon, otto, workflow("sequential", step("code", "first", outputs=diff, retry=retry)))
+        assert session.wait(timeout_s=60).ok
+        text = otto.read_artifact(otto.artifact("diff", session=session.id)).decode()
+        assert "+much" in text and "+little" in text
+        (daemon.workdir / "much.txt").unlink()
+        broken = start(daemon, otto, workflow("sequential", step("code", "first", outputs=diff)))
+        assert not broken.wait(timeout_s=60).ok
+        agent(daemon, "first", shell("echo least > least.txt"), {"text": "done"}, tools=["shell"])
+        again = broken.resume()
+        assert again.wait(timeout_s=60).ok
+        text = otto.read_artifact(otto.artifact("diff", session=again.id)).decode()
+        assert "+much" in text and "+least" in text and "+little" not in text
+
+
 def test_a_cancelled_workflow_leaves_nothing(daemon: RealDaemon) -> None:
     """All its steps are stopped, nothing is undone, and it says what is left as it is."""
     worker(daemon, "done", "true")
