@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import textwrap
 
 from ottod.errors import OttoError
+from ottod.settings.names import BUILTIN_TOOL_NAMES
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
 _NAME_LINE = re.compile(r"^name:.*$", re.MULTILINE)
@@ -18,8 +20,9 @@ description: One line that says what this agent is good for.
 # An alias (default, …) or provider:model, as in anthropic:claude-sonnet-4-5 or openai:gpt-5.
 model: default
 
-# Nothing is allowed that is not listed. All there are:
-# fs_read, fs_write, fs_edit, fs_list, grep, shell, test_runner, data
+# Nothing is allowed that is not listed. Built in are:
+{tools}
+# Besides: SERVER__TOOL of MCP servers, user__NAME and project__NAME of Python files.
 tools: [fs_read, fs_list, grep]
 
 # Limits on one session, everything it starts included. Leave one out for no limit; 0 means none at all.
@@ -85,6 +88,11 @@ steps:
 """
 
 
+_BUILTIN_TOOLS = textwrap.fill(
+    ", ".join(BUILTIN_TOOL_NAMES), width=100, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
+)
+
+
 def check_name(name: str, *, what: str = "an agent's name") -> None:
     """Raises OttoError for what is no name."""
     if not NAME.match(name):
@@ -97,7 +105,7 @@ def check_name(name: str, *, what: str = "an agent's name") -> None:
 
 def scaffold(name: str, source: str = "") -> str:
     """The file's text; with `source`, the text of another agent's file under the new name."""
-    return _renamed(source, name) if source else TEMPLATE.format(name=name)
+    return _renamed(source, name) if source else TEMPLATE.format(name=name, tools=_BUILTIN_TOOLS)
 
 
 def scaffold_workflow(name: str, source: str = "") -> str:

@@ -62,7 +62,7 @@ MEANINGS = {
     "Sink.kinds": "Only artifacts of these kinds.",
     "Sink.required": "Whether the workflow fails with what could not be delivered.",
     "Sink.attempts": "How often each delivery is tried.",
-    "Sink.timeout_s": "Of one attempt.",
+    "Sink.timeout_s": "Of `webhook` and `program`: of one attempt.",
     "Sink.patience_s": "How long the workflow's end may wait for what is left.",
     "Sink.path": "Of `filesystem` a directory, of `sqlite` a file; relative to the working directory.",
     "Sink.files": "Of `filesystem`: artifacts with a file of their own.",

@@ -24,7 +24,8 @@ class Sink(Spec, frozen=True, kw_only=True):
     """One place that artifacts are delivered to, in the order in which steps leave them.
 
     `path` is for filesystem (a directory) and sqlite (a file), `files` and `on_conflict` for filesystem, `url` and
-    `secret` for webhook, `program`, `options` and `secrets` for program, `content_bytes` for the last two.
+    `secret` for webhook, `program`, `options` and `secrets` for program, `content_bytes` and `timeout_s` for the last
+    two: the others wait for nobody.
     """
 
     to: SinkKind

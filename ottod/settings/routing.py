@@ -1,9 +1,9 @@
 """Which agent a task goes to. Pure and deterministic: the same task and agents give the same answer, and its reasons.
 
-Theory of operation. Whoever is named gets it: by the caller, or in the task as `@name`. Else those are left out who
-lack a tag or a tool that is wanted, and the rest are ranked by how well their name, tags, hints and description fit
-the words of the task (BM25, each field with a weight). Equal scores go by name. If no word fits and nothing was
-wanted, nobody is chosen: a guess would look like an answer.
+Theory of operation. Whoever is named gets it: by the caller, or in the task as `@name`, if they have the tags and
+tools that are wanted. Else those are left out who lack one of these, and the rest are ranked by how well their name,
+tags, hints and description fit the words of the task (BM25, each field with a weight). Equal scores go by name. If no
+word fits and nothing was wanted, nobody is chosen: a guess would look like an answer.
 
 Words are runs of letters and digits, in lower case, without words that say nothing (`the`, `please`). They are
 compared by stems: an ending of plural or of verb is cut off, then a doubled last letter and a last `e`, so that
@@ -84,7 +84,8 @@ def route(task: str, agents: Sequence[AgentSpec], *, want: Route = ANYBODY, name
     """The agent for a task. `names` are those that the caller would take, the first there is first."""
     by_name = {agent.name: agent for agent in sorted(agents, key=lambda a: a.name)}
     for name in (*names, *_MENTION.findall(task)):
-        if name in by_name:
+        # The caller has decided; somebody whom a text mentions must have what is wanted like anybody else.
+        if name in by_name and (name in names or not lacks(by_name[name], want)):
             how = "the caller names it" if name in names else "the task names it"
             return Routing(agent=name, reason=how, filtered=_others(by_name, name))
     if names:
@@ -95,6 +96,11 @@ def route(task: str, agents: Sequence[AgentSpec], *, want: Route = ANYBODY, name
     ranked = rank(want.hint or task, left)
     agent, reason = _choice(ranked, filtered, want)
     return Routing(agent=agent, reason=reason, ranked=tuple(ranked), filtered=tuple(filtered))
+
+
+def without_mentions(text: str) -> str:
+    """The text with names in it that choose nobody."""
+    return _MENTION.sub(r"\1", text)
 
 
 def lacks(agent: AgentSpec, want: Route) -> str:

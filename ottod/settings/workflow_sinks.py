@@ -31,6 +31,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "url": ("webhook",),
     "secret": ("webhook",),
     "content_bytes": ("webhook", "program"),
+    "timeout_s": ("webhook", "program"),
     "program": ("program",),
     "options": ("program",),
     "secrets": ("program",),

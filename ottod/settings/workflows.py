@@ -18,7 +18,7 @@ from ottod.settings.agents import MAX_AGENT_FILES, AgentFinder, AgentLayer
 from ottod.settings.levels import project_levels, same_owner
 from ottod.settings.nearest import nearest
 from ottod.settings.policy import is_within, narrow_workflow, project_of
-from ottod.settings.routing import Routing, route
+from ottod.settings.routing import Routing, route, without_mentions
 from ottod.settings.sections import DaemonSettings
 from ottod.settings.workflow_file import check_workflow
 from ottod.settings.workflow_people import People
@@ -178,9 +178,15 @@ def workflow_now(spec: WorkflowSpec, settings: DaemonSettings, *, home: Path) ->
 
 
 def choose(spec: WorkflowSpec, people: People, *, task: str = "") -> dict[str, Routing]:
-    """Id of each step that has a route → who was chosen for it, and why."""
+    """Id of each step that has a route → who was chosen for it, and why.
+
+    The workflow's task is about the whole: whom it names, it names for no step.
+    """
+    whole = without_mentions(task)
     return {
-        place.node.id: route(place.node.task.replace("{{task}}", task) or task, people.agents, want=place.node.route)
+        place.node.id: route(
+            place.node.task.replace("{{task}}", whole) or whole, people.agents, want=place.node.route
+        )
         for place in places(spec)
         if isinstance(place.node, Step) and not is_block(place.node) and place.node.route is not None
     }

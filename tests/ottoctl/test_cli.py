@@ -25,6 +25,7 @@ from ottod.protocol.cause import Cause
 from ottod.protocol.events import ContentDelta, SessionStateChanged, ToolCompleted, ToolStarted, TurnStarted
 from ottod.protocol.requests import GetSession, GetStatus, RemoveSession, SendInput, StartSession, StopSession
 from ottod.protocol.results import StopResult
+from ottod.settings.names import BUILTIN_TOOL_NAMES
 from tests.fakes.fake_daemon import NO_ANSWER, FakeDaemon
 
 DEADLINE_S = 30.0
@@ -616,6 +617,8 @@ def test_agents(tmp_path: Path) -> None:
     file = tmp_path / ".otto/agents/release-notes.yml"
     assert made.stdout.strip().endswith(".otto/agents/release-notes.yml") and file.is_file()
     assert ottoctl(tmp_path, "agent", "validate", str(file)).returncode == 0
+    said = file.read_text().partition("Built in are:\n")[2].partition("\n# Besides")[0]
+    assert tuple(said.replace("#", "").replace(",", "").split()) == BUILTIN_TOOL_NAMES
     assert ottoctl(tmp_path, "agent", "new", "release-notes").returncode == 5
     assert ottoctl(tmp_path, "agent", "new", "Bad Name").returncode == 2
     assert "coder" in ottoctl(tmp_path, "agent", "list").stdout

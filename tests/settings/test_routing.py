@@ -54,6 +54,19 @@ def test_names_win() -> None:
     assert (missing.agent, missing.reason) == ("", "there is no nobody")
 
 
+def test_a_name_in_the_task_does_not_make_up_for_what_is_wanted() -> None:
+    """Who is named and lacks a tag or a tool is left out like anybody else; the caller's own word stands."""
+    want = Route(tags=("oven",))
+    found = route("@cook and @nobody, bake it with @baker", AGENTS, want=want)
+    assert (found.agent, found.reason) == ("baker", "the task names it")
+    found = route("@cook, bake it", AGENTS, want=want)
+    assert (found.agent, found.reason) == ("baker", "nobody else has all that is wanted")
+    assert found.filtered[0].reason == "lacks the tag 'oven'"
+    flow = AgentSpec(name="flow", kind="workflow")
+    assert route("@flow bakes bread", [*AGENTS, flow]).agent == "baker"
+    assert route("x", AGENTS, want=want, names=("cook",)).agent == "cook"
+
+
 def test_tags_and_tools_filter() -> None:
     """All of them must be there; patterns of tools count; who is left out is told why."""
     found = route("cook soup", AGENTS, want=Route(tags=("kitchen",), tools=("mcp__x",)))

@@ -163,6 +163,23 @@ def test_every_builtin_workflow_is_right(world: World) -> None:
         resolve_workflow(entry.spec, world.finder().agents, task="x")
 
 
+def test_whom_the_workflows_task_names_gets_no_step_for_it(world: World) -> None:
+    """Who reviews is not who writes because somebody says so of the whole; a step's own task may name somebody."""
+    for name, fields in (("writer", "tags: [code]"), ("judge", "tags: [review]\ndescription: Judges parsers")):
+        world.put(world.repo, f"{name}.yml", f"model: fast\n{fields}\n", kind="agents")
+    text = (
+        "steps:\n"
+        '- {id: hinted, task: "{{task}}", route: who judges parsers}\n'
+        '- {id: tagged, task: "{{task}}", route: {tags: review, hint: judges parsers}}\n'
+        "- {id: bare, route: {tags: [code]}}\n"
+        '- {id: own, task: "@writer judges parsers: {{task}}", route: who judges parsers}\n'
+    )
+    world.put(world.repo, "w.yml", text)
+    spec = find_workflow("w", world.finder().agents)
+    routed = resolve_workflow(spec, world.finder().agents, task="@writer fix the parser").routed
+    assert routed == {"hinted": "judge", "tagged": "judge", "bare": "writer", "own": "writer"}
+
+
 @pytest.mark.parametrize("kind", ["workflow", "harness"])
 def test_what_is_not_run_may_not_be_a_steps_agent(world: World, kind: str) -> None:
     """By name, or found by a route."""
