@@ -1,7 +1,7 @@
 """The journal as the worker's loop sees it: an entry is durable when `put` returns.
 
-Writing is a copy into the page cache; forcing it to disk happens on a thread. Several entries that wait at the
-same time share one sync.
+Writing is a copy into the page cache; forcing it to disk happens on a thread of the journal's own, which no tool that
+hangs can keep from it. Several entries that wait at the same time share one sync.
 
 When a file has grown beyond its bound the journal is rotated: what all entries amount to becomes the first entry of
 the next file, in one step of the loop, and the full file is compressed on a thread. A conversation that is itself as
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ottod.core.past import Past, Restored
@@ -50,6 +51,7 @@ class JournalWriter:
         entries, journal.entries = journal.entries, []
         for entry in entries:
             self._past.take(entry)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._syncing: asyncio.Task[None] | None = None
         self._compressing: set[asyncio.Task[None]] = set()
         self._appended = journal.next_index
@@ -115,7 +117,8 @@ class JournalWriter:
         covered = self._appended
         try:
             numbers = range(self._durable, covered)
-            took_ns = await asyncio.to_thread(self._timed_sync, numbers)
+            loop = asyncio.get_running_loop()
+            took_ns = await loop.run_in_executor(self._thread, self._timed_sync, numbers)
             for number in numbers:
                 self._failpoints.reached("synced", number)
             self._durable = covered
@@ -166,4 +169,5 @@ class JournalWriter:
         tasks = {*self._compressing, *([self._syncing] if self._syncing is not None else [])}
         if tasks:
             await asyncio.wait(tasks)
+        self._thread.shutdown(wait=False)
         self._journal.close()

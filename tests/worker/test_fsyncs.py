@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,6 +67,27 @@ def test_each_sync_is_counted_and_timed(tmp_path: Path) -> None:
         assert writer.read_fsyncs()[0] == 2
         assert writer.read_fsyncs()[1] > took_ns
         await writer.close()
+
+    asyncio.run(main())
+
+
+def test_no_thread_that_hangs_holds_up_the_journal(tmp_path: Path) -> None:
+    """It has a thread of its own: an entry becomes durable while every other thread of the loop is taken."""
+
+    async def main() -> None:
+        release = threading.Event()
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        stuck = loop.run_in_executor(None, release.wait)
+        writer = JournalWriter.open(birth(tmp_path))
+        try:
+            async with asyncio.timeout(5):
+                await writer.put([UserSaid(text="one", turn=1)])
+        finally:
+            release.set()
+            await stuck
+            await writer.close()
+        assert writer.read_fsyncs()[0] == 1
 
     asyncio.run(main())
 
