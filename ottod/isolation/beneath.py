@@ -8,6 +8,7 @@ and nothing here ever waits for a peer. Writes make a temporary file beside the 
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import secrets
@@ -20,6 +21,7 @@ from ottod.errors import RefusedError, ToolError
 from ottod.isolation.openat import MAX_LINKS, RootDirectory
 from ottod.isolation.protected import is_protected
 from ottod.isolation.refusals import refusal, too_large
+from ottod.isolation.standing import Standing
 from ottod.protocol.toolio import DirEntry, FileStat
 
 MAX_DIR_ENTRIES = 100_000
@@ -65,6 +67,7 @@ class BeneathFiles:
         self._granted = tuple(os.path.realpath(path) for path in granted)
         self._durable = durable
         self._objection = objection
+        self._standing = Standing()
         self._write_lock = threading.Lock()
         if self._is_hidden(self._root.path):
             self._root.close()
@@ -77,6 +80,12 @@ class BeneathFiles:
     def root(self) -> str:
         """The working directory, absolute, without symlinks."""
         return self._root.path
+
+    def under(self, standing: Standing) -> BeneathFiles:
+        """The same files for one call: once that is given up, they are changed no more on its behalf."""
+        files = copy.copy(self)
+        files._standing = standing
+        return files
 
     def close(self) -> None:
         """Closes the root; every later call fails."""
@@ -277,12 +286,8 @@ class BeneathFiles:
                 self._fill(parent, temporary, data, old)
                 if expected is not None and (old is None or _fingerprint(old) != expected):
                     raise _WrittenMeanwhile
-                if is_new:
-                    # A link never takes the place of a file that somebody has made meanwhile.
-                    os.link(temporary, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
-                    os.unlink(temporary, dir_fd=parent)
-                else:
-                    os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+                with self._standing.deed():
+                    self._put_in_place(temporary, name, parent, is_new=is_new)
             except BaseException:
                 _unlink_if_there(temporary, parent)
                 raise
@@ -291,6 +296,14 @@ class BeneathFiles:
             return old is None
         finally:
             os.close(parent)
+
+    def _put_in_place(self, temporary: str, name: str, parent: int, *, is_new: bool) -> None:
+        if is_new:
+            # A link never takes the place of a file that somebody has made meanwhile.
+            os.link(temporary, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+            os.unlink(temporary, dir_fd=parent)
+        else:
+            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
 
     def _fill(self, parent: int, temporary: str, data: bytes, old: os.stat_result | None) -> None:
         """The new content, complete, under a name of its own. A new file's mode is left to the umask."""
@@ -362,6 +375,7 @@ class BeneathFiles:
                 if name in ("", ".", ".."):
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), directory)
                 self._refuse_protected(fd, name)
+                self._standing.check()
                 try:
                     os.mkdir(name, dir_fd=fd)
                 except FileExistsError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import msgspec
@@ -31,7 +30,7 @@ async def run(arguments: ArtifactReadArguments, context: ToolContext) -> ToolOut
     """A line about the artifact, then its text."""
     info, data = await artifacts_of(context).read(arguments.artifact, version=arguments.version)
     if arguments.to:
-        is_new = await asyncio.to_thread(context.files.write, arguments.to, data)
+        is_new = await context.in_thread(context.files.write, arguments.to, data)
         done = "created" if is_new else "replaced"
         return ToolOutput(text=f"{done} {arguments.to} from {describe(info)}", data={"artifact": info.artifact})
     lines = lines_of(decode_text(data, path=info.name).text)

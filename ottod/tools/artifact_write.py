@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import msgspec
@@ -38,7 +37,7 @@ async def run(arguments: ArtifactWriteArguments, context: ToolContext) -> ToolOu
     if arguments.content is not None:
         data = arguments.content.encode("utf-8", "replace")
     else:
-        data = await asyncio.to_thread(context.files.read, arguments.file, max_bytes=MAX_ARTIFACT_BYTES)
+        data = await context.in_thread(context.files.read, arguments.file, max_bytes=MAX_ARTIFACT_BYTES)
     info = await artifacts.write(
         data, name=arguments.name, kind=arguments.kind, sources=arguments.sources, key=context.idempotency_key
     )

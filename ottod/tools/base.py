@@ -9,8 +9,9 @@ nothing of the layers below them.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar
 
 import msgspec
 
@@ -51,6 +52,9 @@ __all__ = [
     "inline_schema",
     "team_of",
 ]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Permission = Literal["read", "write", "exec", "net"]
 
@@ -184,6 +188,12 @@ class Decisions(Protocol):
         ...
 
 
+class InThread(Protocol):
+    """Runs what blocks in a thread, as `asyncio.to_thread` does."""
+
+    async def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+
 IDEMPOTENCY_VARIABLE = "OTTO_IDEMPOTENCY_KEY"
 """What names a call to the programs that it starts: the same when it is repeated after a crash, else never again."""
 IDEMPOTENCY_HEADER = "Idempotency-Key"
@@ -245,6 +255,8 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     """One line on what is going on."""
     stream: Callable[[str], None]
     """Output as it comes, for the eyes of a watcher; the result is what `run` returns."""
+    in_thread: InThread = asyncio.to_thread
+    """For whatever waits for files. A call that is given up leaves its threads behind."""
     sessions: Sessions | None = None
     """None where a tool runs outside of any session."""
     team: Team | None = None

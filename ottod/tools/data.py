@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -34,7 +33,7 @@ class DataArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 async def run(arguments: DataArguments, context: ToolContext) -> ToolOutput:
     """The part asked for, the verdict, or what was changed."""
-    return await asyncio.to_thread(_run, arguments, context)
+    return await context.in_thread(_run, arguments, context)
 
 
 def _run(arguments: DataArguments, context: ToolContext) -> ToolOutput:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 from typing import Annotated
 
@@ -40,7 +39,7 @@ async def run(arguments: EditArguments, context: ToolContext) -> ToolOutput:
         done.append((count, line))
         return file.encode(text, path=arguments.path)
 
-    await asyncio.to_thread(context.files.change, arguments.path, transform, max_bytes=MAX_FILE_BYTES)
+    await context.in_thread(context.files.change, arguments.path, transform, max_bytes=MAX_FILE_BYTES)
     count, line = done[-1]
     return ToolOutput(
         text=f"replaced {plural(count, 'occurrence')} in {arguments.path}, the first at line {line}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from typing import Annotated
 
@@ -30,7 +29,7 @@ class ListArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 async def run(arguments: ListArguments, context: ToolContext) -> ToolOutput:
     """One path per line, relative to the working directory; `/` marks directories, `@` symlinks."""
-    found, is_cut = await asyncio.to_thread(_collect, arguments, context)
+    found, is_cut = await context.in_thread(_collect, arguments, context)
     lines: list[str] = []
     room = context.max_output_bytes - 200
     for each in found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import msgspec
@@ -26,7 +25,7 @@ async def run(arguments: WriteArguments, context: ToolContext) -> ToolOutput:
         data = arguments.content.encode()
     except UnicodeEncodeError as error:
         raise ToolError("the content is not valid text", code="bad_encoding") from error
-    is_new = await asyncio.to_thread(context.files.write, arguments.path, data)
+    is_new = await context.in_thread(context.files.write, arguments.path, data)
     lines = len(lines_of(arguments.content))
     size = f"{plural(lines, 'line')}, {plural(len(data), 'byte')}"
     return ToolOutput(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Annotated, Literal
 
@@ -53,7 +52,7 @@ class GitArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 async def run(arguments: GitArguments, context: ToolContext) -> ToolOutput:
     """What git says."""
-    paths = await asyncio.to_thread(_checked_paths, arguments.paths, context)
+    paths = await context.in_thread(_checked_paths, arguments.paths, context)
     match arguments.action:
         case "status":
             words = [

@@ -51,7 +51,7 @@ async def run(arguments: GrepArguments, context: ToolContext) -> ToolOutput:
     if "\n" in arguments.pattern or "\0" in arguments.pattern:
         raise ToolError("the pattern must be one line; matches never span lines", code="bad_pattern")
     place = context.files.relative(arguments.path)
-    await asyncio.to_thread(context.files.stat, arguments.path)
+    await context.in_thread(context.files.stat, arguments.path)
     try:
         result, text, status = await _ripgrep(arguments, place, context)
     except ToolError as error:
@@ -87,7 +87,7 @@ async def _ripgrep(arguments: GrepArguments, place: str, context: ToolContext) -
 
 
 async def _own_searcher(arguments: GrepArguments, place: str, context: ToolContext) -> ProgramResult:
-    names = await asyncio.to_thread(_files_to_search, arguments, place, context)
+    names = await context.in_thread(_files_to_search, arguments, place, context)
     options = {
         "pattern": arguments.pattern,
         "literal": arguments.literal,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Literal
 
 import msgspec
@@ -36,7 +35,7 @@ class MarkdownArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 async def run(arguments: MarkdownArguments, context: ToolContext) -> ToolOutput:
     """What was asked for."""
-    return await asyncio.to_thread(_run, arguments, context)
+    return await context.in_thread(_run, arguments, context)
 
 
 def _run(arguments: MarkdownArguments, context: ToolContext) -> ToolOutput:

@@ -63,7 +63,7 @@ async def run(arguments: TestArguments, context: ToolContext) -> ToolOutput:
     timeout_s = min(arguments.timeout_s or context.timeout_s, context.timeout_s)
     framework: str = arguments.framework if not arguments.command else "command"
     if framework == "auto":
-        framework = await asyncio.to_thread(detect, context.files, arguments.cwd)
+        framework = await context.in_thread(detect, context.files, arguments.cwd)
     context.progress(f"running tests: {arguments.command or framework}")
     counts: Counts | None = None
     if framework == "pytest":
@@ -191,7 +191,7 @@ async def _interpreter(cwd: str, context: ToolContext, *, module: str) -> str | 
         for name in (".venv", "venv"):
             path = f"{place}/{name}/bin/python"
             try:
-                await asyncio.to_thread(context.files.stat, path)
+                await context.in_thread(context.files.stat, path)
             except ToolError:
                 continue
             candidates.append(f"{context.files.root}/{context.files.relative(path)}")

@@ -39,6 +39,7 @@ from ottod.worker.sources import notices, sources_for
 from ottod.worker.stand_ins import StandIns
 from ottod.worker.team import Team
 from ottod.worker.tool_call import ToolRunner
+from ottod.worker.tool_threads import ToolThreads
 from ottod.worker.turns import TurnDriver
 
 
@@ -81,7 +82,7 @@ class Equipment:
         except BaseException:
             await finished(outfit.aclose())
             raise
-        approvals.preview = Preview(tools, outfit.files)
+        approvals.preview = Preview(tools, outfit.files, in_thread=outfit.threads.run)
         stand_ins = StandIns(spec, link, approvals)
         models = ModelCaller(
             spec=spec,
@@ -110,6 +111,7 @@ class Equipment:
             session=birth.session,
             link=link,
             on_begin=outfit.judge.enter,
+            threads=outfit.threads,
         )
         conduct = Conduct(
             spec,
@@ -156,6 +158,10 @@ class Equipment:
         """Calls `on_lost` if the session's launcher dies before `aclose`."""
         self._outfit.programs.watch_launcher(on_lost)
 
+    def watch_threads(self, on_stuck: Callable[[int], None]) -> None:
+        """Calls `on_stuck` with their number if too many threads of tools do not come back."""
+        self._outfit.threads.on_stuck = on_stuck
+
     async def aclose(self) -> None:
         """Gives everything back. A second call changes nothing."""
         if not self._is_closed:
@@ -189,6 +195,7 @@ class Outfit:
             objection=self.judge.objection,
         )
         self.programs = programs_for(birth, link.redactor)
+        self.threads = ToolThreads()
         weakness = confine_worker(birth)
         if weakness:
             link.emit(LogWarning(message=weakness, code="unconfined"))
@@ -205,4 +212,5 @@ class Outfit:
     async def aclose(self) -> None:
         """Ends all that runs."""
         await asyncio.gather(*(source.aclose() for source in self._sources), self.background.aclose())
+        self.threads.close()
         await asyncio.to_thread(self.programs.close)

@@ -5,6 +5,7 @@ Only tools that do nothing but read and write files are tried so; of any other c
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from ottod.protocol.model import ToolCall
 from ottod.protocol.toolio import DirEntry, Files, FileStat, Programs
 from ottod.settings.names import FILE_TOOLS
 from ottod.tools.arguments import decode_arguments
-from ottod.tools.base import Tool, ToolContext
+from ottod.tools.base import InThread, Tool, ToolContext
 
 MAX_FILE_BYTES = 8 * 1024 * 1024
 """What file tools work with at most."""
@@ -24,9 +25,12 @@ TIMEOUT_S = 30.0
 class Preview:
     """Of one session's calls. `files` are the real ones, of which it only reads."""
 
-    def __init__(self, tools: Mapping[str, Tool[Any]], files: Files) -> None:
+    def __init__(
+        self, tools: Mapping[str, Tool[Any]], files: Files, *, in_thread: InThread = asyncio.to_thread
+    ) -> None:
         self._tools = tools
         self._files = files
+        self._in_thread = in_thread
 
     async def diff(self, call: ToolCall) -> str | None:
         """The whole diff of what the call would change now, or a line that says why it would fail; None of a call
@@ -36,12 +40,26 @@ class Preview:
             return None
         files = TriedFiles(self._files)
         try:
-            await tool.run(decode_arguments(tool, call.arguments), _context(files, call))
+            await tool.run(decode_arguments(tool, call.arguments), self._context(files, call))
         except ToolError as error:
             return f"… it would fail now: {' '.join(error.message.split())}\n"
         if not files.changes:
             return None
         return "".join(unified_diff(path, before, after) for path, (before, after) in files.changes.items())
+
+    def _context(self, files: TriedFiles, call: ToolCall) -> ToolContext:
+        """What a file tool needs. There are no programs: none of these starts one."""
+        return ToolContext(
+            files=files,
+            programs=cast(Programs, None),
+            in_thread=self._in_thread,
+            call=call.call,
+            idempotency_key="",
+            timeout_s=TIMEOUT_S,
+            max_output_bytes=MAX_FILE_BYTES,
+            progress=lambda message: None,
+            stream=lambda text: None,
+        )
 
 
 class TriedFiles:
@@ -87,17 +105,3 @@ class TriedFiles:
             if error.code == "not_found":
                 return None
             raise
-
-
-def _context(files: TriedFiles, call: ToolCall) -> ToolContext:
-    """What a file tool needs. There are no programs: none of these starts one."""
-    return ToolContext(
-        files=files,
-        programs=cast(Programs, None),
-        call=call.call,
-        idempotency_key="",
-        timeout_s=TIMEOUT_S,
-        max_output_bytes=MAX_FILE_BYTES,
-        progress=lambda message: None,
-        stream=lambda text: None,
-    )

@@ -10,7 +10,8 @@ own session directory, and reaches neither cgroupfs nor the runtime directory's 
 sessions' files; it can signal nobody but its own threads. It still connects to root's socket, which needs no right.
 
 Landlock confines the calling thread and the threads it starts. ZeroMQ's, which are older, run none of our code, the
-journal's does nothing but force a file to disk; the pool of the loop is replaced by a new one. A kernel that can confine all threads at once (ABI 8) is asked to.
+journal's does nothing but force a file to disk; the pool of the loop is replaced by a new one. A kernel that can
+confine all threads at once (ABI 8) is asked to.
 
 Source: ADR 0010, landlock(7).
 """

@@ -247,6 +247,7 @@ class SessionRunner:
         if self._equipment is None:
             self._equipment, self._restored = equipment, Restored()
             equipment.watch_launcher(self._launcher_lost)
+            equipment.watch_threads(self._threads_stuck)
             self._steering.equipped(equipment.driver)
 
     def _slice_over(self) -> None:
@@ -257,6 +258,11 @@ class SessionRunner:
         """This process is confined and cannot make another launcher; another incarnation can, and goes on."""
         message = "the launcher of its programs died"
         self._end(Cause(kind="crashed", message=message, code="launcher_lost"), is_for_good=False)
+
+    def _threads_stuck(self, count: int) -> None:
+        """No call finds an end in a place whose files do not answer: that is a crash, and not work."""
+        message = f"{count} tool calls wait for files that do not answer"
+        self._end(Cause(kind="crashed", message=message, code="tool_stuck"), is_for_good=False)
 
     async def _serve(self) -> Cause:
         """Turn after turn, until there is a reason to end."""

@@ -14,23 +14,29 @@ from msgspec.structs import replace
 
 from ottod.core.redaction import MARK, RedactedStream
 from ottod.errors import Failure, ToolError
+from ottod.isolation.beneath import BeneathFiles
+from ottod.isolation.standing import Account, Standing
 from ottod.protocol.events import ContentDelta, ToolCompleted, ToolFailed, ToolProgress, ToolStarted
 from ottod.protocol.model import ToolCall, ToolResult
 from ottod.protocol.specs import AgentSpec
-from ottod.protocol.toolio import Files, Programs, Web
+from ottod.protocol.toolio import Programs, Web
+from ottod.settings.names import FILE_TOOLS
 from ottod.tools.arguments import decode_arguments
 from ottod.tools.base import Artifacts, Decisions, Processes, Sessions, Team, Tool, ToolContext, ToolOutput
 from ottod.tools.untrusted import MARK_BYTES, marked
 from ottod.worker.link import Link
 from ottod.worker.text import MAX_ARGUMENTS_BYTES, cut, encodable, pieces
+from ottod.worker.tool_threads import ABANDON_S, ToolThreads
 
 KILL_MARGIN_S = 15.0
 """What a tool gets beyond its own timeout to bring its processes down before its task is cancelled."""
 MAX_FAILURE_BYTES = 4 * 1024
 """Of a failure's text; a model can be quoted in it, at any length."""
-ABANDON_S = 10.0
-"""How long a cancelled tool may take to finish before it is left behind."""
-
+FILE_ACCOUNTS: dict[Account, str] = {
+    "nothing": "; it has changed no file, and will change none",
+    "done": "; the file that it was to change has been changed",
+    "unknown": "; whether the file that it was to change has been changed, or will be, is not known",
+}
 
 NO_CAP = contextlib.nullcontext()
 
@@ -80,7 +86,7 @@ class ToolRunner:
         *,
         spec: AgentSpec,
         tools: dict[str, Tool[Any]],
-        files: Files,
+        files: BeneathFiles,
         programs: Programs,
         sessions: Sessions,
         team: Team,
@@ -92,6 +98,9 @@ class ToolRunner:
         checkpoint: Callable[[str], Awaitable[int]] | None = None,
         link: Link,
         on_begin: Callable[[ToolCall], None] = lambda call: None,
+        threads: ToolThreads | None = None,
+        kill_margin_s: float = KILL_MARGIN_S,
+        abandon_s: float = ABANDON_S,
     ) -> None:
         self._spec = spec
         self._tools = tools
@@ -110,6 +119,10 @@ class ToolRunner:
         self._turns = {name: asyncio.Semaphore(cap) for name, cap in caps.items() if cap is not None}
         """Of the tools that have a cap of their own: who has a turn may run."""
         self._on_begin = on_begin
+        self._threads = threads or ToolThreads()
+        self._kill_margin_s = kill_margin_s
+        self._abandon_s = abandon_s
+        """How long a cancelled tool may take to finish before it is left behind."""
 
     def is_idempotent(self, call: ToolCall) -> bool:
         """Whether the call may simply be made again when nobody knows what became of it."""
@@ -139,16 +152,17 @@ class ToolRunner:
             show=lambda text: self._show(call.call, text),
             max_bytes=self._spec.limits.max_tool_output_bytes,
         )
-        task = asyncio.get_running_loop().create_task(self._attempt(call, key, said))
+        standing = Standing()
+        task = asyncio.get_running_loop().create_task(self._attempt(call, key, said, standing))
         # Before anything is cut from it, noted or given to the model.
-        outcome = self._link.redacted(await self._outcome(task, call))
+        outcome = self._link.redacted(await self._outcome(task, call, standing))
         said.end()
         duration_ms = (time.monotonic_ns() - started_ns) // 1_000_000
         if isinstance(outcome, Failure):
             return failed(call, outcome, duration_ms)
         return _finished(call, outcome, duration_ms)
 
-    async def _attempt(self, call: ToolCall, key: str, said: ShownOutput) -> ToolOutput:
+    async def _attempt(self, call: ToolCall, key: str, said: ShownOutput, standing: Standing) -> ToolOutput:
         tool = self._tools.get(call.tool)
         if tool is None:
             names = ", ".join(sorted(self._tools)) or "none"
@@ -158,8 +172,9 @@ class ToolRunner:
         self._on_begin(call)
         timeout_s = self._timeout_s(tool)
         context = ToolContext(
-            files=self._files,
+            files=self._files.under(standing),
             programs=self._programs,
+            in_thread=self._threads.run,
             call=call.call,
             idempotency_key=key,
             timeout_s=timeout_s,
@@ -178,7 +193,7 @@ class ToolRunner:
             processes=self._processes,
             checkpoint=self._checkpoint,
         )
-        async with self._turns.get(call.tool, NO_CAP), asyncio.timeout(timeout_s + KILL_MARGIN_S):
+        async with self._turns.get(call.tool, NO_CAP), asyncio.timeout(timeout_s + self._kill_margin_s):
             return await tool.run(arguments, context)
 
     def _timeout_s(self, tool: Tool[Any]) -> float:
@@ -193,23 +208,46 @@ class ToolRunner:
             for piece in pieces(encodable(text)):
                 self._link.emit(ContentDelta(stream="tool_output", text=piece, item=call))
 
-    async def _outcome(self, task: asyncio.Task[ToolOutput], call: ToolCall) -> ToolOutput | Failure:
+    async def _outcome(
+        self, task: asyncio.Task[ToolOutput], call: ToolCall, standing: Standing
+    ) -> ToolOutput | Failure:
         try:
             await asyncio.wait({task})
         except asyncio.CancelledError:
+            standing.abandon()
             task.cancel()
-            await asyncio.wait({task}, timeout=ABANDON_S)
-            return Failure(code="cancelled", message="cancelled before it finished")
+            await asyncio.wait({task}, timeout=self._abandon_s)
+            return await self._given_up(call, standing, "cancelled", "cancelled before it finished")
+        # Whatever has ended it: a thread that is still out does nothing more.
+        standing.abandon()
         if task.cancelled():
-            return Failure(code="cancelled", message="cancelled before it finished")
+            return await self._given_up(call, standing, "cancelled", "cancelled before it finished")
         error = task.exception()
         if error is None:
             return task.result()
         if isinstance(error, ToolError):
             return error.failure()
         if isinstance(error, TimeoutError):
-            return Failure(code="timeout", message=f"{call.tool} did not end within its time")
+            return await self._given_up(call, standing, "timeout", f"{call.tool} did not end within its time")
         return Failure(code="tool_crashed", message=f"{call.tool} crashed: {type(error).__name__}: {error}")
+
+    async def _given_up(self, call: ToolCall, standing: Standing, code: str, message: str) -> Failure:
+        """The failure of a call that may have a thread out, with what has become of the file that it was writing."""
+        loop = asyncio.get_running_loop()
+        settled = asyncio.Event()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # The loop is closed: nobody wants to know any more.
+                loop.call_soon_threadsafe(settled.set)
+
+        standing.on_settled(tell)
+        with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+            async with asyncio.timeout(self._abandon_s):
+                await settled.wait()
+        account = standing.account()
+        if account != "nothing" or call.tool in FILE_TOOLS:
+            message += FILE_ACCOUNTS[account]
+        return Failure(code=code, message=message)
 
 
 def _check_marks(tool: Tool[Any], call: ToolCall) -> None:

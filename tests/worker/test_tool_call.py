@@ -5,22 +5,32 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ottod.core.outbox import Outbox
 from ottod.core.redaction import Redactor
 from ottod.errors import Failure
+from ottod.isolation.beneath import BeneathFiles
+from ottod.isolation.standing import Standing
+from ottod.protocol.events import ToolFailed
 from ottod.protocol.model import ToolCall
 from ottod.protocol.specs import AgentSpec, Limits
 from ottod.tools.base import Tool, ToolContext, ToolOutput
+from ottod.tools.fs_write import FS_WRITE
 from ottod.tools.registry import BUILTIN_TOOLS
 from ottod.tools.untrusted import marked
-from ottod.worker.tool_call import ShownOutput, ToolRunner, failed
+from ottod.worker.tool_call import FILE_ACCOUNTS, KILL_MARGIN_S, Outcome, ShownOutput, ToolRunner, failed
+from ottod.worker.tool_threads import MAX_STUCK, ToolThreads
 
 T = TypeVar("T")
 
@@ -42,12 +52,25 @@ class SilentLink:
         return 0
 
 
-def runner(*tools: Tool[Any], **limits: Any) -> ToolRunner:
+class NoFiles:
+    """For tools that touch none."""
+
+    def under(self, standing: Standing) -> NoFiles:
+        return self
+
+
+def runner(
+    *tools: Tool[Any],
+    files: BeneathFiles | None = None,
+    threads: ToolThreads | None = None,
+    kill_margin_s: float = KILL_MARGIN_S,
+    **limits: Any,
+) -> ToolRunner:
     nothing = cast(Any, None)
     return ToolRunner(
         spec=AgentSpec(name="tester", limits=Limits(**limits)),
         tools={tool.name: tool for tool in tools},
-        files=nothing,
+        files=files or cast(Any, NoFiles()),
         programs=nothing,
         sessions=nothing,
         team=nothing,
@@ -55,6 +78,8 @@ def runner(*tools: Tool[Any], **limits: Any) -> ToolRunner:
         web=nothing,
         session="s-0000000000",
         link=cast(Any, SilentLink()),
+        threads=threads,
+        kill_margin_s=kill_margin_s,
     )
 
 
@@ -209,3 +234,157 @@ def test_half_characters_become_marks() -> None:
     assert text_of(ToolOutput(text="", untrusted="x \udc00", untrusted_source="a page")).count("\ufffd") == 1
     failed_text = failed(ToolCall(call="c", tool="t"), Failure(code="x", message="no \ud83d")).result.text
     assert failed_text == "no \ufffd"
+
+
+class SlowPlace:
+    """Files that hang where a test says: `at` the check before anything is written, or at the rename.
+
+    A call is given up when it has got there; `is_late` lets it go on in that moment.
+    """
+
+    def __init__(self, root: Path, *, at: str, is_late: bool = False, abandon_s: float = 30.0) -> None:
+        self._root = root
+        self._arrived = threading.Event()
+        self._gate = threading.Event()
+        self._is_late = is_late
+        self._end = ""
+        self._pool = ThreadPoolExecutor(1)
+        hang = self._hang
+
+        class SlowFiles(BeneathFiles):
+            def _put_in_place(self, temporary: str, name: str, parent: int, *, is_new: bool) -> None:
+                hang(at == "rename")
+                super()._put_in_place(temporary, name, parent, is_new=is_new)
+
+        self._files = SlowFiles(str(root), objection=lambda location, use: hang(at == "check"))
+        self._runner = ToolRunner(
+            spec=AgentSpec(name="tester"),
+            tools={FS_WRITE.name: replace(FS_WRITE, run=self._run)},
+            files=self._files,
+            **dict.fromkeys(("programs", "sessions", "team", "artifacts", "web"), cast(Any, None)),
+            session="s-0000000000",
+            link=cast(Any, SilentLink()),
+            threads=ToolThreads(pool=self._pool),
+            abandon_s=abandon_s,
+        )
+
+    def _hang(self, is_here: bool) -> str:
+        if is_here:
+            self._arrived.set()
+            self._gate.wait()
+        return ""
+
+    async def _run(self, arguments: Any, context: ToolContext) -> ToolOutput:
+        """The tool, whose time is over, if it is to be timed out, as soon as its thread hangs."""
+        try:
+            async with asyncio.timeout(None) as time:
+                if self._end == "timeout":
+                    arrival = asyncio.get_running_loop().run_in_executor(None, self._arrived.wait)
+                    arrival.add_done_callback(lambda _: time.reschedule(0))
+                return await FS_WRITE.run(arguments, context)
+        finally:
+            if self._is_late:
+                self._gate.set()
+
+    async def write(self, *, end: str) -> Outcome:
+        """What is said of a write that is given up, in either way."""
+        self._end = end
+        call = ToolCall(call="c", tool="fs_write", arguments='{"path": "f", "content": "x"}')
+        task = asyncio.create_task(self._runner.run(call, turn=1, step=1, key="k"))
+        await asyncio.to_thread(self._arrived.wait)
+        if end == "cancelled":
+            task.cancel()
+        return await task
+
+    def finish(self) -> list[str]:
+        """What lies there when the last thread has come back."""
+        self._gate.set()
+        self._pool.shutdown(wait=True)
+        self._files.close()
+        return sorted(path.name for path in self._root.rglob("*"))
+
+
+def failure_of(outcome: Outcome) -> tuple[str, str]:
+    """Its code, and what is said of the file."""
+    assert isinstance(outcome.event, ToolFailed) and outcome.result.is_error
+    assert outcome.event.failure.message in outcome.result.text
+    _, mark, account = outcome.event.failure.message.partition("; ")
+    return outcome.event.failure.code, mark + account
+
+
+@pytest.mark.parametrize("end", ["timeout", "cancelled"])
+def test_a_call_that_was_given_up_writes_nothing_afterwards(tmp_path: Path, end: str) -> None:
+    """Its thread goes on when the file system answers; its result has said that nothing is written, and is true."""
+    place = SlowPlace(tmp_path, at="check")
+    assert failure_of(asyncio.run(place.write(end=end))) == (end, FILE_ACCOUNTS["nothing"])
+    assert place.finish() == []
+
+
+@pytest.mark.parametrize("end", ["timeout", "cancelled"])
+def test_what_is_being_written_when_a_call_is_given_up_is_waited_for(tmp_path: Path, end: str) -> None:
+    """A rename that has begun cannot be called off: the result says that it was done, once it was."""
+    place = SlowPlace(tmp_path, at="rename", is_late=True)
+    assert failure_of(asyncio.run(place.write(end=end))) == (end, FILE_ACCOUNTS["done"])
+    assert place.finish() == ["f"]
+
+
+@pytest.mark.parametrize("end", ["timeout", "cancelled"])
+def test_nobody_says_what_became_of_a_rename_that_does_not_come_back(tmp_path: Path, end: str) -> None:
+    """Then it is not known, and that is what is said."""
+    place = SlowPlace(tmp_path, at="rename", abandon_s=0.05)
+    assert failure_of(asyncio.run(place.write(end=end))) == (end, FILE_ACCOUNTS["unknown"])
+    assert place.finish() == ["f"]
+
+
+def test_a_call_that_hangs_runs_out_of_its_time(tmp_path: Path) -> None:
+    """By its own limit and the margin; what its thread does later has no effect."""
+    gate = threading.Event()
+    files = BeneathFiles(str(tmp_path), objection=lambda location, use: str(gate.wait())[:0])
+    pool = ThreadPoolExecutor(1)
+    here = runner(FS_WRITE, files=files, threads=ToolThreads(pool=pool), kill_margin_s=0, tool_timeout_s=0.05)
+    call = ToolCall(call="c", tool="fs_write", arguments='{"path": "f", "content": "x"}')
+    outcome = asyncio.run(here.run(call, turn=1, step=1, key="k"))
+    gate.set()
+    pool.shutdown(wait=True)
+    assert failure_of(outcome) == ("timeout", FILE_ACCOUNTS["nothing"])
+    assert not (tmp_path / "f").exists()
+    files.close()
+
+
+def test_so_many_threads_may_be_stuck_and_no_more() -> None:
+    """One more that does not come back is told, with their number; those that came back do not count."""
+    release, told = threading.Event(), list[int]()
+    pool = ThreadPoolExecutor(MAX_STUCK + 2)
+
+    async def until(is_so: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not is_so():
+                await asyncio.sleep(0.01)
+
+    async def leave(threads: ToolThreads, work: Callable[[], object]) -> None:
+        """Begins work, waits until its thread is out, and gives it up."""
+        begun = threading.Event()
+        task = asyncio.create_task(threads.run(lambda: (begun.set(), work())))
+        await asyncio.to_thread(begun.wait)
+        task.cancel()
+        await asyncio.wait({task})
+
+    async def work() -> None:
+        threads = ToolThreads(pool=pool, on_stuck=told.append, abandon_s=0.01)
+        passing = threading.Event()
+        await leave(threads, passing.wait)
+        passing.set()
+        for _ in range(MAX_STUCK):
+            await leave(threads, release.wait)
+        await until(lambda: threads.stuck == MAX_STUCK)
+        assert not told
+        await leave(threads, release.wait)
+        await until(lambda: bool(told))
+        assert told == [MAX_STUCK + 1]
+        threads.close()
+
+    try:
+        asyncio.run(work())
+    finally:
+        release.set()
+        pool.shutdown(wait=True)
