@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ottod.errors import OttoError, RemoteProtocolError
+from ottod.errors import UNDECODABLE, OttoError, RemoteProtocolError
 from ottod.ids import session_id, session_key
 from ottod.protocol.events import ContentDelta, Event, Gap, SessionExited, Unknown, tag_of
 from ottod.protocol.records import (
@@ -71,7 +71,7 @@ class Batch(NamedTuple):
         try:
             try:
                 entries = _known_entries.decode(payload)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            except UNDECODABLE:
                 entries = decode_payload(payload)
             if len(entries) != header.event_count:
                 raise RemoteProtocolError(f"a record says {header.event_count} events and carries {len(entries)}")

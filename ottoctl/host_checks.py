@@ -17,7 +17,7 @@ import msgspec
 
 from ottoctl.daemon import daemon_command
 from ottoctl.findings import Finding, Level, Patient
-from ottod.errors import OttoError
+from ottod.errors import UNDECODABLE, OttoError
 
 PROVE_TIMEOUT_S = 180.0
 """Every layer's trial has a time-out of its own; this is more than all of them."""
@@ -51,7 +51,7 @@ def check_isolation(patient: Patient) -> list[Finding]:
             stdin=subprocess.DEVNULL,
         )
         layers = msgspec.json.decode(done.stdout, type=list[ProvedLayer])
-    except (OSError, subprocess.TimeoutExpired, msgspec.DecodeError):
+    except (OSError, subprocess.TimeoutExpired, *UNDECODABLE):
         return [Finding(check="isolation", level="fail", detail="the layers could not be tried", mend=mend)]
     of_daemon = _reports_of_daemon(patient)
     return [_layer(layer, of_daemon.get(layer.name, "")) for layer in layers]

@@ -10,7 +10,7 @@ import msgspec
 
 from ottoctl.environment import given_environment, shared_environment
 from ottoctl.exits import status_of_cause
-from ottod.errors import OttoError, RemoteProtocolError, StorageError
+from ottod.errors import UNDECODABLE, OttoError, RemoteProtocolError, StorageError
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause
 from ottod.protocol.decisions import DecisionFilter
@@ -78,7 +78,7 @@ def answer_of(info: SessionInfo) -> Any:
         return None
     try:
         return msgspec.json.decode(info.result.encode())
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+    except (*UNDECODABLE, UnicodeEncodeError):
         return None
 
 
@@ -308,7 +308,7 @@ def journal_entries(pages: Iterable[JournalPage]) -> list[JournalEntry]:
                 break
             try:
                 entries.append(_entry_decoder.decode(begun))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except UNDECODABLE as error:
                 raise RemoteProtocolError(f"a journal entry of a kind that is not known here: {error}") from error
             begun = b""
     return entries

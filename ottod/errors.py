@@ -21,6 +21,9 @@ from __future__ import annotations
 
 import msgspec
 
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not what was asked for, for text in them that is none, and for depth."""
+
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A failure as a value. `code` is stable and meant for programs, `message` is free text for people.

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from ottoctl.rendering.ansi import clip, one_line
+from ottod.errors import UNDECODABLE
 
 SPEAKING_ARGUMENTS = (
     "command",
@@ -37,7 +38,7 @@ def argument_summary(arguments: str) -> str:
     """One line from a call's JSON arguments, which may be cut or malformed."""
     try:
         parsed: Any = msgspec.json.decode(arguments)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         # Cut in the middle, as a rule: what is there still says something.
         found = _CUT_ARGUMENT.search(arguments)
         return clip(one_line(found[1] if found else arguments), ARGUMENT_WIDTH)

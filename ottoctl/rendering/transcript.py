@@ -7,6 +7,7 @@ import time
 
 import msgspec
 
+from ottod.errors import UNDECODABLE
 from ottod.protocol import journal as j
 from ottod.protocol.model import AssistantMessage, Block, Message, Text, Thinking, ToolCall, ToolResult, UserMessage
 from ottod.protocol.results import SessionInfo
@@ -137,7 +138,7 @@ def _why(reason: str) -> str:
 def _pretty(arguments: str) -> str:
     try:
         return msgspec.json.format(arguments, indent=2)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return arguments
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ottod.errors import UNDECODABLE
 from ottod.protocol.model import UserMessage
 from ottod.settings.json_schema import Schema, violations
 
@@ -71,6 +72,6 @@ def _value(text: str) -> tuple[bool, Any]:
     for candidate in candidates:
         try:
             return True, msgspec.json.decode(candidate.strip().encode("utf-8", "replace"))
-        except (msgspec.DecodeError, RecursionError):
+        except UNDECODABLE:
             continue
     return False, None

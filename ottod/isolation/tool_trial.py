@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from ottod.errors import OttoError
+from ottod.errors import UNDECODABLE, OttoError
 from ottod.isolation import bubblewrap
 from ottod.isolation.layers import TRIAL_TIMEOUT_S
 from ottod.isolation.process_layer import trial_session
@@ -86,7 +86,7 @@ def _attempts(place: Path, port: str) -> dict[str, Any]:
         programs.close()
     try:
         found = msgspec.json.decode(done.output.strip().splitlines()[-1])
-    except (IndexError, msgspec.DecodeError) as error:
+    except (IndexError, *UNDECODABLE) as error:
         raise OttoError(
             f"the trial gave no answer: {done.ended} {done.exit_status} {done.output[-200:]!r}"
         ) from error

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from ottod.errors import RemoteProtocolError
+from ottod.errors import UNDECODABLE, RemoteProtocolError
 
 T = TypeVar("T")
 
@@ -31,5 +31,5 @@ class Codec(Generic[T]):
             raise RemoteProtocolError(f"{self._name}: message of {len(data)} bytes exceeds {MAX_MESSAGE_BYTES}")
         try:
             return self._decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNDECODABLE as error:
             raise RemoteProtocolError(f"{self._name}: {error}") from error

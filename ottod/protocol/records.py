@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ottod.errors import RemoteProtocolError
+from ottod.errors import UNDECODABLE, RemoteProtocolError
 from ottod.ids import KEY_MAX
 from ottod.protocol.events import Event, Unknown
 
@@ -174,20 +174,20 @@ def decode_payload(payload: bytes | memoryview) -> list[tuple[int, Event | Unkno
     """The entries of a payload as (at_ns, event). Unknown kinds become `Unknown`. Raises RemoteProtocolError."""
     try:
         return [(s.at_ns, s.event) for s in _entries_decoder.decode(payload)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return _decode_loosely(payload)
 
 
 def _decode_loosely(payload: bytes | memoryview) -> list[tuple[int, Event | Unknown]]:
     try:
         entries = _loose_decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise RemoteProtocolError(f"events: {error}") from error
     out: list[tuple[int, Event | Unknown]] = []
     for at_ns, fields in entries:
         try:
             out.append((at_ns, _stamped_decoder.decode(_encoder.encode((at_ns, fields))).event))
-        except msgspec.ValidationError:
+        except UNDECODABLE:
             kind = fields.pop("type", "")
             out.append((at_ns, Unknown(type=str(kind), fields=fields)))
     return out

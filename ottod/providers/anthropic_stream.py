@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ottod.errors import UNDECODABLE
 from ottod.protocol.model import (
     Block,
     ModelEvent,
@@ -144,7 +145,7 @@ class AnthropicMessage:
         """One wire event; what it means to a watcher. Raises ProviderError."""
         try:
             event = _decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNDECODABLE as error:
             if self._is_unknown(data):
                 return []
             raise malformed(self._peer, str(error)) from error
@@ -187,7 +188,7 @@ class AnthropicMessage:
         """A new kind of event is skipped, as the API's versioning policy asks."""
         try:
             return _kind_decoder.decode(data).type not in _KINDS | {""}
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNDECODABLE:
             return False
 
     def _grow(self, index: int, delta: _Delta) -> list[ModelEvent]:

@@ -11,6 +11,7 @@ from typing import Any, assert_never
 
 import msgspec
 
+from ottod.errors import UNDECODABLE
 from ottod.protocol.model import (
     AssistantMessage,
     Block,
@@ -203,7 +204,7 @@ class ChatMessage:
             return []
         try:
             chunk = _decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNDECODABLE as error:
             raise malformed(self._peer, str(error)) from error
         if chunk.error:
             raise self._failure(chunk.error)

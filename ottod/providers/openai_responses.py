@@ -11,6 +11,7 @@ from typing import Any, assert_never
 
 import msgspec
 
+from ottod.errors import UNDECODABLE
 from ottod.protocol.model import (
     AssistantMessage,
     Block,
@@ -185,7 +186,7 @@ class ResponsesMessage:
             return []
         try:
             event = _decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNDECODABLE as error:
             raise malformed(self._peer, str(error)) from error
         match event.type:
             case "response.output_text.delta" | "response.refusal.delta" if isinstance(event.delta, str):

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from ottod.errors import UNDECODABLE
+
 WRAPPER = "INVALID_JSON"
 
 
@@ -19,7 +21,7 @@ def arguments_object(text: str) -> dict[str, Any]:
         return {}
     try:
         parsed = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except UNDECODABLE:
         return {WRAPPER: text}
     return parsed if isinstance(parsed, dict) else {WRAPPER: text}
 

@@ -19,7 +19,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ottod.core.projection import fold
-from ottod.errors import OttoError, RemoteProtocolError
+from ottod.errors import UNDECODABLE, OttoError, RemoteProtocolError
 from ottod.ids import session_key
 from ottod.isolation.processes import ProcessId, is_alive
 from ottod.protocol.cause import Cause, CauseKind
@@ -212,7 +212,7 @@ class Adoption:
             return None
         try:
             return plan_decoder.decode(packed)
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             self._c.log(f"its plan cannot be read, so it cannot go on: {error}", session=info.session)
             return None
 
@@ -245,8 +245,8 @@ class Adoption:
         lease = Lease(row.pid, None, row.generation)
         try:
             lease.child = self._reaper.adopt(process, lease.handle_exit)
-        except OSError:
-            return False
+        except (OSError, OverflowError):
+            return False  # The number of a damaged row may be no pid at all.
         incarnation = Incarnation(number=row.incarnation, secret=row.secret, generation=row.generation)
         incarnation.lease = lease
         incarnation.start_ticks = row.start_time_ticks

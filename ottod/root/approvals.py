@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ottod.core.approval import PREFIX, cannot_stand, normalise_approval
-from ottod.errors import Failure, RefusedError, StorageError
+from ottod.errors import UNDECODABLE, Failure, RefusedError, StorageError
 from ottod.protocol.requests import ResolveApproval
 from ottod.protocol.results import (
     ApprovalAnswer,
@@ -118,7 +118,7 @@ class Approvals:
         """Raises RefusedError if there is no such budget any more."""
         try:
             wanted = msgspec.json.decode(pending.arguments, type=BudgetRefusal)
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             wanted = None
         if wanted is None or not self.on_budget_granted(session, wanted.session, wanted.budget):
             raise RefusedError(f"{pending.approval} is about a budget that is not there any more")

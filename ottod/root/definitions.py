@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ottod.errors import OttoError, RefusedError
+from ottod.errors import UNDECODABLE, OttoError, RefusedError
 from ottod.protocol.definitions import SHOWN_DIGEST_CHARS, DefinitionKind, KeptDefinition, name_and_digest
 from ottod.protocol.requests import GetDefinition, ListDefinitions, StartSession
 from ottod.protocol.results import DefinitionFound, DefinitionList
@@ -76,7 +76,7 @@ class Definitions:
             if body.kind == "agent":
                 return DefinitionFound(definition=kept, agent=_agents.decode(packed))
             return DefinitionFound(definition=kept, workflow=_workflows.decode(packed))
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise _unreadable(kept) from error
 
     async def meant(self, request: StartSession) -> Kept:
@@ -91,7 +91,7 @@ class Definitions:
         session = await self._c.database.read(lambda c: select_newest_user(c, "workflow", name, kept.digest))
         try:
             plan = plan_decoder.decode(await self._c.database.plan(session))
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise _unreadable(kept) from error
         return Kept(workflow=plan.workflow)
 

@@ -8,7 +8,7 @@ import sys
 
 import msgspec
 
-from ottod.errors import OttoError, RefusedError
+from ottod.errors import UNDECODABLE, OttoError, RefusedError
 from ottod.protocol.policy import Authority, Hypothesis, StandingGrant
 from ottod.protocol.requests import ExplainPolicy, StartSession
 from ottod.protocol.results import PolicyExplanation
@@ -103,7 +103,7 @@ def _ask(order: Hypothesis) -> PolicyExplanation:
         )
         if done.returncode == 0 and len(done.stdout) <= MAX_ANSWER_BYTES:
             return msgspec.json.decode(done.stdout, type=PolicyExplanation)
-    except (OSError, subprocess.TimeoutExpired, msgspec.MsgspecError) as error:
+    except (OSError, subprocess.TimeoutExpired, *UNDECODABLE) as error:
         raise OttoError(f"the explanation failed: {error}"[:500], code="internal") from error
     said = done.stderr.decode("utf-8", "replace").strip().splitlines() or [f"exit status {done.returncode}"]
     raise OttoError(f"the explanation failed: {said[-1]}"[:500], code="internal", mend="see the daemon's log")

@@ -14,7 +14,7 @@ import msgspec
 
 from ottod.core.resume import heir, workflow_heir
 from ottod.core.workflow import WorkflowMachine
-from ottod.errors import RefusedError, StorageError
+from ottod.errors import UNDECODABLE, RefusedError, StorageError
 from ottod.protocol import journal as j
 from ottod.protocol.codec import MAX_MESSAGE_BYTES
 from ottod.protocol.requests import ForkSession, ReadJournal, ResumeSession, StartSession
@@ -149,7 +149,7 @@ class Lineage:
         packed = await self._c.database.plan(session.id)
         try:
             return plan_decoder.decode(packed)
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise RefusedError(
                 f"what {session.id} was made from is not known any more",
                 code="no_plan",

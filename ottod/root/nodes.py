@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ottod.core.supervision import ChildSpec, NodeSnapshot, SupervisionAction, SupervisionEvent, SupervisorNode
-from ottod.errors import OttoError
+from ottod.errors import UNDECODABLE, OttoError
 from ottod.protocol.specs import Group, Restart
 from ottod.root.context import RootContext
 from ottod.root.session_table import Session
@@ -111,7 +111,7 @@ class Nodes:
     def _restore_one(self, key: str, data: bytes, sessions: list[Session]) -> None:
         try:
             node = kept_nodes.decode(data)
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             self._c.log(f"supervision of {key}: unreadable, its allowance is fresh: {error}")
             return
         away_ns = max(0, time.time_ns() - node.at_ns)

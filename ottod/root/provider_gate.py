@@ -34,7 +34,7 @@ from ottod.core.provider_line import (
     TellMove,
 )
 from ottod.core.throttle import ThrottleSnapshot
-from ottod.errors import OttoError, ProviderError
+from ottod.errors import UNDECODABLE, OttoError, ProviderError
 from ottod.protocol.events import BreakerStateChanged
 from ottod.protocol.results import ModelLine, ProviderLineInfo, ProviderList
 from ottod.protocol.specs import ModelTarget
@@ -306,7 +306,7 @@ class ProviderGate:
             self._kept.add((provider, model))
             try:
                 snapshot = _aged(kept_lanes.decode(data))
-            except msgspec.DecodeError as error:
+            except UNDECODABLE as error:
                 self._c.log(f"breaker of {provider}:{model}: unreadable, it begins closed: {error}")
                 snapshot = LaneSnapshot()
             if snapshot == LaneSnapshot():

@@ -205,11 +205,11 @@ class Database:
 
     async def live_incarnations(self) -> list[Incarnation]:
         """Incarnations that nobody has seen end. Raises StorageError."""
-        return await self._call(lambda: rows.select_live_incarnations(self._connection))
+        return await self._call(lambda: self._counted(rows.select_live_incarnations(self._connection)))
 
     async def incarnations(self, session: str) -> list[Incarnation]:
-        """All incarnations of a session, oldest first. Raises StorageError."""
-        return await self._call(lambda: rows.select_incarnations(self._connection, session))
+        """All incarnations of a session, oldest first; without a cause that cannot be read. Raises StorageError."""
+        return await self._call(lambda: self._counted(rows.select_incarnations(self._connection, session)))
 
     # ------------------------------------------------------------ supervision
 
@@ -369,6 +369,9 @@ class Database:
             except StorageError:
                 # Counted already. What was asked for is still tried: reads work on a full disk.
                 retry = True
+            except Exception as error:  # noqa: BLE001 - a defect too: it shows in the counters, and is tried again
+                self._note(error)
+                retry = True
             for job in jobs:
                 self._perform(job)
             if closing and not self._jobs:
@@ -386,13 +389,16 @@ class Database:
             self._wake.wait_for(lambda: self._jobs or self._closing, RETRY_S if retry else COALESCE_S)
 
     def _perform(self, job: _Job) -> None:
-        result, failure = None, None
+        result: Any = None
+        failure: Exception | None = None
         try:
             result = job.work()
         except StorageError as error:
             failure = error
         except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
             failure = self._note(error)
+        except Exception as error:  # noqa: BLE001 - a defect is for who called: without the thread all would wait for ever
+            failure = error
         try:
             job.loop.call_soon_threadsafe(_settle, job.future, result, failure)
         except RuntimeError:
@@ -415,7 +421,7 @@ class Database:
             return
         try:
             written = self._commit(lambda: self._upsert(batch, noted, audit, lost), durable=durable)
-        except StorageError:
+        except BaseException:
             with self._wake:
                 self._dirty = {**batch, **self._dirty}
                 self._audit = audit + self._audit
@@ -430,8 +436,9 @@ class Database:
             try:
                 rows.upsert_session(self._connection, info)
                 written += 1
-            except (OverflowError, UnicodeEncodeError) as error:
-                # Trying again would fail again, and take the other rows with it.
+            except sqlite3.Error:
+                raise
+            except Exception as error:  # noqa: BLE001 - trying again would fail again, and take the other rows with it
                 self._note(error)
                 self._rows_rejected += 1
                 self._rejected[session] = (info, str(error))
@@ -478,12 +485,16 @@ class Database:
         self._has_unsynced = not durable
         return result
 
-    def _unpack(self, packed: list[bytes]) -> list[SessionInfo]:
+    def _unpack(self, packed: list[rows.PackedRow]) -> list[SessionInfo]:
         infos, bad = rows.unpack_infos(packed)
-        self._unreadable_rows += bad
-        return infos
+        return self._counted((infos, len(bad)))
 
-    def _unpacked(self, packed: Iterable[bytes]) -> Iterator[SessionInfo]:
+    def _counted(self, found: tuple[list[T], int]) -> list[T]:
+        whole, bad = found
+        self._unreadable_rows += bad
+        return whole
+
+    def _unpacked(self, packed: Iterable[rows.PackedRow]) -> Iterator[SessionInfo]:
         for row in packed:
             yield from self._unpack([row])
 
@@ -494,7 +505,7 @@ class Database:
         return failure
 
 
-def _settle(future: asyncio.Future[Any], result: Any, failure: StorageError | None) -> None:
+def _settle(future: asyncio.Future[Any], result: Any, failure: Exception | None) -> None:
     if future.cancelled():
         return
     if failure is not None:

@@ -8,7 +8,9 @@ from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
+from ottod.errors import UNDECODABLE
 from ottod.protocol.cause import Cause
 from ottod.protocol.events import SessionState
 from ottod.protocol.results import SessionInfo
@@ -18,7 +20,8 @@ _pack = msgspec.msgpack.Encoder().encode
 _unpack_info: msgspec.msgpack.Decoder[SessionInfo] = msgspec.msgpack.Decoder(SessionInfo)
 _unpack_cause: msgspec.msgpack.Decoder[Cause] = msgspec.msgpack.Decoder(Cause)
 
-
+PackedRow = tuple[str, bytes]
+"""A session and its packed info, as its row has them."""
 KEPT_CHILDREN = 256
 """Of each live parent: it may yet have to hear how they ended."""
 
@@ -68,7 +71,7 @@ def upsert_session(connection: sqlite3.Connection, info: SessionInfo) -> None:
 
 def select_sessions(
     connection: sqlite3.Connection, states: Sequence[SessionState], limit: int, *, include_ended: bool
-) -> list[bytes]:
+) -> list[PackedRow]:
     """Packed infos, newest first."""
     where, arguments = "1", list[Any]()
     if states:
@@ -77,9 +80,10 @@ def select_sessions(
     elif not include_ended:
         where = "state <> 'ended'"
     rows = connection.execute(
-        f"SELECT info FROM sessions WHERE {where} ORDER BY created_at_ns DESC, session LIMIT ?", [*arguments, limit]
+        f"SELECT session, info FROM sessions WHERE {where} ORDER BY created_at_ns DESC, session LIMIT ?",
+        [*arguments, limit],
     )
-    return [row[0] for row in rows]
+    return rows.fetchall()
 
 
 def select_surplus(connection: sqlite3.Connection, retain: int, limit: int) -> list[str]:
@@ -101,76 +105,88 @@ def count_ended(connection: sqlite3.Connection) -> int:
     return int(found)
 
 
-def select_sessions_by_prefix(connection: sqlite3.Connection, prefix: str, limit: int) -> list[bytes]:
+def select_sessions_by_prefix(connection: sqlite3.Connection, prefix: str, limit: int) -> list[PackedRow]:
     """Packed infos, by id. The prefix is in canonical form."""
     rows = connection.execute(
-        "SELECT info FROM sessions WHERE session >= ? AND session < ? ORDER BY session LIMIT ?",
+        "SELECT session, info FROM sessions WHERE session >= ? AND session < ? ORDER BY session LIMIT ?",
         (prefix, prefix + "\x7f", limit),
     )
-    return [row[0] for row in rows]
+    return rows.fetchall()
 
 
-def select_named(connection: sqlite3.Connection, name: str) -> list[bytes]:
+def select_named(connection: sqlite3.Connection, name: str) -> list[PackedRow]:
     """The packed info of the newest ended session that a client gave this name, if there is one."""
     rows = connection.execute(
-        "SELECT info FROM sessions WHERE name = ? AND name <> '' AND state = 'ended'"
+        "SELECT session, info FROM sessions WHERE name = ? AND name <> '' AND state = 'ended'"
         " ORDER BY created_at_ns DESC LIMIT 1",
         (name,),
     )
-    return [row[0] for row in rows]
+    return rows.fetchall()
 
 
-def each_ended(connection: sqlite3.Connection) -> Generator[bytes, None, None]:
+def each_ended(connection: sqlite3.Connection) -> Generator[PackedRow, None, None]:
     """Packed infos of ended sessions, newest first, read as they are asked for."""
-    rows = connection.execute("SELECT info FROM sessions WHERE state = 'ended' ORDER BY created_at_ns DESC, session")
+    rows = connection.execute(
+        "SELECT session, info FROM sessions WHERE state = 'ended' ORDER BY created_at_ns DESC, session"
+    )
     with contextlib.closing(rows):
-        for (info,) in rows:
-            yield info
+        yield from rows
 
 
-def each_below(connection: sqlite3.Connection, top: str) -> Generator[bytes, None, None]:
+def each_below(connection: sqlite3.Connection, top: str) -> Generator[PackedRow, None, None]:
     """Packed infos of a session and all below it, in any state, newest first."""
     rows = connection.execute(
         "WITH RECURSIVE below (session) AS (SELECT ? UNION"
         " SELECT sessions.session FROM below JOIN sessions ON parent = below.session AND parent <> '')"
-        " SELECT info FROM below JOIN sessions USING (session) ORDER BY created_at_ns DESC, session",
+        " SELECT session, info FROM below JOIN sessions USING (session) ORDER BY created_at_ns DESC, session",
         (top,),
     )
     with contextlib.closing(rows):
-        for (info,) in rows:
-            yield info
+        yield from rows
 
 
-def select_children(connection: sqlite3.Connection, parent: str) -> list[bytes]:
+def select_children(connection: sqlite3.Connection, parent: str) -> list[PackedRow]:
     """Packed infos of a session's newest children, newest first."""
     rows = connection.execute(
-        "SELECT info FROM sessions WHERE parent = ? ORDER BY created_at_ns DESC LIMIT ?", (parent, KEPT_CHILDREN)
+        "SELECT session, info FROM sessions WHERE parent = ? ORDER BY created_at_ns DESC LIMIT ?",
+        (parent, KEPT_CHILDREN),
     )
-    return [row[0] for row in rows]
+    return rows.fetchall()
 
 
-def select_live_trees(connection: sqlite3.Connection, limit: int) -> list[bytes]:
+def select_live_trees(connection: sqlite3.Connection, limit: int) -> list[PackedRow]:
     """Packed infos of all sessions of trees in which somebody lives, oldest first."""
     rows = connection.execute(
-        "SELECT info FROM (SELECT info, created_at_ns, session FROM sessions WHERE"
+        "SELECT session, info FROM (SELECT info, created_at_ns, session FROM sessions WHERE"
         " CASE tree WHEN '' THEN session ELSE tree END IN"
         " (SELECT CASE tree WHEN '' THEN session ELSE tree END FROM sessions WHERE state <> 'ended')"
         " ORDER BY created_at_ns DESC, session LIMIT ?) ORDER BY created_at_ns, session",
         (limit,),
     )
-    return [row[0] for row in rows]
+    return rows.fetchall()
 
 
-def unpack_infos(rows: Iterable[bytes]) -> tuple[list[SessionInfo], int]:
-    """The infos, and how many rows could not be read: one bad row must not hide the others."""
+def unpack_infos(rows: Iterable[PackedRow]) -> tuple[list[SessionInfo], list[str]]:
+    """The infos, and whose rows could not be read: one bad row must not hide the others."""
     infos: list[SessionInfo] = []
-    bad = 0
-    for row in rows:
+    bad: list[str] = []
+    for session, packed in rows:
         try:
-            infos.append(_unpack_info.decode(row))
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            bad += 1
+            info = _unpack_info.decode(as_bytes(packed))
+        except UNDECODABLE:
+            bad.append(session)
+            continue
+        if info.session == session:
+            infos.append(info)
+        else:
+            # One bit is enough for another name, under which nobody would find its events.
+            bad.append(session)
     return infos, bad
+
+
+def as_bytes(value: object) -> bytes:
+    """What a column of bytes holds. A damaged row may hold anything: then it is no bytes, which mean nothing."""
+    return value if isinstance(value, bytes) else b""
 
 
 def delete_session(connection: sqlite3.Connection, session: str) -> bool:
@@ -203,45 +219,39 @@ def upsert_incarnation(connection: sqlite3.Connection, row: Incarnation) -> None
     )
 
 
-def select_live_incarnations(connection: sqlite3.Connection) -> list[Incarnation]:
-    """Those that nobody has seen end."""
+def select_live_incarnations(connection: sqlite3.Connection) -> tuple[list[Incarnation], int]:
+    """Those that nobody has seen end, and how many rows could not be read."""
+    columns = ("session", "incarnation", "pid", "start_time_ticks", "started_at_ns", "secret", "generation")
     rows = connection.execute(
-        "SELECT session, incarnation, pid, start_time_ticks, started_at_ns, secret, generation FROM incarnations"
-        " WHERE ended_at_ns = 0 ORDER BY session, incarnation"
+        f"SELECT {', '.join(columns)} FROM incarnations WHERE ended_at_ns = 0 ORDER BY session, incarnation"
     )
-    return [
-        Incarnation(
-            session=session,
-            incarnation=incarnation,
-            pid=pid,
-            start_time_ticks=ticks,
-            started_at_ns=at_ns,
-            secret=secret,
-            generation=generation,
-        )
-        for session, incarnation, pid, ticks, at_ns, secret, generation in rows
-    ]
+    return _incarnations(dict(zip(columns, row, strict=True)) for row in rows)
 
 
-def select_incarnations(connection: sqlite3.Connection, session: str) -> list[Incarnation]:
-    """All of a session, oldest first."""
+def select_incarnations(connection: sqlite3.Connection, session: str) -> tuple[list[Incarnation], int]:
+    """All of a session, oldest first, and of how many rows something could not be read: a cause is then left out."""
+    columns = ("incarnation", "pid", "start_time_ticks", "started_at_ns", "ended_at_ns", "cause")
     rows = connection.execute(
-        "SELECT incarnation, pid, start_time_ticks, started_at_ns, ended_at_ns, cause FROM incarnations"
-        " WHERE session = ? ORDER BY incarnation",
-        (session,),
+        f"SELECT {', '.join(columns)} FROM incarnations WHERE session = ? ORDER BY incarnation", (session,)
     )
-    return [
-        Incarnation(
-            session=session,
-            incarnation=incarnation,
-            pid=pid,
-            start_time_ticks=ticks,
-            started_at_ns=started,
-            ended_at_ns=ended,
-            cause=_unpack_cause.decode(cause) if cause is not None else None,
-        )
-        for incarnation, pid, ticks, started, ended, cause in rows
-    ]
+    return _incarnations({"session": session, **dict(zip(columns, row, strict=True))} for row in rows)
+
+
+def _incarnations(rows: Iterable[dict[str, Any]]) -> tuple[list[Incarnation], int]:
+    found: list[Incarnation] = []
+    bad = 0
+    for row in rows:
+        packed = row.pop("cause", None)
+        try:
+            cause = _unpack_cause.decode(as_bytes(packed)) if packed is not None else None
+        except UNDECODABLE:
+            cause = None
+            bad += 1
+        try:
+            found.append(replace(msgspec.convert(row, Incarnation), cause=cause))
+        except msgspec.ValidationError:
+            bad += 1
+    return found, bad
 
 
 def upsert_plan(connection: sqlite3.Connection, session: str, start_key: str, plan: bytes) -> None:
@@ -254,13 +264,13 @@ def select_live_plans(connection: sqlite3.Connection) -> dict[str, bytes]:
     rows = connection.execute(
         "SELECT plans.session, plan FROM plans JOIN sessions USING (session) WHERE state <> 'ended'"
     )
-    return dict(rows.fetchall())
+    return {session: as_bytes(plan) for session, plan in rows}
 
 
 def select_plan(connection: sqlite3.Connection, session: str) -> bytes:
     """The plan of a session, whether it lives or not; empty if there is none."""
     row = connection.execute("SELECT plan FROM plans WHERE session = ?", (session,)).fetchone()
-    return bytes(row[0]) if row is not None else b""
+    return as_bytes(row[0]) if row is not None else b""
 
 
 def select_session_by_key(connection: sqlite3.Connection, start_key: str) -> str:
@@ -279,7 +289,7 @@ def upsert_supervision(connection: sqlite3.Connection, node: str, snapshot: byte
 
 def select_supervision(connection: sqlite3.Connection) -> dict[str, bytes]:
     """What all supervisors remember, by node."""
-    return dict(connection.execute("SELECT node, snapshot FROM supervision").fetchall())
+    return {node: as_bytes(kept) for node, kept in connection.execute("SELECT node, snapshot FROM supervision")}
 
 
 def max_last_offset(connection: sqlite3.Connection) -> int:

@@ -42,7 +42,7 @@ from pathlib import Path
 
 import msgspec
 
-from ottod.errors import RefusedError, StorageError
+from ottod.errors import UNDECODABLE, RefusedError, StorageError
 from ottod.protocol.journal import JournalEntry, Snapshot
 from ottod.storage.aside import free_name, sync_directory
 from ottod.storage.journal_files import NEW_SUFFIX, full_name, read_file
@@ -338,7 +338,7 @@ def scan(data: bytes) -> tuple[list[JournalEntry], int, str]:
             return entries, at, "a record is damaged"
         try:
             entries.append(_decoder.decode(data[at + RECORD_HEADER.size : stop]))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             # The checksum holds, so this is what was written: by a later version. Cutting it off would lose it.
             raise StorageError(
                 f"record {index} of the journal is of a kind that this version does not know",

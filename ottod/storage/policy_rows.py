@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from ottod.errors import UNDECODABLE
 from ottod.protocol.policy import StandingGrant
 from ottod.protocol.results import AuditEntry
 
@@ -32,7 +33,7 @@ def select_audit(connection: sqlite3.Connection, session: str, limit: int) -> li
     for (record,) in rows:
         try:
             found.append(_unpack_entry.decode(record))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNDECODABLE:
             continue  # One bad row must not hide the others.
     return found[::-1]
 
@@ -53,6 +54,6 @@ def select_grants(connection: sqlite3.Connection) -> list[StandingGrant]:
     for (body,) in connection.execute("SELECT body FROM grants ORDER BY id"):
         try:
             found.append(_unpack_grant.decode(body))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNDECODABLE:
             continue
     return found

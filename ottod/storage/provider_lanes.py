@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from ottod.storage.database import Database
+from ottod.storage.database_rows import as_bytes
 
 
 async def put_provider_lane(database: Database, provider: str, model: str, kept: bytes) -> None:
@@ -24,6 +25,6 @@ async def provider_lanes(database: Database) -> dict[tuple[str, str], bytes]:
 
     def work(connection: sqlite3.Connection) -> dict[tuple[str, str], bytes]:
         found = connection.execute("SELECT provider, model, kept FROM provider_lanes").fetchall()
-        return {(provider, model): kept for provider, model, kept in found}
+        return {(provider, model): as_bytes(kept) for provider, model, kept in found}
 
     return await database.query(work)

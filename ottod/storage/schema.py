@@ -356,6 +356,8 @@ def _configure(connection: sqlite3.Connection) -> None:
     mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
     if mode != "wal":
         raise sqlite3.OperationalError(f"cannot use a write-ahead log here (mode {mode})")
+    # A byte that is no text is a wrong letter in one row; by itself SQLite would give none of the rows.
+    connection.text_factory = lambda data: str(data, "utf-8", "replace")
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute("PRAGMA journal_size_limit=16777216")
     problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]

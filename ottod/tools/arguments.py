@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ottod.errors import ToolError
+from ottod.errors import UNDECODABLE, ToolError
 from ottod.tools.base import Args, Tool
 
 MAX_ARGUMENT_BYTES = 4 * 1024 * 1024
@@ -34,7 +34,7 @@ def decode_arguments(tool: Tool[Args], json_text: str) -> Args:
         raise ToolError(
             f"{tool.name}: {_explain(tool, str(error))}. Fields: {fields(tool)}", code="bad_arguments"
         ) from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise ToolError(
             f"{tool.name}: the arguments are not valid JSON ({error}); send one JSON object. Fields: {fields(tool)}",
             code="bad_arguments",

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from ottod.errors import ToolError
+from ottod.errors import UNDECODABLE, ToolError
 from ottod.tools.base import Facts, Files, ProgramResult, Tool, ToolContext, ToolOutput
 from ottod.tools.keep_whole import MAX_KEPT_BYTES, Shown, keep_output
 from ottod.tools.shell import QUIET, describe_ending, run_shell
@@ -225,7 +225,7 @@ async def _read_report(report: str, context: ToolContext) -> Counts | None:
         return None  # The run died before it wrote one; its output may still say something.
     try:
         return msgspec.json.decode(result.output, type=Counts)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return None
 
 

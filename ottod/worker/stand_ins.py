@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from ottod.errors import Failure, OttoError
+from ottod.errors import UNDECODABLE, Failure, OttoError
 from ottod.protocol.model import ModelRequest, ModelResponse, Text
 from ottod.protocol.specs import AgentSpec
 from ottod.protocol.usage import Usage
@@ -45,7 +45,7 @@ class StandIns:
         try:
             reply = await self._link.hear(RecallAnswer(digest=request_digest(request)))
             answer = _answers.decode(reply.answer) if reply.answer else None
-        except (OttoError, msgspec.DecodeError):
+        except (OttoError, *UNDECODABLE):
             return None  # No answer is found; why does not matter to whoever looks for one.
         return None if answer is None else msgspec.structs.replace(answer, usage=FREE)
 

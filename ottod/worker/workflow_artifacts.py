@@ -12,7 +12,7 @@ import msgspec
 from ottod.core.answer import read_answer
 from ottod.core.step_brief import Handed, answer_output
 from ottod.core.workflow_condition import asked_fields, read_fields
-from ottod.errors import OttoError, ToolError
+from ottod.errors import UNDECODABLE, OttoError, ToolError
 from ottod.isolation.beneath import BeneathFiles
 from ottod.protocol.artifacts import MAX_ARTIFACT_BYTES, ArtifactInfo
 from ottod.protocol.journal import ArtifactFacts
@@ -203,7 +203,7 @@ def _read_input(declared: WorkflowInput, given: Path, files: BeneathFiles) -> by
 def _document(data: bytes) -> Any:
     try:
         return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return None
 
 

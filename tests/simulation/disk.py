@@ -71,7 +71,7 @@ class Disk:
 
     def open_incarnations(self) -> list[str]:
         """Workers that the committed rows say are alive."""
-        return [f"{row.session}.{row.incarnation}" for row in rows.select_live_incarnations(self.connection)]
+        return [f"{row.session}.{row.incarnation}" for row in rows.select_live_incarnations(self.connection)[0]]
 
     def close(self) -> None:
         self.connection.close()

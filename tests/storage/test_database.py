@@ -12,8 +12,10 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import uvloop
+from msgspec.structs import replace
 
 from ottod.errors import StorageError
 from ottod.protocol.cause import Cause
@@ -335,6 +337,121 @@ def test_an_unreadable_row_does_not_hide_the_others(db: Database) -> None:
         )
         assert [s.session for s in await db.sessions()] == [info(2).session]
         assert db.stats().unreadable_rows == 1
+
+    run(work)
+
+
+DAMAGED = {
+    "no such code": b"\xc1",
+    "no text": b"\x81\xa4kind\xa7crash\xffd",
+    "too deep": b"\x91" * 100_000,
+    "empty": b"",
+    "a number": 7,
+    "other text": "crashed",
+}
+"""What a row may hold where a struct was, or a string of it."""
+
+
+def damage(db: Database, change: str, *values: object) -> Awaitable[object]:
+    """Writes into the file beside all that guards it."""
+    return db._write(lambda: db._connection.execute(change, values))
+
+
+@pytest.mark.parametrize("value", DAMAGED.values(), ids=DAMAGED)
+def test_a_cause_that_cannot_be_read_is_none(db: Database, value: object) -> None:
+    """The rest of its row is told, and whoever calls next is answered."""
+
+    async def work() -> None:
+        one, cause = info(1), Cause(kind="crashed")
+        await db.put_session(one)
+        for number in (1, 2):
+            row = Incarnation(
+                session=one.session, incarnation=number, pid=7, start_time_ticks=8, started_at_ns=9, ended_at_ns=10
+            )
+            await db.put_incarnation(replace(row, cause=cause))
+        await damage(db, "UPDATE incarnations SET cause = ? WHERE incarnation = 1", value)
+        found = await db.incarnations(one.session)
+        assert [(row.incarnation, row.pid, row.cause) for row in found] == [(1, 7, None), (2, 7, cause)]
+        assert db.stats().unreadable_rows == 1
+        assert await db.sessions() == [one]
+
+    run(work)
+
+
+@pytest.mark.parametrize("column", ["pid", "start_time_ticks", "secret", "session"])
+@pytest.mark.parametrize("value", ["X'FF'", "CAST(X'FF' AS TEXT)", "'text'", "1.5"])
+def test_an_incarnation_that_cannot_be_read_does_not_hide_the_others(db: Database, column: str, value: str) -> None:
+    """Whatever SQLite gives for it."""
+
+    async def work() -> None:
+        rows = [
+            Incarnation(
+                session=info(n).session, incarnation=1, pid=n, start_time_ticks=8, started_at_ns=9, secret=b"s"
+            )
+            for n in (1, 2)
+        ]
+        for row in rows:
+            await db.put_incarnation(row)
+        await damage(db, f"UPDATE incarnations SET {column} = {value} WHERE pid = 1")
+        found = await db.live_incarnations()
+        assert rows[1] in found and len(found) <= 2
+        assert await db.sessions() == []
+
+    run(work)
+
+
+@pytest.mark.parametrize("value", DAMAGED.values(), ids=DAMAGED)
+def test_what_is_kept_of_a_session_is_bytes_whatever_the_row_holds(db: Database, value: object) -> None:
+    """Plans and what supervisors remember are decoded by others, who expect bytes that may mean nothing."""
+
+    async def work() -> None:
+        for n in (1, 2):
+            await db.put_session(info(n))
+            await db.put_plan(info(n).session, b"plan")
+            await db.put_supervision(info(n).session, b"node")
+        one, two = info(1).session, info(2).session
+        await damage(db, "UPDATE plans SET plan = ? WHERE session = ?", value, one)
+        await damage(db, "UPDATE supervision SET snapshot = ? WHERE node = ?", value, one)
+        await damage(db, "UPDATE sessions SET info = ? WHERE session = ?", value, one)
+        for kept, whole in ((await db.live_plans(), b"plan"), (await db.supervision(), b"node")):
+            assert kept[two] == whole and isinstance(kept[one], bytes) and kept[one] != whole
+        assert isinstance(await db.plan(one), bytes)
+        assert await db.sessions() == [info(2)] and db.stats().unreadable_rows == 1
+
+    run(work)
+
+
+def test_a_session_under_a_name_that_is_none_is_unreadable(db: Database) -> None:
+    """One bit of its id is another: nobody could find its events."""
+
+    async def work() -> None:
+        await db.put_session(info(1))
+        await db.put_session(info(2))
+        await damage(
+            db,
+            "UPDATE sessions SET info = ? WHERE session = ?",
+            msgspec.msgpack.encode(info(1, session="s-000000000q!")),
+            info(1).session,
+        )
+        assert [s.session for s in await db.sessions()] == [info(2).session]
+        assert db.stats().unreadable_rows == 1
+
+    run(work)
+
+
+def test_a_defect_is_told_to_who_called_and_ends_there(db: Database) -> None:
+    """What nobody expects, in a call or in a row that is put, costs neither the thread nor the rows beside it."""
+
+    async def work() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await db.query(lambda _: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            await db.transact(lambda _: 1 // 0)
+        db.put_session_nowait(info(1))
+        with pytest.raises(StorageError):
+            await db.put_session(info(2, title=object()))
+        assert [s.session for s in await db.sessions()] == [info(1).session]
+        assert db.stats().rows_rejected == 1 and db.stats().dirty_rows == 0
 
     run(work)
 

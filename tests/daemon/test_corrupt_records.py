@@ -1,0 +1,62 @@
+"""A record that is damaged on disk costs what it was about, and nobody else: root comes up over all of them."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+
+from ottod.protocol.specs import Backoff
+from tests.daemon.harness import RealDaemon, wait_for
+from tests.daemon.test_restarts import in_state, kill_worker, start
+
+NO_CODE = b"\xc1"
+"""What no msgpack begins with."""
+NO_TEXT = b"\x81\xa4kind\xa3\xff\xff\xff"
+"""A map that is whole, with a string in it that is no text."""
+
+
+def rows(daemon: RealDaemon, question: str, *values: object) -> list[tuple[object, ...]]:
+    """What the database holds, or is made to hold while no root has it open."""
+    with closing(sqlite3.connect(f"{daemon.base}/state/otto.db")) as database, database:
+        return database.execute(question, values).fetchall()
+
+
+def test_a_root_comes_up_over_every_kind_of_damaged_record(daemon: RealDaemon) -> None:
+    """Plans, what supervisors remember, causes, whole sessions, pids, a provider's breaker: the sibling goes on."""
+    with daemon.client() as otto:
+        sibling = start(daemon, otto)
+        in_state(sibling, "running")
+        due = [start(daemon, otto, policy="transient", backoff=Backoff(base_s=60, jitter=0)) for _ in range(2)]
+        for session in due:
+            kill_worker(session)
+            in_state(session, "restarting")
+        planless = [start(daemon, otto, policy="transient") for _ in range(2)]
+        nameless = [start(daemon, otto) for _ in range(2)]
+        strange = start(daemon, otto)
+        for session in (*planless, *nameless, strange):
+            in_state(session, "running")
+        pid = sibling.info().pid
+        written = "SELECT 1 FROM incarnations WHERE session = ? AND cause IS NOT NULL"
+        wait_for("their ends are written", lambda: all(rows(daemon, written, session.id) for session in due))
+    daemon.kill()
+    for n, damage in enumerate((NO_CODE, NO_TEXT)):
+        rows(daemon, "UPDATE plans SET plan = ? WHERE session = ?", damage, planless[n].id)
+        rows(daemon, "UPDATE sessions SET info = ? WHERE session = ?", damage, nameless[n].id)
+        rows(daemon, "UPDATE incarnations SET cause = ? WHERE session = ?", damage, due[n].id)
+        rows(daemon, "UPDATE supervision SET snapshot = ? WHERE node = ?", damage, f"above:{due[n].id}")
+        rows(daemon, "INSERT INTO provider_lanes VALUES ('scripted', ?, ?)", f"model-{n}", damage)
+    rows(daemon, "UPDATE incarnations SET pid = 1 << 40 WHERE session = ?", strange.id)
+    daemon.start()
+    with daemon.client() as otto:
+        assert otto.status().pid == daemon.pid
+        again = otto.session(sibling.id).info()
+        assert (again.pid, again.incarnation, again.state) == (pid, 1, "running")
+        wait_for("it goes on", lambda: otto.session(sibling.id).info().last_seq > again.last_seq + 5)
+        for session in due:
+            assert in_state(otto.session(session.id), "running").incarnation == 2, "what it waited for is forgotten"
+        for session in (*planless, strange):
+            cause = in_state(otto.session(session.id), "ended").cause
+            assert cause is not None and cause.kind == "daemon_stop"
+        assert daemon.log.count("its plan cannot be read") == 2
+        assert daemon.log.count("its allowance is fresh") == 2
+        assert daemon.log.count("it begins closed") == 2
