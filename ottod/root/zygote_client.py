@@ -6,6 +6,9 @@ the worker's private channel; root keeps the other.
 
 A *lease* is a forked worker with its channel, not yet born. Root keeps a small pool of them warm.
 
+A zygote that dies is replaced at once, one that keeps dying with a growing delay: to have come up is not enough, it
+must have served for a while before its end counts as the first again.
+
 A zygote that answers nothing for a while is looked at. One that computes, or waits for a processor, is merely slow;
 one that is stopped or sleeps is killed, and the next generation takes over its orders.
 """
@@ -38,6 +41,8 @@ EXAMINATION_S = 1.0
 RETRY_S = 0.01
 RESTART_BASE_S = 0.1
 RESTART_MAX_S = 10.0
+STABLE_S = 60.0
+"""A generation that lived this long has worked: its end counts as the first failure."""
 DEFAULT_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 KEPT_ENVIRONMENT = (
     "PATH",
@@ -93,8 +98,13 @@ class Lease:
             self.on_exit(exit_)
 
 
+def execute(argv: list[str], environment: dict[str, str]) -> int:
+    """Starts the program, with its signals as they are by default. The pid."""
+    return os.posix_spawn(argv[0], argv, environment, setpgroup=0, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
+
+
 class ZygoteClient:
-    """The current zygote generation and the pool of warm workers."""
+    """The current zygote generation and the pool of warm workers. `execute` starts its program, and gives the pid."""
 
     def __init__(
         self,
@@ -106,6 +116,7 @@ class ZygoteClient:
         preload: tuple[str, ...],
         log: Callable[[str], None],
         patience_s: float = PATIENCE_S,
+        execute: Callable[[list[str], dict[str, str]], int] = execute,
     ) -> None:
         self._loop = loop
         self._reaper = reaper
@@ -114,6 +125,8 @@ class ZygoteClient:
         self._preload = preload
         self._log = log
         self._patience_s = patience_s
+        self._execute = execute
+        self._started_s = 0.0
         self._examination: asyncio.Task[None] | None = None
         self._socket: socket.socket | None = None
         self._child: Child | None = None
@@ -155,7 +168,8 @@ class ZygoteClient:
             *self._preload,
         ]
         os.set_inheritable(theirs.fileno(), True)
-        pid = os.posix_spawn(argv[0], argv, environment, setpgroup=0, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
+        self._started_s = self._loop.time()
+        pid = self._execute(argv, environment)
         theirs.close()
         self._socket = ours
         self._child = self._reaper.watch(pid, self._exited)
@@ -184,7 +198,12 @@ class ZygoteClient:
                     except ZygoteGone:
                         await asyncio.sleep(RETRY_S)
         except TimeoutError:
-            raise ForkError(f"the zygote forked no worker within {FORK_TIMEOUT_S:.0f} s") from None
+            raise ForkError(f"the zygote forked no worker within {FORK_TIMEOUT_S:.0f} s{self._why}") from None
+
+    @property
+    def _why(self) -> str:
+        """What may be the reason that there is no worker; a daemon's log says how each has ended."""
+        return f": it has died {self._failures} times in a row, see the daemon's log" if self._failures > 1 else ""
 
     async def _fork(self) -> Lease:
         await self.wait_ready()
@@ -282,7 +301,6 @@ class ZygoteClient:
         match reply:
             case ZygoteReady():
                 self.import_ms = reply.import_ms
-                self._failures = 0
                 if not self._ready.done():
                     self._ready.set_result(None)
                 self._refill_soon()
@@ -331,7 +349,8 @@ class ZygoteClient:
         if self._is_closing:
             return
         self.deaths += 1
-        self._failures += 1
+        is_first = self._loop.time() - self._started_s >= STABLE_S
+        self._failures = 1 if is_first else self._failures + 1
         delay_s = min(RESTART_MAX_S, RESTART_BASE_S * 2 ** (self._failures - 1)) if self._failures > 1 else 0.0
         how = exit_.signal or f"status {exit_.status}"
         self._log(f"zygote generation {self.generation} ended ({how}); starting another in {delay_s:.1f} s")
