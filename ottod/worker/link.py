@@ -384,7 +384,9 @@ class Link:
         failure = await self.on_command(command.body)
         # What the order brought about is told before it is acknowledged: this process may die right after.
         self._flush()
-        self._send(CommandReply(id=command.id, failure=self.redacted(failure)))
+        # A stop may have been obeyed to the end before its turn to be answered came: the last word was the answer.
+        if not self._socket.is_closed:
+            self._send(CommandReply(id=command.id, failure=self.redacted(failure)))
 
     def close(self) -> None:
         if self._beat is not None:
