@@ -36,7 +36,7 @@ ANSWER_S = 120.0
 SETTLE_S = 120.0
 SETTINGS: dict[str, dict[str, object]] = {
     "ring": {"size_bytes": 4 * 1024 * 1024, "segment_bytes": 128 * 1024},
-    "sessions": {"retain_ended": RETAIN},
+    "sessions": {"retain_ended": RETAIN, "worker_priority": "idle"},
 }
 SCRIPTS: dict[str, dict[str, Any]] = {
     "brief": {"turns": [{"text": "It is done, and there is nothing more to say."}]},

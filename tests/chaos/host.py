@@ -28,6 +28,7 @@ SETTINGS: dict[str, dict[str, object]] = {
         "hung_after_s": HUNG_AFTER_S,
         "start_timeout_s": 60,
         "retain_ended": 100_000,
+        "worker_priority": "idle",
     },
     "supervision": {"max_restarts": MAX_RESTARTS, "period_s": PERIOD_S},
 }

@@ -20,9 +20,12 @@ T = TypeVar("T")
 DEADLINE_S = 60.0
 SMALL: dict[str, dict[str, object]] = {
     "ring": {"size_bytes": 4 * 1024 * 1024, "segment_bytes": 128 * 1024},
-    "sessions": {"orphan_grace_s": 15},
+    "sessions": {"orphan_grace_s": 15, "worker_priority": "normal"},
 }
-"""Settings that keep a test's files small and its leftovers short-lived."""
+"""Settings that keep a test's files small and its leftovers short-lived.
+
+Other tests keep all cores busy: workers that only have what nobody else wants would hardly run at all beside them.
+"""
 
 
 def wait_for(what: str, probe: Callable[[], T | None], deadline_s: float = DEADLINE_S) -> T:
