@@ -45,7 +45,8 @@ def spent(otto: SyncOtto, sessions: Iterable[str]) -> int:
 def test_branches_draw_on_one_budget_and_no_further(daemon: RealDaemon) -> None:
     """The greedy one has what the modest one left, and ends at the block's limit; the step outside has its own."""
     spender(daemon, "modest", 3)
-    spender(daemon, "greedy", 60)
+    # It has begun when the modest one spends; which of them the machine runs sooner does not decide who has enough.
+    spender(daemon, "greedy", 60, first="touch begun; while [ ! -e go ]; do sleep 0.05; done")
     spender(daemon, "after", 7)
     both = block(
         "both",
@@ -56,8 +57,11 @@ def test_branches_draw_on_one_budget_and_no_further(daemon: RealDaemon) -> None:
         optional=True,
         budgets=Budgets(tokens=LIMIT),
     )
+    begun = daemon.workdir / "begun"
     with daemon.client(timeout_s=120) as otto:
         session = start(daemon, otto, workflow("sequential", both, step("after"), budgets=Budgets(tokens=100_000)))
+        wait_for("the greedy one runs, the modest one has spent", lambda: begun.exists() and paths(session))
+        (daemon.workdir / "go").touch()
         result = session.wait(timeout_s=90)
         assert result.ok, (result.cause, result.result)
         assert set(paths(session)) == {"both/modest", "after"}

@@ -11,7 +11,7 @@ import pytest
 from ottoctl.sync import SyncSession
 from ottod.core.resume import UNKNOWN, restore
 from ottod.core.turn import is_valid_conversation
-from ottod.isolation.processes import ProcessId, identify, is_alive
+from ottod.isolation.processes import ProcessId, identify, is_alive, send_signal
 from ottod.protocol import journal as j
 from ottod.protocol.events import (
     ContentDelta,
@@ -113,7 +113,7 @@ def test_a_harmless_tool_begins_again(daemon: RealDaemon) -> None:
     model = daemon.script(
         "test",
         {"tools": [{"name": "grep", "arguments": {"pattern": "x"}}, {"name": "fs_list", "arguments": {}}]},
-        {"text": "done", "delay_ms": 50, "chunk": 1},
+        {"text": "done", "delay_ms": 1500, "chunk": 2},
     )
     for n in range(200):
         (daemon.workdir / f"f{n}").write_text("x\n" * 2000)
@@ -187,9 +187,11 @@ def test_killed_wherever_it_is(daemon: RealDaemon, delay_events: int) -> None:
             wait_for(
                 "some events", lambda seen=seen: session.info().last_seq >= seen or session.info().state == "ended"
             )
-            if session.info().state == "ended":
+            info = session.info()
+            worker = identify(info.pid) if info.state != "ended" else None
+            if worker is None or not send_signal(worker, signal.SIGKILL):
                 break
-            kill_worker(session)
+            wait_for("the worker is gone", lambda worker=worker: not is_alive(worker))
         result = session.wait()
         events = events_of(session)
         entries = journal_of(session)

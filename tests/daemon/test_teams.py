@@ -85,6 +85,16 @@ def events(otto: SyncOtto, session: str, kind: type) -> list[object]:
     return [e.event for e in otto.session(session).events(follow=False) if isinstance(e.event, kind)]
 
 
+def hears(session: SyncSession, text: str) -> None:
+    """Returns when the session has in its journal what somebody said to it."""
+
+    def is_heard() -> bool:
+        said = [entry.text for entry in session.journal() if isinstance(entry, j.InputAccepted)]
+        return any(each.splitlines()[-1] == text for each in said)
+
+    wait_for(f"it hears {text}", is_heard)
+
+
 def entries(session: SyncSession, kind: type) -> list[object]:
     return [e for e in read_history(Path(session.info().journal).parent).entries if isinstance(e, kind)]
 
@@ -313,13 +323,15 @@ def test_an_answer_does_not_take_the_place_of_a_result(place: Place) -> None:
     place.agent(
         "lead",
         {"tools": [spawn("worker", wait=False)]},
-        {"tools": [call("ask_agent", to="worker", question="how far?"), shell("sleep 0.2; touch on")]},
+        {"tools": [call("ask_agent", to="worker", question="how far?")]},
         {"tools": [call("await_agents", agents=["worker"])]},
         {"text": "${last_tool_result}"},
         tools=TEAM,
     )
     with place.daemon.client() as otto:
         lead = place.start(otto, "lead")
+        hears(place.named(otto, lead, "worker"), "how far?")
+        place.touch("on")
         assert lead.wait().ok
         (asked,) = result_of(otto, lead, "ask_agent")
         assert asked.endswith("answers:\n\nmy answer")
@@ -437,12 +449,14 @@ def test_who_dies_with_a_question_leaves_its_cause(place: Place) -> None:
         "lead",
         {"tools": [spawn("dies", wait=False)]},
         {"tools": [call("ask_agent", to="dies", question="?", timeout_s=1)]},
-        {"tools": [call("ask_agent", to="dies", question="??"), shell("touch on")]},
+        {"tools": [call("ask_agent", to="dies", question="??")]},
         *[{"text": "${input}"}] * 2,
         tools=TEAM,
     )
     with place.daemon.client() as otto:
         lead = place.start(otto, "lead")
+        hears(place.named(otto, lead, "dies"), "??")
+        place.touch("on")
         assert lead.wait().ok
         timed_out, died = result_of(otto, lead, "ask_agent")
         assert timed_out.startswith("timeout: dies did not answer within 1 s")

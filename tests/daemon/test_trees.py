@@ -87,7 +87,8 @@ def test_a_parent_that_dies_for_good_takes_its_children_along(daemon: RealDaemon
         parent = start(daemon, otto)
         stopped = start(daemon, otto, parent.id)
         kept = start(daemon, otto, parent.id, restart=Restart(on_parent_exit="keep"))
-        worker = identify(wait_for("all run", lambda: parent.info().pid if kept.info().state == "running" else 0))
+        wait_for("all run", lambda: all(each.info().state == "running" for each in (parent, stopped, kept)))
+        worker = identify(parent.info().pid)
         assert worker is not None
         send_signal(worker, signal.SIGKILL)
         assert parent.wait().cause.kind == "crashed"
@@ -100,8 +101,8 @@ def test_children_of_a_parent_that_comes_back_are_kept(daemon: RealDaemon) -> No
     with daemon.client() as otto:
         parent = start(daemon, otto, restart=Restart(policy="transient"))
         child = start(daemon, otto, parent.id)
-        pid = wait_for("the child runs", lambda: child.info().pid if child.info().state == "running" else 0)
-        worker = identify(parent.info().pid)
+        wait_for("both run", lambda: all(each.info().state == "running" for each in (parent, child)))
+        pid, worker = child.info().pid, identify(parent.info().pid)
         assert worker is not None and send_signal(worker, signal.SIGKILL)
         wait_for("the parent is back", lambda: parent.info().incarnation == 2 and parent.info().state == "running")
         assert child.info().pid == pid and child.info().state == "running"

@@ -67,7 +67,7 @@ class Rig:
         self.hub.append(record, parse_unsealed(record))
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0.001)
 
