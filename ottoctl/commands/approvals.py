@@ -177,7 +177,7 @@ def _answer_each(console: Console, ids: list[str], answer: Callable[[SyncOtto, s
             if result.grant:
                 console.message(f"it stands as {result.grant}; `ottoctl policy revoke {result.grant}` ends it")
             if result.is_kept:
-                console.message(f"{result.session} has no process now; its next one hears the answer")
+                console.message(f"{result.session} does not listen now; it hears the answer as soon as it does")
     if console.output != "text":
         console.records(list(results))
     return worst(statuses)

@@ -38,7 +38,7 @@ class PendingApproval(Wire, frozen=True, kw_only=True):
     asked_at_ns: int = 0
     expires_at_ns: int | None = None
     answer: ApprovalAnswer | None = None
-    """It has been answered, and the session's next process is to hear it."""
+    """It has been answered, and the session's process is to hear it, this one or its next."""
     claims: tuple[str, ...] = ()
     """What needs permission, one by one: `exec git push`, `write src/a.py`."""
     source: str = ""
@@ -183,7 +183,7 @@ class ApprovalList(Wire, frozen=True, kw_only=True, tag="approvals"):
 
 
 class ApprovalResult(Wire, frozen=True, kw_only=True, tag="approval_resolved"):
-    """The answer was taken. `is_kept`: the session has no process now, and its next one will hear it."""
+    """The answer was taken. `is_kept`: the session's process is to hear it later, this one or its next."""
 
     session: str
     approval: str

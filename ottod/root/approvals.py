@@ -4,13 +4,17 @@ Theory of operation. What waits stands in the session's row, folded from its eve
 counts once it is safe: in the journal of the worker that asked, or, while the session has no worker, in the session's
 row, from where it is delivered as soon as one listens. A worker that has died in the midst may or may not have noted
 it; then it is kept as well, and the next worker says if it knows it already.
+
+What is said about a budget is kept in any case, before the worker hears of it: the first answer is the one that
+counts, and only if it is yes does the budget grow. It has grown by the time the worker asks again, and each root that
+delivers the answer sees to it that it has.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 from msgspec.structs import replace
@@ -53,8 +57,8 @@ class Approvals:
         self._grants = grants
         self._answered: OrderedDict[str, str] = OrderedDict()
         """Approval → what became of it."""
-        self.on_budget_granted: Callable[[Session, str, str], bool] = lambda session, owner, unit: False
-        """Somebody lets a budget grow: whose, and which. Its worker asks again as soon as it hears the answer."""
+        self.on_budget_granted: Callable[[Session, BudgetRefusal], Awaitable[bool]] = _knows_no_budget
+        """Somebody lets a budget grow. Its worker asks again as soon as it hears the answer."""
 
     def waiting(self, sessions: Iterable[Session]) -> ApprovalList:
         """What waits for an answer in these sessions, oldest first. What has been answered is not listed."""
@@ -86,11 +90,13 @@ class Approvals:
         self._check_open(session, pending)
         if answer.scope == "agent":
             self._check_can_stand(approval, pending, answer)
-        if pending is not None and pending.tool == BUDGET_TOOL and answer.decision == "approved":
-            self._grant_budget(session, pending)
         is_kept = False
-        failure = await self._deliver(session, approval, answer)
-        if failure is not None:
+        if pending is not None and pending.tool == BUDGET_TOOL:
+            await self._keep(session, approval, answer)
+            is_kept = not await self._tell(session, replace(pending, answer=answer))
+            if is_kept:
+                self._c.spawn(self.deliver_kept(session))
+        elif (failure := await self._deliver(session, approval, answer)) is not None:
             if failure.code == "already_resolved":
                 self._drop(session, approval)
             if pending is None or not _has_no_worker(session, failure):
@@ -114,14 +120,26 @@ class Approvals:
             raise _refused(cannot_stand(approval, answer.decision))
         self._grants.check_room()
 
-    def _grant_budget(self, session: Session, pending: PendingApproval) -> None:
-        """Raises RefusedError if there is no such budget any more."""
+    async def _tell(self, session: Session, pending: PendingApproval) -> bool:
+        """Acts on a kept answer about a budget and delivers it; whether it has arrived. Raises RefusedError."""
+        assert pending.answer is not None
+        if not await self._grant(session, pending):
+            self._c.table.update(session, _with_answer(session.info, pending.approval, None))
+            raise RefusedError(f"{pending.approval} is about a budget that is not there any more")
+        failure = await self._deliver(session, pending.approval, pending.answer)
+        if self._is_heard(session, pending, failure) and failure is not None:
+            raise _refused(failure)
+        return failure is None
+
+    async def _grant(self, session: Session, pending: PendingApproval) -> bool:
+        """Lets a budget grow if that is what was answered. False if there is no such budget any more."""
+        if pending.tool != BUDGET_TOOL or pending.answer is None or pending.answer.decision != "approved":
+            return True
         try:
             wanted = msgspec.json.decode(pending.arguments, type=BudgetRefusal)
         except UNDECODABLE:
-            wanted = None
-        if wanted is None or not self.on_budget_granted(session, wanted.session, wanted.budget):
-            raise RefusedError(f"{pending.approval} is about a budget that is not there any more")
+            return False
+        return await self.on_budget_granted(session, wanted)
 
     def _find(self, session: Session | None, wanted: str) -> tuple[Session, PendingApproval | None]:
         """The approval that is meant. In a session that is named one may be meant that no longer waits."""
@@ -200,6 +218,7 @@ class Approvals:
             for _ in range(DELIVER_ATTEMPTS):
                 if pending.answer is None or session.incarnation is not incarnation or session.is_stopping:
                     break  # Another worker, if there is one, is told when it listens.
+                await self._grant(session, pending)  # An earlier root may have died before it came to that.
                 if self._is_heard(session, pending, await self._deliver(session, pending.approval, pending.answer)):
                     break
                 await asyncio.sleep(DELIVER_AGAIN_S)
@@ -217,6 +236,10 @@ class Approvals:
             self._c.table.update(session, _with_answer(session.info, pending.approval, None))
             return True
         return False
+
+
+async def _knows_no_budget(session: Session, refused: BudgetRefusal) -> bool:
+    return False
 
 
 def _has_no_worker(session: Session, failure: Failure) -> bool:

@@ -130,9 +130,7 @@ class Budgets:
 
     def ended(self, session: Session) -> None:
         """It has ended: its account is closed, and its row shows what it came to."""
-        own = tuple(line for line in self.lines(session) if line.scope == "session")
-        if own != session.info.budgets:
-            self._c.table.update(session, replace(session.info, budgets=own))
+        self._note_lines(session)
         self.left(session)
 
     def left(self, session: Session) -> None:
@@ -169,30 +167,48 @@ class Budgets:
         except OttoError as error:
             self._c.log(f"accounts: {error}", session=session_id)
 
-    def extend(self, session: Session, owner: str, unit: str) -> bool:
-        """Lets a budget on the session's path grow by as much again as it was at first. False if there is none."""
+    async def extend(self, session: Session, refused: BudgetRefusal) -> bool:
+        """Lets a budget on the session's path grow by as much again as it was at first. False if there is none.
+
+        Each limit grows once, however many were refused at it and whoever says so, however often. Returns when the
+        new one is in the database.
+        """
         account = self._accounts.get(session.id)
         path = {each.key: each for each in account.path()} if account is not None else {}
+        owner = refused.session
         budgets = budgets_of(self._c.table, owner)
         if owner not in path or owner == DAY or budgets is None:
             return False
-        if unit == "seconds":
-            clock = self._clocks.get(owner)
-            if clock is None or not budgets.seconds:
-                return False
-            clock.extend(int(budgets.seconds * NS))
-            return True
-        first, limits = limits_from(budgets), path[owner].limits
-        tokens, micros = limits.tokens, limits.usd_micros
-        if unit == "tokens" and tokens is not None and first.tokens:
-            limits = replace(limits, tokens=tokens + first.tokens)
-        elif unit == "usd_micros" and micros is not None and first.usd_micros:
-            limits = replace(limits, usd_micros=micros + first.usd_micros)
-        else:
+        if refused.budget == "seconds":
+            return await self._extend_clock(owner, budgets.seconds or 0, refused.limit)
+        first, limits = limits_from(budgets).of(refused.budget), path[owner].limits
+        limit = limits.of(refused.budget)
+        if limit is None or not first:
             return False
-        self._accounts.set_limits(owner, limits)
-        self._c.spawn(self._put_limits(path[owner]))
+        if limit == refused.limit:
+            self._accounts.set_limits(owner, replace(limits, **{refused.budget: limit + first}))
+        # Also where it has grown before: whoever let it grow may still be writing.
+        await self._put_limits(path[owner])
         return True
+
+    async def _extend_clock(self, key: str, first_s: float, limit_s: int) -> bool:
+        clock, owner = self._clocks.get(key), self._c.table.get(owner_of(key))
+        if clock is None or owner is None or not first_s:
+            return False
+        if clock.limit_ns // NS == limit_s:
+            clock.extend(int(first_s * NS))
+        self._note_lines(owner)
+        try:
+            await self._c.database.put_session(owner.info)
+        except OttoError as error:
+            self._c.log(f"budgets: {error}", session=owner.id)
+        return True
+
+    def _note_lines(self, session: Session) -> None:
+        """The session's row shows what it and its blocks may spend, and have spent."""
+        own = tuple(line for line in self.lines(session) if line.scope == "session")
+        if own != session.info.budgets:
+            self._c.table.update(session, replace(session.info, budgets=own))
 
     async def _put_limits(self, account: Account) -> None:
         try:
@@ -404,8 +420,7 @@ class Budgets:
                 for each in timed:
                     self._time_up(each, clock, f"{whose} of {limit} is used up")
             if self._ticks % NOTE_EVERY == 0:
-                own = tuple(line for line in self.lines(session) if line.scope == "session")
-                self._c.table.update(session, replace(session.info, budgets=own))
+                self._note_lines(session)
         if self._clocks:
             self._ticker = self._c.loop.call_later(TICK_S, self._tick)
 
