@@ -46,6 +46,15 @@ PASSING = frozenset({"not_ready", "no_answer", "inbox_full", "session_ended"})
 """Failures of a delivery that may be over soon; whether a session has ended, the table knows."""
 
 
+class Lane:
+    """The messages of one sender to one receiver, one after the other. It is there as long as one is on its way."""
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.users = 0
+        """Messages that have it or wait for it: between two of them nobody may hold the lock."""
+
+
 class Mail:
     """Of this root. `authorities` gives what binds a session."""
 
@@ -56,7 +65,7 @@ class Mail:
         self._teams = teams
         self._authorities = authorities
         self._rates: dict[str, TokenBucket] = {}
-        self._lanes: dict[tuple[str, str], asyncio.Lock] = {}
+        self._lanes: dict[tuple[str, str], Lane] = {}
         self._waiting = 0
 
     @property
@@ -150,18 +159,20 @@ class Mail:
     async def put(self, sender: Session, member: Member, message: DeliverInput, deadline_s: float) -> Delivery:
         """Returns when the message is in the receiver's journal. Raises RefusedError when it will not be."""
         started_s = self._c.loop.time()
-        lane = self._lanes.setdefault((member.session, sender.id), asyncio.Lock())
+        lane = self._lanes.setdefault((member.session, sender.id), Lane())
+        lane.users += 1
         self._waiting += 1
         try:
-            async with lane:
+            async with lane.turn:
                 await self._deliver(member, message, deadline_s)
         except RefusedError as error:
             self._c.instruments.message("inbox_full" if error.code == "inbox_full" else "failed")
             raise
         finally:
             self._waiting -= 1
-            if not lane.locked():
-                self._lanes.pop((member.session, sender.id), None)
+            lane.users -= 1
+            if not lane.users:
+                del self._lanes[member.session, sender.id]
         self._c.instruments.message("delivered")
         waited_ms = int((self._c.loop.time() - started_s) * 1000)
         return Delivery(session=member.session, name=member.name, waited_ms=waited_ms)
