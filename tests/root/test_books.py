@@ -193,9 +193,7 @@ def test_the_tenth_is_lent_to_steps_and_once_for_a_turn(tmp_path: Path) -> None:
     async def main() -> None:
         session = heir((), its=plan(Budgets(tokens=1000)))
         models = plan().models
-        step_plan = SessionPlan(
-            spec=AgentSpec(name="a"), models=models, cwd="/", is_step=True, spawn_key="undo:plain/inner/s#1"
-        )
+        step_plan = SessionPlan(spec=AgentSpec(name="a"), models=models, cwd="/", is_step=True, spawn_key="plain/s#1")
         guest_plan = SessionPlan(spec=AgentSpec(name="a"), models=models, cwd="/", spawn_key="k")
         step, guest = (
             Session(SessionInfo(session=key, agent="a", model="", state="running", parent=NEW), its)
