@@ -125,7 +125,8 @@ MEANINGS = {
     "Condition.all": "All of these hold.",
     "Condition.any": "One of these holds.",
     "Condition.none": "None of these holds.",
-    "Condition.artifact": "The newest version of this artifact exists, and its `field` is as said.",
+    "Condition.artifact": "This artifact was given, or left by a step that completed, and the `field` of its newest"
+    " version is as said.",
     "Condition.field": "A dotted path in its JSON; its schema must have it.",
     "Condition.equals": "The field is this.",
     "Condition.one_of": "The field is one of these.",

@@ -300,7 +300,7 @@ class Checkpoint(Entry, frozen=True, kw_only=True, tag="checkpoint"):
 
 
 class ArtifactFacts(Entry, frozen=True, kw_only=True):
-    """What a workflow's conditions want to know of an artifact's newest version.
+    """What a workflow's conditions want to know of an artifact that is its input, or that it has collected.
 
     `fields` are dotted paths of its JSON, with plain values, or `{"size": N}` for a list or a mapping.
     """
@@ -315,11 +315,13 @@ class WorkflowBegun(Entry, frozen=True, kw_only=True, tag="workflow.begun"):
     """A workflow's own past begins; its inputs are there. All moments of a workflow are of the wall clock.
 
     `tree` is git's name for the working directory as it is before any step, if what they change is to be committed.
+    `artifacts` are the inputs as `NAME@VERSION`; None in a journal of before they were noted.
     """
 
     at_ns: int
     facts: tuple[ArtifactFacts, ...] = ()
     tree: str = ""
+    artifacts: tuple[str, ...] | None = None
 
 
 class StepBegun(Entry, frozen=True, kw_only=True, tag="step.begun"):

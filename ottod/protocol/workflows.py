@@ -26,8 +26,9 @@ MAX_ITERATIONS = 100
 class Condition(Spec, frozen=True, kw_only=True):
     """Something that is true or not of an artifact or a step: one of `all`, `any`, `none`, `artifact`, `step`.
 
-    An artifact's newest version exists, or the `field` (dotted path) of its JSON is as said: all that is given must
-    hold, and a field that is missing is not as said. A step has last ended with that status.
+    An artifact that the workflow was given, or has collected of a step that completed, exists, or the `field` (dotted
+    path) of the JSON of its newest version is as said: all that is given must hold, and a field that is missing is
+    not as said. A step has last ended with that status.
     """
 
     all: tuple[Condition, ...] = ()

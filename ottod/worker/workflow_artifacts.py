@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ottod.core.workflow_condition import asked_fields, read_fields
 from ottod.errors import UNDECODABLE, OttoError, ToolError
 from ottod.isolation.beneath import BeneathFiles
 from ottod.protocol.artifacts import MAX_ARTIFACT_BYTES, ArtifactInfo
-from ottod.protocol.journal import ArtifactFacts
+from ottod.protocol.journal import ArtifactFacts, StepEnded, WorkflowBegun, WorkflowEntry
 from ottod.protocol.workflows import Output, Step, WorkflowInput, WorkflowSpec
 from ottod.settings.workflow_start import schema_complaint
 from ottod.worker.artifacts import Artifacts
@@ -27,19 +27,43 @@ Summarize = Callable[[ArtifactInfo, str], Awaitable[str]]
 
 
 class StepArtifacts:
-    """Of one workflow. `summarize` writes what stands for an input that is long."""
+    """Of one workflow: its inputs, and what it has collected of its steps. What else the tree has is not its own.
+
+    `summarize` writes what stands for an input that is long.
+    """
 
     def __init__(self, spec: WorkflowSpec, artifacts: Artifacts, *, summarize: Summarize) -> None:
         self._spec = spec
         self._artifacts = artifacts
         self._summarize = summarize
         self._asked = asked_fields(spec)
+        self._newest: dict[str, int] = {}
+        """The version of each name that is handed on."""
+        self._are_inputs_noted = True
+
+    def heard(self, entry: WorkflowEntry) -> None:
+        """Something was noted: what it collected is handed on from now on."""
+        match entry:
+            case WorkflowBegun():
+                self._are_inputs_noted = entry.artifacts is not None
+                self._take(entry.artifacts or ())
+            case StepEnded():
+                self._take(entry.artifacts)
+            case _:
+                pass
+
+    def _take(self, artifacts: Sequence[str]) -> None:
+        for name, version in map(_parted, artifacts):
+            self._newest[name] = max(version, self._newest.get(name, 0))
 
     # ------------------------------------------------------------ what the workflow begins with
 
-    async def take_inputs(self, *, session_dir: str, cwd: str, hidden: Sequence[str]) -> None:
-        """Keeps what the client gave, and what lies in files of the working directory. Raises OttoError."""
-        given = Path(session_dir) / INPUTS_DIR
+    async def take_inputs(self, *, session_dir: str, cwd: str, hidden: Sequence[str]) -> tuple[str, ...]:
+        """Keeps what the client gave, and what lies in files of the working directory; gives that as `NAME@VERSION`.
+
+        Raises OttoError.
+        """
+        given, taken = Path(session_dir) / INPUTS_DIR, []
         files = BeneathFiles(cwd, hidden=hidden)
         try:
             for each in self._spec.inputs:
@@ -48,23 +72,33 @@ class StepArtifacts:
                     continue
                 if each.schema:
                     _check_schema(each.name, data, each.schema)
-                await self._artifacts.write(data, name=each.name, kind=each.kind, key=f"input:{each.name}")
+                info = await self._artifacts.write(data, name=each.name, kind=each.kind, key=f"input:{each.name}")
+                taken.append(f"{info.name}@{info.version}")
         finally:
             files.close()
+        return tuple(taken)
 
     # ------------------------------------------------------------ inputs of steps
 
     async def sources(self, step: Step) -> tuple[str, ...]:
         """The step's inputs as they are now, `NAME@VERSION`, without what is not there. Raises ToolError."""
-        found = [await self._artifacts.list(name=name) for name in step.inputs]
-        return tuple(f"{versions[0].name}@{versions[0].version}" for versions in found if versions)
+        if not self._are_inputs_noted:
+            await self._find_inputs()
+        return tuple(f"{name}@{self._newest[name]}" for name in step.inputs if name in self._newest)
+
+    async def _find_inputs(self) -> None:
+        """Of a workflow that began when they were not noted yet: the newest of their names, as it was then."""
+        for each in self._spec.inputs:
+            if each.name not in self._newest and (versions := await self._artifacts.list(name=each.name)):
+                self._newest[each.name] = versions[0].version
+        self._are_inputs_noted = True
 
     async def handed(self, sources: Sequence[str]) -> list[Handed]:
         """Inputs as an agent is told. Raises ToolError."""
         out: list[Handed] = []
         for source in sources:
-            name, _, version = source.rpartition("@")
-            out.append(await self._handed(*await self._artifacts.read(name, version=int(version))))
+            name, version = _parted(source)
+            out.append(await self._handed(*await self._artifacts.read(name, version=version)))
         return out
 
     async def _handed(self, info: ArtifactInfo, data: bytes) -> Handed:
@@ -161,27 +195,29 @@ class StepArtifacts:
 
     # ------------------------------------------------------------ what conditions know
 
-    async def news(self, known: Mapping[str, ArtifactFacts]) -> tuple[ArtifactFacts, ...]:
-        """What conditions want to know of artifacts that are newer than what is known. Raises ToolError."""
+    async def facts(self, artifacts: Sequence[str]) -> tuple[ArtifactFacts, ...]:
+        """What conditions want to know of these, `NAME@VERSION`. Raises ToolError."""
         out = []
-        for name, fields in self._asked.items():
-            versions = await self._artifacts.list(name=name)
-            if not versions or (name in known and versions[0].version <= known[name].version):
+        for name, version in map(_parted, artifacts):
+            fields = self._asked.get(name)
+            if fields is None:
                 continue
-            newest = versions[0]
-            document: Any = None
-            if fields:
-                _, data = await self._artifacts.read(newest.artifact)
-                document = _document(data)
+            info, data = await self._artifacts.read(name, version=version)
+            document = _document(data) if fields else None
             out.append(
                 ArtifactFacts(
                     name=name,
-                    version=newest.version,
-                    artifact=newest.artifact,
+                    version=version,
+                    artifact=info.artifact,
                     fields=read_fields(document, fields) if document is not None else {},
                 )
             )
         return tuple(out)
+
+
+def _parted(artifact: str) -> tuple[str, int]:
+    name, _, version = artifact.rpartition("@")
+    return name, int(version)
 
 
 def _read_input(declared: WorkflowInput, given: Path, files: BeneathFiles) -> bytes | None:

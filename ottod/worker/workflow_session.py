@@ -92,6 +92,7 @@ class WorkflowRunner:
         self._journal: JournalWriter | None = None
         self._run: WorkflowRun | None = None
         self._deliveries: Deliveries | None = None
+        self._step_artifacts: StepArtifacts | None = None
         self._past: list[j.WorkflowEntry] = []
         self._result = ""
 
@@ -194,14 +195,18 @@ class WorkflowRunner:
             if weakness:
                 self._link.emit(LogWarning(message=weakness, code="unconfined"))
             artifacts = StepArtifacts(self._workflow.spec, self._artifacts, summarize=self._summarize)
+            self._step_artifacts = artifacts
+            for entry in restored.workflow:
+                artifacts.heard(entry)
             self._deliveries = self._sinks(room, run, restored)
             has_branch = any(sink.to == "git_branch" for sink in sinks_of(self._workflow.spec))
             if not restored.workflow:
-                await artifacts.take_inputs(
+                inputs = await artifacts.take_inputs(
                     session_dir=self._birth.session_dir, cwd=self._birth.cwd, hidden=self._birth.private_dirs
                 )
                 before = await tree.state_if_any() if has_branch else ""
-                run.happen(j.WorkflowBegun(at_ns=time.time_ns(), facts=await artifacts.news({}), tree=before))
+                facts = await artifacts.facts(inputs)
+                run.happen(j.WorkflowBegun(at_ns=time.time_ns(), facts=facts, tree=before, artifacts=inputs))
             shop = Workshop(
                 task=self._birth.task,
                 session=self._birth.session,
@@ -209,7 +214,6 @@ class WorkflowRunner:
                 children=self._children,
                 artifacts=artifacts,
                 tree=tree if self._birth.spec.tools else None,
-                facts=lambda: run.machine.facts,
                 has_branch=has_branch,
             )
             end = await run.serve(shop)
@@ -256,6 +260,8 @@ class WorkflowRunner:
         return deliveries.shortfall()
 
     def _happened(self, entry: j.WorkflowEntry) -> None:
+        if self._step_artifacts is not None:
+            self._step_artifacts.heard(entry)
         if self._deliveries is not None:
             self._deliveries.heard(entry)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from ottod.core.step_brief import answer_schema, brief
@@ -55,7 +55,6 @@ class Workshop:
         children: Children,
         artifacts: StepArtifacts,
         tree: Tree | None,
-        facts: Callable[[], Mapping[str, j.ArtifactFacts]],
         has_branch: bool = False,
     ) -> None:
         self.task = task
@@ -64,7 +63,6 @@ class Workshop:
         self.children = children
         self.artifacts = artifacts
         self.tree = tree
-        self.facts = facts
         self.has_branch = has_branch
         """Whether what each step changes is to be committed."""
         self.sessions: set[str] = set()
@@ -154,7 +152,7 @@ class Attempt:
             is_final=is_final,
             summary=summary,
             artifacts=tuple(artifacts),
-            facts=await self._news(),
+            facts=await self._facts(artifacts),
             jitter=random.random(),
             tree=await self._tree_after(outcome),
         )
@@ -168,9 +166,9 @@ class Attempt:
         except ToolError:
             return ""
 
-    async def _news(self) -> tuple[j.ArtifactFacts, ...]:
+    async def _facts(self, artifacts: Sequence[str]) -> tuple[j.ArtifactFacts, ...]:
         try:
-            return await self._shop.artifacts.news(self._shop.facts())
+            return await self._shop.artifacts.facts(artifacts)
         except OttoError:
             return ()  # What cannot be looked at is not known; conditions on it do not hold.
 
@@ -209,7 +207,8 @@ class Attempt:
                 return True
             # What a session below the step's left is the step's; what another step's left meanwhile is not.
             is_new = begun is None or info.at_ns >= begun.at_ns
-            return is_new and info.session not in others and info.session != self._shop.session
+            is_of_it = is_new and info.step in ("", order.path)
+            return is_of_it and info.session not in others and info.session != self._shop.session
 
         async def diff() -> str:
             if self._shop.tree is None or begun is None or not begun.tree:

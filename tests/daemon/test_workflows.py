@@ -90,6 +90,25 @@ def test_a_loop_goes_back_until_the_reviewer_approves(daemon: RealDaemon) -> Non
         assert [e.iteration for e in told if isinstance(e, IterationStarted)] == [1, 2]
 
 
+def test_only_what_was_collected_decides(daemon: RealDaemon) -> None:
+    """An implementer who keeps a verdict of his own, and a reviewer whose report is wrong, approve of nothing."""
+    approved = keep("review", '{"verdict": "approved"}')
+    agent(daemon, "builder", approved, {"text": "built"}, tools=["artifact_write"])
+    agent(daemon, "reviewer", approved, {"text": "reviewed"}, tools=["artifact_write"])
+    schema = {"type": "object", "required": ["blockers"]}
+    spec = workflow(
+        "loop",
+        step("build", "builder"),
+        step("review", "reviewer", outputs=(Output(name="review", schema=schema),), optional=True),
+        until=Condition(artifact="review", field="verdict", equals="approved"),
+        max_iterations=1,
+    )
+    with daemon.client() as otto:
+        session = start(daemon, otto, spec)
+        result = session.wait(timeout_s=60)
+        assert result.cause is not None and result.cause.code == "exhausted", (result.cause, result.result)
+
+
 def test_a_graph_begins_what_is_ready(daemon: RealDaemon) -> None:
     worker(daemon, "first", "touch first")
     worker(daemon, "second", "test -e first && touch second")

@@ -1,0 +1,141 @@
+"""What the steps of a workflow are handed, and what its conditions know: only what it has itself collected."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ottod.core.workflow import WorkflowMachine
+from ottod.core.workflow_condition import holds
+from ottod.errors import ToolError
+from ottod.protocol import journal as j
+from ottod.protocol.artifacts import ArtifactInfo
+from ottod.protocol.workflows import Condition, Output, ResolvedWorkflow, Step, WorkflowInput, WorkflowSpec
+from ottod.worker.workflow_artifacts import INPUTS_DIR, StepArtifacts
+
+APPROVED = Condition(artifact="review", field="verdict", equals="approved")
+SPEC = WorkflowSpec(
+    name="w",
+    mode="loop",
+    inputs=(WorkflowInput(name="ticket"),),
+    steps=(Step(id="review", agent="a", inputs=("ticket", "review"), outputs=(Output(name="review"),)),),
+    until=APPROVED,
+    max_iterations=3,
+    summarize_above_bytes=256,
+)
+
+
+class Shelf:
+    """The artifacts of a tree, as a workflow's worker sees them."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[ArtifactInfo, bytes]] = []
+        self.keys: dict[str, ArtifactInfo] = {}
+
+    async def write(
+        self,
+        data: bytes,
+        *,
+        name: str,
+        kind: str = "file",
+        sources: Sequence[str] = (),
+        key: str = "",
+        producer: str = "",
+        step: str = "",
+    ) -> ArtifactInfo:
+        if key and key in self.keys:
+            return self.keys[key]
+        version = 1 + sum(info.name == name for info, _ in self.kept)
+        info = ArtifactInfo(
+            artifact=f"art-{len(self.kept)}",
+            name=name,
+            version=version,
+            kind=kind,
+            session=producer,
+            sources=tuple(sources),
+            size_bytes=len(data),
+        )
+        self.kept.append((info, data))
+        self.keys[key or info.artifact] = info
+        return info
+
+    async def read(self, artifact: str, *, version: int = 0) -> tuple[ArtifactInfo, bytes]:
+        for info, data in reversed(self.kept):
+            if artifact in (info.artifact, info.name) and version in (0, info.version):
+                return info, data
+        raise ToolError(f"no artifact {artifact}", code="no_such_artifact")
+
+    async def list(self, *, name: str = "", kind: str = "") -> tuple[ArtifactInfo, ...]:
+        return tuple(info for info, _ in reversed(self.kept) if info.name == name)
+
+
+async def no_summary(info: ArtifactInfo, text: str) -> str:
+    return ""
+
+
+def of_steps(shelf: Shelf, spec: WorkflowSpec = SPEC, summarize: Any = no_summary) -> StepArtifacts:
+    return StepArtifacts(spec, shelf, summarize=summarize)  # type: ignore[arg-type]
+
+
+async def begun(artifacts: StepArtifacts, tmp_path: Path) -> j.WorkflowBegun:
+    """What a workflow notes that is given a ticket."""
+    (tmp_path / INPUTS_DIR).mkdir(exist_ok=True)
+    (tmp_path / INPUTS_DIR / "ticket").write_text("build a bridge")
+    left = await artifacts.take_inputs(session_dir=str(tmp_path), cwd=str(tmp_path), hidden=())
+    return j.WorkflowBegun(at_ns=1, artifacts=left, facts=await artifacts.facts(left))
+
+
+def test_what_others_of_the_tree_left_is_not_the_workflows(tmp_path: Path) -> None:
+    """An approved report and a newer ticket of somebody else's are neither handed on nor known to conditions."""
+
+    async def main() -> None:
+        shelf = Shelf()
+        await shelf.write(b'{"verdict": "approved"}', name="review", producer="s-other")
+        artifacts = of_steps(shelf)
+        entry = await begun(artifacts, tmp_path)
+        await shelf.write(b"another ticket", name="ticket", producer="s-other")
+        artifacts.heard(entry)
+        assert entry.artifacts == ("ticket@1",) and not entry.facts
+        step = SPEC.steps[0]
+        assert await artifacts.sources(step) == ("ticket@1",)
+        # An attempt that left something wrong has collected nothing.
+        failed = j.StepEnded(path="[1]/review", attempt=1, outcome="failed", at_ns=2)
+        artifacts.heard(failed)
+        assert await artifacts.sources(step) == ("ticket@1",)
+        mine = await shelf.write(b'{"verdict": "again"}', name="review", producer="s-mine")
+        await shelf.write(b'{"verdict": "approved"}', name="review", producer="s-other")
+        left = (f"review@{mine.version}",)
+        facts = await artifacts.facts(left)
+        artifacts.heard(j.StepEnded(path="[1]/review", attempt=2, outcome="completed", at_ns=3, artifacts=left))
+        assert await artifacts.sources(step) == ("ticket@1", "review@2")
+        assert [(fact.artifact, fact.version, fact.fields) for fact in facts] == [
+            (mine.artifact, 2, {"verdict": "again"})
+        ]
+        assert not holds(APPROVED, facts={fact.name: fact for fact in facts}, ends={})
+
+    asyncio.run(main())
+
+
+def test_a_journal_that_does_not_name_the_inputs_goes_on(tmp_path: Path) -> None:
+    """It was written before inputs were noted: they are found as they were then, the newest of their names."""
+
+    async def main() -> None:
+        shelf = Shelf()
+        entry = await begun(of_steps(shelf), tmp_path)
+        await shelf.write(b"another ticket", name="ticket", producer="s-other")
+        artifacts = of_steps(shelf)
+        artifacts.heard(j.WorkflowBegun(at_ns=entry.at_ns))
+        assert await artifacts.sources(SPEC.steps[0]) == ("ticket@2",)
+
+    asyncio.run(main())
+
+
+def test_facts_that_a_journal_has_of_failed_attempts_still_count() -> None:
+    """A machine comes to where the one before it was, also if that had learned them when they were still noted."""
+    machine = WorkflowMachine(ResolvedWorkflow(spec=SPEC))
+    machine.step(j.WorkflowBegun(at_ns=1))
+    fact = j.ArtifactFacts(name="review", version=1, fields={"verdict": "approved"})
+    machine.step(j.StepEnded(path="[1]/review", attempt=1, outcome="failed", at_ns=2, facts=(fact,)))
+    assert machine.facts["review"] == fact
