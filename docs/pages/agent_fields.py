@@ -51,7 +51,7 @@ AGENT_FIELDS = {
     "limits.pids": "Processes and threads.",
     "limits.cpu_weight": "Share of the processor when it is scarce; 100 is usual.",
     "limits.file_bytes": "The largest file that it may write.",
-    "limits.max_depth": "Of the tree of sessions below it.",
+    "limits.max_depth": "Levels of sessions below it, whatever those allow themselves.",
     "limits.max_children": "Sessions that it may start itself.",
     "limits.max_per_role": "Live sessions below it that run the same agent, by its name: `{researcher: 3}`.",
     "restart.policy": "Also in short: `restart: transient`. When a new incarnation follows a crash.",

@@ -57,20 +57,24 @@ class Children:
         if limits is None:
             raise RefusedError(f"{parent.id} cannot have children", code="refused")
         check_room(parent, limits.max_children)
-        depth = self.depth(parent)
-        if depth >= limits.max_depth:
-            raise RefusedError(
-                f"{parent.id} is {depth} levels below the top; {limits.max_depth} is the limit",
-                code="too_deep",
-                mend="raise limits.max_depth of its agent",
-            )
+        self._check_depths(parent)
 
-    def depth(self, session: Session) -> int:
-        """0 for a top-level session."""
-        levels = 0
-        while not session.is_top and (above := self._c.table.get(session.info.parent)) is not None:
-            session, levels = above, levels + 1
-        return levels
+    def _check_depths(self, parent: Session) -> None:
+        """Raises RefusedError if the tree below any session above would be deeper than that one allows."""
+        above: Session | None = parent
+        below = 0
+        while above is not None:
+            allowed = above.plan.spec.limits.max_depth if above.plan is not None else None
+            if allowed is not None and below >= allowed:
+                levels = f"{allowed} level{'s' * (allowed != 1)} of sessions below it"
+                stands = f", and {parent.info.name or parent.id} is {below} below" if below else ""
+                raise RefusedError(
+                    f"{above.info.name or above.id} allows {levels}{stands}",
+                    code="too_deep",
+                    mend=f"raise limits.max_depth of {above.info.agent}",
+                )
+            above = None if above.is_top else self._c.table.get(above.info.parent)
+            below += 1
 
     async def start(
         self,
