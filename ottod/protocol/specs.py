@@ -197,7 +197,8 @@ class ContextRules(Spec, frozen=True, kw_only=True):
 class McpServer(Spec, frozen=True, kw_only=True):
     """An MCP tool source: a command (stdio) or a URL (streamable HTTP), not both.
 
-    Without `include` all of its tools are offered but for `exclude`; both hold patterns of the server's own names.
+    Without `include` all of its tools are offered but for `exclude`; both hold patterns of the server's own names. An
+    empty `include` offers none.
     """
 
     name: Name
@@ -212,7 +213,7 @@ class McpServer(Spec, frozen=True, kw_only=True):
     """HTTP headers; `${NAME}` in a value stands for a variable or a systemd credential of the daemon."""
     network: bool = False
     """Whether a command has the host's network."""
-    include: tuple[str, ...] = ()
+    include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     start_timeout_s: PositiveSeconds = 30.0
     """For the server to start, to greet and to list its tools."""

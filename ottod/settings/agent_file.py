@@ -244,6 +244,14 @@ def _check_meaning(
             "name its model or one of its fallback_models; put it there if it is to write summaries",
         )
     _check_fallback(spec, wrong)
+    for field, paths in (("read_paths", spec.isolation.read_paths), ("write_paths", spec.isolation.write_paths)):
+        for i, directory in enumerate(paths):
+            if not directory:
+                wrong(
+                    f"isolation.{field}[{i}] is empty, which is no directory",
+                    ("isolation", field, i),
+                    "write `.` for the working directory, or leave it out",
+                )
     for i, name in enumerate(spec.env):
         if not _VARIABLE.match(name):
             wrong(f"env[{i}] is not a variable's name: {name!r}", ("env", i), "write names only, without values")

@@ -13,6 +13,8 @@ from ottod.settings.tool_names import source_of
 from ottod.settings.yaml_source import DataPath, Source
 
 MAX_PATTERN_CHARS = 4096
+PATTERNS = ("tool", "agent", "path", "command", "host", "target")
+"""The conditions of a rule that are patterns."""
 
 
 def check_rules(
@@ -30,14 +32,19 @@ def check_rules(
         tool, path = rule.get("tool"), rule.get("path")
         # Patterns may match tools that are yet to come.
         is_known = isinstance(tool, str) and (tool in known_tools or source_of(tool) in sources)
-        if isinstance(tool, str) and not is_known and not set(tool) & set("*?["):
+        if isinstance(tool, str) and tool and not is_known and not set(tool) & set("*?["):
             mend = suggestion(tool, known_tools)
             message = f"a rule for the unknown tool {tool!r}"
             errors.append(source.error(message, (*place, "tool"), mend=mend or "remove it"))
         if isinstance(path, str) and ".." in path.split("/"):
             mend = "write it relative to the working directory, or absolute, without `..`"
             errors.append(source.error(f"the pattern {path!r} matches nothing", (*place, "path"), mend=mend))
-        for name in ("tool", "agent", "path", "command", "host", "target"):
+        for name in (*PATTERNS, "run_mode", "permission"):
+            if rule.get(name) == "":
+                # Taken for an absent one, it would match everything: nobody writes that who means it.
+                message = f"an empty {name} is no condition"
+                errors.append(source.error(message, (*place, name), mend="leave the key out to match everything"))
+        for name in PATTERNS:
             if len(str(rule.get(name, ""))) > MAX_PATTERN_CHARS:
                 message = f"a pattern of more than {MAX_PATTERN_CHARS} characters"
                 errors.append(source.error(message, (*place, name), mend="make it shorter"))

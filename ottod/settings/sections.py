@@ -303,6 +303,12 @@ class ProjectSettings(Section, frozen=True, kw_only=True):
     """Hosts that their http tool may reach: `example.org`, `*.example.org`, or `*` for every public one."""
 
     def __post_init__(self) -> None:
+        for field, paths in (("read_paths", self.read_paths), ("write_paths", self.write_paths)):
+            if "" in paths:
+                # Relative to home, where these begin, it would be all of it.
+                raise Contradiction(
+                    f"project_may.{field}: an empty path is no directory", field=field, mend="leave it out"
+                )
         for text in self.http_hosts:
             try:
                 parse_pattern(text)

@@ -97,7 +97,7 @@ class McpSource:
 
     def _is_offered(self, name: str) -> bool:
         server = self._server
-        return (not server.include or chosen(name, server.include)) and not chosen(name, server.exclude)
+        return (server.include is None or chosen(name, server.include)) and not chosen(name, server.exclude)
 
     def _tool(self, tool: mcp_types.Tool, connection: McpConnection) -> Tool[OpenArguments]:
         hints = tool.annotations

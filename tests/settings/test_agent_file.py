@@ -121,6 +121,24 @@ WRONG = [
         "1:15: git.author is no author: 'nobody'",
         "write `Name <name@example.org>`",
     ),
+    *(
+        (
+            "a.yml",
+            f"permissions: {{rules: [{{effect: allow, {key}: ''}}]}}\n",
+            f"1:{41 + len(key)}: an empty {key} is no condition",
+            "leave the key out to match everything",
+        )
+        for key in ("tool", "agent", "path", "command", "host", "target", "run_mode", "permission")
+    ),
+    *(
+        (
+            "a.yml",
+            f"isolation: {{{key}: ['']}}\n",
+            f"1:{16 + len(key)}: isolation.{key}[0] is empty, which is no directory",
+            "write `.` for the working directory, or leave it out",
+        )
+        for key in ("read_paths", "write_paths")
+    ),
     ("a.yml", "limits: {max_concurrent: {shel: 1}}\n", "1:33: a cap for the unknown tool 'shel'", None),
     ("a.yml", "name: b\n", "1:7: name 'b' differs from the file's name 'a'", "make them equal"),
     (

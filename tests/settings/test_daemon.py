@@ -71,6 +71,19 @@ def _uncovered(struct: type[msgspec.Struct], *examples: Any) -> list[str]:
 
 
 WRONG = [
+    *(
+        (
+            f"project_may: {{{key}: ['']}}\n",
+            f"1:{17 + len(key)}: project_may.{key}: an empty path is no directory",
+            "leave it out",
+        )
+        for key in ("read_paths", "write_paths")
+    ),
+    (
+        "permissions: {rules: [{effect: allow, command: ''}]}\n",
+        "1:48: an empty command is no condition",
+        "leave the key out to match everything",
+    ),
     (
         "ring: {sync: alwais}\n",
         "1:14: ring.sync must be one of always, interval, none, got 'alwais'",

@@ -142,6 +142,16 @@ def test_an_agent_chooses_among_a_servers_tools(tmp_path: Path) -> None:
         made.use(work, "shell", "rogue__e*", "rogue__pid", "rogue__crash")
 
 
+def test_an_empty_include_offers_nothing(tmp_path: Path) -> None:
+    """A list of what is allowed, and nothing on it, allows nothing."""
+
+    async def work(rig: Rig, tools: dict[str, Tool[Any]]) -> None:
+        assert not tools
+
+    with rig(tmp_path, include=()) as made:
+        made.use(work)
+
+
 def test_a_server_that_crashes_is_started_again(tmp_path: Path) -> None:
     """The call that was under way says so, what comes meanwhile says so, and then it works again; nothing is left."""
 
