@@ -70,10 +70,20 @@ class Conduct:
 
     def answered(self, text: str, turn: Sequence[Message]) -> Verdict:
         """The model has given what it takes for its last word."""
+        return self._judged(text, turn, ())
+
+    def handed_back(
+        self, text: str, calls: Sequence[ToolCall], results: Sequence[ToolResult], turn: Sequence[Message]
+    ) -> Verdict:
+        """A call's result is to be the turn's last word: that of whom the conversation was handed over to."""
+        return self._judged(text, turn, self._watch.step(calls, results))
+
+    def _judged(self, text: str, turn: Sequence[Message], before: Sequence[Finding]) -> Verdict:
+        """A last word, behind what was found in the step before it. One that is accepted ends the turn."""
         if not self._schema:
             return NOTHING
         complaint = read_answer(text, self._schema).complaint
-        findings = self._watch.answered(is_accepted=not complaint)
+        findings = [*before, *self._watch.answered(is_accepted=not complaint)]
         if not complaint:
             return NOTHING
         if self._refused >= self._retries:

@@ -361,7 +361,11 @@ class TurnMachine:
         last = next((result for result in results if result.ends_turn), None)
         if last is not None:
             self._last_text = last.text
-            return self._end("failed", failure=handed_back(last)) if last.is_error else self._end("completed")
+            if last.is_error:
+                return self._end("failed", failure=handed_back(last))
+            turn = self._turn_messages
+            verdict = self._conduct.handed_back(last.text, self._calls, results, turn) if self._conduct else NOTHING
+            return self._end("completed") if verdict == NOTHING else self._go_on(verdict)
         if self._conduct is None:
             return self._call_model()
         return self._go_on(self._conduct.stepped(self._calls, results, self._turn_messages))

@@ -26,6 +26,7 @@ from ottod.protocol.policy import Authority, StandingGrant
 from ottod.protocol.requests import StartSession
 from ottod.protocol.results import SessionInfo
 from ottod.protocol.sinks import SinkGrants
+from ottod.protocol.specs import AgentSpec
 from ottod.root.burials import incarnation_row
 from ottod.root.context import RootContext
 from ottod.root.definitions import NOTHING_KEPT, Kept, definitions_of
@@ -131,6 +132,7 @@ class Births:
                     # It is narrowed for the step, and still the definition that the workflow was started with.
                     plan = replace(plan, spec=replace(plan.spec, digest=request.spec.digest))
                 if heritage is not None:
+                    plan = replace(plan, spec=_asked_like(plan.spec, parent))
                     if not plan.spec.tools:
                         heritage = replace(heritage, snapshot=in_words(heritage.snapshot))
                     await self._c.in_thread(_write_down, heritage, directory, key)
@@ -560,8 +562,16 @@ def check_room(parent: Session, max_children: int) -> None:
 
 
 def _hands_whole(parent: Session | None) -> bool:
-    """Whether a step's workflow waits for the answer of whom this session hands over to."""
-    return parent is not None and parent.plan is not None and (parent.plan.is_step or parent.plan.hands_whole)
+    """Whether all of the answer is wanted of whom this session hands over to: by a step's workflow, or as data."""
+    plan = parent.plan if parent is not None else None
+    return plan is not None and (plan.is_step or plan.hands_whole or bool(plan.spec.output_schema))
+
+
+def _asked_like(spec: AgentSpec, parent: Session | None) -> AgentSpec:
+    """The successor of a session: what that one's answer must be its own must be, unless it has a form of its own."""
+    if parent is None or parent.plan is None or spec.output_schema:
+        return spec
+    return replace(spec, output_schema=parent.plan.spec.output_schema)
 
 
 def bounded_notices(infos: Iterable[SessionInfo]) -> tuple[ChildNotice, ...]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from ottod.core.answer import is_complaint
+from ottod.core.conduct import Conduct
 from ottod.core.resume import in_words, restore, successor
 from ottod.core.turn import CallModel, EndTurn, InputReceived, ModelResponded, ToolResolved, TurnMachine, TurnResumed
 from ottod.core.turn import is_valid_conversation as is_valid
 from ottod.errors import RefusedError
 from ottod.protocol import journal as j
 from ottod.protocol.model import ModelResponse, Text, ToolCall, ToolResult, UserMessage
+from ottod.protocol.specs import AgentSpec
 from ottod.protocol.usage import Usage
 
 HANDOFF = ToolCall(call="h", tool="handoff", arguments='{"agent": "b"}')
@@ -83,3 +86,53 @@ def test_a_successor_has_the_conversation_and_nothing_else() -> None:
 def test_only_a_call_that_stands_alone_hands_over(calls: tuple[ToolCall, ...]) -> None:
     with pytest.raises(RefusedError, match="stands alone"):
         successor(past(*calls), origin="s-0000000000", call="h", told="x")
+
+
+SCHEMA = {"type": "object", "required": ["n"]}
+
+
+def asked(retries: int = 1) -> TurnMachine:
+    """A turn whose answer must have a form, and that has been handed over."""
+    conduct = Conduct(AgentSpec(name="a", output_schema=SCHEMA, output_retries=retries))
+    machine = TurnMachine(max_steps=5, max_parallel=5, conduct=conduct)
+    machine.step(InputReceived(text="why?"))
+    machine.step(ModelResponded(response=response(HANDOFF)))
+    return machine
+
+
+def said(text: str) -> ModelResponse:
+    return ModelResponse(blocks=(Text(text=text),), stop="end_turn", usage=Usage())
+
+
+def test_what_is_asked_of_an_answer_is_asked_of_a_successors() -> None:
+    """In that form it is the turn's last word; in another one the first one's model gives it anew, as its own."""
+    (ended,) = asked().step(ToolResolved(result=result(text='so: \n{"n": 1}')))
+    assert isinstance(ended, EndTurn) and ended.outcome == "completed"
+    machine = asked()
+    *_, call = machine.step(ToolResolved(result=result(text="in my own words")))
+    assert isinstance(call, CallModel) and is_valid(call.messages)
+    assert is_complaint(call.messages[-1]) and "in my own words" in repr(call.messages[-2])
+    (ended,) = machine.step(ModelResponded(response=said('{"n": 2}')))
+    assert isinstance(ended, EndTurn) and (ended.outcome, ended.text) == ("completed", '{"n": 2}')
+
+
+def test_a_successors_answer_counts_as_one_of_the_tries() -> None:
+    """Without another one the turn fails, with what was said."""
+    (ended,) = asked(retries=0).step(ToolResolved(result=result(text="in my own words")))
+    assert isinstance(ended, EndTurn) and ended.failure is not None
+    assert (ended.failure.code, ended.text) == ("bad_output", "in my own words")
+    machine = asked()
+    machine.step(ToolResolved(result=result(text="in my own words")))
+    *_, ended = machine.step(ModelResponded(response=said("as I said")))
+    assert isinstance(ended, EndTurn) and ended.failure is not None and ended.failure.code == "bad_output"
+
+
+def test_the_next_incarnation_asks_for_the_form_as_well() -> None:
+    """Lost behind the successor's answer."""
+    entries = [*past(HANDOFF), j.ToolResolved(turn=1, step=1, call="h", result=result(text="in my own words"))]
+    found = restore(entries)
+    assert found.open is not None and isinstance(found.open.event, TurnResumed)
+    conduct = Conduct(AgentSpec(name="a", output_schema=SCHEMA))
+    machine = TurnMachine(max_steps=5, max_parallel=5, messages=found.messages, turn=found.turn - 1, conduct=conduct)
+    *_, call = machine.step(found.open.event)
+    assert isinstance(call, CallModel) and is_complaint(call.messages[-1]) and is_valid(call.messages)

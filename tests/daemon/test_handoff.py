@@ -87,6 +87,30 @@ def test_the_successor_has_the_conversation_and_its_result_is_the_firsts(daemon:
         assert isinstance(past.messages[-1], UserMessage) and "[result of handoff]" in past.messages[-1].text
 
 
+def test_what_is_asked_of_the_firsts_answer_is_asked_of_the_successors(daemon: RealDaemon) -> None:
+    """Also in a chain; whoever has a form of its own keeps it, and then the first one's model says it in its own."""
+    schema = {"type": "object", "required": ["lines"]}
+    lines = list(range(20_000))
+    triage(daemon, handoff("expert"), {"text": "never said"}, output_schema=schema)
+    agent(daemon, "expert", ALREADY_SAID, handoff("elder"), tools=["handoff"], handoffs=["elder"])
+    elder = ALREADY_SAID, ALREADY_SAID, {"text": "in my own words"}, {"text": json.dumps({"lines": lines})}
+    agent(daemon, "elder", *elder)
+    with daemon.client() as otto:
+        first = otto.start("triage", "go", cwd=daemon.workdir)
+        result = first.wait(timeout_s=60)
+        assert result.ok and result.result.startswith('{"lines":[0,1,'), (result.cause, result.result)
+        sessions = first.info(), tree(otto, first)["elder"]
+        calls = [[e for e in otto.session(i.session).journal() if isinstance(e, j.ModelCalled)] for i in sessions]
+        assert [len(each) for each in calls] == [1, 2], "who says it is told how, and nobody else is asked again"
+        triage(daemon, handoff("elder"), {"text": '{"lines": []}'}, handoffs=("elder",), output_schema=schema)
+        own = {"type": "object", "required": ["own"]}
+        agent(daemon, "elder", ALREADY_SAID, {"text": '{"own": 1}'}, output_schema=own)
+        first = otto.start("triage", "go", cwd=daemon.workdir)
+        result = first.wait(timeout_s=60)
+        assert result.ok and (result.result, first.info().is_json) == ('{"lines":[]}', True)
+        assert tree(otto, first)["elder"].result == '{"own":1}'
+
+
 def test_a_handoff_needs_leave_and_stands_alone(daemon: RealDaemon) -> None:
     """To whom is not named, beside other calls, or to nobody: the first one is told, and goes on."""
     both = {"tools": [*handoff("expert")["tools"], *handoff("expert")["tools"]]}  # type: ignore[misc]
