@@ -52,8 +52,8 @@ def run(
 
     One line for each step goes to stderr, the result to stdout. The exit status is the outcome. Ctrl-C stops the
     workflow and everything below it; pressed again, it leaves at once. With --dry-run nothing is started, not even a
-    daemon: what files show to be wrong is refused, and the rest is shown. Keys, and the isolation that agents
-    require, are the daemon's to look at, when it starts the workflow.
+    daemon: what files show to be wrong is refused, and the rest is shown. Keys, the isolation that agents require,
+    and whether sessions may work there, are the daemon's to look at, when it starts the workflow.
 
     Example: `ottoctl workflow run plan-implement-review "add a --json flag"`
     """

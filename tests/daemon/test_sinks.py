@@ -246,6 +246,25 @@ def test_a_branch_gets_a_commit_for_each_step(daemon: RealDaemon) -> None:
         assert failed.failure.code == "no_repository"
 
 
+def test_a_stop_while_a_receiver_is_down_is_not_the_last_word(listener: Listener) -> None:
+    """What a stopped workflow gave up on is sent when it is resumed, under the same key; no step runs again."""
+    listener.statuses = [503]
+    sink = Sink(to="webhook", url=listener.url, required=True, backoff=Backoff(base_s=60, jitter=0))
+    with daemon_for(listener) as daemon, daemon.client() as otto:
+        agent(daemon, "planner", {"text": "build the bridge"})
+        session = start(daemon, otto, planned(sink))
+        wait_for("it has failed once", lambda: [e for e in session.journal() if isinstance(e, j.DeliveryFailed)])
+        session.stop()
+        result = session.wait(timeout_s=60)
+        assert result.cause is not None and result.cause.code == "undelivered"
+        again = session.resume()
+        result = again.wait(timeout_s=60)
+        assert result.ok, (result.cause, result.result)
+        assert len(listener.got) == 2 and len(set(listener.keys)) == 1 and not ended(again)
+        (sent,) = otto.artifact("ticket", session=session.id).deliveries
+        assert (sent.state, sent.attempts) == ("delivered", 1)
+
+
 def test_the_branch_of_a_resumed_workflow_goes_on(daemon: RealDaemon) -> None:
     """From the ended one's: it has the commits of all steps, each with what that step changed."""
     repository(daemon.workdir)
