@@ -103,6 +103,11 @@ def check_wanted(
         )
 
 
+def _is_projects(spec: AgentSpec) -> bool:
+    """Whether an agent is a project's, so that its servers get nothing of the daemon's."""
+    return project_of(spec.source, Path(os.path.expanduser("~"))) is not None
+
+
 def _name_step(error: OttoError, step: str) -> None:
     """Says which step it is about, unless it names a place in a file."""
     if not isinstance(error, ConfigError) or not error.file:
@@ -206,6 +211,7 @@ class Resolver:
         for need in needs(workflow):
             try:
                 self._check_agent(need.agent)
+                self._check_servers(need.agent)
                 where = str(Path(cwd, need.agent.working_dir).resolve())
                 # One that is not there yet may be made by an earlier step.
                 place = self._check_dir(where, within=cwd) if os.path.lexists(where) else cwd
@@ -219,6 +225,11 @@ class Resolver:
         if spec.kind != "agent":
             raise RefusedError(f"{spec.name} is a {spec.kind}; this version runs agents", code="unsupported_kind")
         self._check_isolation(spec)
+
+    def _check_servers(self, spec: AgentSpec) -> None:
+        """Raises ConfigError if a header of its MCP servers names what the daemon does not have."""
+        for server in () if _is_projects(spec) else spec.mcp_servers:
+            server_secrets(server, self.settings, self._vault.environ)
 
     def _targets(self, spec: AgentSpec, model: str, cwd: str) -> tuple[ModelTarget, ...]:
         """Where an agent's models are asked; `model`, if given, in place of the first. Raises ConfigError."""
@@ -358,7 +369,7 @@ class Resolver:
         Clients send nothing that looks secret, so what they did not send is the daemon's to give. A project's servers
         get nothing of the daemon's.
         """
-        if project_of(plan.spec.source, Path(os.path.expanduser("~"))) is not None:
+        if _is_projects(plan.spec):
             return ServerSecrets()
         environ = self._vault.environ
         headers: dict[str, dict[str, str]] = {}

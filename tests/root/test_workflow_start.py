@@ -26,6 +26,10 @@ AGENTS = {
     "caged": "model: scripted:script.yml\nisolation: {memory: required}\n",
     "away": "model: scripted:own.yml\nworking_dir: sub\n",
 }
+SERVED = (
+    "model: scripted:script.yml\n"
+    "mcp_servers: [{name: notes, url: 'https://mcp.example.com/', headers: {Authorization: '${NOTES_TOKEN}'}}]\n"
+)
 OUTSIDE = "model: scripted:script.yml\nworking_dir: leads_out\n"
 
 
@@ -43,6 +47,7 @@ class World:
             (self.cwd / f".otto/agents/{name}.yml").write_text(text)
         (base / "home/.config/otto/agents").mkdir(parents=True)
         (base / "home/.config/otto/agents/outside.yml").write_text(OUTSIDE)
+        (base / "home/.config/otto/agents/served.yml").write_text(SERVED)
         env = {"HOME": str(base / "home"), "OTTO_STATE_DIR": str(base / "s"), "OTTO_RUNTIME_DIR": str(base / "r")}
         self.resolver = Resolver(
             settings=SETTINGS,
@@ -87,11 +92,12 @@ def flow(**fields: Any) -> WorkflowSpec:
         ({"agent": "fine", "model": "scripted:nowhere.yml"}, "no_script", "nowhere.yml"),
         ({"agent": "caged"}, "isolation_unavailable", "'memory'"),
         ({"agent": "outside"}, "bad_cwd", "outside"),
+        ({"agent": "served"}, "bad_config", "NOTES_TOKEN"),
     ],
 )
 def test_what_a_later_step_lacks_refuses_the_start(world: World, step: dict[str, Any], code: str, words: str) -> None:
-    """A key, also for a model that only the step names or that only stands in; a script, isolation, a directory.
-    The step is named, and nothing has been made."""
+    """A key, also for a model that only the step names or that only stands in; a script, isolation, a directory, what
+    a server's header names. The step is named, and nothing has been made."""
     error = world.refusal(flow(**step))
     assert (error.code, words in error.message) == (code, True), error.message
     assert "step 'last'" in error.message, error.message
