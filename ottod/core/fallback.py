@@ -17,6 +17,10 @@ USED_UP = frozenset({"refused"})
 """Codes that no repetition mends and another provider may: an account without credit."""
 
 
+STAND_INS = frozenset({"cache", "rule"})
+"""Who answers when no model does, as `SessionInfo.model` names them."""
+
+
 class Step(msgspec.Struct, frozen=True, kw_only=True):
     """One thing to try. `target` is the model's index, for `model`."""
 

@@ -121,7 +121,7 @@ class Questions:
         if known is None or receiver is None or not state:
             return None
         is_same = (known.question, known.state, known.turn) == (text, state, receiver.info.turn)
-        return known.answer if is_same else None
+        return known.answer if is_same and self._c.table.is_a_models(receiver.info) else None
 
     async def _remember(self, question: _Question, answer: AgentAnswer, turn: int) -> None:
         """What was found does not count if it was changed in finding out."""

@@ -3,7 +3,8 @@
 Before a worker starts a child whose agent says `cacheable`, it asks here. What the key is made of is all that the
 answer may follow from: the agent's definition, the model, the question, the rules that bind the child from above, and
 what it would find (`surroundings`). A result is kept when the session that came to it has completed, and all of that
-is then as it was when the question was asked: whoever changes files is never kept.
+is then as it was when the question was asked: whoever changes files is never kept. Nor is what stood in for a model
+that did not answer.
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ class Research:
         asked = self._asked.pop(f"{child.info.parent}/{plan.spawn_key}", None)
         cause = child.info.cause
         is_answer = cause is not None and cause.kind == "completed" and bool(child.info.result)
+        is_answer = is_answer and self._c.table.is_a_models(child.info)
         if asked is not None and is_answer and plan.spec.digest == asked.digest:
             self._c.spawn(self._keep(child, asked))
 

@@ -7,6 +7,7 @@ import signal
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
+from ottod.core.fallback import STAND_INS
 from ottod.core.stop_ladder import StopLadder
 from ottod.errors import OttoError
 from ottod.ids import normalise_prefix, session_key
@@ -275,6 +276,17 @@ class SessionTable:
 
     def get(self, session_id: str) -> Session | None:
         return self._live.get(session_id) or self._ended.get(session_id)
+
+    def is_a_models(self, info: SessionInfo) -> bool:
+        """Whether the newest answer of a session is a model's: nothing stood in for one, nor for its successor's."""
+        while info.model not in STAND_INS:
+            if not info.handed_to:
+                return True
+            session = self.get(info.handed_to)
+            if session is None:
+                return False  # Nobody remembers whose it was.
+            info = session.info
+        return False
 
     def update(self, session: Session, info: SessionInfo) -> None:
         """Replaces what is known of a session."""

@@ -74,6 +74,25 @@ def test_what_cannot_stand_for_another_is_not_kept(daemon: RealDaemon) -> None:
         assert otto.research() == ()
 
 
+def test_what_stood_in_for_a_model_stands_for_nobody_else(daemon: RealDaemon) -> None:
+    """A rule's answer is the session's, or its successor's; the next one asks again, and keeps what a model says."""
+    lead(daemon, "lead", "go")
+    hands = {"tools": [{"name": "handoff", "arguments": {"agent": "expert", "reason": "it knows"}}]}
+    out = {"fallback": ["rule"], "fallback_answer": "not now"}
+    broken = {"error": {"status": 402}}
+    with daemon.client() as otto:
+        agent(daemon, "finder", broken, cacheable=True, **out)
+        for _ in range(2):
+            _, said, started = asked(daemon, otto)
+            assert (started, "not now" in said) == (1, True)
+        agent(daemon, "expert", {"text": "said"}, broken, **out)
+        agent(daemon, "finder", hands, cacheable=True, tools=["handoff"], handoffs=["expert"])
+        for _ in range(2):
+            _, said, started = asked(daemon, otto)
+            assert (started, "not now" in said) == (2, True)
+        assert otto.research() == ()
+
+
 def test_rules_from_above_are_part_of_the_question(daemon: RealDaemon) -> None:
     """What one could read who was bound by less is not told to one who is bound by more."""
     lead(daemon, "lead", "where?")
@@ -128,3 +147,12 @@ def test_a_session_that_was_asked_the_same_need_not_think_again(daemon: RealDaem
         ]
         reused = [e.event for e in session.events(follow=False) if isinstance(e.event, ResearchReused)]
         assert [(e.agent, e.question) for e in reused] == [("finder", "where?")] * 3
+        # What stood in for its model is not what it would say.
+        out = {"fallback": ["rule"], "fallback_answer": "not now"}
+        agent(daemon, "finder", answers[0], {"error": {"status": 402}}, answers[2], cacheable=True, **out)
+        agent(daemon, "lead", begin("finder"), ask("why?"), ask("why?"), ask("why?"), {"text": "end"}, tools=tools)
+        session = otto.start("lead", "go", cwd=daemon.workdir)
+        assert session.wait(timeout_s=60).ok
+        said = [e.event for e in session.events(follow=False) if isinstance(e.event, ToolCompleted)]
+        heard = ["not now" in e.output for e in said if e.tool == "ask_agent"]
+        assert heard == [True, False, False]
