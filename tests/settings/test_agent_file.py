@@ -340,6 +340,14 @@ def test_a_spec_that_holds_an_object_is_an_error() -> None:
     assert "not data" in str(error)
 
 
+def test_the_builtin_lead_can_do_all_that_a_lead_does() -> None:
+    """Start others and wait for them, ask them again, speak to one or to all, and end what is not wanted any more."""
+    found = read_agent(BUILTIN_DIR / "lead.yml")
+    team = {"spawn_agent", "ask_agent", "await_agents", "stop_agent", "send_message", "broadcast", "list_agents"}
+    assert team <= set(found.tools)
+    assert all(f"`{tool}`" in found.system_prompt for tool in ("ask_agent", "await_agents", "stop_agent"))
+
+
 def test_every_builtin_agent_is_right() -> None:
     """The shipped agents load, name known tools and models, have a prompt, a description and budgets."""
     files = sorted(BUILTIN_DIR.glob("*"))
