@@ -104,6 +104,9 @@ def test_a_planted_secret_is_nowhere(keyed: tuple[RealDaemon, WireServer]) -> No
         env = {"PATH": daemon.env["PATH"], "INNOCENT": PLANTED}
         session = otto.start(spec=spec, task=f"use {PLANTED}", title=PLANTED, cwd=daemon.workdir, env=env)
         result = session.wait()
+        # Whoever goes on with it may say it again.
+        for other in (session.resume(f"and use {PLANTED}"), session.fork(turn=0, task=f"{PLANTED}!", title=PLANTED)):
+            assert other.wait().cause is not None
         events = [e.event for e in session.events(0)]
         metrics = wait_for("metrics", lambda: fetch(daemon.base / "run" / "gateway.sock", "/metrics").text)
         listed = msgspec.json.encode(otto.list(all=True)).decode()
