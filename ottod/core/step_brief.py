@@ -19,8 +19,15 @@ MAX_BRIEF_CHARS = 900_000
 """A session's task has a limit; what is beyond it is cut."""
 
 
+class Stand(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands for a text that is too long; `is_partial`: it tells of that one's beginning alone."""
+
+    text: str
+    is_partial: bool = False
+
+
 class Handed(msgspec.Struct, frozen=True, kw_only=True):
-    """An input as a step gets it: its text, or, if `is_summary`, what stands for it."""
+    """An input as a step gets it: its text, or, if `is_summary`, what stands for it. `artifact` is its id."""
 
     name: str
     kind: str
@@ -28,6 +35,8 @@ class Handed(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     text: str
     is_summary: bool = False
+    is_partial: bool = False
+    artifact: str = ""
 
 
 def fill_in(text: str, *, task: str, iteration: int) -> str:
@@ -88,8 +97,11 @@ def _input(handed: Handed, tools: Collection[str]) -> str:
     if not handed.is_summary:
         return f"{head}\n{handed.text.rstrip()}\n</artifact>"
     whole = f"This stands for {handed.size_bytes} bytes"
+    if handed.is_partial:
+        whole += ", and tells of their beginning alone"
     if READ_TOOL in tools:
-        whole += f'; {READ_TOOL} with artifact "{handed.name}" gives you the whole'
+        # By its id: the name may have a newer version, of somebody else's.
+        whole += f'; {READ_TOOL} with artifact "{handed.artifact or handed.name}" gives you the whole'
     return f"{head}\n[{whole}.]\n\n{handed.text.rstrip()}\n</artifact>"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ottod.core.answer import read_answer
-from ottod.core.step_brief import Handed, answer_output
+from ottod.core.step_brief import Handed, Stand, answer_output
 from ottod.core.workflow_condition import asked_fields, read_fields
 from ottod.errors import UNDECODABLE, OttoError, ToolError
 from ottod.isolation.beneath import BeneathFiles
@@ -22,8 +22,8 @@ from ottod.worker.artifacts import Artifacts
 
 INPUTS_DIR = "inputs"
 """In the session's directory: what the client gave."""
-Summarize = Callable[[ArtifactInfo, str], Awaitable[str]]
-"""Gives what stands for a long text; empty if nobody could write it."""
+Summarize = Callable[[ArtifactInfo, str], Awaitable[Stand | None]]
+"""Gives what stands for a long text; None if nobody could write it."""
 
 
 class StepArtifacts:
@@ -103,16 +103,18 @@ class StepArtifacts:
 
     async def _handed(self, info: ArtifactInfo, data: bytes) -> Handed:
         text, limit = data.decode("utf-8", "replace"), self._spec.summarize_above_bytes
-        is_long = len(data) > limit
-        if is_long:
-            text = await self._summarize(info, text) or text[:limit]
+        stand = None
+        if len(data) > limit:
+            stand = await self._summarize(info, text) or Stand(text=text[:limit], is_partial=True)
         return Handed(
             name=info.name,
             kind=info.kind,
             version=info.version,
             size_bytes=info.size_bytes,
-            text=text,
-            is_summary=is_long,
+            text=text if stand is None else stand.text,
+            is_summary=stand is not None,
+            is_partial=stand is not None and stand.is_partial,
+            artifact=info.artifact,
         )
 
     # ------------------------------------------------------------ outputs of steps

@@ -18,7 +18,6 @@ from ottod.core.workflow import WorkflowMachine
 from ottod.core.workflow_orders import EndWorkflow
 from ottod.errors import Failure, OttoError, StorageError
 from ottod.protocol import journal as j
-from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.birth import Birth, ChildNotice
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.events import LogError, LogWarning, SessionStarted
@@ -35,7 +34,6 @@ from ottod.protocol.worker import (
     StopTurn,
     WithdrawInput,
 )
-from ottod.protocol.worker_requests import SpawnChild
 from ottod.protocol.workflows import ResolvedWorkflow, sinks_of
 from ottod.worker.approvals import Approvals
 from ottod.worker.artifacts import Artifacts
@@ -49,6 +47,7 @@ from ottod.worker.past import open_past
 from ottod.worker.priority import step_back
 from ottod.worker.sandbox import confine_worker, programs_for
 from ottod.worker.state import AnnouncedState
+from ottod.worker.summaries import Summaries
 from ottod.worker.text import cut
 from ottod.worker.workflow_artifacts import StepArtifacts
 from ottod.worker.workflow_diff import WorkingTree
@@ -61,7 +60,6 @@ CAUSE_OF_CODE: dict[str, CauseKind] = {"auth": "auth", "budget": "budget"}
 MAX_REASON_BYTES = 2000
 LAST_NEWS_S = 2.0
 """For the ends of the last steps to be heard, once root has ended them."""
-MAX_SUMMARIZED_CHARS = 400_000
 NOT_HEARD = Failure(
     code="no_input",
     message="a workflow takes no messages",
@@ -194,7 +192,7 @@ class WorkflowRunner:
             weakness = confine_worker(self._birth)
             if weakness:
                 self._link.emit(LogWarning(message=weakness, code="unconfined"))
-            artifacts = StepArtifacts(self._workflow.spec, self._artifacts, summarize=self._summarize)
+            artifacts = StepArtifacts(self._workflow.spec, self._artifacts, summarize=self._summaries().of)
             self._step_artifacts = artifacts
             for entry in restored.workflow:
                 artifacts.heard(entry)
@@ -224,6 +222,11 @@ class WorkflowRunner:
             room.close()
             await asyncio.to_thread(programs.close)
         return await self._close(self._cause(end, shortfall))
+
+    def _summaries(self) -> Summaries:
+        name = self._workflow.spec.summarizer
+        agent = next((agent for agent in self._workflow.agents if agent.name == name), None)
+        return Summaries(agent, children=self._children, artifacts=self._artifacts, link=self._link)
 
     def _sinks(self, room: SinkRoom, run: WorkflowRun, restored: Restored) -> Deliveries | None:
         """What delivers, begun with what earlier incarnations have left; None if there is no sink."""
@@ -276,29 +279,6 @@ class WorkflowRunner:
         failure = end.failure or Failure(code="failed", message="the workflow failed")
         kind = CAUSE_OF_CODE.get(failure.code, "failed")
         return Cause(kind=kind, message=failure.message, code=failure.code)
-
-    async def _summarize(self, info: ArtifactInfo, text: str) -> str:
-        """What the summarizer makes of a long artifact; empty if there is none, or it fails."""
-        name = self._workflow.spec.summarizer
-        if not any(agent.name == name for agent in self._workflow.agents):
-            return ""
-        task = (
-            f'Write the hand-off of the artifact "{info.name}" ({info.kind}) for whoever works on.\n\n'
-            f'<artifact name="{info.name}">\n{text[:MAX_SUMMARIZED_CHARS]}\n</artifact>'
-        )
-        body = SpawnChild(
-            agent=name,
-            task=task,
-            title=f"summary of {info.name}@{info.version}",
-            key=f"summary:{info.artifact}",
-            step=f"summary:{info.name}",
-        )
-        try:
-            ended = await self._children.end_of((await self._children.start(body))[0])
-        except OttoError as error:
-            self._link.emit(LogWarning(message=f"{info.name} has no summary: {error.message}", code="no_summary"))
-            return ""
-        return ended.result if ended.cause.kind == "completed" else ""
 
     def _show(self) -> None:
         """Says what the session does, as its state."""

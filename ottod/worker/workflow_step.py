@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Literal, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeVar
 
 from ottod.core.step_brief import answer_schema, brief
 from ottod.core.workflow_orders import Compensate, StartStep
@@ -30,6 +30,7 @@ SUMMARY_BYTES = 300
 HANDED_BACK_BYTES = 4000
 """Of what one handed back whose budget was used up, for whoever tries next."""
 
+T = TypeVar("T")
 Outcome = Literal["completed", "failed", "cancelled"]
 
 
@@ -83,6 +84,7 @@ class Attempt:
         """Of the attempt before, for this one to know."""
         self.child = ""
         self._stop_reason: str | None = None
+        self._is_stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
 
     @property
@@ -92,8 +94,9 @@ class Attempt:
         return f"{kind}{self._order.path}#{self._order.attempt}"
 
     def stop(self, reason: str) -> None:
-        """The session is to be stopped; also if it has not started yet."""
+        """The session is to be stopped. If it has not started yet it never does, and nothing is prepared for it."""
         self._stop_reason = reason
+        self._is_stopped.set()
         if self.child and self._stopping is None:
             self._stopping = asyncio.ensure_future(self._shop.children.stop(self.child, reason))
 
@@ -127,7 +130,7 @@ class Attempt:
         artifacts: list[str] = []
         try:
             if self.begun is None:
-                self.begun = await self.prepare(order)
+                self.begun = await self._unless_stopped(self.prepare(order))
                 await begin(self.begun)
             ended = await self._step_session(order)
             outcome, failure = _outcome(order.path, ended.cause)
@@ -177,7 +180,8 @@ class Attempt:
         body = SpawnChild(agent=agent.name, task="", key=self.key, step=order.path)
         if not self._shop.children.started_as(self.key):
             assert self.begun is not None
-            handed = await self._shop.artifacts.handed(self.begun.sources)
+            # Somebody may have to write a summary first.
+            handed = await self._unless_stopped(self._shop.artifacts.handed(self.begun.sources))
             text = brief(
                 step,
                 task=self._shop.task,
@@ -257,6 +261,19 @@ class Attempt:
         )
 
     # ------------------------------------------------------------ its session
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """What comes of it, unless the attempt is stopped before; then it is cancelled. Raises ToolError."""
+        task, told = asyncio.ensure_future(work), asyncio.ensure_future(self._is_stopped.wait())
+        try:
+            await asyncio.wait({task, told}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+        finally:
+            told.cancel()
+            task.cancel()
+            await asyncio.wait({task})
+        raise ToolError(self._stop_reason or "it was stopped", code="cancelled")
 
     async def _start(self, body: SpawnChild) -> str:
         """The child's id. Of one that an earlier incarnation asked for, root tells again how it ended."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from ottod.core.step_brief import (
     MAX_BRIEF_CHARS,
     Handed,
@@ -41,6 +43,11 @@ def test_inputs_are_whole_or_stand_for_more() -> None:
     long = Handed(name="design", kind="design", version=1, size_bytes=90_000, text="short", is_summary=True)
     assert "[This stands for 90000 bytes.]\n\nshort" in told(step("a"), handed=(long,))
     assert 'artifact_read with artifact "design"' in told(step("a"), handed=(long,), tools=("artifact_read",))
+    known = replace(long, artifact="art-1", is_partial=True)
+    assert "[This stands for 90000 bytes, and tells of their beginning alone; artifact_read with artifact" in told(
+        step("a"), handed=(known,), tools=("artifact_read",)
+    )
+    assert 'artifact "art-1" gives you the whole.]' in told(step("a"), handed=(known,), tools=("artifact_read",))
 
 
 def test_acceptance_and_the_failure_before_are_told() -> None:

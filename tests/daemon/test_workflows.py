@@ -383,7 +383,11 @@ def test_a_long_input_reaches_a_step_as_a_summary(daemon: RealDaemon) -> None:
         assert session.wait(timeout_s=60).ok
         tasks = [otto.session(entry.session).info().task for entry in ended(session)[1:]]
         assert all("the gist" in task and "This stands for 1000 bytes" in task for task in tasks), tasks
-        assert sum(i.agent == "shortener" for i in otto.list(all=True)) == 1
+        (shortener,) = [info for info in otto.list(all=True) if info.agent == "shortener"]
+        kept = otto.artifact("summary-book", session=session.id)
+        book = otto.artifact("book", session=session.id)
+        assert (kept.kind, kept.session, kept.sources) == ("summary", shortener.session, (book.artifact,))
+        assert f'artifact "{book.artifact}"' not in tasks[0], "its readers have no tool for it"
         session = start(daemon, otto, workflow("sequential", *steps, summarize_above_bytes=256))
         assert session.wait(timeout_s=60).ok
         assert "long long" in otto.session(ended(session)[1].session).info().task

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ottod.core.step_brief import Stand
 from ottod.core.workflow import WorkflowMachine
 from ottod.core.workflow_condition import holds
 from ottod.errors import ToolError
@@ -71,8 +72,8 @@ class Shelf:
         return tuple(info for info, _ in reversed(self.kept) if info.name == name)
 
 
-async def no_summary(info: ArtifactInfo, text: str) -> str:
-    return ""
+async def no_summary(info: ArtifactInfo, text: str) -> Stand | None:
+    return None
 
 
 def of_steps(shelf: Shelf, spec: WorkflowSpec = SPEC, summarize: Any = no_summary) -> StepArtifacts:

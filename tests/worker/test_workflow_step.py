@@ -1,0 +1,152 @@
+"""An attempt of a step: stopped while it waits for a summary, and what summaries are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from ottod.core.step_brief import READ_TOOL, Stand
+from ottod.core.workflow_orders import StartStep
+from ottod.protocol import journal as j
+from ottod.protocol.artifacts import ArtifactInfo
+from ottod.protocol.cause import Cause
+from ottod.protocol.specs import AgentSpec
+from ottod.protocol.worker_requests import SpawnChild
+from ottod.worker import summaries
+from ottod.worker.summaries import Summaries
+from ottod.worker.workflow_step import Attempt, Workshop
+from tests.worker.test_workflow_artifacts import SPEC, Shelf, of_steps
+
+DEADLINE_S = 10.0
+LONG = b"long " * 100
+WRITER = AgentSpec(name="writer", tools=(READ_TOOL,))
+
+
+class Nursery:
+    """Children that end when they are told to, or are stopped."""
+
+    def __init__(self) -> None:
+        self.is_closing = False
+        self.bodies: list[SpawnChild] = []
+        self.stopped: list[str] = []
+        self._ends: dict[str, asyncio.Future[j.ChildEnded]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.started = asyncio.Event()
+
+    def started_as(self, key: str) -> str:
+        return key if key in self._ends else ""
+
+    async def start(self, body: SpawnChild) -> tuple[str, str]:
+        if body.key not in self._ends:
+            self.bodies.append(body)
+            self._ends[body.key] = asyncio.get_running_loop().create_future()
+        self.started.set()
+        return body.key, ""
+
+    async def end_of(self, child: str) -> j.ChildEnded:
+        return await asyncio.shield(self._ends[child])
+
+    def end(self, child: str, result: str = "", kind: Any = "completed") -> None:
+        self._ends[child].set_result(j.ChildEnded(child=child, cause=Cause(kind=kind), result=result))
+
+    async def stop(self, child: str, reason: str) -> None:
+        self.stopped.append(child)
+        self.end(child, kind="cancelled")
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class Line:
+    def emit(self, event: object) -> None:
+        pass
+
+
+def writing(nursery: Nursery, shelf: Shelf, agent: AgentSpec = WRITER) -> Summaries:
+    return Summaries(agent, children=nursery, artifacts=shelf, link=Line())  # type: ignore[arg-type]
+
+
+def attempt(nursery: Nursery, shelf: Shelf, made: Summaries) -> tuple[Attempt, StartStep]:
+    artifacts = of_steps(shelf, summarize=made.of)
+    artifacts.heard(j.WorkflowBegun(at_ns=1, artifacts=("ticket@1",)))
+    order = StartStep(path="[1]/review", attempt=1, agent="a", step=SPEC.steps[0])
+    shop = Workshop(
+        task="go",
+        session="s-w",
+        agents={"a": AgentSpec(name="a")},
+        children=nursery,  # type: ignore[arg-type]
+        artifacts=artifacts,
+        tree=None,
+    )
+    return Attempt(shop, order), order
+
+
+async def begin(entry: j.StepBegun) -> None:
+    pass
+
+
+def test_a_step_that_waits_for_its_summary_can_be_stopped() -> None:
+    """It ends without a session; the summary's goes on as long as another step waits for it, and no longer."""
+
+    async def main() -> None:
+        nursery, shelf = Nursery(), Shelf()
+        await shelf.write(LONG, name="ticket")
+        made = writing(nursery, shelf)
+        pairs = [attempt(nursery, shelf, made) for _ in range(2)]
+        tasks = [asyncio.ensure_future(each.make(order, begin)) for each, order in pairs]
+        await nursery.started.wait()
+        await asyncio.sleep(0)
+        for (each, _), task in zip(pairs, tasks, strict=True):
+            assert not nursery.stopped
+            each.stop("it took too long")
+            ended = await asyncio.wait_for(task, DEADLINE_S)
+            assert ended.outcome == "failed" and ended.failure is not None and ended.failure.code == "cancelled"
+            assert not ended.session
+            await asyncio.sleep(0)
+        (body,) = nursery.bodies
+        assert nursery.stopped == [body.key]
+        # Whoever tries again has another session for it.
+        (again, order) = attempt(nursery, shelf, made)
+        nursery.started.clear()
+        task = asyncio.ensure_future(again.make(order, begin))
+        await nursery.started.wait()
+        nursery.end(nursery.bodies[-1].key, "short")
+        while len(nursery.bodies) < 3:
+            await asyncio.sleep(0)
+        assert "short" in nursery.bodies[-1].task
+        nursery.end(nursery.bodies[-1].key, "reviewed")
+        assert (await task).outcome == "completed"
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE_S * 3))
+
+
+def test_a_summary_is_kept_with_its_source_and_knows_what_it_has_not_read() -> None:
+    """The task of its writer has a bound: beyond that it is told so, and where the rest is."""
+
+    async def summary(agent: AgentSpec, length: int) -> tuple[Stand | None, str, Shelf]:
+        nursery, shelf = Nursery(), Shelf()
+        info = await shelf.write(b"x" * length, name="ticket")
+        task = asyncio.ensure_future(writing(nursery, shelf, agent).of(info, "x" * length))
+        await nursery.started.wait()
+        nursery.end(nursery.bodies[0].key, "short")
+        return await task, nursery.bodies[0].task, shelf
+
+    async def main() -> None:
+        most = summaries.MAX_SUMMARIZED_CHARS
+        stand, task, shelf = await summary(WRITER, most)
+        assert stand == Stand(text="short") and "only the first" not in task
+        kept: list[ArtifactInfo] = [info for info, _ in shelf.kept]
+        assert [(info.name, info.kind, info.sources) for info in kept[1:]] == [
+            ("summary-ticket", "summary", (kept[0].artifact,))
+        ]
+        stand, task, _ = await summary(WRITER, most + 1)
+        assert stand == Stand(text="short")
+        assert f"only the first {most} of its {most + 1} characters" in task
+        assert f'artifact "{kept[0].artifact}" gives you the rest' in task
+        stand, task, _ = await summary(AgentSpec(name="blind"), most + 1)
+        assert stand == Stand(text="short", is_partial=True) and "gives you the rest" not in task
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE_S))
