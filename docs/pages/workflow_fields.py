@@ -121,7 +121,7 @@ MEANINGS = {
     "Compensation.agent": "Who undoes it.",
     "Compensation.task": "What it is told.",
     "Compensation.timeout_s": "Of one attempt.",
-    "Compensation.attempts": "How often it is tried.",
+    "Compensation.attempts": "How often it is tried. Each attempt goes on with the conversation of the one before.",
     "Condition.all": "All of these hold.",
     "Condition.any": "One of these holds.",
     "Condition.none": "None of these holds.",

@@ -25,6 +25,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     compensation: Compensation
+    iteration: int = 0
 
 
 class Saga:
@@ -52,10 +53,10 @@ class Saga:
         """Whether a session undoes something now."""
         return self.current is not None and self.state in ("running", "stopping")
 
-    def add(self, path: str, compensation: Compensation | None) -> None:
+    def add(self, path: str, compensation: Compensation | None, *, iteration: int = 0) -> None:
         """A step has completed."""
         if compensation is not None:
-            self.done.append(Done(path=path, compensation=compensation))
+            self.done.append(Done(path=path, compensation=compensation, iteration=iteration))
 
     def go_on(self, now_ns: int) -> list[WorkflowOrder]:
         """The next one, if it is due and none is under way."""
@@ -66,7 +67,7 @@ class Saga:
         self.state = "running"
         timeout_s = done.compensation.timeout_s
         self.due_ns = None if timeout_s is None else now_ns + round(timeout_s * NS_PER_S)
-        return [Compensate(path=done.path, attempt=self.attempt, compensation=done.compensation)]
+        return [self._order(done)]
 
     def lapse(self, now_ns: int) -> list[WorkflowOrder]:
         """Time has passed."""
@@ -110,6 +111,11 @@ class Saga:
             delay_ns = round(delay_s(BACKOFF, self.attempt, random=entry.jitter) * NS_PER_S)
             self.due_ns = entry.at_ns + delay_ns
 
+    def _order(self, done: Done) -> Compensate:
+        return Compensate(
+            path=done.path, attempt=self.attempt, compensation=done.compensation, iteration=done.iteration
+        )
+
     def _next(self, path: str) -> None:
         self.undone.append(path)
         self.done.pop()
@@ -120,9 +126,7 @@ class Saga:
         done = self.current
         if done is None or not self.is_busy:
             return []
-        orders: list[WorkflowOrder] = [
-            Compensate(path=done.path, attempt=self.attempt, compensation=done.compensation)
-        ]
+        orders: list[WorkflowOrder] = [self._order(done)]
         if self.state == "stopping":
             orders.append(StopStep(path=done.path, attempt=self.attempt, reason="it is not wanted", undo=True))
         return orders

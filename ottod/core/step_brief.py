@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from ottod.protocol.workflows import Output, Step
+from ottod.settings.placeholders import fill_in, placeholders_in
 
 WRITE_TOOL = "artifact_write"
 READ_TOOL = "artifact_read"
@@ -37,13 +38,6 @@ class Handed(msgspec.Struct, frozen=True, kw_only=True):
     is_summary: bool = False
     is_partial: bool = False
     artifact: str = ""
-
-
-def fill_in(text: str, *, task: str, iteration: int) -> str:
-    """A step's task with its placeholders filled in; the workflow's task for a step that has none of its own."""
-    # What the task itself contains is not looked into again.
-    parts = (text or "{{task}}").split("{{task}}")
-    return task.join(part.replace("{{iteration}}", str(iteration)) for part in parts)
 
 
 def answer_output(step: Step) -> Output | None:
@@ -74,7 +68,7 @@ def brief(
 ) -> str:
     """The text that a step's agent is given. `tools` are the agent's; `last_failure` is of the attempt before."""
     parts = [fill_in(step.task, task=task, iteration=iteration).strip()]
-    if "{{task}}" not in step.task and step.task and task.strip():
+    if "task" not in placeholders_in(step.task) and step.task and task.strip():
         parts.append(f"It is a part of this:\n\n{task.strip()}")
     if last_failure:
         parts.append(f"Somebody has tried this before, and failed: {last_failure}")
@@ -90,6 +84,20 @@ def brief(
 def failure_told(message: str, handed_back: str) -> str:
     """What an attempt is told of the one before it, which may have handed back what it had."""
     return f"{message}\n\nWhat they handed back:\n\n{handed_back}" if handed_back else message
+
+
+def undo_brief(text: str, *, path: str, task: str, iteration: int, last_failure: str = "") -> str:
+    """The text that the agent is given who undoes a step."""
+    parts = [
+        fill_in(text, task=task, iteration=iteration),
+        f"What is to be undone is step {path} of a workflow that has failed.",
+    ]
+    if last_failure:
+        parts.append(
+            f"This has been tried before, and failed: {last_failure}\n\nWhat was undone then is undone: look at what"
+            " is left to be done, and do nothing twice."
+        )
+    return "\n\n".join(parts)
 
 
 def _input(handed: Handed, tools: Collection[str]) -> str:

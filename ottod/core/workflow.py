@@ -205,7 +205,7 @@ class WorkflowMachine:
         place.due_ns = None
         if entry.outcome == "completed":
             # Also if it was told to stop: it had done its work by then, and may have to be undone.
-            self.saga.add(place.path, place.node.step.compensate)
+            self.saga.add(place.path, place.node.step.compensate, iteration=place.loop_count)
             self._end(place, "completed")
             return
         place.failure = entry.failure or Failure(code=entry.outcome, message=f"{place.path} was {entry.outcome}")

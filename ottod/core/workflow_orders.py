@@ -49,11 +49,12 @@ class WithdrawLeave(Order, frozen=True, kw_only=True, tag=True):
 
 
 class Compensate(Order, frozen=True, kw_only=True, tag=True):
-    """Let an agent undo a completed step."""
+    """Let an agent undo a completed step. `iteration` is the count of the loop around it, 0 outside of loops."""
 
     path: str
     attempt: int
     compensation: Compensation
+    iteration: int = 0
 
 
 class TellSkipped(Order, frozen=True, kw_only=True, tag=True):

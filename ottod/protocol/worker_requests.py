@@ -58,7 +58,8 @@ class SpawnChild(Wire, frozen=True, kw_only=True, tag="spawn_child"):
     hint: str = ""
     """Without an agent: what it is found by, unless the task is."""
     handoff: str = ""
-    """The call by which the conversation is handed over: the child has all of it that is before."""
+    """The call by which the conversation is handed over: the child has all of it that is before. With `step`: an
+    ended session of the workflow's, whose conversation the child has."""
 
 
 class RecallResearch(Wire, frozen=True, kw_only=True, tag="research.recall"):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from ottod.core.resume import successor
+from ottod.core.resume import heir, successor
 from ottod.core.waits import Wait, Waits
-from ottod.errors import RefusedError
+from ottod.errors import OttoError, RefusedError
 from ottod.protocol.birth import ChildNotice
 from ottod.protocol.requests import StartSession
 from ottod.protocol.worker_requests import SpawnChild, StopChild
@@ -122,9 +122,11 @@ class Children:
     async def _spawn_new(self, parent: Session, body: SpawnChild, key: str) -> Session:
         plan, info = parent.plan, parent.info
         assert plan is not None
-        if body.step:
-            return await self.start(step_request(parent, plan, body, key), parent, body.key)
         heritage: Heritage | None = None
+        if body.step:
+            if body.handoff:
+                heritage = await self._past_of(parent, body.handoff)
+            return await self.start(step_request(parent, plan, body, key), parent, body.key, heritage=heritage)
         if body.handoff:
             check_handoff(parent, plan, body)
             heritage = await self._c.in_thread(self._heritage, parent.id, body)
@@ -152,6 +154,18 @@ class Children:
         told = HANDED_OVER.format(body.agent)
         snapshot = successor(entries, origin=parent_id, call=body.handoff, told=told)
         return Heritage(origin=parent_id, plan=None, snapshot=snapshot)
+
+    async def _past_of(self, parent: Session, ended: str) -> Heritage | None:
+        """The conversation of an ended child, for another one to go on with; None where there is none to be had."""
+        found = await self._c.database.session_by_prefix(ended[:MAX_REASON_CHARS], limit=1)
+        if not found or found[0].session != ended or found[0].parent != parent.id:
+            raise RefusedError(f"{ended[:100]} is no step of {parent.id}", code="refused")
+        try:
+            entries = (await self._c.in_thread(read_history, self._c.sessions_dir / ended)).entries
+            return Heritage(origin=ended, plan=None, snapshot=heir(entries, origin=ended))
+        except OttoError as error:
+            self._c.log(f"nothing is known of how far it came: {error.message}", session=ended)
+            return None
 
     async def _known(self, parent: Session, session_id: str) -> Session:
         """A child that an earlier incarnation asked for. If it has ended, the parent is told again."""

@@ -6,7 +6,6 @@ Whether agents and models exist is the loader's to find out.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
@@ -14,6 +13,7 @@ import msgspec
 from ottod.protocol.workflows import MAX_STEPS, Output, Step, WorkflowInput, WorkflowSpec
 from ottod.settings.json_schema import KEYWORDS, mistakes
 from ottod.settings.nearest import nearest, suggestion
+from ottod.settings.placeholders import PLACEHOLDERS, placeholders_in
 from ottod.settings.units import format_duration
 from ottod.settings.workflow_conditions import condition_findings
 from ottod.settings.workflow_finding import Finding
@@ -34,7 +34,6 @@ from ottod.settings.workflow_tree import (
 from ottod.settings.yaml_source import DataPath
 
 MAX_BLOCK_DEPTH = 16
-PLACEHOLDERS = ("task", "iteration")
 STEP_FIELDS = ("agent", "route", "task", "inputs", "expects", "outputs", "acceptance", "retry", "compensate", "model")
 BLOCK_FIELDS = ("steps", "concurrency", "on_failure", "quorum", "max_iterations", "until", "on_exhausted")
 MODES_OF_FIELDS: dict[str, tuple[str, ...]] = {
@@ -43,7 +42,6 @@ MODES_OF_FIELDS: dict[str, tuple[str, ...]] = {
     "until": ("loop",),
     "on_exhausted": ("loop",),
 }
-_PLACEHOLDER = re.compile(r"\{\{\s*([\w.-]*)\s*\}\}")
 _DEFAULTS = msgspec.structs.asdict(Step(id="default"))
 
 
@@ -189,7 +187,7 @@ def _texts(place: Place) -> Iterator[Finding]:
     if node.compensate is not None:
         texts.append((("compensate", "task"), node.compensate.task))
     for below, text in texts:
-        for word in dict.fromkeys(_PLACEHOLDER.findall(text)):
+        for word in placeholders_in(text):
             here = (*place.path, *below)
             if word not in PLACEHOLDERS:
                 close = nearest(word, PLACEHOLDERS)

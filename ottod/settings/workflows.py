@@ -17,6 +17,7 @@ from ottod.protocol.workflows import ResolvedWorkflow, Step, WorkflowSpec
 from ottod.settings.agents import MAX_AGENT_FILES, AgentFinder, AgentLayer
 from ottod.settings.levels import project_levels, same_owner
 from ottod.settings.nearest import nearest
+from ottod.settings.placeholders import fill_in
 from ottod.settings.policy import is_within, narrow_workflow, project_of
 from ottod.settings.routing import Routing, route, without_mentions
 from ottod.settings.sections import DaemonSettings
@@ -184,9 +185,7 @@ def choose(spec: WorkflowSpec, people: People, *, task: str = "") -> dict[str, R
     """
     whole = without_mentions(task)
     return {
-        place.node.id: route(
-            place.node.task.replace("{{task}}", whole) or whole, people.agents, want=place.node.route
-        )
+        place.node.id: route(fill_in(place.node.task, task=whole, iteration=1), people.agents, want=place.node.route)
         for place in places(spec)
         if isinstance(place.node, Step) and not is_block(place.node) and place.node.route is not None
     }

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, assert_never
 
+from msgspec.structs import replace
+
 from ottod.core.step_brief import failure_told
 from ottod.core.workflow import WorkflowMachine
 from ottod.core.workflow_orders import (
@@ -76,6 +78,8 @@ class WorkflowRun:
         self._failures: dict[str, str] = {}
         self._trees: dict[str, str] = {}
         """Where diffs begin, by path; whoever goes on with another's workflow begins there too."""
+        self._undoing: dict[str, j.CompensationEnded] = {}
+        """The newest attempt to undo each step that has ended."""
         self._skips_noted: set[str] = set()
         self._pending: list[WorkflowOrder] = []
         self._attempts: dict[Key, Attempt] = {}
@@ -103,6 +107,8 @@ class WorkflowRun:
                     self._note_tree(entry)
                 case j.CompensationBegun():
                     self._begun[entry.path, entry.attempt, True] = entry
+                case j.CompensationEnded():
+                    self._note_undoing(entry)
                 case j.StepSkipped():
                     self._skips_noted.add(entry.path)
                 case j.StepEnded() if entry.failure is not None:
@@ -119,6 +125,13 @@ class WorkflowRun:
     def _note_tree(self, entry: j.StepBegun) -> None:
         if entry.tree:
             self._trees.setdefault(entry.path, entry.tree)
+
+    def _note_undoing(self, entry: j.CompensationEnded) -> None:
+        before = self._undoing.get(entry.path)
+        if before is not None and not entry.session:
+            # It came to no session: what is known of how far it has come is still the one's before.
+            entry = replace(entry, session=before.session)
+        self._undoing[entry.path] = entry
 
     async def serve(self, shop: Workshop) -> EndWorkflow | None:
         """Goes on to the end, or until it is suspended. Raises StorageError if the journal fails."""
@@ -193,6 +206,7 @@ class WorkflowRun:
                 )
                 self._link.emit(told)
             case j.CompensationEnded():
+                self._note_undoing(entry)
                 self._link.emit(
                     CompensationEnded(
                         path=entry.path,
@@ -281,6 +295,7 @@ class WorkflowRun:
         attempt = self._attempts[key] = Attempt(self._shop, order)
         begun = self._begun.get(key)
         attempt.begun = begun if isinstance(begun, j.StepBegun) else None
+        attempt.undoing = self._undoing.get(order.path)
         attempt.tree_before = self._trees.get(order.path, "")
         attempt.last_failure = self._failures.get(order.path, "") if order.attempt > 1 else ""
         self._later(work)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
-from ottod.core.step_brief import answer_schema, brief
+from ottod.core.step_brief import answer_schema, brief, undo_brief
 from ottod.core.workflow_orders import Compensate, StartStep
 from ottod.errors import Failure, OttoError, ToolError
 from ottod.protocol import journal as j
@@ -82,6 +82,8 @@ class Attempt:
         """The working directory as the first attempt found it, if there was one before."""
         self.last_failure = ""
         """Of the attempt before, for this one to know."""
+        self.undoing: j.CompensationEnded | None = None
+        """Of a compensation, the attempt before."""
         self.child = ""
         self._stop_reason: str | None = None
         self._is_stopped = asyncio.Event()
@@ -238,13 +240,21 @@ class Attempt:
         outcome: Outcome = "failed"
         failure: Failure | None = None
         try:
-            task = order.compensation.task.replace("{{task}}", self._shop.task)
+            before = self.undoing
             body = SpawnChild(
                 agent=order.compensation.agent,
-                task=f"{task}\n\nWhat is to be undone is step {order.path} of a workflow that has failed.",
+                task=undo_brief(
+                    order.compensation.task,
+                    path=order.path,
+                    task=self._shop.task,
+                    iteration=order.iteration,
+                    last_failure=before.failure.message if before is not None and before.failure is not None else "",
+                ),
                 title=f"undo {order.path}",
                 key=self.key,
                 step=order.path,
+                # It knows what that one did, so that nothing is done twice.
+                handoff=before.session if before is not None else "",
             )
             ended = await self._end_of(await self._start(body))
             outcome, failure = _outcome(order.path, ended.cause)

@@ -11,9 +11,10 @@ from ottod.core.step_brief import (
     answer_schema,
     brief,
     failure_told,
-    fill_in,
+    undo_brief,
 )
 from ottod.protocol.workflows import Output, Step
+from ottod.settings.placeholders import fill_in, placeholders_in
 from tests.core.workflows import step
 
 SCHEMA = {"type": "object", "required": ["verdict"]}
@@ -30,6 +31,18 @@ def test_placeholders_are_filled_in_once() -> None:
         "a {{iteration}} b, again (2)"
     )
     assert fill_in("", task="all", iteration=0) == "all"
+    assert fill_in("Fix {{ task }} {{ iteration}} {{other}}", task="it", iteration=2) == "Fix it 2 {{other}}"
+    assert placeholders_in("{{ task }} {{task}} {{x}}") == ("task", "x")
+
+
+def test_who_undoes_is_told_what_was_tried_before() -> None:
+    text = undo_brief("undo round {{ iteration }} of {{task}}", path="a[2]/b", task="it", iteration=2)
+    assert text.startswith("undo round 2 of it\n\n") and "step a[2]/b" in text and "tried before" not in text
+    assert "failed: it broke" in undo_brief("undo", path="a", task="it", iteration=0, last_failure="it broke")
+
+
+def test_a_task_that_is_named_with_blanks_is_not_said_again() -> None:
+    assert told(step("a", task="Fix {{ task }}")) == "Fix the whole"
 
 
 def test_a_step_without_a_task_has_that_of_the_workflow() -> None:

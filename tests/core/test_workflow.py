@@ -391,6 +391,19 @@ def test_what_is_cancelled_does_not_fail_any_more() -> None:
     assert outcome(bench) == "cancelled" and bench.end is not None and bench.end.undone == ("a",)
 
 
+def test_what_undoes_a_step_knows_the_round_that_it_was_of() -> None:
+    spec = workflow("loop", step("a", compensate=UNDO), step("b", optional=True), max_iterations=2)
+    bench = begun(spec)
+    bench.ended("[1]/a")
+    bench.ended("[1]/b")
+    bench.ended("[2]/a")
+    bench.fail()
+    bench.ended("[2]/b")
+    bench.undo_ended()
+    orders = [order for order in bench.orders if isinstance(order, Compensate)]
+    assert [(order.path, order.iteration) for order in orders] == [("[2]/a", 2), ("[1]/a", 1)]
+
+
 def test_a_compensation_that_fails_is_tried_again_and_the_others_have_their_turn() -> None:
     once = Compensation(agent="undoes", task="undo it", attempts=2)
     bench = begun(workflow("sequential", step("a", compensate=UNDO), step("b", compensate=once), step("c")))

@@ -26,6 +26,7 @@ def test_a_workflow_that_is_killed_comes_to_the_same_end(fails: bool) -> None:
         assert undisturbed.ended[:5] == STEPS and undisturbed.incarnations == 1
         assert undisturbed.outcome == ("failed" if fails else "completed")
         assert undisturbed.undone == (("both/left", "work[2]/build", "work[1]/build", "plan") if fails else ())
+        assert undisturbed.effects.get("undo-plan", 0) == fails, "its effect is had once, in two attempts"
         places = [Place(POINTS[n // 18 % len(POINTS)], n) for n in range(2 + fails * 9, undisturbed.records, 18)]
         lives = list(sweep.live(places))
     wrong = [f"killed {life.place}: {why}" for life in lives for why in what_is_wrong(life, undisturbed)]

@@ -76,8 +76,12 @@ def _call(command: str) -> dict[str, object]:
 def _write_agents(agents: Path) -> None:
     """The user's: a project's may not name variables."""
     agents.mkdir(parents=True, exist_ok=True)
-    for name in ("plan", "build", "left", "right", "undo-plan", "undo-left", "undo-build"):
+    for name in ("plan", "build", "left", "right", "undo-left", "undo-build"):
         _agent(agents, name, _call(f"echo {name} >> {EFFECTS}"), {"text": f"{name} is done"})
+    # It fails once it has had its effect, and is tried again.
+    again: dict[str, object] = {"when": {"user_contains": "tried before"}, "text": "it was undone already"}
+    breaks: dict[str, object] = {"alternatives": [again, {"error": {"status": 400, "message": "it breaks"}}]}
+    _agent(agents, "undo-plan", _call(f"echo undo-plan >> {EFFECTS}"), breaks)
     write: dict[str, object] = {"tools": [{"name": "artifact_write", "arguments": {"name": "review", "file": "r"}}]}
     review = _call(REVIEW.format(effects=EFFECTS))
     _agent(agents, "review", review, write, {"text": "reviewed"}, tools=("shell", "artifact_write"))

@@ -11,6 +11,7 @@ import pytest
 
 from ottod.errors import OttoError
 from ottod.isolation.processes import identify, send_signal
+from ottod.protocol import journal as j
 from ottod.protocol.events import IterationStarted
 from ottod.protocol.specs import Backoff, Budgets
 from ottod.protocol.workflows import Approval, Compensation, Condition, Output, Retry, WorkflowInput
@@ -207,15 +208,17 @@ def test_a_cancelled_workflow_leaves_nothing(daemon: RealDaemon) -> None:
 
 
 def test_what_completed_is_undone_when_the_workflow_fails(daemon: RealDaemon) -> None:
-    """In reverse, once each."""
+    """In reverse, once each; also where somebody fails behind his effect, and goes on in the next attempt."""
     worker(daemon, "doer", "true")
     agent(daemon, "breaker", {"error": {"code": "broken", "message": "it broke"}})
-    for name in ("one", "two"):
-        worker(daemon, f"undo-{name}", f"echo {name} >> undone")
+    worker(daemon, "undo-one", "echo one >> undone")
+    again = {"when": {"user_contains": "tried before, and failed"}, "text": "it was undone already"}
+    then = {"alternatives": [again, {"error": {"status": 400, "message": "no"}}]}
+    agent(daemon, "undo-two", shell("echo two >> undone"), then, tools=["shell"])
     spec = workflow(
         "sequential",
         step("one", "doer", compensate=Compensation(agent="undo-one", task="undo one")),
-        step("two", "doer", compensate=Compensation(agent="undo-two", task="undo two")),
+        step("two", "doer", compensate=Compensation(agent="undo-two", task="undo two of {{ task }}")),
         step("three", "breaker"),
     )
     with daemon.client() as otto:
@@ -223,6 +226,12 @@ def test_what_completed_is_undone_when_the_workflow_fails(daemon: RealDaemon) ->
         result = session.wait(timeout_s=90)
         assert result.cause is not None and result.cause.kind == "failed", result
         assert (daemon.workdir / "undone").read_text() == "two\none\n"
+        undone = [entry for entry in session.journal() if isinstance(entry, j.CompensationEnded)]
+        assert [(e.path, e.attempt, e.outcome) for e in undone] == [
+            ("two", 1, "failed"), ("two", 2, "completed"), ("one", 1, "completed")
+        ]  # fmt: skip
+        first, second = (otto.session(entry.session).info() for entry in undone[:2])
+        assert "undo two of go" in first.task and second.resumed_from == first.session
 
 
 def test_a_step_waits_for_its_approval(daemon: RealDaemon) -> None:
