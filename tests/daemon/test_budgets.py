@@ -6,6 +6,8 @@ import json
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,6 +19,19 @@ from ottod.protocol.specs import Backoff, Budgets, Group, Restart
 from tests.daemon.harness import RealDaemon, running_daemon, wait_for
 
 TRANSIENT = Restart(policy="transient", backoff=Backoff(base_s=0))
+
+
+def at_noon() -> dict[str, str]:
+    """The environment of a place where it is about noon: no test's day ends before the test does."""
+    return {"TZ": f"NOON{time.gmtime().tm_hour - 12:+d}"}
+
+
+@pytest.fixture
+def daemon() -> Iterator[RealDaemon]:
+    with running_daemon(env=at_noon()) as started:
+        yield started
+
+
 LOOK: dict[str, object] = {"name": "fs_list", "arguments": {}}
 
 
@@ -148,7 +163,7 @@ def test_a_budget_may_grow_if_somebody_says_so() -> None:
 
 def test_a_days_budget_outlives_the_daemon() -> None:
     """It is the sum of the ledger since midnight, whoever asks."""
-    with running_daemon({"budgets": {"day": {"tokens": 5000}}}) as daemon:
+    with running_daemon({"budgets": {"day": {"tokens": 5000}}}, env=at_noon()) as daemon:
         model = daemon.script("m", {"text": "done", "usage": {"input_tokens": 1, "output_tokens": 4700}})
         with daemon.client() as otto:
             assert otto.run(spec=daemon.agent(model), task="go", cwd=daemon.workdir).ok

@@ -210,13 +210,14 @@ def test_a_workflow_is_refused_before_it_starts_if_somebody_has_no_script(daemon
     assert caught.value.code == "no_script"
 
 
+@pytest.mark.timeout(300)
 def test_the_demo_of_a_team_looks_at_what_it_claims_and_leaves_nothing(tmp_path: Path) -> None:
     """Verdicts, artifacts, tests before and after, the decision graph; every claim holds; no file stays behind."""
     done = subprocess.run(
         [sys.executable, "-m", "ottoctl", "demo", "team", "--workflow", "plan-implement-review", "--no-keep"],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
         env={**os.environ, "TMPDIR": str(tmp_path), "NO_COLOR": "1"},
     )

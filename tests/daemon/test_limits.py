@@ -31,7 +31,7 @@ def test_a_low_soft_limit_of_open_files_does_not_kill_root() -> None:
             # Blocks while the backlog is full, and is refused as soon as nobody listens any more.
             bare.connect(daemon.endpoint.removeprefix("ipc://"))
         model = daemon.script("fine", {"text": "fine"})
-        with daemon.client(timeout_s=10) as otto:
+        with daemon.client(timeout_s=60) as otto:
             assert otto.run(spec=daemon.agent(model), task="x", cwd=daemon.workdir).ok
     finally:
         for bare in connections:

@@ -7,9 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
-import psutil
 import pytest
 
 from ottoctl.sync import SyncOtto
@@ -181,10 +179,14 @@ def test_the_lock_is_not_inherited(daemon: RealDaemon) -> None:
 
 
 def _open_files(pid: int) -> list[str]:
+    try:
+        fds = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return []  # It has ended meanwhile.
     found = []
-    for fd in Path(f"/proc/{pid}/fd").iterdir() if psutil.pid_exists(pid) else ():
+    for fd in fds:
         try:
-            found.append(os.readlink(fd))
+            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
         except OSError:
             pass
     return found

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from itertools import pairwise
 
 from ottoctl.sync import SyncOtto, SyncSession
@@ -36,6 +38,13 @@ def events_of(otto: SyncOtto, session: SyncSession) -> list[object]:
     found = list(otto.session(session.id).events(follow=False))
     assert [e.seq for e in found] == list(range(1, len(found) + 1))
     return [e.event for e in found]
+
+
+def is_remembered(daemon: RealDaemon, session: SyncSession) -> bool:
+    """Whether another root would find what the session's supervisor knows of its crashes."""
+    with closing(sqlite3.connect(f"file:{daemon.base}/state/otto.db?mode=ro", uri=True)) as database:
+        nodes = database.execute("SELECT node FROM supervision").fetchall()
+    return any(session.id in node for (node,) in nodes)
 
 
 def start(
@@ -131,7 +140,7 @@ def test_backoff_is_not_reset_by_a_restart_of_the_daemon() -> None:
             session = start(daemon, otto, policy="permanent", backoff=Backoff(base_s=8, jitter=0))
             kill_worker(session)
             due_ns = in_state(session, "restarting").restart_due_ns
-            time.sleep(0.2)  # For the row; see above.
+            wait_for("its node's memory is on record", lambda: is_remembered(daemon, session))
         daemon.kill()
         daemon.start()
         with daemon.client() as otto:

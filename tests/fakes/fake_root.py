@@ -74,6 +74,8 @@ class FakeRoot:
         self._identity = b""
         self._next_command = 1
         self._replies: dict[int, Failure | None] = {}
+        self.prelude = ""
+        """What a worker's process does first: Python."""
         self.context_tokens: int | None = None
         """What the model's context holds."""
         self.next_seq = 2
@@ -114,7 +116,7 @@ class FakeRoot:
         self.incarnation += 1
         self.last_word, self._identity = None, b""
         ours, theirs = socket.socketpair()
-        code = f"from ottod.worker.main import run; run({theirs.fileno()}, {self.endpoint!r})"
+        code = f"{self.prelude}\nfrom ottod.worker.main import run; run({theirs.fileno()}, {self.endpoint!r})"
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", "-c", code], pass_fds=(theirs.fileno(),), process_group=0
         )

@@ -23,7 +23,7 @@ from ottod.tools.arguments import decode_arguments
 from ottod.tools.base import FoundDecisions, Tool, ToolContext, ToolOutput
 
 T = TypeVar("T")
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 def run(work: Coroutine[Any, Any, T], *, loop: str = "uvloop") -> T:

@@ -30,8 +30,8 @@ import uvicorn
 from ottod.settings.script import load_script
 from tests.fakes.wire_app import KEY, Recorded, WireApp
 
-START_S = 10.0
-STOP_S = 10.0
+START_S = 60.0
+STOP_S = 60.0
 
 
 class WireServer:

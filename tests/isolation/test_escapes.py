@@ -699,13 +699,12 @@ if len(sys.argv) > 2:
 def test_a_fork_bomb_stays_in_its_call(make_place: Make) -> None:
     """A call has a limit of processes of its own (root's are not counted by the kernel), and all of them end."""
     place = make_place(pids=40)
-    result = run(
-        place.programs.run(
-            [os.path.realpath(sys.executable), "-I", "-S", "-c", _BOMB, "150", "stay"],
-            timeout_s=5,
-            max_output_bytes=1000,
-        )
-    )
+    argv = [os.path.realpath(sys.executable), "-I", "-S", "-c", _BOMB, "150", "stay"]
+    # So many forks take a busy machine its time.
+    for timeout_s in (5, 40):
+        result = run(place.programs.run(argv, timeout_s=timeout_s, max_output_bytes=1000))
+        if result.output:
+            break
     assert result.ended == "timeout"
     assert 20 <= int(result.output) <= 150
     if os.geteuid() != 0:

@@ -28,7 +28,7 @@ from ottod.protocol.results import StopResult
 from ottod.settings.names import BUILTIN_TOOL_NAMES
 from tests.fakes.fake_daemon import NO_ANSWER, FakeDaemon
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 

@@ -139,8 +139,10 @@ def test_it_gets_little_of_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     async def body(client: GatewayClient, _log: list[str]) -> None:
         place = Path(f"/proc/{client.pid}")
-        # At once: the program is executed, and has not yet given itself a title, which takes the place of both.
+        # At once, and stopped where it is: it gives itself a title soon, which takes the place of both.
+        os.kill(client.pid, signal.SIGSTOP)
         given = await until_executed(place)
+        os.kill(client.pid, signal.SIGCONT)
         assert b"PATH=" in given
         assert b"ottod.gateway" in given
         assert b"secret" not in given

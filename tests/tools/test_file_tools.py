@@ -69,7 +69,7 @@ def test_reading_a_fifo_does_not_block(place: SessionPlace) -> None:
     started_at = time.monotonic()
     with pytest.raises(ToolError, match="not a regular file"):
         place.call(FS_READ, '{"path": "fifo"}')
-    assert time.monotonic() - started_at < 2.0
+    assert time.monotonic() - started_at < 10.0
 
 
 def test_writing_creates_and_replaces(place: SessionPlace) -> None:

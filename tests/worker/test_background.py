@@ -15,7 +15,9 @@ from ottod.protocol.worker import DeliverInput, StopTurn
 from tests.fakes.fake_root import FakeRoot
 
 TOOLS = ("process_start", "process_logs", "process_list", "process_stop", "shell")
-CLOCK = "i=0; while :; do echo tick $i; i=$((i+1)); sleep 0.05; done"
+CLOCK = "i=0; while :; do echo tick $i; i=$((i+1)); [ $i = 4 ] && touch ticked; sleep 0.05; done"
+PATIENT = "from ottod.tools import process_tools; process_tools.FIRST_LOOK_S = 6.0"
+"""How soon a program has its first word, or its end, is the machine's affair."""
 
 
 def call(tool: str, **arguments: Any) -> dict[str, Any]:
@@ -24,6 +26,11 @@ def call(tool: str, **arguments: Any) -> dict[str, Any]:
 
 def start(name: str, command: str) -> dict[str, Any]:
     return call("process_start", name=name, command=command)
+
+
+def until_file(name: str, then: str = "") -> dict[str, Any]:
+    """A call that ends when there is a file of that name."""
+    return call("shell", command=f"while [ ! -e {name} ]; do sleep 0.02; done{then}")
 
 
 def outputs(root: FakeRoot) -> list[str]:
@@ -35,7 +42,7 @@ def test_a_process_lives_across_calls_and_turns(root: FakeRoot) -> None:
     """It is started once, read by a cursor in a later turn, listed, stopped, and then there is nothing of it."""
     root.script(
         {"tools": [start("clock", CLOCK)]},
-        {"tools": [call("shell", command="sleep 0.3")]},
+        {"tools": [until_file("ticked")]},
         {"text": "first"},
         {"tools": [call("process_logs", name="clock", cursor=0)]},
         {"tools": [call("process_list")]},
@@ -43,6 +50,7 @@ def test_a_process_lives_across_calls_and_turns(root: FakeRoot) -> None:
         {"tools": [call("process_list")]},
         {"text": "second"},
     )
+    root.prelude = PATIENT
     root.bear(*TOOLS, mode="conversation")
     root.until("the first turn", lambda: len(root.of(TurnCompleted)) == 1)
     assert root.command(DeliverInput(text="go on")) is None
@@ -68,6 +76,7 @@ def test_an_end_is_told_with_its_output(root: FakeRoot) -> None:
         {"tools": [call("process_logs", name="none")]},
         {"text": "done"},
     )
+    root.prelude = PATIENT
     root.bear(*TOOLS)
     assert root.finish().cause.kind == "completed"
     said = outputs(root)
@@ -85,11 +94,11 @@ def test_there_are_bounds(root: FakeRoot) -> None:
         {
             "tools": [
                 start("p0", "sleep 300"),
-                start("flood", "yes word | head -c 3000000; echo; echo end; sleep 300"),
+                start("flood", "yes word | head -c 3000000; echo; echo end; touch flooded; sleep 300"),
             ]
         },
         {"tools": [start("more", "sleep 300")]},
-        {"tools": [call("shell", command="sleep 2")]},
+        {"tools": [until_file("flooded", then="; sleep 1")]},
         {"tools": [call("process_logs", name="flood", cursor=0)]},
         {"tools": [call("process_logs", name="flood")]},
         {"text": "done"},
@@ -152,8 +161,8 @@ def test_no_half_of_a_secret_is_read(root: FakeRoot) -> None:
     """Output is read in pieces that end anywhere; a secret is a mark in one of them, and nothing in the others."""
     token = "printf 'ghp_%s' $(printf 'a1B2%.0s' 1 2 3 4 5 6 7 8 9)"
     root.script(
-        {"tools": [start("talker", f"seq 1 100; {token}; echo; seq 101 200; sleep 60")]},
-        {"tools": [call("shell", command="sleep 0.3")]},
+        {"tools": [start("talker", f"seq 1 100; {token}; echo; seq 101 200; touch talked; sleep 60")]},
+        {"tools": [until_file("talked", then="; sleep 0.3")]},
         *({"tools": [call("process_logs", name="talker", cursor=at)]} for at in (0, 300, 310, 320)),
         {"text": "done"},
     )

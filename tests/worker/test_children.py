@@ -25,6 +25,7 @@ from ottod.protocol.worker_requests import SpawnChild, StopChild
 from tests.fakes.fake_root import FakeRoot
 
 DONE = Cause(kind="completed")
+WORK = {"name": "shell", "arguments": {"command": "while [ ! -e on ]; do sleep 0.05; done"}}
 
 
 def spawn(agent: str = "helper", **arguments: object) -> dict[str, object]:
@@ -147,10 +148,11 @@ def test_such_a_message_outlives_the_process(root_with_children: FakeRoot) -> No
 
 def test_a_child_that_somebody_else_put_there_is_only_waited_for(root: FakeRoot) -> None:
     """Its result is its own: no message, no turn, but the parent does not end before it."""
-    root.script({"tools": [{"name": "shell", "arguments": {"command": "sleep 1"}}]}, {"text": "mine"})
+    root.script({"tools": [WORK]}, {"text": "mine"})
     root.bear("shell")
     root.until_event(ToolStarted)
     root.command(ChildNotice(child="s-guest", agent="guest"))
+    (root.workdir / "on").touch()
     root.until("it waits", lambda: [e.state for e in root.of(SessionStateChanged)][-1:] == ["waiting_children"])
     assert root.last_word is None
     root.command(ChildNotice(child="s-guest", agent="guest", cause=DONE, result="its own"))
@@ -160,10 +162,11 @@ def test_a_child_that_somebody_else_put_there_is_only_waited_for(root: FakeRoot)
 
 def test_a_resumed_parent_waits_again(root: FakeRoot) -> None:
     """Its own work was over; the incarnation that follows waits for what lives, and does nothing else."""
-    root.script({"tools": [{"name": "shell", "arguments": {"command": "sleep 1"}}]}, {"text": "mine"})
+    root.script({"tools": [WORK]}, {"text": "mine"})
     root.bear("shell")
     root.until_event(ToolStarted)
     root.command(ChildNotice(child="s-guest", agent="guest"))
+    (root.workdir / "on").touch()
     root.until("it waits", lambda: [e.state for e in root.of(SessionStateChanged)][-1:] == ["waiting_children"])
     root.kill()
     root.bear("shell", children=(ChildNotice(child="s-guest", agent="guest"),))

@@ -26,7 +26,7 @@ from ottod.protocol.usage import Usage
 from ottod.protocol.worker_requests import AskPermit, Permit, SettlePermit
 from ottod.worker.model_call import Answer, ModelCaller
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 MODELS = tuple(ModelTarget(provider="p", adapter="openai", model=f"m{n}", price_input_usd=1.0) for n in range(2))
 ASKED = (UserMessage(text="x" * 400),)
 

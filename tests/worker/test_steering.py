@@ -81,7 +81,7 @@ def test_a_steer_is_heard_in_the_turn_that_runs(root: FakeRoot) -> None:
 
 def test_a_steer_keeps_a_session_from_ending(root: FakeRoot) -> None:
     """Said while the last answer streams, it is answered before the session ends."""
-    root.script({"text": "0123456789" * 20, "chunk": 4, "delay_ms": 20}, {"text": "heard: ${input}"})
+    root.script({"text": "0123456789" * 20, "chunk": 4, "delay_ms": 50}, {"text": "heard: ${input}"})
     root.bear()
     root.until_event(ContentDelta)
     assert root.command(DeliverInput(text="wait", steer=True)) is None
