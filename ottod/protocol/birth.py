@@ -90,6 +90,8 @@ class Birth(Wire, frozen=True, kw_only=True, tag="birth"):
     """A workflow started it, or whom it handed over to, and gets the whole of its answer."""
     cannot_learn: bool = False
     """Its run would be learned from, if anybody could agree to what follows."""
+    has_begun: bool = False
+    """Its journal holds something, as far as root has heard: a worker that finds nothing must not begin anew."""
     project_notes: bool = False
     """Whether its agent is told what OTTO.md of its project says."""
 

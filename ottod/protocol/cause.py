@@ -25,6 +25,9 @@ CauseKind = Literal[
 COUNTED_AS_CRASH: frozenset[CauseKind] = frozenset({"failed", "crashed", "memory", "hung", "start_failed"})
 """Causes that a restart policy may answer, and that use up a group's allowance (DESIGN §4)."""
 
+BEYOND_RESTART: frozenset[str] = frozenset({"journal_lost", "journal_damaged"})
+"""Codes of failures that every other incarnation would meet as well: nobody is started again for them."""
+
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The typed end of a session.

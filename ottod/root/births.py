@@ -483,6 +483,8 @@ class Births:
             rlimits=tuple(limits_for(self.caps(plan))) if watched else (("CORE", 0),),
             children=children,
             resumes_after=session.lost_to,
+            # Each of these follows from an entry that was written before: a workflow has steps, and no turns.
+            has_begun=bool(info.turn or info.resumed_from or (plan.workflow is not None and children)),
             open_permits=self.open_permits(session.id),
             authorities=all_authorities(
                 plan.spec,

@@ -43,7 +43,7 @@ from ottod.core.supervision import (
     Unparked,
 )
 from ottod.core.supervision_events import KeepDown
-from ottod.protocol.cause import COUNTED_AS_CRASH, Cause, CauseKind
+from ottod.protocol.cause import BEYOND_RESTART, COUNTED_AS_CRASH, Cause, CauseKind
 from ottod.protocol.events import Event, IncarnationExited, SessionState, SessionStateChanged
 from ottod.root.births import Births
 from ottod.root.burials import Burials
@@ -175,7 +175,7 @@ class Groups:
 
     def _lost(self, session: Session, loss: Loss, event: SupervisionEvent, *, has_spoken: bool = False) -> None:
         is_over = session.is_stopping or bool(loss.remaining) or is_final(session, has_spoken=has_spoken)
-        if is_over or not returns(session.info.restart, loss.cause.kind, event):
+        if is_over or not returns(session.info.restart, loss.cause, event):
             # What remains could still write to the journal: the session cannot go on beside it.
             self.end(session, loss)
         else:
@@ -409,8 +409,8 @@ class Groups:
                 above.stopped_below.append(session.id)
             above = None if above.is_top else self._c.table.get(above.info.parent)
         # Whoever could have returned and does not was stopped: to its node that is final.
-        stays = returns(session.info.restart, loss.cause.kind, ChildDeleted(child=session.id))
-        reason: ExitReason = "withdrawn" if stays or session.is_stopping else exit_reason(loss.cause.kind)
+        stays = returns(session.info.restart, loss.cause, ChildDeleted(child=session.id))
+        reason: ExitReason = "withdrawn" if stays or session.is_stopping else exit_reason(loss.cause)
         self._tell(key, ChildExited(child=session.id, reason=reason))
         self._tell(key, ChildDeleted(child=session.id))
         self._nodes.forget(WITHIN + session.id)
@@ -462,11 +462,11 @@ class Groups:
         return member is not None and member.state in ("waiting", "due", "owed", "exited")
 
 
-def exit_reason(kind: CauseKind) -> ExitReason:
+def exit_reason(cause: Cause) -> ExitReason:
     """A cause in OTP's terms."""
-    if kind == "completed":
+    if cause.kind == "completed":
         return "normal"
-    return "error" if kind in COUNTED_AS_CRASH else "withdrawn"
+    return "error" if cause.kind in COUNTED_AS_CRASH and cause.code not in BEYOND_RESTART else "withdrawn"
 
 
 def is_final(session: Session, *, has_spoken: bool) -> bool:
@@ -480,11 +480,11 @@ def is_final(session: Session, *, has_spoken: bool) -> bool:
     return has_spoken or (plan.is_step and session.info.restarts >= MAX_STEP_RESTARTS)
 
 
-def returns(policy: str, kind: CauseKind, event: SupervisionEvent) -> bool:
+def returns(policy: str, cause: Cause, event: SupervisionEvent) -> bool:
     """Whether a session with this policy goes on after its worker was lost to this cause."""
     if isinstance(event, ChildExited) and event.reason == "shutdown":
         return policy == "permanent"
-    reason = exit_reason(kind)
+    reason = exit_reason(cause)
     if reason == "error":
         return policy in ("permanent", "transient")
     return reason == "normal" and policy == "permanent"

@@ -23,10 +23,11 @@ goes on in another file, which begins with a snapshot of all that is in the earl
 exist, so trailing zeros, which some file systems leave after a crash, are a torn tail like any other.
 
 A torn tail is not corruption: it is a write that the crash came before. Opening keeps the longest valid prefix, says
-what it dropped, and puts a copy of the whole file aside first. A bad *file header* is corruption, and an error.
+what it dropped, and puts a copy of the whole file aside first. A bad *file header* is corruption, and an error. So is
+a bad record with a whole one behind it: what is behind has happened, and a tail is not torn in its middle.
 
 An entry is written when `append` returns and durable when `sync` returns. After a failed sync nobody knows what is on
-disk, so the journal takes nothing more. Source: docs/adr/0004-journal-format.md.
+disk, so the journal takes nothing more. Source: docs/adr/0004-journal-format.md, docs/adr/0032-lost-journals.md.
 """
 
 from __future__ import annotations
@@ -53,6 +54,15 @@ VERSION = 1
 FILE_HEADER = struct.Struct("<8sIIQII")
 RECORD_HEADER = struct.Struct("<IIQ")
 MAX_ENTRY_BYTES = 16 * 1024 * 1024
+INDEX_AT = 8
+"""In a record's header."""
+LOST, DAMAGED = "journal_lost", "journal_damaged"
+"""Codes of errors that no other incarnation can mend."""
+MAX_AHEAD = 64
+"""How many records in a row may be damaged for those behind them to be found."""
+MAX_LOOKS = 256
+"""At places that may be the next record's."""
+LOST_MEND = "put it back from a copy of yours, if there is one, then `ottoctl resume` the session; or start anew"
 HEADER_MEND = "move the file away and restore it from a copy; the session's events are still in the ring"
 
 _encoder = msgspec.msgpack.Encoder()
@@ -75,8 +85,6 @@ class JournalRecovery(msgspec.Struct, frozen=True, kw_only=True):
         """One line for people."""
         if not self.is_repaired:
             return f"{self.entries} entries, intact"
-        if not self.dropped_bytes:
-            return self.reason
         return (
             f"{self.entries} entries kept, {self.dropped_bytes} bytes behind them dropped ({self.reason}); "
             f"the original is {self.aside}"
@@ -106,13 +114,17 @@ class Journal:
     def open(cls, path: str | os.PathLike[str], *, session_key: int, create: bool) -> Journal:
         """Opens the journal for writing, repairing a torn tail; `create` makes it if it is not there.
 
-        Raises: StorageError if it cannot be read, is no journal, or another session's; RefusedError if another
-        process writes to it.
+        Raises: StorageError if it cannot be read, is no journal, or another session's, with code `journal_damaged`
+        if something in it is, and, unless `create`, `journal_lost` if it holds no entry: nothing is changed then.
+        RefusedError if another process writes to it.
         """
         path = Path(path)
         flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
         try:
             fd = os.open(path, flags, 0o600)
+        except FileNotFoundError as error:
+            code = "" if create else LOST
+            raise StorageError(f"there is no journal {path}: {error.strerror}", code=code, mend=LOST_MEND) from error
         except OSError as error:
             raise StorageError(f"cannot open the journal {path}: {error.strerror}") from error
         try:
@@ -133,14 +145,18 @@ class Journal:
             ) from error
         try:
             data = _read_all(fd)
-            if len(data) < FILE_HEADER.size:
-                return cls._begin(path, fd, session_key, data, create=create)
-            check_file_header(data, path, session_key=session_key)
-            entries, end, reason = scan(data)
+            if len(data) < FILE_HEADER.size and create:
+                return cls._begin(path, fd, session_key, data)
+            entries, end, reason = list[JournalEntry](), 0, ""
+            if len(data) >= FILE_HEADER.size:
+                check_file_header(data, path, session_key=session_key)
+                entries, end, reason = scan(data, path)
+            if not (entries or create):
+                raise StorageError(f"the journal {path} has lost all that it held", code=LOST, mend=LOST_MEND)
             recovery = JournalRecovery(entries=len(entries))
             number = FILE_HEADER.unpack_from(data)[2]
             if number and not (entries and isinstance(entries[0], Snapshot)):
-                raise StorageError(f"the journal {path} has lost what it begins with", mend=HEADER_MEND)
+                raise StorageError(f"the journal {path} has lost what it begins with", code=DAMAGED, mend=LOST_MEND)
             if end < len(data):
                 recovery = _cut(path, fd, end, len(data), len(entries), reason)
             _undo_rotation(path, fd, number)
@@ -151,12 +167,12 @@ class Journal:
         return journal
 
     @classmethod
-    def _begin(cls, path: Path, fd: int, session_key: int, found: bytes, *, create: bool) -> Journal:
+    def _begin(cls, path: Path, fd: int, session_key: int, found: bytes) -> Journal:
         """A new file, or one that the crash came before the header was whole."""
         head = file_header(session_key, number=0)
         if not head.startswith(found.rstrip(b"\0")):
             raise StorageError(f"{path} is not this session's journal", mend=HEADER_MEND)
-        recovery = JournalRecovery(reason="" if create else "the journal was empty")
+        recovery = JournalRecovery()
         if found:
             recovery = _cut(path, fd, 0, len(found), 0, "the file header was not whole")
         _write_all(fd, head)
@@ -270,7 +286,7 @@ def parse_file(path: Path, data: bytes) -> tuple[int, list[JournalEntry]]:
     if len(data) < FILE_HEADER.size and MAGIC.startswith(data[: len(MAGIC)].rstrip(b"\0")):
         return 0, []  # It is being made.
     check_file_header(data, path)
-    return FILE_HEADER.unpack_from(data)[2], scan(data)[0]
+    return FILE_HEADER.unpack_from(data)[2], scan(data, path)[0]
 
 
 def file_header(session_key: int, *, number: int) -> bytes:
@@ -318,34 +334,64 @@ def check_file_header(data: bytes, path: Path, *, session_key: int | None = None
         raise StorageError(f"the journal {path} belongs to another session", mend=mend)
 
 
-def scan(data: bytes) -> tuple[list[JournalEntry], int, str]:
+def scan(data: bytes, path: Path) -> tuple[list[JournalEntry], int, str]:
     """The whole records from the start, the byte behind the last of them, and what is wrong there.
 
-    Raises: StorageError for a whole record of an unknown kind.
+    Raises: StorageError for a whole record of an unknown kind, and for one behind what is wrong.
     """
     entries: list[JournalEntry] = []
-    at = FILE_HEADER.size
+    at, wrong = FILE_HEADER.size, ""
     while at < len(data):
-        if len(data) - at < RECORD_HEADER.size:
-            return entries, at, "a record header was cut"
-        crc, length, index = RECORD_HEADER.unpack_from(data, at)
-        stop = at + RECORD_HEADER.size + length
-        if length == 0 or length > MAX_ENTRY_BYTES:
-            return entries, at, "no record begins there"
-        if stop > len(data):
-            return entries, at, "a record was cut"
-        if zlib.crc32(data[at + 4 : stop]) != crc or index != len(entries):
-            return entries, at, "a record is damaged"
+        stop, wrong = _end_of_record(data, at, len(entries))
+        if wrong:
+            break
         try:
             entries.append(_decoder.decode(data[at + RECORD_HEADER.size : stop]))
         except UNDECODABLE as error:
             # The checksum holds, so this is what was written: by a later version. Cutting it off would lose it.
             raise StorageError(
-                f"record {index} of the journal is of a kind that this version does not know",
+                f"record {len(entries)} of the journal is of a kind that this version does not know",
                 mend="use the version of ottod that wrote it, or a newer one",
             ) from error
         at = stop
-    return entries, at, ""
+    if wrong and (behind := _find_record(data, at, len(entries) + 1)):
+        raise StorageError(
+            f"the journal {path} is damaged at byte {at}, record {len(entries)}, and goes on at byte {behind}",
+            code=DAMAGED,
+            mend=LOST_MEND,
+        )
+    return entries, at, wrong
+
+
+def _end_of_record(data: bytes, at: int, wanted: int) -> tuple[int, str]:
+    """Where the record at this byte ends, if it is whole and has the wanted index; else what is wrong with it."""
+    if len(data) - at < RECORD_HEADER.size:
+        return 0, "a record header was cut"
+    crc, length, index = RECORD_HEADER.unpack_from(data, at)
+    stop = at + RECORD_HEADER.size + length
+    if length == 0 or length > MAX_ENTRY_BYTES:
+        return 0, "no record begins there"
+    if stop > len(data):
+        return 0, "a record was cut"
+    if zlib.crc32(memoryview(data)[at + 4 : stop]) != crc or index != wanted:
+        return 0, "a record is damaged"
+    return stop, ""
+
+
+def _find_record(data: bytes, at: int, first: int) -> int:
+    """Where, behind this byte, a whole record with an index from `first` on begins; 0 if nowhere.
+
+    It is looked for by its index, since of a damaged record the length may be wrong as well.
+    """
+    looks = 0
+    for index in range(first, first + MAX_AHEAD):
+        found, pattern = at, struct.pack("<Q", index)
+        while looks < MAX_LOOKS and (found := data.find(pattern, found + 1)) >= 0:
+            looks += 1
+            begin = found - INDEX_AT
+            if begin > at and not _end_of_record(data, begin, index)[1]:
+                return begin
+    return 0
 
 
 def _undo_rotation(path: Path, fd: int, number: int) -> None:

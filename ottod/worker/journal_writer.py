@@ -64,12 +64,12 @@ class JournalWriter:
 
     @classmethod
     def open(cls, birth: Birth) -> JournalWriter:
-        """Opens the session's journal, or creates it if it is not there; may read for long.
+        """Opens the session's journal, or creates it for one that has not begun; may read for long.
 
         Raises: StorageError if it cannot be read; RefusedError if another process still writes to it.
         """
         path = Path(birth.session_dir) / NAME
-        journal = Journal.open(path, session_key=session_key(birth.session), create=True)
+        journal = Journal.open(path, session_key=session_key(birth.session), create=not birth.has_begun)
         return cls(
             journal,
             is_synced=birth.journal_sync == "always",

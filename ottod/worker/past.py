@@ -15,7 +15,7 @@ from ottod.worker.link import Link
 async def open_past(birth: Birth, link: Link) -> tuple[JournalWriter, Restored]:
     """Opens the session's journal and says what it amounts to; what is strange about it is a warning.
 
-    Raises: StorageError if it cannot be read.
+    Raises: StorageError if it cannot be read, or if it has lost what it held of a session that has begun.
     """
     try:
         if birth.incarnation == 1:
@@ -37,6 +37,6 @@ async def open_past(birth: Birth, link: Link) -> tuple[JournalWriter, Restored]:
         link.emit(LogWarning(message=journal.recovery, code="journal_repaired"))
     restored = journal.restored()
     if birth.incarnation > 1 and not restored.has_begun:
-        text = "the session has no journal: its earlier process was lost before it began, or somebody removed it"
+        text = "the session has no journal: its earlier process was lost before it began"
         link.emit(LogWarning(message=text, code="journal_missing"))
     return journal, restored

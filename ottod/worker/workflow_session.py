@@ -106,7 +106,8 @@ class WorkflowRunner:
             return await self._live()
         except StorageError as error:
             self._link.emit(LogError(message=error.message, code=error.code))
-            return self._exit(Cause(kind="failed", message=error.message, code=error.code))
+            mend = f" ({error.mend})" if error.mend else ""
+            return self._exit(Cause(kind="failed", message=error.message + mend, code=error.code))
         except OttoError as error:
             mend = f" ({error.mend})" if error.mend else ""
             return await self._close(Cause(kind="failed", message=error.message + mend, code=error.code))

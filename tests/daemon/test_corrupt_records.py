@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
+from ottod.protocol.events import SessionExited, TurnStarted
 from ottod.protocol.specs import Backoff
 from tests.daemon.harness import RealDaemon, wait_for
-from tests.daemon.test_restarts import in_state, kill_worker, start
+from tests.daemon.test_restarts import events_of, in_state, kill_worker, start
 
 NO_CODE = b"\xc1"
 """What no msgpack begins with."""
@@ -36,7 +38,8 @@ def test_a_root_comes_up_over_every_kind_of_damaged_record(daemon: RealDaemon) -
         for session in (*planless, *nameless, strange):
             in_state(session, "running")
         pid = sibling.info().pid
-        written = "SELECT 1 FROM incarnations WHERE session = ? AND cause IS NOT NULL"
+        written = "SELECT 1 FROM incarnations JOIN supervision ON node = 'above:' || session"
+        written += " WHERE session = ? AND cause IS NOT NULL"
         wait_for("their ends are written", lambda: all(rows(daemon, written, session.id) for session in due))
     daemon.kill()
     for n, damage in enumerate((NO_CODE, NO_TEXT)):
@@ -60,3 +63,18 @@ def test_a_root_comes_up_over_every_kind_of_damaged_record(daemon: RealDaemon) -
         assert daemon.log.count("its plan cannot be read") == 2
         assert daemon.log.count("its allowance is fresh") == 2
         assert daemon.log.count("it begins closed") == 2
+
+
+def test_a_session_whose_journal_is_lost_fails_once(daemon: RealDaemon) -> None:
+    """However often it would be restarted: another incarnation would find no more. What it did is not done again."""
+    with daemon.client() as otto:
+        session = start(daemon, otto, policy="permanent", backoff=Backoff(base_s=1, jitter=0))
+        wait_for("it has begun", lambda: session.info().turn == 1)
+        kill_worker(session)
+        in_state(session, "restarting")
+        Path(session.info().journal).unlink()
+        info = in_state(session, "ended")
+        assert info.cause is not None and (info.cause.kind, info.cause.code) == ("failed", "journal_lost")
+        assert info.incarnation == 2 and info.restarts == 1
+        kinds = [type(event) for event in events_of(otto, session)]
+        assert kinds.count(SessionExited) == 1 and kinds.count(TurnStarted) == 1

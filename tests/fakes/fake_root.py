@@ -110,6 +110,7 @@ class FakeRoot:
         env: Mapping[str, str] | None = None,
         journal_file_bytes: int = 16 * 1024 * 1024,
         project_notes: bool = False,
+        has_begun: bool = False,
         **spec: Any,
     ) -> None:
         """Starts the next incarnation. `after` is what the one before ended of."""
@@ -147,6 +148,7 @@ class FakeRoot:
             env={"PATH": os.environ["PATH"], **(env or {})},
             journal_file_bytes=journal_file_bytes,
             project_notes=project_notes,
+            has_begun=has_begun,
             session_dir=str(self.session_dir),
             priority="normal",
             orphan_grace_s=orphan_grace_s,

@@ -84,11 +84,11 @@ def test_truncated_at_every_byte(path: Path) -> None:
     for length in range(len(data) + 1):
         path.write_bytes(data[:length])
         assert read_journal(path) == ENTRIES[: sum(end <= length for end in lengths[1:])]
-        journal = Journal.open(path, session_key=KEY, create=False)
+        journal = Journal.open(path, session_key=KEY, create=True)
         kept = sum(end <= length for end in lengths[1:])
         assert journal.entries == ENTRIES[:kept]
         whole = length in lengths
-        assert journal.recovery.is_repaired == (not whole), length
+        assert journal.recovery.is_repaired == bool(not whole and length), length
         if not whole and length:
             start = max((end for end in lengths if end <= length), default=0)
             assert journal.recovery.dropped_bytes == length - start
@@ -100,9 +100,34 @@ def test_truncated_at_every_byte(path: Path) -> None:
         assert read_journal(path) == [*ENTRIES[:kept], ENTRIES[1]]
 
 
-@pytest.mark.parametrize("which", [0, 3, len(ENTRIES) - 1])
-def test_every_bit_of_a_record_flipped(path: Path, which: int) -> None:
+@pytest.mark.parametrize("which", [0, 3, len(ENTRIES) - 2])
+def test_every_bit_of_a_record_with_others_behind_it_flipped(path: Path, which: int) -> None:
+    """A tail is not torn in its middle: an error that names the place, and the file is left as it is."""
+    lengths = write(path, ENTRIES)
+    data = path.read_bytes()
+    for bit in range(8 * lengths[which], 8 * lengths[which + 1]):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        for look in (read_journal, lambda path: Journal.open(path, session_key=KEY, create=True)):
+            with pytest.raises(StorageError, match=f"at byte {lengths[which]}, record {which},") as caught:
+                look(path)
+            assert caught.value.code == "journal_damaged" and caught.value.mend
+        assert path.read_bytes() == bytes(damaged) and len(list(path.parent.iterdir())) == 1
+
+
+def test_several_damaged_records_do_not_hide_those_behind_them(path: Path) -> None:
+    """A block of the disk is larger than a record."""
+    lengths = write(path, ENTRIES)
+    data = path.read_bytes()
+    path.write_bytes(data[: lengths[1]] + bytes(lengths[-2] - lengths[1]) + data[lengths[-2] :])
+    with pytest.raises(StorageError, match=f"goes on at byte {lengths[-2]}"):
+        read_journal(path)
+
+
+def test_every_bit_of_the_last_record_flipped(path: Path) -> None:
     """Everything before the record is kept, the rest is dropped, said and put aside."""
+    which = len(ENTRIES) - 1
     lengths = write(path, ENTRIES)
     data = path.read_bytes()
     for bit in range(8 * lengths[which], 8 * lengths[which + 1]):
@@ -160,12 +185,21 @@ def test_originals_are_kept_apart_by_number(path: Path) -> None:
     assert all(Path(a).stat().st_mode & 0o777 == 0o600 for a in asides)
 
 
-def test_an_empty_file_is_said_when_it_was_expected_to_exist(path: Path) -> None:
-    """Never a fresh start in silence."""
-    path.touch()
-    journal = Journal.open(path, session_key=KEY, create=False)
-    assert journal.recovery.is_repaired and "empty" in journal.recovery.describe()
-    journal.close()
+@pytest.mark.parametrize("left", [None, 0, 20, FILE_HEADER.size, FILE_HEADER.size + 20])
+def test_a_journal_that_holds_nothing_is_refused_when_it_was_expected_to_hold_something(
+    path: Path, left: int | None
+) -> None:
+    """Never a fresh start, and what there is stays as it is."""
+    write(path, ENTRIES[:1])
+    if left is None:
+        path.unlink()
+    else:
+        os.truncate(path, left)
+    with pytest.raises(StorageError) as caught:
+        Journal.open(path, session_key=KEY, create=False)
+    assert caught.value.code == "journal_lost" and caught.value.mend
+    assert (path.stat().st_size if path.exists() else None) == left
+    assert len(list(path.parent.iterdir())) == (left is not None)
 
 
 def test_files_that_are_no_journal_of_this_session_are_refused(path: Path) -> None:
@@ -200,7 +234,7 @@ def test_a_second_writer_is_refused_and_a_child_does_not_inherit_the_lock(path: 
     assert fcntl.fcntl(journal._fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False) as child:
         journal.close()
-        Journal.open(path, session_key=KEY, create=False).close()
+        Journal.open(path, session_key=KEY, create=True).close()
         child.communicate(b"\n", timeout=30)
     assert child.returncode == 0
 

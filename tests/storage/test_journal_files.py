@@ -122,12 +122,15 @@ def test_a_next_file_without_its_beginning_is_an_error(tmp_path: Path) -> None:
     """Never a fresh start: without the snapshot nobody knows what the session was. The file stays as it is."""
     path = tmp_path / "journal"
     write(path, entries(4), rotate_at=(2,))
-    data = bytearray(path.read_bytes())
-    data[60] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(StorageError, match="lost what it begins with"):
-        Journal.open(path, session_key=KEY, create=True)
-    assert path.read_bytes() == data
+    whole = path.read_bytes()
+    for data, said in (
+        (whole[:60], "lost what it begins with"),
+        (whole[:60] + b"!" + whole[61:], "damaged at byte 32, record 0,"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(StorageError, match=said) as caught:
+            Journal.open(path, session_key=KEY, create=True)
+        assert caught.value.code == "journal_damaged" and path.read_bytes() == data
 
 
 def test_a_compressed_file_cut_or_flipped_anywhere_is_an_error(tmp_path: Path) -> None:

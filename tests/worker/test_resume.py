@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from ottod.core.resume import UNKNOWN, heir, restore
 from ottod.core.turn import is_valid_conversation
 from ottod.ids import session_key
 from ottod.protocol import journal as j
+from ottod.protocol.cause import BEYOND_RESTART
 from ottod.protocol.events import (
     CheckpointWritten,
     ContentDelta,
@@ -26,7 +31,7 @@ from ottod.protocol.events import (
 from ottod.protocol.model import AssistantMessage, ModelResponse, Text, ToolCall, ToolResult
 from ottod.protocol.usage import Usage
 from ottod.protocol.worker import DeliverInput, StopTurn
-from ottod.storage.journal import Journal
+from ottod.storage.journal import FILE_HEADER, RECORD_HEADER, Journal
 from tests.fakes.fake_root import FakeRoot
 
 SLEEP = {"tools": [{"name": "shell", "arguments": {"command": "echo ran >> ran; sleep 300"}}]}
@@ -276,6 +281,47 @@ def test_a_journal_that_cannot_be_read_ends_the_session(root: FakeRoot, damage: 
     word = root.finish()
     assert word.cause.kind == "failed" and word.cause.code == "storage" and str(path) in word.cause.message
     assert path.read_bytes() == before and not root.of(TurnStarted)
+
+
+def flip(path: Path, record: int) -> None:
+    """One bit in the middle of a record."""
+    data, at = bytearray(path.read_bytes()), FILE_HEADER.size
+    for _ in range(record):
+        at += RECORD_HEADER.size + RECORD_HEADER.unpack_from(data, at)[1]
+    data[at + RECORD_HEADER.size + 3] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "unlinked": (Path.unlink, "journal_lost"),
+    "emptied": (lambda path: os.truncate(path, 0), "journal_lost"),
+    "cut in its header": (lambda path: os.truncate(path, 20), "journal_lost"),
+    "cut behind its header": (lambda path: os.truncate(path, 32), "journal_lost"),
+    "a bit of its first record": (lambda path: flip(path, 0), "journal_damaged"),
+    "a bit in its middle": (lambda path: flip(path, 3), "journal_damaged"),
+}
+
+
+@pytest.mark.parametrize(("damage", "code"), DAMAGE.values(), ids=DAMAGE)
+def test_a_journal_that_has_lost_what_was_done_is_not_begun_anew(
+    root: FakeRoot, damage: Callable[[Path], None], code: str
+) -> None:
+    """A session that has begun never begins its task anew: what it has paid for and done would come twice."""
+    call = {"name": "shell", "arguments": {"command": "echo x >> ran"}}
+    root.script({"tools": [call]}, {"text": "one"}, {"tools": [call]}, {"text": "two"})
+    root.bear("shell", mode="conversation")
+    root.until_event(SessionStateChanged, state="idle")
+    root.kill()
+    path = root.session_dir / "journal"
+    damage(path)
+    before = path.read_bytes() if path.exists() else None
+    root.bear("shell", mode="conversation", has_begun=True)
+    word = root.finish()
+    assert (word.cause.kind, word.cause.code) == ("failed", code) and str(path) in word.cause.message
+    assert "ottoctl resume" in word.cause.message and code in BEYOND_RESTART
+    assert [e.turn for e in root.of(TurnStarted)] == [1]
+    assert (root.workdir / "ran").read_text() == "x\n"
+    assert (path.read_bytes() if path.exists() else None) == before, "what is left of it is left as it is"
 
 
 def test_a_process_that_died_before_it_began_leaves_nothing_to_resume(root: FakeRoot) -> None:
