@@ -562,7 +562,7 @@ class Past:
         }
         self.measures = [Measure(count=count, tokens=tokens) for count, tokens in entry.measures]
         self.anew_at = entry.anew_at
-        self.workflow = list(entry.workflow)
+        self.workflow, self.deliveries = list(entry.workflow), list(entry.deliveries)
         self.heard = Heard(entry.heard)
         self.asked = {asked.key: asked for asked in entry.asked}
         self.text_answers = entry.text_answers
