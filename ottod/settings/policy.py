@@ -145,7 +145,10 @@ def _isolation(given: Isolation, settings: DaemonSettings, project: Path, home: 
         files=_layer("files", given.files, settings.isolation.files, notes),
         network=_layer("network", given.network, settings.isolation.network, notes),
         syscalls=_layer("syscalls", given.syscalls, settings.isolation.syscalls, notes),
-        read_paths=_paths("read_paths", given.read_paths, settings.project_may.read_paths, project, home, notes),
+        read_paths=_paths(
+            "read_paths", given.read_paths, (str(project), *settings.project_may.read_paths), project, home, notes
+        ),
+        # Within the project too: to grant a place there lifts the protection of `.git` and `.otto` below it.
         write_paths=_paths("write_paths", given.write_paths, settings.project_may.write_paths, project, home, notes),
     )
 
@@ -160,7 +163,7 @@ def _layer(name: str, given: Layer, floor: Layer, notes: list[str]) -> Layer:
 def _paths(
     field: str, given: tuple[str, ...], allowed: tuple[str, ...], project: Path, home: Path, notes: list[str]
 ) -> tuple[str, ...]:
-    granted = [project, *(_absolute(path, home, home) for path in allowed)]
+    granted = [_absolute(path, home, home) for path in allowed]
     kept = []
     for path in given:
         absolute = _absolute(path, project, home)

@@ -210,6 +210,15 @@ def test_a_project_only_narrows(world: World) -> None:
     )
 
 
+@pytest.mark.parametrize("path", [".", ".git", ".git/hooks", ".otto", "vendor", "OTTO.md", "../work"])
+def test_a_project_lifts_no_protection_of_its_own(world: World, path: str) -> None:
+    """Its files are writable as far as they may be; what its agent file grants would be `.git`, `.otto` and OTTO.md."""
+    world.agent(world.repo, "wide.yml", f"isolation: {{write_paths: [{path}]}}\n")
+    entry = world.finder().find("wide")
+    assert entry.spec is not None and entry.spec.isolation.write_paths == ()
+    assert entry.notes == (f"isolation.write_paths: {path} dropped; project_may.write_paths does not allow it",)
+
+
 def test_the_daemons_file_can_allow_more(world: World) -> None:
     """What project_may grants is granted, and no more; a provider's key is never."""
     world.agent(world.repo, "wide.yml", WIDE)
