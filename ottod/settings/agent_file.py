@@ -25,6 +25,7 @@ from ottod.settings.models import resolve_name
 from ottod.settings.names import BUILTIN_TOOL_NAMES
 from ottod.settings.nearest import nearest, suggestion
 from ottod.settings.permission_rules import check_rules, placed_rules
+from ottod.settings.rules import unbounded_restarts
 from ottod.settings.sections import DaemonSettings, IsolationSettings
 from ottod.settings.spec_source import spec_source
 from ottod.settings.text_file import decode_text, read_bytes
@@ -233,6 +234,9 @@ def _check_meaning(
             ("restart", "backoff", "base_s"),
             f"write `max_s: {backoff.base_s:g}` or more, or a smaller base_s",
         )
+    unbounded = unbounded_restarts(spec.group.max_restarts, spec.group.period_s)
+    if unbounded is not None:
+        wrong(f"group: {unbounded[0]}", ("group", "max_restarts"), unbounded[1])
     _check_hosts(spec, wrong)
     if spec.git.author and not _AUTHOR.match(spec.git.author):
         wrong(f"git.author is no author: {spec.git.author!r}", ("git", "author"), "write `Name <name@example.org>`")

@@ -11,7 +11,7 @@ from msgspec import Meta
 from ottod.protocol.requests import MAX_CREDIT_BYTES
 from ottod.protocol.specs import Count, Layer, Name, PermissionRule, PositiveCount, PositiveSeconds, Preset, Seconds
 from ottod.settings.hosts import parse_local, parse_pattern
-from ottod.settings.rules import Contradiction
+from ottod.settings.rules import Contradiction, unbounded_restarts
 
 Adapter = Literal["scripted", "anthropic", "openai"]
 Price = Annotated[float, Meta(ge=0)]
@@ -126,6 +126,11 @@ class SupervisionSettings(Section, frozen=True, kw_only=True):
     """Restarts within `period_s`; one more parks the session until `ottoctl session unpark`."""
     period_s: PositiveSeconds = 60.0
     """The window in which restarts are counted."""
+
+    def __post_init__(self) -> None:
+        wrong = unbounded_restarts(self.max_restarts, self.period_s)
+        if wrong is not None:
+            raise Contradiction(f"supervision: {wrong[0]}", field="max_restarts", mend=wrong[1])
 
 
 class DayBudget(Section, frozen=True, kw_only=True):

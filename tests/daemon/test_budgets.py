@@ -182,7 +182,7 @@ def test_a_tree_is_never_over_whoever_is_killed() -> None:
         model, quick = looping(daemon, delay_ms=20), daemon.script("quick", {"text": "ready"})
         with daemon.client() as otto:
             top = otto.start(
-                spec=daemon.agent(quick, budgets=Budgets(tokens=limit), group=Group(max_restarts=1000)),
+                spec=daemon.agent(quick, budgets=Budgets(tokens=limit), group=Group(max_restarts=500)),
                 task="wait",
                 cwd=daemon.workdir,
                 mode="conversation",

@@ -41,7 +41,7 @@ def lasting(daemon: RealDaemon, model: str, *tools: str, policy: str = "transien
         model,
         *tools,
         restart=Restart(policy=policy, backoff=SOON),  # type: ignore[arg-type]
-        group=Group(max_restarts=100, period_s=1.0),
+        group=Group(max_restarts=100, period_s=60.0),
     )
 
 

@@ -139,6 +139,15 @@ WRONG = [
         )
         for key in ("read_paths", "write_paths")
     ),
+    *(
+        (
+            "a.yml",
+            f"group: {{max_restarts: {count}, period_s: {period}}}\n",
+            f"1:23: group: {count} restarts in {period} s is no limit: nothing crashes more often than that",
+            "write what is too often, such as `max_restarts: 3` and `period_s: 60s`; 0 allows no restart",
+        )
+        for count, period in (("10000", "0.001"), ("1000", "5"), ("1", "0.05"))
+    ),
     ("a.yml", "limits: {max_concurrent: {shel: 1}}\n", "1:33: a cap for the unknown tool 'shel'", None),
     ("a.yml", "name: b\n", "1:7: name 'b' differs from the file's name 'a'", "make them equal"),
     (

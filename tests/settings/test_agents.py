@@ -212,7 +212,7 @@ def test_a_project_only_narrows(world: World) -> None:
 
 @pytest.mark.parametrize("path", [".", ".git", ".git/hooks", ".otto", "vendor", "OTTO.md", "../work"])
 def test_a_project_lifts_no_protection_of_its_own(world: World, path: str) -> None:
-    """Its files are writable as far as they may be; what its agent file grants would be `.git`, `.otto` and OTTO.md."""
+    """Its files are writable already; what its agent file would grant are `.git`, `.otto` and OTTO.md."""
     world.agent(world.repo, "wide.yml", f"isolation: {{write_paths: [{path}]}}\n")
     entry = world.finder().find("wide")
     assert entry.spec is not None and entry.spec.isolation.write_paths == ()

@@ -80,6 +80,11 @@ WRONG = [
         for key in ("read_paths", "write_paths")
     ),
     (
+        "supervision: {max_restarts: 1000, period_s: 5}\n",
+        "1:29: supervision: 1000 restarts in 5 s is no limit: nothing crashes more often than that",
+        "write what is too often, such as `max_restarts: 3` and `period_s: 60s`; 0 allows no restart",
+    ),
+    (
         "permissions: {rules: [{effect: allow, command: ''}]}\n",
         "1:48: an empty command is no condition",
         "leave the key out to match everything",
