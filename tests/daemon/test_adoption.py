@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 
+import psutil
 import pytest
 
 from ottoctl.sync import SyncSession
@@ -21,6 +25,7 @@ from ottod.protocol.requests import StopDaemon, UpgradeDaemon
 from ottod.protocol.specs import Backoff, Restart
 from tests.daemon.harness import RealDaemon, running_daemon, wait_for
 
+PR_SET_CHILD_SUBREAPER = 36
 STREAM = {"stream": {"events": 100_000, "rate_hz": 100, "text_bytes": 40}}
 
 
@@ -125,9 +130,26 @@ def test_a_session_that_ends_while_root_is_away_says_so_to_the_next(daemon: Real
     stream_of(daemon, session.id)
 
 
-def test_a_worker_without_a_root_goes_by_itself() -> None:
-    """After the orphan grace a worker ends, tools and all; the next root ends its session as daemon_stop."""
-    with running_daemon({"sessions": {"orphan_grace_s": 0.5}}) as daemon:
+@contextlib.contextmanager
+def subreaper() -> Iterator[None]:
+    """Orphans come to this process meanwhile, as they do to a user's service manager, and not to process 1."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    assert prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    before = {child.pid for child in psutil.Process().children()}
+    try:
+        yield
+    finally:
+        prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        for child in psutil.Process().children():
+            if child.pid not in before:
+                os.waitpid(child.pid, 0)
+
+
+@pytest.mark.parametrize("parent", [contextlib.nullcontext, subreaper])
+def test_a_worker_without_a_root_goes_by_itself(parent: Callable[[], AbstractContextManager[None]]) -> None:
+    """After the orphan grace a worker ends, tools and all, whoever is its parent then; the next root ends its session
+    as daemon_stop."""
+    with parent(), running_daemon({"sessions": {"orphan_grace_s": 0.5}}) as daemon:
         slow = daemon.script("slow", {"tools": [{"name": "shell", "arguments": {"command": "sleep 300"}}]})
         with daemon.client() as otto:
             session = otto.start(spec=daemon.agent(slow, "shell"), task="go", cwd=daemon.workdir)

@@ -84,11 +84,18 @@ def test_keys_are_in_no_process_below_root(daemon: RealDaemon) -> None:
 
 
 def test_the_command_line_sends_no_secret(daemon: RealDaemon) -> None:
-    """Through `ottoctl run` the session gets the caller's PATH and directory, and none of what looks like a key."""
+    """Through `ottoctl run` the session gets the caller's PATH and directory, and none of what looks like a key.
+
+    Nor does a project's `.env` give it, the client or the daemon anything.
+    """
     model = daemon.script("show", {"tools": [{"name": "shell", "arguments": {"command": SHOW}}]}, {"text": "x"})
     agents = daemon.workdir / ".otto" / "agents"
     agents.mkdir(parents=True)
-    (agents / "shower.yml").write_text(f"name: shower\nmodel: {model}\ntools: [shell]\nenv: [EDITOR]\n")
+    agent = f"name: shower\nmodel: {model}\ntools: [shell]\nenv: [EDITOR, MARKED]\n"
+    (agents / "shower.yml").write_text(agent)
+    # A project's own, which is a stranger's, and which nobody reads.
+    dot_env = "OTTO_CONFIG=/dot-env/otto.yml\nANTHROPIC_API_KEY=dot-env-key\nMARKED=dot-env\nEDITOR=dot-env\n"
+    (daemon.workdir / ".env").write_text(dot_env)
     path = f"/opt/caller/bin:{os.environ['PATH']}"
     env = {**daemon.env, "PYTHONPATH": os.getcwd(), "PATH": path, "EDITOR": "ed", "GITHUB_TOKEN": "ghp_" + "x" * 30}
     done = subprocess.run(
@@ -105,6 +112,7 @@ def test_the_command_line_sends_no_secret(daemon: RealDaemon) -> None:
     (tool,) = [e for e in events if e["type"] == "tool.completed"]
     assert f"PATH={path}" in tool["output"] and "EDITOR=ed" in tool["output"]
     assert "ghp_" not in done.stdout and SECRET not in done.stdout
+    assert "dot-env" not in done.stdout + done.stderr
 
 
 # ---------------------------------------------------------------- the first command
