@@ -41,6 +41,16 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
+def test_every_agent_that_comes_with_otto_has_a_budget(world: World) -> None:
+    """Of time, tokens and money: nobody has to write one before trying what was shipped."""
+    entries = [entry for entry in world.finder().entries() if entry.layer == "builtin"]
+    assert entries
+    for entry in entries:
+        assert entry.spec is not None, entry.error
+        budgets = entry.spec.budgets
+        assert budgets.seconds and budgets.tokens and budgets.usd, entry.name
+
+
 def test_project_over_user_over_builtin(world: World) -> None:
     """Each layer hides the same name below it, and the entry lists what it hides."""
     builtin = world.finder().find("coder")
