@@ -91,10 +91,10 @@ def test_the_command_line_sends_no_secret(daemon: RealDaemon) -> None:
     model = daemon.script("show", {"tools": [{"name": "shell", "arguments": {"command": SHOW}}]}, {"text": "x"})
     agents = daemon.workdir / ".otto" / "agents"
     agents.mkdir(parents=True)
-    agent = f"name: shower\nmodel: {model}\ntools: [shell]\nenv: [EDITOR, MARKED]\n"
+    agent = f"name: shower\nmodel: {model}\ntools: [shell]\nenv: [EDITOR, DEBUG]\n"
     (agents / "shower.yml").write_text(agent)
     # A project's own, which is a stranger's, and which nobody reads.
-    dot_env = "OTTO_CONFIG=/dot-env/otto.yml\nANTHROPIC_API_KEY=dot-env-key\nMARKED=dot-env\nEDITOR=dot-env\n"
+    dot_env = "OTTO_CONFIG=/dot-env/otto.yml\nANTHROPIC_API_KEY=dot-env-key\nDEBUG=dot-env\nEDITOR=dot-env\n"
     (daemon.workdir / ".env").write_text(dot_env)
     path = f"/opt/caller/bin:{os.environ['PATH']}"
     env = {**daemon.env, "PYTHONPATH": os.getcwd(), "PATH": path, "EDITOR": "ed", "GITHUB_TOKEN": "ghp_" + "x" * 30}
