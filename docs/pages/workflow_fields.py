@@ -89,7 +89,8 @@ MEANINGS = {
     "Step.needs": "In a graph: ids of nodes that must have completed. Who leaves an input is needed as well.",
     "Step.when": "Unless this holds when its turn comes, the node is skipped.",
     "Step.optional": "Whether its failure counts as none.",
-    "Step.timeout_s": "From its beginning, all attempts together.",
+    "Step.timeout_s": "Of a step, for each attempt; of a block, for all within it, so a block around a step bounds "
+    "all of its attempts together.",
     "Step.approval": "Somebody's permission, before it begins.",
     "Step.agent": "Who does it.",
     "Step.route": "Instead of an agent: what is wanted of whoever does it.",
@@ -115,7 +116,7 @@ MEANINGS = {
     "Route.tools": "It may use all of these.",
     "Route.hint": "What ranks those who are left, unless the step's task does.",
     "Retry.attempts": "The first one included.",
-    "Retry.fallback_agent": "Who makes the last attempt.",
+    "Retry.fallback_agent": "Who makes the last attempt; none where somebody stopped the session of the one before.",
     "Approval.reason": "Shown to whoever is asked.",
     "Approval.expires_s": "Without an answer until then the step fails; absent means it waits.",
     "Compensation.agent": "Who undoes it.",

@@ -218,7 +218,7 @@ class WorkflowMachine:
 
     def _try_again(self, place: Place, entry: j.StepEnded) -> None:
         retry = place.node.step.retry
-        if entry.is_final and place.why != "timeout" and retry.fallback_agent:
+        if entry.is_final and place.why != "timeout" and retry.fallback_agent and not entry.is_stopped:
             # Another agent may do better where trying again will not.
             place.attempt = max(place.attempt, retry.attempts - 1)
         elif entry.is_final and place.why != "timeout":

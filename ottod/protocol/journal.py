@@ -344,7 +344,8 @@ class StepEnded(Entry, frozen=True, kw_only=True, tag="step.ended"):
 
     `artifacts` are `NAME@VERSION` of what it left, `facts` what has become known with it. `is_final`: trying again
     with the same agent is of no use. `jitter`, in [0, 1), spreads the delay before the next attempt. `tree` is git's
-    name for the working directory as it is now, if that is to be committed.
+    name for the working directory as it is now, if that is to be committed. `is_stopped`: somebody stopped its
+    session, and wants nobody else to try.
     """
 
     path: str
@@ -359,6 +360,7 @@ class StepEnded(Entry, frozen=True, kw_only=True, tag="step.ended"):
     facts: tuple[ArtifactFacts, ...] = ()
     jitter: float = 0.5
     tree: str = ""
+    is_stopped: bool = False
 
 
 class StepSkipped(Entry, frozen=True, kw_only=True, tag="step.skipped"):

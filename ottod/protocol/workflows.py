@@ -123,6 +123,7 @@ class Step(Spec, frozen=True, kw_only=True):
     """Whether its failure counts as none."""
     budgets: Budgets = Budgets()
     timeout_s: PositiveSeconds | None = None
+    """Of a step, for each attempt; of a block, for all within it."""
     approval: Approval | None = None
 
     agent: str = ""

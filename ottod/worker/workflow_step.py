@@ -128,7 +128,7 @@ class Attempt:
         """The attempt of a step, from its brief to its outputs. `begin` notes that it begins, unless it has begun."""
         outcome: Outcome = "failed"
         failure: Failure | None = None
-        summary, is_final = "", False
+        summary, is_final, is_stopped = "", False, False
         artifacts: list[str] = []
         try:
             if self.begun is None:
@@ -137,6 +137,7 @@ class Attempt:
             ended = await self._step_session(order)
             outcome, failure = _outcome(order.path, ended.cause)
             is_final = ended.cause.kind in FINAL
+            is_stopped = ended.cause.kind == "cancelled" and self._stop_reason is None
             if outcome == "completed":
                 summary = cut(" ".join(ended.result.split()), SUMMARY_BYTES)[0]
                 answer = await self._shop.artifacts.whole(ended.whole) if ended.whole else ended.result
@@ -160,6 +161,7 @@ class Attempt:
             facts=await self._facts(artifacts),
             jitter=random.random(),
             tree=await self._tree_after(outcome),
+            is_stopped=is_stopped,
         )
 
     async def _tree_after(self, outcome: Outcome) -> str:

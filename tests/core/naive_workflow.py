@@ -65,7 +65,16 @@ class NaiveWorkflow:
         self._begin_block("", self.top)
         self._settle()
 
-    def ended(self, path: str, outcome: str, now_ns: int, *, is_final: bool, facts: Mapping[str, Any]) -> None:
+    def ended(
+        self,
+        path: str,
+        outcome: str,
+        now_ns: int,
+        *,
+        is_final: bool,
+        facts: Mapping[str, Any],
+        is_stopped: bool = False,
+    ) -> None:
         self._pass(now_ns)
         for name, fields in facts.items():
             self.facts[name] = ArtifactFacts(name=name, version=1, fields=fields)
@@ -83,7 +92,8 @@ class NaiveWorkflow:
         else:
             tried = self.tries[path]
             if is_final and not is_late:
-                tried = max(tried, retry.attempts - 1) if retry.fallback_agent else retry.attempts
+                another = bool(retry.fallback_agent) and not is_stopped
+                tried = max(tried, retry.attempts - 1) if another else retry.attempts
             self.tries[path] = tried
             if tried >= retry.attempts:
                 self.over[path] = "failed"

@@ -344,6 +344,17 @@ def test_what_a_stop_takes_along_says_so() -> None:
     assert set(bench.machine.skipped.values()) == reasons and outcome(bench) == "cancelled"
 
 
+def test_nobody_tries_what_somebody_stopped() -> None:
+    """A fallback agent is for what another one may do better, not for what is not wanted."""
+    spec = workflow("sequential", step("a", retry=Retry(attempts=2, fallback_agent="other", backoff=PLAIN)))
+    bench = begun(spec)
+    bench.ended("a", "cancelled", is_final=True, is_stopped=True)
+    assert outcome(bench) == "failed"
+    bench = begun(spec)
+    bench.ended("a", "cancelled", is_final=True)
+    assert bench.machine.due_ns is not None, "as it is in journals of before"
+
+
 # ---------------------------------------------------------------- undoing
 
 

@@ -63,16 +63,24 @@ class WorkflowAgainstOracle(RuleBasedStateMachine):
         which=st.integers(0, 99),
         outcome=st.sampled_from(("completed", "completed", "failed", "cancelled")),
         is_final=st.integers(0, 4).map(lambda n: n == 0),
+        is_stopped=st.booleans(),
         facts=st.dictionaries(st.sampled_from(ARTIFACTS), st.builds(dict, n=st.integers(0, 3)), max_size=1),
         tenths=st.integers(0, 12),
     )
     def a_step_ends(
-        self, which: int, outcome: str, is_final: bool, facts: dict[str, dict[str, int]], tenths: int
+        self,
+        which: int,
+        outcome: str,
+        is_final: bool,
+        is_stopped: bool,
+        facts: dict[str, dict[str, int]],
+        tenths: int,
     ) -> None:
+        is_stopped = is_stopped and outcome == "cancelled"
         path = sorted(self.bench.running)[which % len(self.bench.running)]
         now_ns = self._later(tenths)
-        self.bench.ended(path, outcome, is_final=is_final, facts=facts)
-        self.naive.ended(path, outcome, now_ns, is_final=is_final, facts=facts)
+        self.bench.ended(path, outcome, is_final=is_final, is_stopped=is_stopped, facts=facts)
+        self.naive.ended(path, outcome, now_ns, is_final=is_final, is_stopped=is_stopped, facts=facts)
 
     @precondition(is_asking)
     @rule(which=st.integers(0, 99), is_granted=st.integers(0, 3).map(bool), tenths=st.integers(0, 12))

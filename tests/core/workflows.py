@@ -118,6 +118,7 @@ class Bench:
         outcome: str = "completed",
         *,
         is_final: bool = False,
+        is_stopped: bool = False,
         facts: Mapping[str, dict[str, Any]] | None = None,
     ) -> list[WorkflowOrder]:
         """The attempt of a step that runs is over."""
@@ -134,7 +135,7 @@ class Bench:
         return self.tell(
             j.StepEnded(
                 path=path, attempt=key[1], outcome=outcome, failure=failure, is_final=is_final,  # type: ignore[arg-type]
-                facts=found, at_ns=self.now_ns,
+                is_stopped=is_stopped, facts=found, at_ns=self.now_ns,
             )
         )  # fmt: skip
 

@@ -123,6 +123,27 @@ def test_a_step_that_waits_for_its_summary_can_be_stopped() -> None:
     asyncio.run(asyncio.wait_for(main(), DEADLINE_S * 3))
 
 
+def test_it_is_noted_that_somebody_stopped_a_steps_session() -> None:
+    """By hand: not what the workflow itself stops."""
+
+    async def main() -> None:
+        for is_ordered in (False, True):
+            nursery, shelf = Nursery(), Shelf()
+            await shelf.write(b"short", name="ticket")
+            each, order = attempt(nursery, shelf, writing(nursery, shelf))
+            task = asyncio.ensure_future(each.make(order, begin))
+            await nursery.started.wait()
+            await asyncio.sleep(0)
+            if is_ordered:
+                each.stop("it is not needed")
+            else:
+                await nursery.stop(each.key, "by hand")
+            ended = await asyncio.wait_for(task, DEADLINE_S)
+            assert ended.outcome == "cancelled" and ended.is_final and ended.is_stopped != is_ordered
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE_S))
+
+
 def test_a_summary_is_kept_with_its_source_and_knows_what_it_has_not_read() -> None:
     """The task of its writer has a bound: beyond that it is told so, and where the rest is."""
 
