@@ -84,6 +84,8 @@ MEANINGS = {
     "Output.required": "Whether the step fails without it.",
     "Output.capture": "`artifact`: the agent keeps it itself. `answer`: its final answer. `diff`: what it changed in "
     "the git repository. `auto`: as the agent does it, else its answer where no other output wants that.",
+    "Output.since": "What a diff is of: `step`, this step's changes; `loop`, all since the step's first round in the "
+    "innermost loop around it.",
     "Step.id": "Its name in the workflow; the agent's, unless it is given.",
     "Step.title": "For people.",
     "Step.needs": "In a graph: ids of nodes that must have completed. Who leaves an input is needed as well.",

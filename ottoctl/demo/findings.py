@@ -67,7 +67,7 @@ async def look(
     contents = {a.artifact: await otto.read_artifact(a) for a in artifacts}
     reviews = [a for a in artifacts if a.kind == "review_report"]
     seen_ns = reviews[0].at_ns if reviews else 0
-    later = [contents[a.artifact] for a in artifacts if a.kind == "code_diff" and a.at_ns > seen_ns]
+    later = [contents[a.artifact] for a in artifacts if a.name == "code_diff" and a.at_ns > seen_ns]
     graph = await otto.decisions(DecisionFilter(tree=session.id, limit=1000, has_text=True))
     first_try = None
     if reviews and later:

@@ -93,6 +93,12 @@ def nodes_below(node: Node) -> Iterator[Node]:
         yield from nodes_below(each)
 
 
+def any_round(path: str) -> str:
+    """The path of a place without the iteration of the innermost loop around it: `build[]/review`."""
+    before, bracket, behind = path.rpartition("[")
+    return f"{before}[]{behind.partition(']')[2]}" if bracket else path
+
+
 def blocks_around(spec: WorkflowSpec, path: str) -> list[tuple[str, Step]]:
     """The blocks that a step's path leads through, each with its own path, the outermost first; without the top.
 

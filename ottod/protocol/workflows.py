@@ -62,7 +62,8 @@ class Output(Spec, frozen=True, kw_only=True):
 
     `capture`: `artifact`, the agent keeps it itself; `answer`, its final answer is kept; `diff`, what it changed in
     the git repository of the working directory is kept; `auto`, as the agent does it, else its answer where the step
-    has no other output that wants it.
+    has no other output that wants it. `since`: a diff is of what changed since the step began, or since it first did
+    in the innermost loop around it.
     """
 
     name: ArtifactName
@@ -70,6 +71,7 @@ class Output(Spec, frozen=True, kw_only=True):
     schema: dict[str, Any] = {}
     required: bool = True
     capture: Literal["auto", "artifact", "answer", "diff"] = "auto"
+    since: Literal["step", "loop"] = "step"
 
 
 class Route(Spec, frozen=True, kw_only=True):

@@ -55,6 +55,7 @@ def findings(spec: WorkflowSpec) -> list[Finding]:
         found += _shape(place)
         found += _budgets(place)
         found += _texts(place)
+        found += _diffs(place)
     found += _ids(spec)
     found += _artifacts(spec)
     found += _graphs(spec)
@@ -195,6 +196,21 @@ def _texts(place: Place) -> Iterator[Finding]:
                 yield Finding(here, f"unknown placeholder {{{{{word}}}}} in step {node.id!r}", mend)
             elif word == "iteration" and not in_loop:
                 yield Finding(here, f"{{{{iteration}}}} in step {node.id!r}, which is in no loop", "remove it")
+
+
+def _diffs(place: Place) -> Iterator[Finding]:
+    """Only a diff within a loop can be of more than its own step."""
+    node = place.node
+    if not isinstance(node, Step):
+        return
+    in_loop = any(n.mode == "loop" for n in place.around)
+    for i, output in enumerate(node.outputs):
+        here = (*place.path, "outputs", i, "since")
+        if output.since == "loop" and output.capture != "diff":
+            mend = "add `capture: diff`, or remove it"
+            yield Finding(here, f"`since` is for diffs, and {output.name!r} is none", mend)
+        elif output.since == "loop" and not in_loop:
+            yield Finding(here, f"`since: loop` in step {node.id!r}, which is in no loop", "remove it")
 
 
 # ------------------------------------------------------------------ ids and artifacts

@@ -124,7 +124,7 @@ class StepArtifacts:
         step: Step,
         *,
         answer: str,
-        diff: Callable[[], Awaitable[str]],
+        diff: Callable[[Output], Awaitable[str]],
         is_own: Callable[[ArtifactInfo], bool],
         key: str,
         sources: Sequence[str],
@@ -171,12 +171,12 @@ class StepArtifacts:
             _check_schema(output.name, data, output.schema)
 
     async def _captured(
-        self, step: Step, output: Output, answer: str, diff: Callable[[], Awaitable[str]]
+        self, step: Step, output: Output, answer: str, diff: Callable[[Output], Awaitable[str]]
     ) -> bytes | None:
         """What is to be kept of the step's work as this output, if anything."""
         if output.capture == "diff":
             try:
-                text = await diff()
+                text = await diff(output)
             except ToolError:
                 if output.required:
                     raise

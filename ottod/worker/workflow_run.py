@@ -28,6 +28,7 @@ from ottod.core.workflow_orders import (
     WithdrawLeave,
     WorkflowOrder,
 )
+from ottod.core.workflow_tree import any_round
 from ottod.protocol import journal as j
 from ottod.protocol.events import (
     BlockEnded,
@@ -77,7 +78,8 @@ class WorkflowRun:
         self._begun: dict[Key, j.StepBegun | j.CompensationBegun] = {}
         self._failures: dict[str, str] = {}
         self._trees: dict[str, str] = {}
-        """Where diffs begin, by path; whoever goes on with another's workflow begins there too."""
+        """Where diffs begin, by path, and of loops by that without the iteration; whoever goes on with another's
+        workflow begins there too."""
         self._undoing: dict[str, j.CompensationEnded] = {}
         """The newest attempt to undo each step that has ended."""
         self._skips_noted: set[str] = set()
@@ -125,6 +127,7 @@ class WorkflowRun:
     def _note_tree(self, entry: j.StepBegun) -> None:
         if entry.tree:
             self._trees.setdefault(entry.path, entry.tree)
+            self._trees.setdefault(any_round(entry.path), entry.tree)
 
     def _note_undoing(self, entry: j.CompensationEnded) -> None:
         before = self._undoing.get(entry.path)
@@ -297,6 +300,7 @@ class WorkflowRun:
         attempt.begun = begun if isinstance(begun, j.StepBegun) else None
         attempt.undoing = self._undoing.get(order.path)
         attempt.tree_before = self._trees.get(order.path, "")
+        attempt.tree_of_loop = self._trees.get(any_round(order.path), "")
         attempt.last_failure = self._failures.get(order.path, "") if order.attempt > 1 else ""
         self._later(work)
 

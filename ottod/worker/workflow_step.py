@@ -16,7 +16,7 @@ from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.cause import Cause
 from ottod.protocol.specs import AgentSpec
 from ottod.protocol.worker_requests import SpawnChild
-from ottod.protocol.workflows import Step
+from ottod.protocol.workflows import Output, Step
 from ottod.worker.children import Children
 from ottod.worker.text import cut
 from ottod.worker.workflow_artifacts import StepArtifacts
@@ -80,6 +80,8 @@ class Attempt:
         """The journal's word that it has begun, once there is one."""
         self.tree_before = ""
         """The working directory as the first attempt found it, if there was one before."""
+        self.tree_of_loop = ""
+        """As the step found it in its first round of the loop around it, if there was one before."""
         self.last_failure = ""
         """Of the attempt before, for this one to know."""
         self.undoing: j.CompensationEnded | None = None
@@ -218,10 +220,14 @@ class Attempt:
             is_of_it = is_new and info.step in ("", order.path)
             return is_of_it and info.session not in others and info.session != self._shop.session
 
-        async def diff() -> str:
-            if self._shop.tree is None or begun is None or not begun.tree:
+        async def diff(output: Output) -> str:
+            tree = self._shop.tree
+            if tree is None or begun is None or not begun.tree:
                 raise ToolError("the working directory is no git repository", code="no_repository")
-            return await self._shop.tree.diff(begun.tree, await self._shop.tree.state())
+            before = begun.tree
+            if output.since == "loop" and self.tree_of_loop and await tree.has(self.tree_of_loop):
+                before = self.tree_of_loop
+            return await tree.diff(before, await tree.state())
 
         sources = list(begun.sources) if begun is not None else []
         return await self._shop.artifacts.collect(

@@ -18,7 +18,7 @@ from ottod.core.workflow_orders import (
     WithdrawLeave,
     WorkflowOrder,
 )
-from ottod.core.workflow_tree import MAX_DEPTH, blocks_around
+from ottod.core.workflow_tree import MAX_DEPTH, any_round, blocks_around
 from ottod.errors import ConfigError, Failure
 from ottod.protocol import journal as j
 from ottod.protocol.specs import Backoff
@@ -612,6 +612,17 @@ def test_orders_say_what_the_end_was() -> None:
     bench = begun(workflow("sequential", step("a")))
     orders: list[WorkflowOrder] = bench.ended("a")
     assert orders[-1] == EndWorkflow(outcome="completed") and bench.machine.outstanding() == [orders[-1]]
+
+
+def test_the_rounds_of_a_loop_have_a_path_in_common() -> None:
+    """That of the innermost loop around a place; outside of loops a place has its own."""
+    for path, common in (
+        ("step", "step"),
+        ("[3]/step", "[]/step"),
+        ("[3]/loop[2]/step", "[3]/loop[]/step"),
+        ("loop[12]/both/step", "loop[]/both/step"),
+    ):
+        assert any_round(path) == common
 
 
 def test_the_blocks_around_a_step_are_those_of_its_path() -> None:

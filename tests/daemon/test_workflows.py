@@ -186,6 +186,32 @@ def test_a_diff_has_what_every_attempt_changed(daemon: RealDaemon) -> None:
         assert "+much" in text and "+least" in text and "+little" not in text
 
 
+def test_a_diff_can_be_of_all_rounds_of_a_loop(daemon: RealDaemon) -> None:
+    subprocess.run(["git", "init", "-q", str(daemon.workdir)], check=True)
+    turns = {"when": {"user_contains": "round 1"}, "turns": [shell("echo much > much.txt"), {"text": "done"}]}
+    then = {"when": {}, "turns": [shell("echo little > little.txt"), {"text": "done"}]}
+    agent(daemon, "coder", tools=["shell"])
+    script = daemon.workdir / ".otto" / "agents" / "coder.script.yaml_"
+    script.write_text(json.dumps({"cases": [turns, then]}))
+    outputs = (Output(name="last", capture="diff"), Output(name="whole", capture="diff", since="loop"))
+    with daemon.client() as otto:
+        spec = workflow(
+            "loop",
+            step("code", "coder", task="round {{iteration}}", outputs=outputs),
+            until=Condition(step="code", status="skipped"),
+            max_iterations=2,
+            on_exhausted="continue",
+        )
+        session = start(daemon, otto, spec)
+        result = session.wait(timeout_s=60)
+        assert result.ok, (result.cause, result.result)
+        last, whole = (
+            otto.read_artifact(otto.artifact(name, session=session.id)).decode() for name in ("last", "whole")
+        )
+        assert "+little" in last and "+much" not in last
+        assert "+little" in whole and "+much" in whole
+
+
 def test_a_cancelled_workflow_leaves_nothing(daemon: RealDaemon) -> None:
     """All its steps are stopped, nothing is undone, and it says what is left as it is."""
     worker(daemon, "done", "true")

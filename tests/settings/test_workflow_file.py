@@ -372,6 +372,16 @@ WRONG: list[tuple[str, str, str]] = [
         "1:30: {{iteration}} in step 'coder', which is in no loop",
         "remove it",
     ),
+    (
+        "steps: [{agent: coder, outputs: [{name: d, capture: diff, since: loop}]}]\n",
+        "1:66: `since: loop` in step 'coder', which is in no loop",
+        "remove it",
+    ),
+    (
+        "steps: [{agent: coder, outputs: [{name: d, since: loop}]}]\n",
+        "1:51: `since` is for diffs, and 'd' is none",
+        "add `capture: diff`, or remove it",
+    ),
 ]
 
 
