@@ -89,6 +89,19 @@ def script_errors(spec: AgentSpec, finder: AgentFinder, cwd: Path | None = None)
     return found
 
 
+def rules_about_nobody_here(cwd: Path | None = None) -> list[ConfigError]:
+    """Rules in the daemon's file that name an agent which cannot be seen from here."""
+    from ottod.settings.permission_rules import rules_about_nobody
+    from ottod.settings.yaml_source import read
+
+    finder = agent_finder(cwd)
+    assert finder.settings is not None
+    if not finder.settings.permissions.rules:
+        return []
+    file = Paths.from_env(os.environ, uid=os.getuid()).config_file
+    return rules_about_nobody(read(file), finder.names)
+
+
 def visible_agents(cwd: Path | None = None) -> list[AgentEntry]:
     """Every agent by name, the broken ones with their error."""
     return agent_finder(cwd).entries()

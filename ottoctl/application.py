@@ -16,11 +16,7 @@ from ottoctl.commands.frame import OPTIONS, Color, Endpoint, Output, Timeout, ex
 from ottoctl.commands.quick import QuickCommand, QuickGroup
 from ottoctl.console import Console
 from ottoctl.exits import INTERRUPTED, OK
-from ottod.errors import OttoError
-
-UsageError: Any = typer.BadParameter.__mro__[1]
-CommandLineError: Any = typer.BadParameter.__mro__[2]
-"""typer's own, by their place: typer has them in a private module of its own, or in click."""
+from ottoctl.misuse import CommandLineError, say_misuse
 
 COMMANDS: tuple[tuple[str, str], ...] = (
     # name, module
@@ -67,15 +63,6 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("completion", "completion"),
 )
 """Every command in the order of the help. A group's module holds an `app`, any other the command's function."""
-
-MENDS_OF_MISSING = {
-    "ID": "see `ottoctl ps -a`",
-    "AGENT": "see `ottoctl agent list`",
-    "approve": "see `ottoctl approvals`",
-    "deny": "see `ottoctl approvals`",
-    "revoke": "see `ottoctl policy grants`",
-}
-"""By the argument that lacks, or by the command whose ids are not sessions': what lists its values."""
 
 HELP = """Runs AI agents as supervised sessions, and watches over them.
 
@@ -159,33 +146,7 @@ def run() -> None:
     try:
         status = app(prog_name="ottoctl", standalone_mode=False)
     except CommandLineError as error:
-        status = say_usage(error)
+        status = say_misuse(error, sys.argv[1:])
     except typer.Abort:
         status = INTERRUPTED
     sys.exit(status if isinstance(status, int) else OK)
-
-
-def say_usage(error: Any) -> int:
-    """How the command is used and what is wrong with this one, as all errors are told; the exit status."""
-    context = getattr(error, "ctx", None)
-    if context is None or type(error).show is not UsageError.show:
-        error.show()
-        return int(error.exit_code)
-    console = Console(color=(context.find_root().obj or {}).get("color") or "auto")
-    console.message(context.get_usage())
-    console.message(f"Try '{context.command_path} {context.help_option_names[0]}' for help.")
-    # "Value error, " is what the library that checks values puts before what it was told.
-    text = error.format_message().replace("Value error, ", "").removesuffix(".")
-    return console.error(OttoError(text, mend=_mend_of(error), code="usage"))
-
-
-def _mend_of(error: Any) -> str:
-    """Where to find what is missing; nothing for other errors."""
-    param = getattr(error, "param", None)
-    if type(error).__name__ != "MissingParameter" or param is None:
-        return ""
-    wanted = str(param.metavar or "").removesuffix("...").removesuffix("[@DIGEST]")
-    if wanted == "ID":
-        # Most ids are sessions'.
-        return MENDS_OF_MISSING.get(error.ctx.info_name, MENDS_OF_MISSING[wanted])
-    return MENDS_OF_MISSING.get(wanted, "")

@@ -8,6 +8,8 @@ import stat
 import sys
 from pathlib import Path
 
+import msgspec
+
 import ottod
 from ottoctl.daemon import OWN_DAEMON, differences
 from ottoctl.findings import Check, Finding, Level, Patient
@@ -86,6 +88,7 @@ def check_disk(patient: Patient) -> list[Finding]:
 
 def check_configuration(patient: Patient) -> list[Finding]:
     """The daemon's file is valid."""
+    from ottoctl.agents import rules_about_nobody_here
     from ottod.settings.daemon import check
 
     file = patient.paths.config_file
@@ -93,7 +96,11 @@ def check_configuration(patient: Patient) -> list[Finding]:
     if isinstance(checked, list):
         return [Finding(check="configuration", level="fail", detail=e.message, mend=e.mend) for e in checked]
     detail = str(file) if file.exists() else f"defaults (no {file})"
-    return [Finding(check="configuration", level="ok", detail=detail)]
+    warnings = rules_about_nobody_here(patient.cwd)
+    return [
+        Finding(check="configuration", level="ok", detail=detail),
+        *(Finding(check="configuration", level="warn", detail=w.message, mend=w.mend) for w in warnings),
+    ]
 
 
 def check_agents(patient: Patient) -> list[Finding]:
@@ -177,13 +184,22 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def examine(patient: Patient) -> list[Finding]:
-    """All findings. A check that cannot be made is a finding too."""
-    found = []
-    for check in CHECKS:
+def examine(patient: Patient, checks: tuple[Check, ...] = CHECKS) -> list[Finding]:
+    """All findings. A check that cannot be made is a finding too; why is said once, with all that it concerns."""
+    found: list[Finding] = []
+    concerned: dict[tuple[str, str], list[str]] = {}
+    for check in checks:
         try:
             found += check(patient)
         except OttoError as error:
-            name = check.__name__.removeprefix("check_")
-            found.append(Finding(check=name, level="fail", detail=error.message, mend=error.mend))
+            concerned.setdefault((error.message, error.mend), []).append(check.__name__.removeprefix("check_"))
+    for (message, mend), names in concerned.items():
+        said = [i for i, finding in enumerate(found) if (finding.detail, finding.mend) == (message, mend)]
+        if not said:
+            found.append(Finding(check=names.pop(0), level="fail", detail=message, mend=mend))
+            said = [len(found) - 1]
+        if names:
+            shown = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+            detail = f"{message} (so {shown} cannot be checked)"
+            found[said[0]] = msgspec.structs.replace(found[said[0]], detail=detail)
     return found

@@ -1,13 +1,14 @@
-"""What a check of `ottoctl doctor` looks at, and what it finds."""
+"""What checks look at, and what they find: those of `ottoctl doctor`, and of files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
+from ottod.errors import ConfigError
 from ottod.settings.paths import Paths
 
 Level = Literal["ok", "warn", "fail"]
@@ -33,3 +34,8 @@ class Patient(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Check = Callable[[Patient], list[Finding]]
+
+
+def said(found: Iterable[ConfigError]) -> list[dict[str, Any]]:
+    """Mistakes of files, or warnings, for programs."""
+    return [{"message": e.message, "file": e.file, "line": e.line, "column": e.column, "mend": e.mend} for e in found]

@@ -40,6 +40,10 @@ class ProvedLayer(msgspec.Struct, frozen=True, kw_only=True):
 
 def check_isolation(patient: Patient) -> list[Finding]:
     """Every layer that keeps sessions apart, proved by trying to break it."""
+    from ottod.settings.daemon import load
+
+    # It says which layers are required: without it there is nothing to prove.
+    load(patient.paths.config_file, must_exist=patient.paths.config_explicit)
     mend = "run `python -m ottod prove` to see why"
     try:
         done = subprocess.run(

@@ -13,6 +13,7 @@ from ottoctl.commands.quick import QuickCommand, QuickGroup
 from ottoctl.commands.versions import Running, Versions, named_entry
 from ottoctl.console import Console, encode_json
 from ottoctl.exits import OK, USAGE
+from ottoctl.findings import said
 from ottod.errors import ConfigError, OttoError, RefusedError
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def validate(
                 console.warning(warning)
     else:
         records = [
-            {"agent": name, "ok": not errors, "errors": _said(errors), "warnings": _said(warnings)}
+            {"agent": name, "ok": not errors, "errors": said(errors), "warnings": said(warnings)}
             for name, (errors, warnings) in found.items()
         ]
         for text in (
@@ -168,10 +169,6 @@ def _all_names(cwd: Path | None) -> list[str]:
     from ottoctl.agents import visible_agents
 
     return [entry.name for entry in visible_agents(cwd)]
-
-
-def _said(found: list[ConfigError]) -> list[dict[str, object]]:
-    return [{"message": e.message, "file": e.file, "line": e.line, "column": e.column, "mend": e.mend} for e in found]
 
 
 def _source_of(agent: str, cwd: Path | None) -> str:

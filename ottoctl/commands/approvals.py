@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -120,9 +121,17 @@ def approve(
     Example: `ottoctl approve 7f3k`
     """
     if for_session and for_agent:
-        raise OttoError("give either --session or --agent", code="usage")
+        raise OttoError(
+            "--session and --agent exclude each other: one is for this session, the other for its agent",
+            mend=f"`{_approve(ids)} --session`, or `{_approve(ids)} --agent`",
+            code="usage",
+        )
     if expires and not for_agent:
-        raise OttoError("--for says how long permission stands, and needs --agent", code="usage")
+        raise OttoError(
+            "--for says how long permission for the agent stands, and needs --agent",
+            mend=f"`{_approve(ids)} --agent --for {expires}`, or leave out --for",
+            code="usage",
+        )
     expires_s = _seconds(expires) if expires else None
     scope: Scope = "agent" if for_agent else "session" if for_session else "once"
 
@@ -130,6 +139,10 @@ def approve(
         return otto.approve(approval, scope=scope, reason=reason, expires_s=expires_s)
 
     return _answer_each(console, ids, let_go)
+
+
+def _approve(ids: list[str]) -> str:
+    return shlex.join(["ottoctl", "approve", *ids])
 
 
 def _seconds(text: str) -> float:
@@ -140,7 +153,7 @@ def _seconds(text: str) -> float:
     except ValueError as error:
         raise OttoError(f"--for: {error}", mend="write 30m, 8h or 7d", code="usage") from error
     if seconds <= 0:
-        raise OttoError("--for: the time must be more than nothing", code="usage")
+        raise OttoError("--for: the time must be more than nothing", mend="write 30m, 8h or 7d", code="usage")
     return seconds
 
 

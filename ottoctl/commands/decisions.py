@@ -198,7 +198,9 @@ def forget(
     """
     with console.connect() as otto:
         count = otto.forget_decisions(project)
-    console.message(f"{count} nodes are forgotten")
+    from ottod.settings.units import plural
+
+    console.message(f"{plural(count, 'node')} {'is' if count == 1 else 'are'} forgotten")
     return None
 
 

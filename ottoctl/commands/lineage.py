@@ -9,6 +9,7 @@ import typer
 from ottoctl.commands.arguments import SessionId
 from ottoctl.commands.frame import command
 from ottoctl.console import Console
+from ottod.settings.units import plural
 
 if TYPE_CHECKING:
     from ottoctl.results import Mode
@@ -96,7 +97,7 @@ def rollback(
         _tell(
             console,
             session,
-            f"{session.id} has forgotten {turns} turn{'s' if turns > 1 else ''}; files are unchanged",
+            f"{session.id} has forgotten {plural(turns, 'turn')}; files are unchanged",
         )
     return None
 

@@ -61,5 +61,7 @@ def forget(
     """
     with console.connect() as otto:
         count = otto.forget_research(agent)
-    console.message(f"{count} results are forgotten")
+    from ottod.settings.units import plural
+
+    console.message(f"{plural(count, 'result')} {'is' if count == 1 else 'are'} forgotten")
     return None

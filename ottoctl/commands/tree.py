@@ -57,7 +57,11 @@ def tree(
     else:
         _records(console, found.sessions)
     if found.truncated:
-        console.message(f"only the newest {body.limit} sessions are shown")
+        console.message(
+            "only the newest session is shown"
+            if body.limit == 1
+            else f"only the newest {body.limit} sessions are shown"
+        )
     return None
 
 

@@ -122,7 +122,12 @@ def read_inputs(given: Sequence[str]) -> dict[str, bytes]:
         try:
             found[name] = Path(value[1:]).read_bytes()
         except OSError as error:
-            raise OttoError(f"cannot read {value[1:]}: {error.strerror}", mend="name a file", code="usage") from error
+            why = (error.strerror or str(error)).lower()
+            raise OttoError(
+                f"--input {name}: cannot read {Path(value[1:]).absolute()}: {why}",
+                mend=f"name a file that is there, or say it: --input {name}=TEXT",
+                code="usage",
+            ) from error
     return found
 
 
@@ -155,7 +160,8 @@ def status(
 ) -> int | None:
     """Show where a workflow is: a line for each step, with its state, agent, session, time and cost
 
-    Those that have not begun come last; one that asks for permission names the command that gives it.
+    Those that have not begun come last; one that asks for permission names the command that gives it, and one that
+    got it while the workflow is paused the command that lets it go on.
 
     While steps wait because their block, or the workflow, lets no more run at once, the first line says how many.
 
@@ -173,7 +179,8 @@ def status(
                 mend=f"ottoctl inspect {workflow.id}",
                 code="usage",
             )
-        rows = step_rows(workflow.journal(), _sessions_of(otto, info), now_ns=time.time_ns())
+        paused = info.session if info.state == "paused" else ""
+        rows = step_rows(workflow.journal(), _sessions_of(otto, info), now_ns=time.time_ns(), paused=paused)
         rows += waiting_rows(info, _spec_of(otto, info), rows)
     if console.output == "text":
         head = f"{info.session}  {info.agent}  {info.state}" + (f"  {info.cause}" if info.cause is not None else "")

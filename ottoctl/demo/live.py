@@ -20,6 +20,7 @@ from ottoctl.screen import Screen
 from ottoctl.session import Session
 from ottod.errors import RefusedError
 from ottod.protocol.results import SessionInfo
+from ottod.settings.units import plural
 
 LOOK_S = 0.25
 MAX_SESSIONS = 10_000
@@ -60,7 +61,7 @@ def picture(
     live = [info for info in infos if info.state != "ended" or not info.parent]
     ended = sorted((info for info in infos if info.state == "ended" and info.parent), key=lambda i: -i.created_at_ns)
     room = max(0, lines - 3 - len(given) - len(live))
-    head = paint(f"{len(infos)} sessions, {duration(elapsed_s)}", "bold", color=color)
+    head = paint(f"{plural(len(infos), 'session')}, {duration(elapsed_s)}", "bold", color=color)
     shown = [*live, *ended[:room]]
     table = tree_table(shown, now_ns=time.time_ns(), width=columns, color=color)
     return "\n".join([head, *given, table])

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from ottoctl.rendering.ansi import one_line, paint, printable
+from ottoctl.rendering.config import value_text
 from ottoctl.rendering.table import Cell, render_table
+from ottod.protocol.specs import PermissionRule, Permissions
 from ottod.settings.agents import AgentEntry
+from ottod.settings.units import format_duration
+
+LABEL_WIDTH = 18
 
 
 def agents_table(entries: Sequence[AgentEntry], *, width: int, color: bool) -> str:
@@ -48,24 +53,52 @@ def agent_page(entry: AgentEntry, *, color: bool) -> str:
     assert entry.spec is not None
     fields = {name: getattr(entry.spec, name) for name in entry.spec.__struct_fields__}
     prompt = fields.pop("system_prompt")
-    lines = []
+    lines: list[str] = []
     for name, value in fields.items():
-        text = _value(value)
-        if text:
-            lines.append(f"{paint(name.ljust(18), 'bold', color=color)} {text}\n")
+        lines += _labelled(name, _lines(name, value), "bold", color=color)
     for note in entry.notes:
-        lines.append(f"{paint('note'.ljust(18), 'yellow', color=color)} {one_line(note)}\n")
+        lines += _labelled("note", [one_line(note)], "yellow", color=color)
     for hidden in entry.shadows:
-        lines.append(f"{paint('hides'.ljust(18), 'bold', color=color)} {one_line(hidden)}\n")
+        lines += _labelled("hides", [one_line(hidden)], "bold", color=color)
     return "".join(lines) + (f"\n{printable(prompt).rstrip()}\n" if prompt else "")
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, msgspec.Struct):
-        parts = {name: getattr(value, name) for name in value.__struct_fields__}
-        return ", ".join(f"{name}={_value(v) or '-'}" for name, v in parts.items())
+def rule_lines(rules: Iterable[PermissionRule]) -> list[str]:
+    """A line for each rule: what it says; then, as a comment, where that stands and why."""
+    lines = []
+    for rule in rules:
+        waits = f", expires_s: {format_duration(rule.expires_s)}" if rule.expires_s is not None else ""
+        about = ": ".join(filter(None, (rule.source, rule.reason)))
+        lines.append(one_line(f"- {rule}{waits}" + (f" # {about}" if about else "")))
+    return lines
+
+
+def _labelled(label: str, lines: Sequence[str], style: str, *, color: bool) -> Iterator[str]:
+    """The lines below each other, the first with its label; nothing without lines."""
+    for i, line in enumerate(lines):
+        head = paint(label.ljust(LABEL_WIDTH), style, color=color) if i == 0 else " " * LABEL_WIDTH
+        yield f"{head} {line}\n"
+
+
+def _lines(name: str, value: Any) -> list[str]:
+    """A field's value, in the words of a file; what there may be several of has a line for each."""
+    if isinstance(value, Permissions):
+        return [f"preset: {value.preset}" + ("" if value.rules else ", rules: -"), *rule_lines(value.rules)]
     if isinstance(value, tuple):
-        return " ".join(_value(v) for v in value)
-    if isinstance(value, dict):
-        return msgspec.json.encode(value).decode() if value else ""
-    return "" if value is None else one_line(str(value))
+        if any(isinstance(item, msgspec.Struct) for item in value):
+            return [f"- {_pairs(item)}" for item in value]
+        return [" ".join(map(one_line, value))] if value else []
+    if isinstance(value, msgspec.Struct):
+        return [_pairs(value)]
+    return [] if value in (None, "", {}) else [one_line(value_text(name, value))]
+
+
+def _pairs(struct: Any) -> str:
+    """`seconds: 1h, tokens: 4000, usd: -`."""
+    return ", ".join(f"{name}: {_inner(name, getattr(struct, name))}" for name in struct.__struct_fields__)
+
+
+def _inner(name: str, value: Any) -> str:
+    if isinstance(value, msgspec.Struct):
+        return f"{{{_pairs(value)}}}"
+    return "-" if value in (None, "", (), {}) else one_line(value_text(name, value))

@@ -42,9 +42,9 @@ def in_seconds(seconds: float) -> str:
 
 
 def tokens(count: int) -> str:
-    """`0`, `950`, `12.3k`, `4.1M`."""
-    if count < 1000:
-        return str(count)
+    """`0`, `4,012`, `12.3k`, `4.1M`: exact as long as that takes no more room."""
+    if count < 10_000:
+        return f"{count:,}"
     if count < 999_950:
         return f"{count / 1000:.1f}k"
     return f"{count / 1_000_000:.1f}M"
@@ -96,7 +96,7 @@ def size(count_bytes: int) -> str:
 
 
 def usage_line(usage: Usage) -> str:
-    """`12.3k in / 1.2k out / 8.0k cached`."""
+    """`12.3k in / 1,204 out / 8,000 cached`."""
     parts = [f"{tokens(usage.input_tokens)} in", f"{tokens(usage.output_tokens)} out"]
     cached = usage.cache_read_tokens + usage.cache_write_tokens
     if cached:

@@ -57,7 +57,9 @@ def value_text(key: str, value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return format_size(value) if is_size(name) else format_duration(value) if is_duration(name) else str(value)
+        return (
+            format_size(value) if is_size(name) else format_duration(value) if is_duration(name) else f"{value:.10g}"
+        )
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return f"[{', '.join(value)}]"
     return msgspec.json.encode(value).decode()

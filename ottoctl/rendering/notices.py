@@ -8,6 +8,7 @@ from ottoctl.rendering.amounts import duration, in_seconds, size, tokens, usd
 from ottoctl.rendering.ansi import one_line
 from ottoctl.rendering.steps import step_line
 from ottoctl.rendering.tools import call_and_claims
+from ottod.errors import Failure
 from ottod.protocol.cause import COUNTED_AS_CRASH, Cause
 from ottod.protocol.events import (
     ApprovalRequested,
@@ -41,6 +42,7 @@ from ottod.protocol.events import (
     TurnFailed,
     Unknown,
 )
+from ottod.settings.units import plural
 
 
 class Notice(NamedTuple):
@@ -56,7 +58,8 @@ def notice_of(event: Event | Unknown) -> Notice | None:
         case Gap():
             count = event.last - event.first + 1
             whose = f" of {event.session}" if event.session else ""
-            return Notice(f"… up to {count} events{whose} are missing ({event.reason})", "yellow")
+            are = "is" if count == 1 else "are"
+            return Notice(f"… up to {plural(count, 'event')}{whose} {are} missing ({event.reason})", "yellow")
         case ModelRetried():
             why = event.failure.code or one_line(event.failure.message)
             return Notice(
@@ -74,8 +77,7 @@ def notice_of(event: Event | Unknown) -> Notice | None:
         case LogError():
             return Notice(f"✗ {one_line(event.message)}", "red")
         case TurnFailed():
-            mend = f" ({one_line(event.failure.mend)})" if event.failure.mend else ""
-            return Notice(f"✗ turn {event.turn} failed: {one_line(event.failure.message)}{mend}", "red")
+            return Notice(f"✗ turn {event.turn} failed: {failure_words(event.failure)}", "red")
         case TurnCancelled():
             why = f": {one_line(event.reason)}" if event.reason else ""
             return Notice(f"■ turn {event.turn} cancelled{why}", "yellow")
@@ -141,6 +143,12 @@ def _about_others(event: Event | Unknown) -> Notice | None:
             found = step_line(event)
             return Notice(*found) if found is not None else None
     return None
+
+
+def failure_words(failure: Failure) -> str:
+    """`no room for another call (raise budgets.tokens)`: what is wrong, and what would mend it."""
+    mend = f" ({one_line(failure.mend)})" if failure.mend else ""
+    return f"{one_line(failure.message)}{mend}"
 
 
 def cause_words(cause: Cause) -> str:

@@ -8,6 +8,7 @@ from ottoctl.rendering.amounts import duration, in_seconds, tokens
 from ottoctl.rendering.ansi import one_line, printable
 from ottoctl.rendering.table import Cell, render_table
 from ottod.protocol.results import ModelLine, ProviderLineInfo
+from ottod.settings.units import plural
 
 STYLES = {"closed": "green", "open": "red", "half_open": "yellow"}
 
@@ -53,5 +54,5 @@ def _state(line: ModelLine, now_ns: int) -> str:
     if line.reason:
         parts.append(one_line(line.reason))
     if not parts and line.calls:
-        parts.append(f"{line.failed_share:.0%} of {line.calls} calls failed")
+        parts.append(f"{line.failed_share:.0%} of {plural(line.calls, 'call')} failed")
     return "; ".join(parts) or "-"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ottoctl.rendering.amounts import duration, size
 from ottoctl.rendering.ansi import one_line, paint
 from ottoctl.service import ServiceStatus
+from ottod.settings.units import plural
 
 ORIGIN = {"": "", "ottoctl": "by ottoctl", "package": "by a package", "elsewhere": "not by ottoctl"}
 
@@ -17,7 +18,7 @@ def service_page(status: ServiceStatus, *, color: bool) -> str:
     result = f", {status.result}" if status.result not in ("", "success") else ""
     sessions = [status.sessions_active]
     if status.sessions_tasks is not None and status.sessions_active == "active":
-        sessions.append(f"{status.sessions_tasks} tasks")
+        sessions.append(plural(status.sessions_tasks, "task"))
         sessions.append(size(status.sessions_memory_bytes or 0))
     lines = [
         ("service", f"{status.unit} ({status.scope}, systemd {status.systemd})"),

@@ -169,7 +169,7 @@ def _questions(info: SessionInfo) -> str:
 
 
 def _budget(line: BudgetLine) -> str:
-    """`1.2k of 4.0k tokens (800 reserved)`."""
+    """`1,204 of 4,000 tokens (800 reserved)`."""
     shown = {"seconds": duration, "tokens": tokens, "usd_micros": usd}[line.budget]
     unit = " tokens" if line.budget == "tokens" else ""
     own = f" in {one_line(line.session.partition('/')[2])}" if "/" in line.session else ""

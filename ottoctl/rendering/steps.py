@@ -38,7 +38,9 @@ STYLES = {
     "cancelled": "yellow",
     "asks": "yellow",
     "running": "cyan",
+    "approved": "cyan",
 }
+NOT_BEGUN = ("skipped", "approved")
 MARKS = {"completed": "✓", "failed": "✗", "cancelled": "■"}
 
 
@@ -94,9 +96,13 @@ class StepRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def step_rows(
-    entries: Iterable[j.JournalEntry], sessions: Mapping[str, SessionInfo], *, now_ns: int
+    entries: Iterable[j.JournalEntry], sessions: Mapping[str, SessionInfo], *, now_ns: int, paused: str = ""
 ) -> list[StepRow]:
-    """The rows of a workflow, as its steps began: from its journal, and what is known of its sessions."""
+    """The rows of a workflow, as its steps began: from its journal, and what is known of its sessions.
+
+    `paused` is its id while it is: what was approved meanwhile says how it goes on.
+    """
+    going_on = f"goes on with: ottoctl unpause {paused}" if paused else ""
     entries = list(_with_inherited(entries))
     rows: dict[tuple[str, int, bool], StepRow] = {}
     begun_ns: dict[tuple[str, int, bool], int] = {}
@@ -108,9 +114,10 @@ def step_rows(
                 key = entry.path, entry.attempt, is_undo
                 child = keys.get(f"{'undo:' if is_undo else ''}{entry.path}#{entry.attempt}", "")
                 begun_ns[key] = entry.at_ns
-                # What had no turn in a workflow that has ended has one now: the step, or the blocks around it.
-                for skipped in [k for k, row in rows.items() if row.state == "skipped" and _is_at(k[0], entry.path)]:
-                    del rows[skipped]
+                # What waited for its turn, or had none in a workflow that has ended, has it now: the step, or the
+                # blocks around it.
+                for over in [k for k, row in rows.items() if row.state in NOT_BEGUN and _is_at(k[0], entry.path)]:
+                    del rows[over]
                 rows[key] = StepRow(
                     path=entry.path,
                     attempt=entry.attempt,
@@ -132,9 +139,9 @@ def step_rows(
                     artifacts=entry.artifacts if isinstance(entry, j.StepEnded) else (),
                     note=entry.failure.message if entry.failure is not None else "",
                 )
-            case j.StepAnswered() if entry.failure is not None:
-                row = StepRow(path=entry.path, attempt=0, state="refused", note=entry.failure.message)
-                rows[entry.path, 0, False] = row
+            case j.StepAnswered():
+                state, note = ("approved", going_on) if entry.failure is None else ("refused", entry.failure.message)
+                rows[entry.path, 0, False] = StepRow(path=entry.path, attempt=0, state=state, note=note)
             case j.StepSkipped():
                 row = StepRow(path=entry.path, attempt=0, state="skipped", note=entry.reason)
                 rows[entry.path, 0, False] = row

@@ -20,7 +20,7 @@ from ottoctl.feed import SessionEvent
 from ottoctl.rendering.amounts import duration, usage_line, usd
 from ottoctl.rendering.ansi import CURSOR_UP, ERASE_LINE, clip, one_line, paint, printable
 from ottoctl.rendering.diffs import diff_text
-from ottoctl.rendering.notices import notice_of
+from ottoctl.rendering.notices import failure_words, notice_of
 from ottoctl.rendering.sessions import cause_style
 from ottoctl.rendering.tools import argument_summary, result_summary
 from ottod.protocol.cause import Cause
@@ -45,6 +45,7 @@ from ottod.protocol.events import (
     UsageUpdated,
 )
 from ottod.protocol.usage import Usage
+from ottod.settings.units import plural
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 PROMPT = "\u203a"
@@ -103,6 +104,8 @@ class StreamRenderer:
         self._asked_since_ns: dict[str, int] = {}
         """Approvals that wait for an answer, the oldest first."""
         self._turns = 0
+        self._failed_turn = ""
+        """Why the newest turn has failed, as it was shown; empty if it has not."""
         self._total = Usage()
 
     # ------------------------------------------------------------ in
@@ -157,6 +160,7 @@ class StreamRenderer:
             case ItemCompleted():
                 self._item(event)
             case TurnStarted():
+                self._failed_turn = ""
                 self._turns = max(self._turns, event.turn)
                 self._waiting_since_ns = place.at_ns
                 if event.input and (self._show_input or event.turn > 1):
@@ -185,6 +189,8 @@ class StreamRenderer:
             case _:
                 if isinstance(event, TurnCompleted | TurnFailed | TurnCancelled):
                     self._turn_ended()
+                if isinstance(event, TurnFailed):
+                    self._failed_turn = failure_words(event.failure)
                 self._notice(event)
 
     def _notice(self, event: Event | Unknown) -> None:
@@ -268,6 +274,7 @@ class StreamRenderer:
             duration_ms=event.duration_ms,
             session=place.session,
             remaining_pids=event.remaining_pids,
+            known=self._failed_turn,
             color=self._color,
         ):
             self._put("view", line + "\n")
@@ -366,12 +373,16 @@ def summary_lines(
     duration_ms: int,
     session: str,
     remaining_pids: tuple[int, ...] = (),
+    known: str = "",
     color: bool,
 ) -> list[str]:
-    """The end in a line or three: cause, turns, tokens, cost, duration, id; then what needs saying."""
+    """The end in a line or three: cause, turns, tokens, cost, duration, id; then what needs saying.
+
+    What is `known` has been said in the line before, and is not said again.
+    """
     mark = "✓" if cause.kind == "completed" else "■" if cause.kind in ("cancelled", "daemon_stop") else "✗"
     facts = [
-        f"{turns} turn{'s' * (turns != 1)}" if turns else "",
+        plural(turns, "turn") if turns else "",
         usage_line(usage) if usage.total_tokens else "",
         usd(usage.usd_micros) if usage.usd_micros else "",
         duration(duration_ms / 1000) if duration_ms else "",
@@ -379,7 +390,7 @@ def summary_lines(
     ]
     tail = paint(" · ".join(["", *(fact for fact in facts if fact)]), "dim", color=color)
     lines = [paint(f"{mark} {cause}", cause_style(cause), color=color) + tail]
-    if cause.message and cause.kind != "completed":
+    if cause.kind != "completed" and one_line(cause.message) not in ("", known):
         lines.append(f"  {one_line(cause.message)}")
     if remaining_pids:
         pids = ", ".join(map(str, remaining_pids))

@@ -13,6 +13,7 @@ from ottoctl.rendering.ansi import clip, one_line, paint, printable
 from ottoctl.rendering.sessions import short_ids, state_text
 from ottoctl.rendering.table import Cell, render_table
 from ottod.protocol.results import DaemonStatus, SessionInfo
+from ottod.settings.units import plural
 
 HEADER = ("ID", "STATE", "AGENT", "MEMORY", "CAP", "CPU", "EVENTS/S", "TOKENS", "COST", "RESTARTS", "DOING")
 NEAR_CAP = 0.9
@@ -82,7 +83,7 @@ def _head(status: DaemonStatus, rows: Sequence[TopRow], sort: str) -> list[str]:
     parts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     known_cpu = [row.cpu_percent for row in rows if row.cpu_percent is not None]
     known_events = [row.events_per_s for row in rows if row.events_per_s is not None]
-    counted = f"{len(rows)} session{'s' * (len(rows) != 1)}" + (f": {parts}" if parts else "")
+    counted = plural(len(rows), "session") + (f": {parts}" if parts else "")
     return [
         f"ottod {status.version}, up {duration(status.uptime_s)}, lag {status.loop_lag_p99_ms:.1f} ms · {counted}",
         " · ".join(

@@ -11,6 +11,7 @@ from ottod.errors import UNDECODABLE
 from ottod.protocol import journal as j
 from ottod.protocol.model import AssistantMessage, Block, Message, Text, Thinking, ToolCall, ToolResult, UserMessage
 from ottod.protocol.results import SessionInfo
+from ottod.settings.units import plural
 
 _TICKS = re.compile(r"`+")
 
@@ -35,7 +36,7 @@ def _head(info: SessionInfo) -> list[str]:
         ("begun", _when(info.created_at_ns)),
         ("ended", _when(info.ended_at_ns)),
         ("cause", str(info.cause) if info.cause is not None else ""),
-        ("tokens", f"{usage.input_tokens} in, {usage.output_tokens} out, in {usage.calls} calls"),
+        ("tokens", f"{usage.input_tokens:,} in, {usage.output_tokens:,} out, in {plural(usage.calls, 'call')}"),
     ]
     return [f"# {title}", "\n".join(f"- {name}: {value}" for name, value in facts if value)]
 
@@ -49,7 +50,8 @@ def _entry(entry: j.JournalEntry) -> list[str]:
         case j.SessionOpened():
             return [f"*Incarnation {entry.incarnation} begins.*"] if entry.incarnation > 1 else []
         case j.NotesRead():
-            head = f"*{entry.path} was read ({entry.size_bytes} bytes, SHA-256 {entry.digest}); the agent is told:*"
+            read = f"{plural(entry.size_bytes, 'byte')}, SHA-256 {entry.digest}"
+            head = f"*{entry.path} was read ({read}); the agent is told:*"
             return [head, _fenced(entry.text)]
         case j.UserSaid():
             return [f"## Turn {entry.turn}", f"**{entry.sender}**", entry.text]
@@ -76,7 +78,8 @@ def _entry(entry: j.JournalEntry) -> list[str]:
             why = f": {entry.failure.message}" if entry.failure is not None else ""
             return [f"*Turn {entry.turn} was {'interrupted' if entry.interrupted else entry.outcome}{why}.*"]
         case j.TurnsRolledBack():
-            return [f"*{entry.turns} turns were rolled back: the conversation goes on behind turn {entry.turn}.*"]
+            what = f"{plural(entry.turns, 'turn')} {'was' if entry.turns == 1 else 'were'} rolled back"
+            return [f"*{what}: the conversation goes on behind turn {entry.turn}.*"]
         case j.SessionPaused():
             return [f"*Paused{_why(entry.reason)}.*"]
         case j.SessionUnpaused():

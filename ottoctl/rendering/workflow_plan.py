@@ -114,7 +114,8 @@ def _end(plan: WorkflowPlan) -> Iterator[str]:
     if unbounded and plan.workflow.spec.budgets.usd is None:
         yield f"  nothing bounds the money of {', '.join(unbounded)}; `budgets: {{usd: …}}` of the workflow would\n"
     if plan.summaries:
-        yield f"  with at most {plan.summaries} summaries by {one_line(plan.workflow.spec.summarizer)}\n"
+        what = "1 summary" if plan.summaries == 1 else f"{plan.summaries} summaries"
+        yield f"  with at most {what} by {one_line(plan.workflow.spec.summarizer)}\n"
     for step in plan.approvals:
         assert step.approval is not None
         reason = f": {one_line(step.approval.reason)}" if step.approval.reason else ""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from ottoctl.rendering.ansi import one_line, paint
 from ottod.protocol.workflows import Condition, Step, WorkflowSpec
 from ottod.settings.json_schema import shown
+from ottod.settings.units import plural
 from ottod.settings.workflow_tree import Node, is_block
 
 
@@ -49,7 +50,7 @@ def block_text(node: Node) -> str:
     parts: list[str] = [node.mode or ""]
     if node.mode == "loop":
         if node.max_iterations is not None:
-            parts.append(f"at most {node.max_iterations} times")
+            parts.append(f"at most {plural(node.max_iterations, 'time')}")
         if node.until is not None:
             parts.append(f"until {condition_text(node.until)}")
         if node.on_exhausted == "continue":

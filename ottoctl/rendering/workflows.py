@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ottoctl.rendering.agents import rule_lines
 from ottoctl.rendering.ansi import one_line, paint
 from ottoctl.rendering.table import Cell, render_table
 from ottoctl.rendering.workflow_tree import workflow_tree
@@ -68,12 +69,16 @@ def workflow_page(entry: WorkflowEntry, *, color: bool) -> str:
         ("budgets", budgets_text(spec.budgets)),
         ("timeout_s", format_duration(spec.timeout_s) if spec.timeout_s else ""),
         ("concurrency", str(spec.concurrency)),
-        ("permissions", spec.permissions.preset),
+        ("permissions", f"preset: {spec.permissions.preset}"),
         ("summarizer", f"{spec.summarizer or 'none'}, above {spec.summarize_above_bytes} bytes"),
-        ("git_branch", "yes" if spec.git_branch else ""),
+        ("git_branch", "true" if spec.git_branch else ""),
         ("inputs", ", ".join(_given(spec))),
     ]
-    lines = [f"{paint(name.ljust(12), 'bold', color=color)} {one_line(text)}\n" for name, text in rows if text]
+    lines = []
+    for name, text in rows:
+        lines += [f"{paint(name.ljust(12), 'bold', color=color)} {one_line(text)}\n"] if text else []
+        if name == "permissions":
+            lines += [f"{' ' * 12} {line}\n" for line in rule_lines(spec.permissions.rules)]
     lines += [f"{paint('note'.ljust(12), 'yellow', color=color)} {one_line(note)}\n" for note in entry.notes]
     lines += [f"{paint('hides'.ljust(12), 'bold', color=color)} {one_line(file)}\n" for file in entry.shadows]
     return "".join(lines) + "\n" + workflow_tree(spec, color=color)

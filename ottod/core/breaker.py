@@ -29,6 +29,7 @@ import msgspec
 from ottod.core.backoff import delay_s
 from ottod.protocol.specs import Backoff
 from ottod.settings.sections import BreakerSettings
+from ottod.settings.units import plural
 
 BreakerState = Literal["closed", "open", "half_open"]
 Verdict = Literal["answered", "failed", "nothing"]
@@ -181,9 +182,11 @@ class Breaker:
         if calls < settings.min_calls:
             return None
         if failed >= settings.error_rate:
-            return self._open(f"{failed:.0%} of {calls} calls failed", now_ns, random)
+            return self._open(f"{failed:.0%} of {plural(calls, 'call')} failed", now_ns, random)
         if settings.slow_after_s is not None and slow >= settings.slow_rate:
-            return self._open(f"{slow:.0%} of {calls} calls took over {settings.slow_after_s:g} s", now_ns, random)
+            return self._open(
+                f"{slow:.0%} of {plural(calls, 'call')} took over {settings.slow_after_s:g} s", now_ns, random
+            )
         return None
 
     def _check_quota(self, now_ns: int, random: float) -> Move | None:

@@ -29,6 +29,7 @@ import msgspec
 from ottod.core.answer import is_complaint
 from ottod.protocol.model import AssistantMessage, Message, ToolCall, ToolResult, ToolResults, UserMessage
 from ottod.protocol.specs import Health, HealthAction
+from ottod.settings.units import plural
 
 Kind = Literal["loop", "no_progress", "tool_errors", "schema_violations"]
 
@@ -60,11 +61,11 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
             case "loop":
                 return f"the same call of {self.tool} gave the same result {self.count} times"
             case "no_progress":
-                return f"{self.count} steps in a row brought nothing new"
+                return f"{plural(self.count, 'step')} in a row brought nothing new"
             case "tool_errors":
-                return f"{self.count} tool calls in a row failed"
+                return f"{plural(self.count, 'tool call')} in a row failed"
             case "schema_violations":
-                return f"{self.count} times in a row, arguments or an answer did not fit their schema"
+                return f"{plural(self.count, 'time')} in a row, arguments or an answer did not fit their schema"
             case _:
                 assert_never(self.kind)
 

@@ -326,16 +326,6 @@ def _lifted(granted: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"./{path.casefold()}" for path in granted if not path.startswith("/"))
 
 
-def describe_rule(rule: PermissionRule) -> str:
-    """The rule on one line, as it could be written: `ask tool: shell, command: git push*`."""
-    conditions = [
-        f"{name}: {value}"
-        for name in ("tool", "permission", "path", "command", "host", "target", "agent", "run_mode")
-        if (value := getattr(rule, name)) and (value != "*" or name not in ("tool", "agent"))
-    ]
-    return f"{rule.effect} {', '.join(conditions) or 'everything'}"
-
-
 # ------------------------------------------------------------------ leave that stands
 
 MAX_KEYS = 20

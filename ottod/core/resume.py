@@ -20,9 +20,10 @@ from msgspec.structs import replace
 
 from ottod.core.past import UNKNOWN, Attempt, OpenTurn, Past, Restored, Waiting, child_report, unknown_result
 from ottod.core.turn import calls_of
-from ottod.errors import RefusedError
+from ottod.errors import Failure, RefusedError
 from ottod.protocol import journal as j
 from ottod.protocol.model import AssistantMessage, Message, Text, ToolCall, ToolResult, ToolResults, UserMessage
+from ottod.settings.units import plural
 
 __all__ = [
     "UNKNOWN",
@@ -36,6 +37,7 @@ __all__ = [
     "in_words",
     "restore",
     "successor",
+    "too_few_turns",
     "unknown_result",
     "workflow_heir",
 ]
@@ -139,15 +141,24 @@ def workflow_heir(entries: Iterable[j.JournalEntry], *, origin: str, at_ns: int)
     """
     snapshot = heir(entries, origin=origin)
     if not any(isinstance(entry, j.WorkflowBegun) for entry in snapshot.workflow):
-        raise RefusedError(f"{origin} had not begun", code="nothing_to_resume", mend="run it anew")
+        raise RefusedError(f"{origin} had not begun", code="nothing_to_resume")
     if any(isinstance(entry, j.CompensationBegun) for entry in snapshot.workflow):
-        raise RefusedError(
-            f"steps of {origin} were undone when it failed", code="nothing_to_resume", mend="run it anew"
-        )
+        raise RefusedError(f"steps of {origin} were undone when it failed", code="nothing_to_resume")
     # What failed is mended by now, or whoever resumes wants to see: it is tried as if it were new.
     arrived = tuple(entry for entry in snapshot.deliveries if isinstance(entry, j.Delivered))
     resumed = j.WorkflowResumed(at_ns=at_ns, origin=origin)
     return replace(snapshot, workflow=(*snapshot.workflow, resumed), deliveries=arrived)
+
+
+def too_few_turns(session: str, wanted: int, known: int) -> Failure:
+    """Why so many turns of a session cannot be forgotten, and how many can."""
+    has = f"{session} has {plural(known, 'turn') if known else 'no turn'}"
+    mend = f"ottoctl rollback {session} --turns {known}" + (" forgets all of them" if known > 1 else " forgets it")
+    return Failure(
+        code="no_such_turn",
+        message=f"{has}: {wanted} cannot be forgotten" if known else f"{has} that could be forgotten",
+        mend=mend if known else "",
+    )
 
 
 def _past_at(entries: list[j.JournalEntry], origin: str, turn: int | None, checkpoint: str, *, at_rest: bool) -> Past:

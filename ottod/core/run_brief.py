@@ -13,6 +13,7 @@ import msgspec
 
 from ottod.core.project_notes import FILE_NAME, MARK_CHARS
 from ottod.protocol import journal as j
+from ottod.settings.units import plural
 
 MAX_SAID_CHARS = 3000
 """Of the task, and of the result."""
@@ -110,7 +111,7 @@ def _left(run: LeftRun) -> str:
     if wrong:
         parts.append("## In their course\n\n" + _listed(f"- {s.name}: {text}" for s, text in wrong))
     if run.artifacts:
-        lines = (f"- {a.name} ({a.kind}, {a.size_bytes} bytes)" for a in run.artifacts)
+        lines = (f"- {a.name} ({a.kind}, {plural(a.size_bytes, 'byte')})" for a in run.artifacts)
         parts.append("## Artifacts\n\n" + _listed(lines))
     told = [artifact for artifact in run.artifacts if artifact.text][:MAX_CONTENTS]
     parts += [f"## {artifact.name}\n\n{_short(artifact.text, MAX_CONTENT_CHARS)}" for artifact in told]

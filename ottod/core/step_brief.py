@@ -13,6 +13,7 @@ import msgspec
 
 from ottod.protocol.workflows import Output, Step
 from ottod.settings.placeholders import fill_in, placeholders_in
+from ottod.settings.units import plural
 
 WRITE_TOOL = "artifact_write"
 READ_TOOL = "artifact_read"
@@ -104,7 +105,7 @@ def _input(handed: Handed, tools: Collection[str]) -> str:
     head = f'<artifact name="{handed.name}" kind="{handed.kind}" version="{handed.version}">'
     if not handed.is_summary:
         return f"{head}\n{handed.text.rstrip()}\n</artifact>"
-    whole = f"This stands for {handed.size_bytes} bytes"
+    whole = f"This stands for {plural(handed.size_bytes, 'byte')}"
     if handed.is_partial:
         whole += ", and tells of their beginning alone"
     if READ_TOOL in tools:

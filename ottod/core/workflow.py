@@ -62,6 +62,7 @@ from ottod.core.workflow_tree import (
 from ottod.errors import Failure
 from ottod.protocol import journal as j
 from ottod.protocol.workflows import ResolvedWorkflow
+from ottod.settings.units import plural
 
 NS_PER_S = 1_000_000_000
 STOPPED = "the workflow was stopped"
@@ -349,7 +350,8 @@ class WorkflowMachine:
         elif until is None or loop.node.step.on_exhausted == "continue":
             self._decide(loop, "completed", None)
         else:
-            text = f"{loop.path or 'the workflow'}: its condition does not hold after {loop.iteration} iterations"
+            after = plural(loop.iteration, "iteration")
+            text = f"{loop.path or 'the workflow'}: its condition does not hold after {after}"
             self._decide(loop, "failed", Failure(code="exhausted", message=text))
         return True
 

@@ -131,6 +131,15 @@ class PermissionRule(Spec, frozen=True, kw_only=True):
     expires_s: PositiveSeconds | None = None
     source: str = ""
 
+    def __str__(self) -> str:
+        """On one line, as it could be written: `ask tool: shell, command: git push*`."""
+        conditions = [
+            f"{name}: {value}"
+            for name in ("tool", "permission", "path", "command", "host", "target", "agent", "run_mode")
+            if (value := getattr(self, name)) and (value != "*" or name not in ("tool", "agent"))
+        ]
+        return f"{self.effect} {', '.join(conditions) or 'everything'}"
+
 
 class Permissions(Spec, frozen=True, kw_only=True):
     """A preset and the rules laid over it."""

@@ -44,6 +44,7 @@ from ottod.protocol.worker_requests import (
 )
 from ottod.protocol.workflows import sinks_of
 from ottod.root.context import RootContext
+from ottod.root.missing_artifact import missing_artifact
 from ottod.root.session_table import Session
 from ottod.storage.artifact_index import ArtifactIndex, Refusal
 from ottod.storage.artifacts import ArtifactStore
@@ -257,7 +258,14 @@ class Artifacts:
 
     async def get(self, body: GetArtifact, *, tree: str) -> ArtifactFound:
         """The artifact that is meant. Raises RefusedError `no_such_artifact`, `ambiguous_artifact`."""
-        found = await self._one(body.artifact, tree=tree, version=body.version)
+        try:
+            found = await self._one(body.artifact, tree=tree, version=body.version)
+        except RefusedError as error:
+            reference, version = body.artifact[:MAX_REFERENCE_CHARS], max(0, body.version)
+            if error.code != "no_such_artifact" or not reference:
+                raise
+            # Workers are not told what other trees have.
+            raise await missing_artifact(self._index, reference, tree=tree, version=version) from error
         return ArtifactFound(artifact=(await self._index.with_deliveries([found]))[0])
 
     async def read(self, body: ReadArtifact) -> ArtifactPart:

@@ -58,6 +58,7 @@ from ottod.root.zygote_client import ZygoteClient
 from ottod.settings.daemon import DaemonSettings
 from ottod.settings.keys import preloaded_adapters
 from ottod.settings.paths import Paths
+from ottod.settings.units import plural
 from ottod.storage.database import Database
 from ottod.storage.ring import Ring
 from ottod.telemetry.instruments import Instruments
@@ -402,7 +403,7 @@ class Daemon:
                 await self._supervisor.stop_all(grace_s=self._stop_grace_s)
             else:
                 left = await self._supervisor.leave_alone()
-                self._log.info(f"{left} sessions are left to the next daemon")
+                self._log.info(f"{plural(left, 'session')} left to the next daemon")
         except OttoError as error:
             self._log.error(f"stop: {error}")
         # The reply to a stop request, and the last events, must leave before the sockets close.

@@ -6,6 +6,7 @@ turn, counts its turns on, and says where it came from. Files are as they are fo
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from ottod.core.resume import heir, workflow_heir
 from ottod.core.workflow import WorkflowMachine
 from ottod.errors import UNDECODABLE, RefusedError, StorageError
 from ottod.protocol import journal as j
+from ottod.protocol.cause import Cause
 from ottod.protocol.codec import MAX_MESSAGE_BYTES
 from ottod.protocol.requests import ForkSession, ReadJournal, ResumeSession, StartSession
 from ottod.protocol.results import BudgetLine, JournalPage, SessionStartedResult
@@ -60,12 +62,15 @@ class Lineage:
             if session.info.kind == "workflow":
                 return await self._resume_workflow(session, body)
             return await self._resume_ended(session, body)
-        _check_kind(session)
+        if session.info.state not in ("parked", "paused"):
+            _check_kind(session, "go on with")
+        # Before it is let go on: what is refused changes nothing.
+        _check_no_text(session, body)
         if body.fresh_budget:
             raise RefusedError(
                 f"{session.id} has not ended: its budgets go on with it",
                 code="session_live",
-                mend="leave out --fresh-budget",
+                mend=f"leave out --fresh-budget: ottoctl resume {session.id}",
             )
         if session.info.state == "parked":
             await self._unpark(session)
@@ -102,16 +107,20 @@ class Lineage:
     async def _resume_workflow(self, session: Session, body: ResumeSession) -> SessionStartedResult:
         """What has not completed begins anew, in another session of the same tree; what has is not run again."""
         cause = session.info.cause
-        if body.task:
-            raise RefusedError("a workflow takes no messages", code="unsupported_kind", mend="leave out the text")
-        if cause is not None and (cause.kind == "completed" or cause.code == "exhausted"):
+        if cause is not None and not _has_more_to_do(cause):
             raise RefusedError(
                 f"{session.id} left nothing to be done: {cause.message or 'it completed'}",
                 code="nothing_to_resume",
-                mend="run it again: ottoctl workflow run",
+                mend=f"run it again: {run_again(session)}",
             )
+        _check_no_text(session, body)
         plan = await self.plan(session)
-        snapshot = await self._c.in_thread(self._inherit_workflow, session.id)
+        try:
+            snapshot = await self._c.in_thread(self._inherit_workflow, session.id)
+        except RefusedError as error:
+            if error.code == "nothing_to_resume":
+                error.mend = f"run it again: {run_again(session)}"
+            raise
         budgets = () if body.fresh_budget else session.info.budgets
         await self._c.in_thread(_check_blocks_left, session, plan, snapshot, budgets)
         request = self._request(session, session.info.task, session.info.mode, body.key, title="")
@@ -122,7 +131,7 @@ class Lineage:
 
     async def fork(self, session: Session, body: ForkSession) -> SessionStartedResult:
         """A new session beside the old one, whether that lives or not. Raises RefusedError, StorageError."""
-        _check_kind(session)
+        _check_kind(session, "fork")
         plan = await self.plan(session)
         snapshot = await self._c.in_thread(self._inherit_at, session.id, body.turn, body.checkpoint)
         mode = body.mode or (session.info.mode if body.task else "conversation")
@@ -242,11 +251,46 @@ def _check_blocks_left(
         _check_left(session, tuple(line for line in used if line.session == key))
 
 
-def _check_kind(session: Session) -> None:
-    """Raises RefusedError for what has no conversation that somebody could go on with."""
-    if session.info.kind == "workflow" and session.info.state not in ("parked", "paused"):
+def run_again(session: Session) -> str:
+    """The command that starts a workflow once more, from its beginning."""
+    source = Path(session.info.agent_source)
+    is_found = source.parent.name == "workflows" or not source.is_absolute()
+    return f'ottoctl workflow run {session.info.agent if is_found else shlex.quote(str(source))} "…"'
+
+
+def how_to_go_on(session: Session) -> str:
+    """What to do instead with a session that has ended."""
+    info = session.info
+    if info.kind != "workflow":
+        whole, part = f"ottoctl resume {session.id}", f"ottoctl fork {session.id}"
+        return f"{whole} goes on with all it knows, {part} with what it knew earlier"
+    if info.cause is None or not _has_more_to_do(info.cause):
+        return f"run it again: {run_again(session)}"
+    return f"ottoctl resume {session.id} goes on with what is left, {run_again(session)} begins anew"
+
+
+def _has_more_to_do(cause: Cause) -> bool:
+    """Whether a workflow that ended so has something left that another session could do."""
+    return cause.kind != "completed" and cause.code != "exhausted"
+
+
+def _check_no_text(session: Session, body: ResumeSession) -> None:
+    """Raises RefusedError for a workflow that somebody wants to say something to."""
+    if session.info.kind == "workflow" and body.task:
         raise RefusedError(
-            f"{session.id} is a workflow, and has no conversation to go on with",
+            f"{session.id} is a workflow, and takes no messages",
             code="unsupported_kind",
-            mend="run it again: ottoctl workflow run",
+            mend=f"leave out the text: ottoctl resume {session.id}",
         )
+
+
+def _check_kind(session: Session, verb: str) -> None:
+    """Raises RefusedError for a workflow: there is no conversation to `verb`."""
+    if session.info.kind != "workflow":
+        return
+    look = f"see what it does: ottoctl workflow status {session.id}; another one: {run_again(session)}"
+    raise RefusedError(
+        f"{session.id} is a workflow, {session.info.agent}, and has no conversation to {verb}",
+        code="unsupported_kind",
+        mend=how_to_go_on(session) if session.has_ended else look,
+    )

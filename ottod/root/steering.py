@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ottod.core.past import Past
+from ottod.core.resume import too_few_turns
 from ottod.errors import RefusedError
 from ottod.protocol import journal as j
 from ottod.protocol.events import ConversationRolledBack
@@ -81,9 +82,8 @@ def forget_turns(directory: Path, session_key: int, turns: int) -> int:
             past.take(entry)
         restored = past.restored()
         if turns > len(restored.marks):
-            raise RefusedError(
-                f"{turns} turns cannot be forgotten: there are {len(restored.marks)}", code="no_such_turn"
-            )
+            failure = too_few_turns(directory.name, turns, len(restored.marks))
+            raise RefusedError(failure.message, code=failure.code, mend=failure.mend)
         kept = restored.marks[: len(restored.marks) - turns]
         newest = kept[-1].turn if kept else 0
         if restored.open is not None:

@@ -41,7 +41,7 @@ from ottod.root.grants import Grants
 from ottod.root.groups import Groups
 from ottod.root.heritage import Heritage
 from ottod.root.learning import Learning
-from ottod.root.lineage import Lineage
+from ottod.root.lineage import Lineage, how_to_go_on
 from ottod.root.mail import Mail
 from ottod.root.permits import Permits
 from ottod.root.provider_gate import ProviderGate
@@ -292,7 +292,7 @@ class Supervisor:
             raise RefusedError(
                 f"{session.id} has ended or is stopping and hears nothing more",
                 code="session_ended",
-                mend=_how_to_go_on(session),
+                mend=how_to_go_on(session),
             )
         if session.info.state == "parked":
             raise RefusedError(
@@ -385,12 +385,3 @@ class Supervisor:
                 f"{session.id} has not ended", code="session_live", mend=f"ottoctl stop {session.id} first"
             )
         await self._burials.forget(session.id)
-
-
-def _how_to_go_on(session: Session) -> str:
-    """What to do instead with a session that has ended."""
-    if session.info.kind == "workflow":
-        return "run it again: ottoctl workflow run"
-    return (
-        f"ottoctl resume {session.id} goes on with all it knows, ottoctl fork {session.id} with what it knew earlier"
-    )

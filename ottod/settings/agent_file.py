@@ -30,6 +30,7 @@ from ottod.settings.sections import DaemonSettings, IsolationSettings
 from ottod.settings.spec_source import spec_source
 from ottod.settings.text_file import decode_text, read_bytes
 from ottod.settings.tool_names import MAX_SOURCE_NAME_CHARS, PROJECT, SEPARATOR, USER, source_of
+from ottod.settings.units import plural
 from ottod.settings.yaml_source import DataPath, Source, parse
 
 LOADER_FIELDS = ("digest", "source", "permissions.rules[].source")
@@ -55,7 +56,7 @@ def read_agent(
     if spec is None:
         first, more = errors[0], len(errors) - 1
         if more:
-            rest = f"{more} more mistake{'s' * (more > 1)}: ottoctl agent validate {file}"
+            rest = f"{plural(more, 'more mistake')}: ottoctl agent validate {file}"
             first.mend = f"{first.mend}; {rest}" if first.mend else rest
         raise first
     return spec

@@ -13,6 +13,7 @@ from ottod.errors import ConfigError
 from ottod.protocol.specs import AgentSpec
 from ottod.settings.agent_file import agent_source
 from ottod.settings.nearest import nearest
+from ottod.settings.permission_rules import rules_about_nobody
 from ottod.settings.yaml_source import DataPath, Source
 
 ELSEWHERE = "or make it an agent of your own, in the agents/ directory of Otto's configuration"
@@ -44,6 +45,7 @@ def agent_warnings(
     """What the file says in vain, in file order. `notes` are what `narrow` took, `agents` the names there are."""
     found = [warning for note in notes for warning in _denied(note, source)]
     found += _unknown_agents(spec, source, agents)
+    found += rules_about_nobody(source, agents)
     return sorted(found, key=lambda e: (e.line, e.column))
 
 

@@ -8,7 +8,8 @@ import msgspec
 
 from ottod.errors import ConfigError
 from ottod.protocol.specs import PermissionRule
-from ottod.settings.nearest import suggestion
+from ottod.settings.decode import dotted
+from ottod.settings.nearest import nearest, suggestion
 from ottod.settings.tool_names import source_of
 from ottod.settings.yaml_source import DataPath, Source
 
@@ -48,6 +49,31 @@ def check_rules(
             if len(str(rule.get(name, ""))) > MAX_PATTERN_CHARS:
                 message = f"a pattern of more than {MAX_PATTERN_CHARS} characters"
                 errors.append(source.error(message, (*place, name), mend="make it shorter"))
+
+
+def rules_about_nobody(source: Source, agents: Collection[str]) -> list[ConfigError]:
+    """Rules that name an agent which there is not, in `agent` or `target`: warnings, since it may be yet to come.
+
+    A target can also be the name of a session, so only one that is nearly an agent's is taken for a mistake.
+    """
+    found = []
+    permissions = source.data.get("permissions")
+    rules = permissions.get("rules") if isinstance(permissions, dict) else None
+    for i, rule in enumerate(rules if isinstance(rules, list) else []):
+        for key in ("agent", "target"):
+            name = rule.get(key) if isinstance(rule, dict) else None
+            if not isinstance(name, str) or not name or set(name) & set("*?[") or name in agents:
+                continue
+            close = nearest(name, sorted(agents))
+            if key == "target" and (not close or name.startswith(close)):
+                continue
+            place: DataPath = ("permissions", "rules", i, key)
+            hint = f" — did you mean {close!r}?" if close else ""
+            mend = (
+                f"write {close!r}" if close else f"make such an agent, or write one of: {', '.join(sorted(agents))}"
+            )
+            found.append(source.error(f"{dotted(place)}: unknown agent {name!r}{hint}", place, mend=mend))
+    return found
 
 
 def placed_rules(rules: Iterable[PermissionRule], source: Source, path: DataPath) -> tuple[PermissionRule, ...]:

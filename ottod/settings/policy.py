@@ -21,6 +21,7 @@ from ottod.settings.keys import secret_variables
 from ottod.settings.models import SCRIPT_SUFFIX, aliases, providers, resolve_name
 from ottod.settings.sections import DaemonSettings
 from ottod.settings.tool_names import source_of
+from ottod.settings.units import plural
 
 LAYER_STRENGTH: dict[Layer, int] = {"off": 0, "preferred": 1, "required": 2}
 PRESET_WIDTH: dict[Preset, int] = {"strict": 0, "balanced": 1, "autonomous": 2}
@@ -191,7 +192,7 @@ def _rules(given: tuple[PermissionRule, ...], notes: list[str]) -> tuple[Permiss
     kept = tuple(rule for rule in given if rule.effect != "allow")
     dropped = len(given) - len(kept)
     if dropped:
-        notes.append(f"permissions.rules: {dropped} allow rule(s) dropped; a project can only ask and deny")
+        notes.append(f"permissions.rules: {plural(dropped, 'allow rule')} dropped; a project can only ask and deny")
     return kept
 
 

@@ -1,4 +1,4 @@
-"""Sizes and durations as people write them: `512 MiB`, `2G`, `90s`, `5m`, `1h30m`."""
+"""Sizes, durations and counts as people write them: `512 MiB`, `2G`, `90s`, `5m`, `1h30m`, `1 turn`, `2 turns`."""
 
 from __future__ import annotations
 
@@ -68,3 +68,9 @@ def format_duration(seconds: float) -> str:
         if seconds and seconds % factor == 0:
             return f"{seconds / factor:g}{unit}"
     return f"{seconds:g}s" if seconds else "0"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 line`, `2 lines`."""
+    ending = "" if count == 1 else "es" if noun.endswith(("s", "ch")) else "s"
+    return f"{count} {noun}{ending}"

@@ -14,7 +14,7 @@ from ottod.protocol.workflows import MAX_STEPS, Output, Step, WorkflowInput, Wor
 from ottod.settings.json_schema import KEYWORDS, mistakes
 from ottod.settings.nearest import nearest, suggestion
 from ottod.settings.placeholders import PLACEHOLDERS, placeholders_in
-from ottod.settings.units import format_duration
+from ottod.settings.units import format_duration, plural
 from ottod.settings.workflow_conditions import condition_findings
 from ottod.settings.workflow_finding import Finding
 from ottod.settings.workflow_tree import (
@@ -156,7 +156,7 @@ def _quorum(node: Node, path: DataPath) -> Iterator[Finding]:
         message = f"{label(node)} has a quorum, and on_failure is {node.on_failure}"
         yield Finding((*path, "quorum"), message, "write `on_failure: quorum`, or remove it", key=True)
     elif node.quorum is not None and node.quorum > len(node.steps):
-        message = f"a quorum of {node.quorum} cannot be reached with {len(node.steps)} step(s)"
+        message = f"a quorum of {node.quorum} cannot be reached with {plural(len(node.steps), 'step')}"
         yield Finding((*path, "quorum"), message, f"write {len(node.steps)} or less")
 
 

@@ -22,6 +22,7 @@ import msgspec
 from ottod.core.ring import Segment, Track, contiguous_end
 from ottod.ids import session_id
 from ottod.protocol.records import HEADER, HEADER_BYTES, MAX_PAYLOAD_BYTES
+from ottod.settings.units import plural
 from ottod.storage.ring_format import (
     MAX_LOST_INTERVALS,
     SEGMENT_HEADER_BYTES,
@@ -78,12 +79,13 @@ class RingRecovery(msgspec.Struct, frozen=True, kw_only=True):
             return f"new ring: the old one was unreadable and is kept as {self.moved_aside}"
         if self.created:
             return "new ring" + (f", everything before offset {self.lost[1] + 1} is lost" if self.lost else "")
-        parts = [f"{self.events} events in {self.records} records of {self.sessions} sessions"]
+        held = f"{plural(self.events, 'event')} in {plural(self.records, 'record')}"
+        parts = [f"{held} of {plural(self.sessions, 'session')}"]
         if self.missing_bytes:
-            parts.append(f"the file was {self.missing_bytes} bytes short")
+            parts.append(f"the file was {plural(self.missing_bytes, 'byte')} short")
         parts += [f"{t.session or 'a segment'} is damaged after byte {t.position}" for t in self.torn[:4]]
         if len(self.torn) > 4:
-            parts.append(f"{len(self.torn) - 4} more segments are damaged")
+            parts.append(f"{plural(len(self.torn) - 4, 'more segment')} damaged")
         if self.lost is not None:
             parts.append(f"events in offsets {self.lost[0]} to {self.lost[1]} are lost")
         if self.unfinished_append:

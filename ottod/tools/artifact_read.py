@@ -8,9 +8,10 @@ import msgspec
 from msgspec import Meta
 
 from ottod.protocol.artifacts import ArtifactInfo
+from ottod.settings.units import plural
 from ottod.tools.artifact_write import artifacts_of
 from ottod.tools.base import Facts, Tool, ToolContext, ToolOutput
-from ottod.tools.text import decode_text, lines_of, plural
+from ottod.tools.text import decode_text, lines_of
 
 NOTE_BYTES = 300
 """What the head and the last line may take of the output."""
@@ -45,7 +46,9 @@ async def run(arguments: ArtifactReadArguments, context: ToolContext) -> ToolOut
 def describe(info: ArtifactInfo) -> str:
     """`design.md, version 2, a design of 512 bytes by architect (art-…)`."""
     by = f" by {info.agent}" if info.agent else ""
-    return f"{info.name}, version {info.version}, {info.kind}, {info.size_bytes} bytes{by} ({info.artifact})"
+    return (
+        f"{info.name}, version {info.version}, {info.kind}, {plural(info.size_bytes, 'byte')}{by} ({info.artifact})"
+    )
 
 
 def _window(lines: list[str], arguments: ArtifactReadArguments, room_bytes: int) -> tuple[list[str], bool]:

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from ottod.errors import ToolError
 from ottod.protocol.artifacts import KINDS, MAX_ARTIFACT_BYTES, MAX_SOURCES
+from ottod.settings.units import plural
 from ottod.tools.base import Artifacts, Facts, Tool, ToolContext, ToolOutput
 
 Reference = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -42,7 +43,7 @@ async def run(arguments: ArtifactWriteArguments, context: ToolContext) -> ToolOu
         data, name=arguments.name, kind=arguments.kind, sources=arguments.sources, key=context.idempotency_key
     )
     return ToolOutput(
-        text=f"kept {info.name}, version {info.version}, {info.size_bytes} bytes, as {info.artifact}",
+        text=f"kept {info.name}, version {info.version}, {plural(info.size_bytes, 'byte')}, as {info.artifact}",
         data={"artifact": info.artifact, "version": info.version, "digest": info.digest},
     )
 

@@ -8,10 +8,11 @@ import msgspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
+from ottod.settings.units import plural
 from ottod.tools.base import Facts, Tool, ToolContext, ToolOutput
 from ottod.tools.data_path import format_path, get, parse_path, put
 from ottod.tools.documents import Format, dump, format_of, indent_of, load, replace_scalar
-from ottod.tools.text import decode_text, plural
+from ottod.tools.text import decode_text
 
 MAX_FILE_BYTES: dict[Format, int] = {"json": 8 * 1024 * 1024, "yaml": 512 * 1024}
 """Reading YAML takes seconds for each megabyte."""

@@ -22,8 +22,8 @@ from ottod.protocol.decisions import (
     NodeChange,
     NodeKind,
 )
+from ottod.settings.units import plural
 from ottod.tools.base import Decisions, Facts, FoundDecisions, Tool, ToolContext, ToolOutput
-from ottod.tools.text import plural
 
 Name = Annotated[str, Meta(min_length=1, max_length=40)]
 Link = Annotated[str, Meta(min_length=1, max_length=200)]

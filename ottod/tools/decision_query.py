@@ -17,9 +17,9 @@ from ottod.protocol.decisions import (
     NodeKind,
     NodeStatus,
 )
+from ottod.settings.units import plural
 from ottod.tools.base import Facts, FoundDecisions, Tool, ToolContext, ToolOutput
 from ottod.tools.decision_log import decisions_of
-from ottod.tools.text import plural
 
 NOTE_BYTES = 400
 """What the tool's own words and the marks around the content may take of the output."""

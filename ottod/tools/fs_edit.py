@@ -9,8 +9,9 @@ import msgspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
+from ottod.settings.units import plural
 from ottod.tools.base import Facts, Tool, ToolContext, ToolOutput
-from ottod.tools.text import TextFile, decode_text, lines_of, plural
+from ottod.tools.text import TextFile, decode_text, lines_of
 
 MAX_FILE_BYTES = 8 * 1024 * 1024
 MAX_SHOWN_MATCHES = 5

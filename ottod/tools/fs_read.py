@@ -8,8 +8,9 @@ import msgspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
+from ottod.settings.units import plural
 from ottod.tools.base import Facts, Tool, ToolContext, ToolOutput
-from ottod.tools.text import decode_text, lines_of, plural
+from ottod.tools.text import decode_text, lines_of
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
 MAX_LINE_CHARS = 2000

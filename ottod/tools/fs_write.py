@@ -8,8 +8,9 @@ import msgspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
+from ottod.settings.units import plural
 from ottod.tools.base import Facts, Tool, ToolContext, ToolOutput
-from ottod.tools.text import lines_of, plural
+from ottod.tools.text import lines_of
 
 
 class WriteArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

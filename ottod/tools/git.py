@@ -9,10 +9,10 @@ import msgspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
+from ottod.settings.units import plural
 from ottod.tools.base import Facts, Tool, ToolContext, ToolOutput
 from ottod.tools.git_program import ENVIRONMENT, checked_revision, git, git_or_fail
 from ottod.tools.keep_whole import keep_whole
-from ottod.tools.text import plural
 
 MAX_DIFF_BYTES = 8 * 1024 * 1024
 """Of a diff that is kept; of a longer one git's output is cut in the middle."""

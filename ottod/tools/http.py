@@ -12,6 +12,7 @@ from msgspec import Meta
 from ottod.core.web_address import Target, parse_url
 from ottod.errors import ToolError
 from ottod.protocol.toolio import WebRequest, WebResponse
+from ottod.settings.units import plural
 from ottod.tools.base import IDEMPOTENCY_HEADER, Facts, Tool, ToolContext, ToolOutput
 from ottod.tools.keep_whole import keep_whole
 
@@ -74,7 +75,7 @@ async def run(arguments: HttpArguments, context: ToolContext) -> ToolOutput:
 
 def _head(response: WebResponse) -> str:
     """What is said of an answer outside of the marks: nothing that the server could have phrased."""
-    parts = [f"status {response.status}", f"{len(response.body)} bytes"]
+    parts = [f"status {response.status}", plural(len(response.body), "byte")]
     media = media_type(response)
     if KNOWN_MEDIA.match(media):
         parts.append(media)

@@ -8,9 +8,10 @@ import msgspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
+from ottod.settings.units import plural
 from ottod.tools.base import Tool, ToolContext, ToolOutput
 from ottod.tools.markdown_sections import find_section, front_matter_end, sections
-from ottod.tools.text import TextFile, decode_text, plural
+from ottod.tools.text import TextFile, decode_text
 
 MAX_FILE_BYTES = 2 * 1024 * 1024
 

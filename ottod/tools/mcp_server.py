@@ -23,6 +23,7 @@ from mcp.shared.exceptions import MCPError
 from ottod.core.server_life import ServerLife
 from ottod.errors import ToolError
 from ottod.protocol.specs import McpServer
+from ottod.settings.units import plural
 from ottod.tools.mcp_transport import Loss, Streams, silence_sdk
 from ottod.tools.source import Notice
 
@@ -181,7 +182,7 @@ class McpConnection:
             self.tools = tools
         self._client, self._lost = client, lost
         changed = "" if {t.name for t in tools} == {t.name for t in self.tools} else ", with other tools than before"
-        self._move("serving", f"{len(tools)} tools" + changed)
+        self._move("serving", plural(len(tools), "tool") + changed)
         self._settled.set()
 
     def _move(self, state: State, message: str) -> None:

@@ -12,8 +12,8 @@ import msgspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
+from ottod.settings.units import plural
 from ottod.tools.base import Facts, Processes, ProcessView, Tool, ToolContext, ToolOutput
-from ottod.tools.text import plural
 
 FIRST_LOOK_S = 1.0
 """How long a start waits for an early end, and for first words."""

@@ -8,9 +8,9 @@ import msgspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
+from ottod.settings.units import plural
 from ottod.tools.base import Facts, ProgramResult, Tool, ToolContext, ToolOutput
 from ottod.tools.keep_whole import MAX_KEPT_BYTES, keep_output
-from ottod.tools.text import plural
 
 QUIET = {"PAGER": "cat", "GIT_PAGER": "cat", "GIT_TERMINAL_PROMPT": "0", "TERM": "dumb", "NO_COLOR": "1"}
 """Nobody sits at a terminal: no pagers, no prompts, no colours."""

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from ottod.errors import UNDECODABLE, ToolError
+from ottod.settings.units import plural
 from ottod.tools.base import Facts, Files, ProgramResult, Tool, ToolContext, ToolOutput
 from ottod.tools.keep_whole import MAX_KEPT_BYTES, Shown, keep_output
 from ottod.tools.shell import QUIET, describe_ending, run_shell
@@ -238,7 +239,8 @@ def _report(
     if counts is None:
         lines.append(f"{framework}: no counts in the output ({seconds})")
     else:
-        outcome = f"{counts.passed} passed, {counts.failed} failed, {counts.errors} errors, {counts.skipped} skipped"
+        errors = plural(counts.errors, "error")
+        outcome = f"{counts.passed} passed, {counts.failed} failed, {errors}, {counts.skipped} skipped"
         note = "; the output was cut, counts may be too low" if result.truncated and framework != "pytest" else ""
         lines.append(f"{framework}: {outcome} ({seconds}{note})")
         if counts.failing:

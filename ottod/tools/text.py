@@ -58,8 +58,3 @@ def lines_of(text: str) -> list[str]:
 def printable(text: str) -> str:
     """Text that any encoder accepts: names with bytes that are no UTF-8 are shown with replacement marks."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") if not text.isascii() else text
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 line`, `2 lines`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('s', 'ch')) else 's'}"

@@ -30,7 +30,7 @@ from ottod.core.approval import (
     Settle,
     approval_id,
 )
-from ottod.core.permission import MAX_KEYS, Verdict, covering_grant, describe_rule, grant_keys
+from ottod.core.permission import MAX_KEYS, Verdict, covering_grant, grant_keys
 from ottod.core.resume import Restored
 from ottod.core.text_diff import shown_diff
 from ottod.errors import Failure
@@ -187,7 +187,7 @@ class Approvals:
                 tool=call.tool,
                 outcome=outcome,
                 claims=claims[:MAX_TOLD_CLAIMS],
-                rule=describe_rule(verdict.rule),
+                rule=str(verdict.rule),
                 source=verdict.source,
                 reason=cut(verdict.reason, MAX_REASON_BYTES)[0],
                 grant=grant,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from ottod.core.other_layers import other_layers
-from ottod.core.permission import Finding, Loser, Verdict, covering_grant, describe_rule, grant_keys
+from ottod.core.permission import Finding, Loser, Verdict, covering_grant, grant_keys
 from ottod.errors import ToolError
 from ottod.protocol.model import ToolCall
 from ottod.protocol.policy import Hypothesis
@@ -154,12 +154,12 @@ def _notes(order: Hypothesis, tool: Tool[Any] | None, *, is_wrong: bool) -> tupl
 
 def _word(finding: Finding) -> RuleWord:
     rule = finding.rule
-    return RuleWord(rule=describe_rule(rule), source=rule.source or finding.authority, reason=rule.reason)
+    return RuleWord(rule=str(rule), source=rule.source or finding.authority, reason=rule.reason)
 
 
 def _loser(loser: Loser) -> RuleWord:
     rule = loser.rule
-    return RuleWord(rule=describe_rule(rule), source=rule.source, reason=rule.reason, why=loser.why)
+    return RuleWord(rule=str(rule), source=rule.source, reason=rule.reason, why=loser.why)
 
 
 def _ruling(finding: Finding) -> ClaimRuling:

@@ -88,7 +88,9 @@ class SessionRunner:
         self._approvals = Approvals(birth, link, on_wait=self._calls_changed)
         self._permits = Permits(link, session=birth.session, incarnation=birth.incarnation)
         self._state = AnnouncedState(link)
-        self._steering = Steering(link, self._inbox, self._state, equip=self._equip, on_change=self._work_changed)
+        self._steering = Steering(
+            link, self._inbox, self._state, session=birth.session, equip=self._equip, on_change=self._work_changed
+        )
         self._stop: Cause | None = None
         self._whole = ""
         self._is_suspended = False

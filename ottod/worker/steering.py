@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from ottod.core.resume import Restored
+from ottod.core.resume import Restored, too_few_turns
 from ottod.errors import Failure
 from ottod.protocol import journal as j
 from ottod.protocol.events import CheckpointWritten, ConversationRolledBack
@@ -21,10 +21,6 @@ from ottod.worker.text import cut
 from ottod.worker.turns import TurnDriver
 
 MAX_REASON_BYTES = 2000
-NO_TURN = Failure(
-    code="no_turn", message="no turn is running", mend="say something to the session, or see `ottoctl ps`"
-)
-
 LEFT_OPEN = Failure(
     code="turn_open",
     message="the session goes on in another process, and its turn is still open",
@@ -34,7 +30,7 @@ LEFT_OPEN = Failure(
 
 
 class Steering:
-    """One session's. `equip` gives the driver, built if need be; `on_change` is called when work may go on."""
+    """Those of `session`. `equip` gives the driver, built if need be; `on_change` is called when work may go on."""
 
     def __init__(
         self,
@@ -42,12 +38,14 @@ class Steering:
         inbox: Inbox,
         state: AnnouncedState,
         *,
+        session: str,
         equip: Callable[[], Awaitable[TurnDriver | None]],
         on_change: Callable[[], None],
     ) -> None:
         self._link = link
         self._inbox = inbox
         self._state = state
+        self._session = session
         self._equip = equip
         self._on_change = on_change
         self._journal: JournalWriter | None = None
@@ -93,7 +91,11 @@ class Steering:
     async def interrupt(self, order: InterruptTurn) -> Failure | None:
         """Ends the turn that runs, and nothing else; done when it is over."""
         if self.driver is None or not self.driver.is_driving:
-            return NO_TURN
+            return Failure(
+                code="no_turn",
+                message="no turn is running",
+                mend=f"say something to it: ottoctl send {self._session} TEXT",
+            )
         is_over = await self.driver.interrupt(cut(order.reason, MAX_REASON_BYTES)[0])
         return None if is_over else LEFT_OPEN
 
@@ -152,11 +154,13 @@ class Steering:
             return Failure(code="session_ended", message="the session is ending and hears nothing more")
         if driver.is_driving:
             return Failure(
-                code="turn_open", message="a turn is running", mend="wait for its end, or `ottoctl interrupt` it"
+                code="turn_open",
+                message="a turn is running",
+                mend=f"`ottoctl wait --idle {self._session}`, or `ottoctl interrupt {self._session}`",
             )
         known = len(driver.marks)
         if not 0 < order.turns <= known:
-            return Failure(code="no_such_turn", message=f"{order.turns} turns cannot be forgotten: there are {known}")
+            return too_few_turns(self._session, order.turns, known)
         driver.forget(order.turns)
         newest = driver.marks[-1].turn if driver.marks else 0
         self._journal.note(j.TurnsRolledBack(turns=order.turns, turn=newest))

@@ -60,13 +60,23 @@ CAUSE_OF_CODE: dict[str, CauseKind] = {"auth": "auth", "budget": "budget"}
 MAX_REASON_BYTES = 2000
 LAST_NEWS_S = 2.0
 """For the ends of the last steps to be heard, once root has ended them."""
-NOT_HEARD = Failure(
-    code="no_input",
-    message="a workflow takes no messages",
-    mend="say it to the session of one of its steps: see `ottoctl workflow status`",
-)
 NOT_BEGUN = Failure(code="not_ready", message="the workflow has not begun yet", retryable=True)
-NO_TURNS = Failure(code="no_turn", message="a workflow has no turns", mend="pause it, or stop it")
+
+
+def _not_heard(session: str) -> Failure:
+    return Failure(
+        code="no_input",
+        message="a workflow takes no messages",
+        mend=f"say it to the session of one of its steps: `ottoctl workflow status {session}` names them",
+    )
+
+
+def _no_turns(session: str) -> Failure:
+    return Failure(
+        code="no_turn",
+        message="a workflow has no turns",
+        mend=f"`ottoctl pause {session}` lets no step begin, `ottoctl stop {session}` ends it",
+    )
 
 
 class WorkflowRunner:
@@ -362,14 +372,14 @@ class WorkflowRunner:
             case StopTurn():
                 return await self._fail(self._run, order)
             case DeliverInput() | WithdrawInput():
-                return NOT_HEARD
+                return _not_heard(self._birth.session)
             case ResolveApproval():
                 return await self._approvals.answer(order)
             case SetPause():
                 await self._set_pause(self._run, order)
                 return None
             case InterruptTurn() | NoteCheckpoint() | ForgetTurns():
-                return NO_TURNS
+                return _no_turns(self._birth.session)
             case _:
                 assert_never(order)
 

@@ -16,7 +16,6 @@ from ottod.core.permission import (
     Verdict,
     covering_grant,
     decide,
-    describe_rule,
     grant_keys,
     hard_denies,
     is_more_specific,
@@ -104,7 +103,7 @@ def test_a_verdict_says_why_and_why_not() -> None:
     found = verdict("shell", Facts(commands=("ls; git push -f",)), *rules)
     assert (found.effect, found.rule, found.source, found.reason) == ("deny", deny, "otto.yml:7", "not from here")
     assert str(found.decisive.claim) == "exec git push -f"
-    assert {describe_rule(each.rule): each.why for each in found.why_not} == {
+    assert {str(each.rule): each.why for each in found.why_not} == {
         "allow tool: shell": "the deciding rule is more specific",
         "ask tool: sh*, command: *-f": "deny beats ask",
     }

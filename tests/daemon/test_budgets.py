@@ -75,7 +75,7 @@ def test_a_run_that_hits_its_cap_returns_its_partial_work(daemon: RealDaemon) ->
     assert table.returncode == 0 and done.session in table.stdout and "total" in table.stdout
     (said,) = json.loads(ctl(daemon, "cost", "-o", "json").stdout)
     assert said["key"] == "tester"
-    assert "of 4.0k tokens" in ctl(daemon, "inspect", done.session).stdout
+    assert "of 4,000 tokens" in ctl(daemon, "inspect", done.session).stdout
     assert ctl(daemon, "cost", "--since", "yesterday").returncode == 2
 
 

@@ -75,11 +75,33 @@ def test_the_status_of_a_workflow_shows_what_waits(daemon: RealDaemon) -> None:
         assert rows(daemon, session) == [("deploy", "asks"), *behind]
         shown = ctl(daemon, "workflow", "status", session.id).stdout
         assert f"ottoctl approve {asked.approval} (to production?)" in shown
+        for words in (["interrupt"], ["send", "x"], ["fork"], ["resume", "x"]):
+            done = ctl(daemon, words[0], session.id, *words[1:])
+            assert done.returncode and session.id in done.stderr.split("mend:")[1], (words, done.stderr)
         otto.deny(asked.approval, reason="not today")
         assert session.wait(timeout_s=60).cause.kind == "failed"  # type: ignore[union-attr]
         found = dict(rows(daemon, session))
         assert found == {"deploy": "refused", "rest": "skipped"}
         assert "not today" in ctl(daemon, "workflow", "status", session.id).stdout
+
+
+def test_what_is_approved_while_the_workflow_is_paused(daemon: RealDaemon) -> None:
+    """It says so, and how it goes on; what is refused meanwhile leaves it paused."""
+    agent(daemon, "fine")
+    spec = workflow(Step(id="deploy", agent="fine", approval=Approval()), Step(id="tell", agent="fine"))
+    with daemon.client() as otto:
+        session = otto.start_workflow(spec=spec, task="go", cwd=daemon.workdir)
+        (asked,) = wait_for("it asks", lambda: session.info().approvals)
+        session.pause()
+        otto.approve(asked.approval)
+        wait_for("approved", lambda: rows(daemon, session) == [("deploy", "approved"), ("tell", "pending")])
+        assert f"goes on with: ottoctl unpause {session.id}" in ctl(daemon, "workflow", "status", session.id).stdout
+        refused = ctl(daemon, "resume", session.id, "hurry")
+        assert refused.returncode and f"ottoctl resume {session.id}" in refused.stderr
+        assert session.info().state == "paused"
+        session.unpause()
+        assert session.wait(timeout_s=60).ok
+        assert rows(daemon, session) == [("deploy", "completed"), ("tell", "completed")]
 
 
 def test_an_ended_session_names_what_goes_on(daemon: RealDaemon) -> None:

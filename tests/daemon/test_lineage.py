@@ -86,6 +86,8 @@ def test_forks_and_rollbacks(daemon: RealDaemon) -> None:
         with pytest.raises(OttoError) as caught:
             first.rollback(7)
         assert caught.value.code == "no_such_turn"
+        assert caught.value.message == f"{first.id} has 2 turns: 7 cannot be forgotten"
+        assert f"ottoctl rollback {first.id} --turns 2" in caught.value.mend
 
 
 def test_a_journal_is_compressed_and_read(daemon: RealDaemon) -> None:

@@ -396,10 +396,12 @@ def test_a_workflow_is_no_conversation(daemon: RealDaemon) -> None:
     with daemon.client() as otto:
         session = start(daemon, otto, workflow("sequential", step("a", "one")))
         assert session.wait(timeout_s=60).ok
-        with pytest.raises(OttoError, match="takes no messages"):
-            session.resume("more")
-        with pytest.raises(OttoError, match="is a workflow"):
-            session.fork("more")
+        again = f'ottoctl workflow run {session.info().agent} "…"'
+        for refuse in (lambda: session.resume("more"), session.resume, lambda: session.fork("more")):
+            with pytest.raises(OttoError) as refused:
+                refuse()
+            assert again in refused.value.mend
+        assert "is a workflow" in refused.value.message
 
 
 def test_a_long_input_reaches_a_step_as_a_summary(daemon: RealDaemon) -> None:

@@ -686,3 +686,13 @@ def test_doctor(fake: FakeDaemon, tmp_path: Path) -> None:
     done = ottoctl(tmp_path, "doctor")
     assert done.returncode == 1
     assert "✗ runtime directory" in done.stdout and f"chmod 700 {tmp_path / 'run'}" in done.stdout
+
+
+def test_doctor_tells_a_mistake_once(tmp_path: Path) -> None:
+    """A wrong configuration keeps several checks from being made: one line says why, and of which."""
+    (tmp_path / "otto.yml").write_text("rng: 1\n")
+    done = ottoctl(tmp_path, "doctor", "-o", "json", OTTO_CONFIG=str(tmp_path / "otto.yml"))
+    (found,) = (f for f in json.loads(done.stdout) if "unknown key" in f["detail"])
+    assert done.returncode == 1 and (found["check"], found["level"]) == ("configuration", "fail")
+    assert found["detail"].endswith("(so agents, keys and isolation cannot be checked)")
+    assert done.stdout.count(found["mend"]) == 1

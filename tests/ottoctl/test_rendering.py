@@ -36,6 +36,7 @@ from ottod.protocol.events import (
     ToolProgress,
     ToolStarted,
     TurnCompleted,
+    TurnFailed,
     TurnStarted,
     Unknown,
     UsageUpdated,
@@ -119,8 +120,8 @@ I will run the tests.
 ↻ m: rate_limited; attempt 2 in 1.5s
 ✗ shell · timed out after 2 s 2.0s
 Done.
-· turn 1: 12.3k in / 1.2k out / 8.0k cached · $0.0123 · 4.2s
-✓ completed · 1 turn · 12.3k in / 1.2k out / 8.0k cached · $0.0123 · 14.2s · s-7f3k2m9qxa
+· turn 1: 12.3k in / 1,250 out / 8,000 cached · $0.0123 · 4.2s
+✓ completed · 1 turn · 12.3k in / 1,250 out / 8,000 cached · $0.0123 · 14.2s · s-7f3k2m9qxa
 """
 
 
@@ -235,8 +236,23 @@ def test_a_bad_end_says_why() -> None:
     )
 
 
+def test_the_end_of_a_turn_is_not_told_twice() -> None:
+    """What ended the session with its only turn stands in one line; another reason is told as well."""
+    failure = Failure(code="budget", message="no room for another call", mend="raise budgets.tokens")
+    failed = TurnFailed(turn=1, failure=failure)
+    for message, told in (("no room for another call (raise budgets.tokens)", 1), ("the disk is full", 2)):
+        chunks = play(StreamRenderer(), [failed, SessionExited(cause=Cause(kind="budget", message=message))])
+        text = "".join(c.text for c in chunks)
+        assert text.count("no room for another call (raise budgets.tokens)") == 1
+        assert text.startswith("✗ turn 1 failed: ") and f"\n✗ budget · {SID}\n" in text.replace(" · 1 turn", "")
+        assert len(text.splitlines()) == told + 1
+    later = [failed, TurnStarted(turn=2, input="go on"), SessionExited(cause=Cause(kind="failed", message="raised"))]
+    assert "\n  raised\n" in "".join(c.text for c in play(StreamRenderer(), later))
+
+
 NOTICES: list[tuple[Event | Unknown, str]] = [
     (Gap(first=5, last=9, reason="evicted", session=SID), f"… up to 5 events of {SID} are missing (evicted)"),
+    (Gap(first=9, last=9, reason="evicted"), "… up to 1 event is missing (evicted)"),
     (LogWarning(message="low\ndisk"), "! low disk"),
     (SessionStarted(pid=1, incarnation=2), "↻ restarted, incarnation 2"),
     (
@@ -379,7 +395,15 @@ def test_unknown_is_not_free_in_any_table() -> None:
         "-",
         "≥ $3.00",
     ]
-    assert [tokens(n) for n in (0, 999, 1000, 999_949, 999_950)] == ["0", "999", "1.0k", "999.9k", "1.0M"]
+    assert [tokens(n) for n in (0, 999, 4012, 9999, 10_000, 999_949, 999_950)] == [
+        "0",
+        "999",
+        "4,012",
+        "9,999",
+        "10.0k",
+        "999.9k",
+        "1.0M",
+    ]
     assert [size(n) for n in (5, 1024, 1_048_524, 1_048_576)] == ["5 B", "1.0 KiB", "1023.9 KiB", "1.0 MiB"]
     assert [age(s) for s in (-5, 0.5, 59, 61, 7200, 200_000)] == ["now", "now", "59s", "1m", "2h", "2d"]
 

@@ -133,11 +133,11 @@ def test_top_is_a_table() -> None:
     rows = top_rows(BUSY, RATES, sort="cpu")
     assert top_page(STATUS, rows, now_ns=NOW_NS, width=0, height=0, color=False, sort="cpu") == (
         "ottod 1.2.3, up 1h01m, lag 1.5 ms · 3 sessions: 1 parked, 2 running\n"
-        "memory 980.0 MiB · CPU 150 % · 12 events/s · 1.5k tokens · $0.0200 · by cpu\n"
+        "memory 980.0 MiB · CPU 150 % · 12 events/s · 1,500 tokens · $0.0200 · by cpu\n"
         "\n"
         "ID       STATE    AGENT     MEMORY      CAP    CPU  EVENTS/S  TOKENS     COST  RESTARTS  DOING\n"
         "s-aaaaa  running  coder  950.0 MiB  1.0 GiB  150 %        12       0    $0.00         0  test_runner\n"
-        "s-bbbbb  running  coder   30.0 MiB        -      -         -    1.5k  $0.0200         2  (1m)\n"
+        "s-bbbbb  running  coder   30.0 MiB        -      -         -   1,500  $0.0200         2  (1m)\n"
         "s-ccccc  parked   coder          -        -    0 %         0       0    $0.00         0  flapping\n"
     )
 

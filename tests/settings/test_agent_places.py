@@ -14,6 +14,7 @@ from ottod.settings.policy import narrow
 from ottod.settings.sections import DaemonSettings
 
 SETTINGS = DaemonSettings()
+RULES = "permissions:\n  rules:\n"
 CASES = [
     (
         "permissions: autonomous\n",
@@ -44,6 +45,25 @@ CASES = [
         "write 'specialist'",
     ),
     ("handoffs: coder\npermissions: strict\n", [], ""),
+    (
+        f"{RULES}    - {{effect: deny, agent: codr}}\n    - {{effect: ask, target: specialst}}\n",
+        [
+            "3:29 permissions.rules[0].agent: unknown agent 'codr' — did you mean 'coder'?",
+            "4:29 permissions.rules[1].target: unknown agent 'specialst' — did you mean 'specialist'?",
+        ],
+        "write 'coder'",
+    ),
+    (
+        f"{RULES}    - {{effect: ask, agent: xyz}}\n",
+        ["3:28 permissions.rules[0].agent: unknown agent 'xyz'"],
+        "one of",
+    ),
+    # Patterns, agents that there are, and names that sessions may bear.
+    (
+        f"{RULES}    - {{effect: deny, agent: 'cod*', target: coder}}\n    - {{effect: ask, target: coder-2}}\n",
+        [],
+        "",
+    ),
 ]
 
 

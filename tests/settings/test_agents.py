@@ -212,7 +212,7 @@ def test_a_project_only_narrows(world: World) -> None:
         "isolation.read_paths: ../.. dropped; project_may.read_paths does not allow it",
         "isolation.write_paths: /srv dropped; project_may.write_paths does not allow it",
         "permissions.preset: autonomous narrowed to balanced, the widest that project_may.preset allows",
-        "permissions.rules: 1 allow rule(s) dropped; a project can only ask and deny",
+        "permissions.rules: 1 allow rule dropped; a project can only ask and deny",
         "env: AWS_SECRET_ACCESS_KEY dropped; project_may.env does not allow it",
         "env: ANTHROPIC_API_KEY dropped; project_may.env does not allow it",
         "env: * dropped; project_may.env does not allow it",

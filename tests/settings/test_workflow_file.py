@@ -200,7 +200,7 @@ WRONG: list[tuple[str, str, str]] = [
     ),
     (
         "mode: parallel\non_failure: quorum\nquorum: 2\nsteps: [{agent: coder}]\n",
-        "3:9: a quorum of 2 cannot be reached with 1 step(s)",
+        "3:9: a quorum of 2 cannot be reached with 1 step",
         "write 1 or less",
     ),
     (

@@ -222,7 +222,7 @@ def test_pytest_is_run_and_counted(place: SessionPlace) -> None:
         "tests/test_it.py::test_errs",
     ]
     assert output.is_error and output.exit_status == 1
-    assert output.text.startswith("pytest: 2 passed, 2 failed, 1 errors, 1 skipped")
+    assert output.text.startswith("pytest: 2 passed, 2 failed, 1 error, 1 skipped")
     chosen = place.call(TEST_RUNNER, '{"select": ["tests/test_it.py::test_passes"]}', timeout_s=60.0)
     assert chosen.data["passed"] == 1 and not chosen.is_error
     assert not list(place.project.rglob("__pycache__")) and not (place.project / ".pytest_cache").exists()
