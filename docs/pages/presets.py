@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ottod.core.claims import claims_of
-from ottod.core.permission import PROTECTED_PATHS, Call, decide, describe_rule
+from ottod.core.permission import PROTECTED_PATHS, Call, decide
 from ottod.core.presets import SESSION_TOOLS, preset_rules
 from ottod.protocol.policy import Authority
 from ottod.protocol.specs import Preset
@@ -60,5 +60,5 @@ def _effect(preset: Preset, tool: str, kind: str, is_confined: bool) -> str:
 def _rules(preset: Preset) -> str:
     text = f"## `{preset}`\n\n| rule | why |\n|---|---|\n"
     for rule in preset_rules(preset, is_confined=True):
-        text += f"| `{describe_rule(rule)}` | {cell(rule.reason)} |\n"
+        text += f"| `{str(rule)}` | {cell(rule.reason)} |\n"
     return text + "\n"
