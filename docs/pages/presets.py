@@ -60,5 +60,5 @@ def _effect(preset: Preset, tool: str, kind: str, is_confined: bool) -> str:
 def _rules(preset: Preset) -> str:
     text = f"## `{preset}`\n\n| rule | why |\n|---|---|\n"
     for rule in preset_rules(preset, is_confined=True):
-        text += f"| `{str(rule)}` | {cell(rule.reason)} |\n"
+        text += f"| `{rule!s}` | {cell(rule.reason)} |\n"
     return text + "\n"

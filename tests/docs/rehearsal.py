@@ -20,7 +20,7 @@ TIMEOUT_S = 90
 MARK = "\x1e"
 
 HOUSE_SCRIPT = "loop: true\nturns:\n  - text: All done.\n"
-"""What the model `default` says, so that pages may use the built-in agents without a key."""
+"""What the model `default` says to pages that count on one, since there is no key."""
 
 _CHANGING = (
     (re.compile(r"\bs-[0-9a-z]{5,10}\b"), "s-ID"),
@@ -48,12 +48,10 @@ class Rehearsal:
     def __init__(self, page: Path) -> None:
         self._steps = steps(page)
         # The daemon is only a place until the page starts one there.
-        self.daemon = PrivateDaemon(
-            {
-                "ring": {"size_bytes": 4 * 1024 * 1024, "segment_bytes": 128 * 1024},
-                "models": {"default": "scripted:~/house.yml"},
-            }
-        )
+        settings: dict[str, object] = {"ring": {"size_bytes": 4 * 1024 * 1024, "segment_bytes": 128 * 1024}}
+        if not is_keyless(page):
+            settings["models"] = {"default": "scripted:~/house.yml"}
+        self.daemon = PrivateDaemon(settings)
         home, programs = self.daemon.base / "home", self.daemon.base / "bin"
         self._place = ROOT if page == ROOT / "README.md" else home / "project"
         (home / "project").mkdir(parents=True)
@@ -113,6 +111,11 @@ class Rehearsal:
             assert ended.poll(TIMEOUT_S * 1000), "the daemon that the page started does not end"
         finally:
             os.close(pidfd)
+
+
+def is_keyless(page: Path) -> bool:
+    """Whether a page says that it can be followed without a key: then no model is there but its own scripts."""
+    return "without a key" in " ".join(page.read_text().split())
 
 
 def steps(page: Path) -> list[Step]:

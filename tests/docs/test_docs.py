@@ -20,7 +20,7 @@ from ottod.settings.agent_file import check_agent
 from ottod.settings.script import load_script
 from ottod.settings.sections import DaemonSettings
 from tests.docs.markdown import PAGES, ROOT, Block, anchors, blocks, commands, links
-from tests.docs.rehearsal import Rehearsal, matches, steps
+from tests.docs.rehearsal import Rehearsal, is_keyless, matches, steps
 from tests.fakes.wire_server import WireServer
 
 LIMITS = ROOT / "docs/explanation/limits.md"
@@ -59,6 +59,12 @@ def test_the_pages_that_a_newcomer_reads_are_played() -> None:
     played = {ids(page) for page in PLAYED}
     how_to = {ids(page) for page in PAGES if page.parent.name == "how-to"} - {ids(OWN_MODELS), ids(SERVICE)}
     assert {"README.md", "docs/quickstart.md"} | how_to <= played
+
+
+def test_pages_that_anybody_can_follow_say_so() -> None:
+    """Which is what has them played without any model but the scripts that they bring."""
+    keyless = {ids(page) for page in PLAYED if is_keyless(page)}
+    assert {"README.md", "docs/quickstart.md", "docs/how-to/supervise-sessions.md"} <= keyless
 
 
 def test_a_difference_is_seen() -> None:
