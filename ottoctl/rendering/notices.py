@@ -52,8 +52,8 @@ class Notice(NamedTuple):
     style: str
 
 
-def notice_of(event: Event | Unknown) -> Notice | None:
-    """The line for an event, or None for events that show in another way or not at all."""
+def notice_of(event: Event | Unknown, *, session: str = "") -> Notice | None:
+    """The line for an event of a session, or None for events that show in another way or not at all."""
     match event:
         case Gap():
             count = event.last - event.first + 1
@@ -82,10 +82,10 @@ def notice_of(event: Event | Unknown) -> Notice | None:
             why = f": {one_line(event.reason)}" if event.reason else ""
             return Notice(f"■ turn {event.turn} cancelled{why}", "yellow")
         case _:
-            return _about_others(event)
+            return _about_others(event, session)
 
 
-def _about_others(event: Event | Unknown) -> Notice | None:
+def _about_others(event: Event | Unknown, session: str) -> Notice | None:
     match event:
         case ApprovalRequested():
             return _about_question(event)
@@ -137,7 +137,8 @@ def _about_others(event: Event | Unknown) -> Notice | None:
             return _about_incarnation(event)
         case SessionStateChanged() if event.state in ("parked", "paused"):
             why = f": {one_line(event.reason)}" if event.reason else ""
-            mend = "; `ottoctl session unpark` gives it another try" if event.state == "parked" else ""
+            again = f"; `ottoctl session unpark {session}` gives it another try"
+            mend = again if event.state == "parked" and session else ""
             return Notice(f"■ {event.state}{why}{mend}", "red" if event.state == "parked" else "yellow")
         case _:
             found = step_line(event)

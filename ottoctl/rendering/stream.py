@@ -104,6 +104,7 @@ class StreamRenderer:
         self._asked_since_ns: dict[str, int] = {}
         """Approvals that wait for an answer, the oldest first."""
         self._turns = 0
+        self._session = ""
         self._failed_turn = ""
         """Why the newest turn has failed, as it was shown; empty if it has not."""
         self._total = Usage()
@@ -113,6 +114,7 @@ class StreamRenderer:
     def event(self, event: SessionEvent, *, now_ns: int) -> list[Chunk]:
         """What one more event shows. `now_ns` is the wall clock, as the events' times are."""
         self._erase()
+        self._session = event.session or self._session
         self._show(event.event, event)
         self._draw(now_ns)
         return self._taken()
@@ -194,7 +196,7 @@ class StreamRenderer:
                 self._notice(event)
 
     def _notice(self, event: Event | Unknown) -> None:
-        notice = notice_of(event)
+        notice = notice_of(event, session=self._session)
         if notice is not None:
             self._line(notice.text, notice.style)
 

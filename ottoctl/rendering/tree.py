@@ -82,7 +82,7 @@ def _calls(infos: Sequence[SessionInfo]) -> list[str]:
     for state, one, several in needs:
         found = [info.session for info in infos if info.state == state]
         if found:
-            lines.append(f"? {', '.join(found)} {one if len(found) == 1 else several}")
+            lines.append(f"? {', '.join(found)} {one.replace('ID', found[0]) if len(found) == 1 else several}")
     return lines
 
 

@@ -257,7 +257,7 @@ NOTICES: list[tuple[Event | Unknown, str]] = [
     (SessionStarted(pid=1, incarnation=2), "↻ restarted, incarnation 2"),
     (
         SessionStateChanged(state="parked", previous="running", reason="flapping"),
-        "■ parked: flapping; `ottoctl session unpark` gives it another try",
+        f"■ parked: flapping; `ottoctl session unpark {SID}` gives it another try",
     ),
     (
         ApprovalRequested(approval="ap1", call="c", tool="shell", arguments='{"command":"rm x"}'),

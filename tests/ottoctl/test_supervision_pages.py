@@ -59,7 +59,7 @@ def test_a_tree_is_drawn() -> None:
         "│  └─ s-ccccc  coder  waiting_approval   1m       0  $0.00  shell\n"
         "└─ s-ddddd     coder  parked             1m       0  $0.00  3 restarts in 60 s · docs\n"
         "? s-ccccc00000 waits for approval (`ottoctl approvals`)\n"
-        "? s-ddddd00000 is parked (`ottoctl session unpark ID`)\n"
+        "? s-ddddd00000 is parked (`ottoctl session unpark s-ddddd00000`)\n"
     )
 
 
