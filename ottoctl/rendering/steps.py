@@ -72,7 +72,7 @@ def _ended(event: StepEnded) -> tuple[str, str]:
     words = [f"{MARKS[event.outcome]} {one_line(event.path)}"]
     if event.artifacts:
         words.append(", ".join(map(one_line, event.artifacts)))
-    if event.failure is not None:
+    if event.failure is not None and event.failure.message:
         words.append(one_line(event.failure.message))
     words.append(duration(event.duration_ms / 1000))
     if event.retry_ms:

@@ -14,7 +14,10 @@ else for the model that is waited for. Every chunk that follows first erases it.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Literal, NamedTuple
+
+from msgspec.structs import replace
 
 from ottoctl.feed import SessionEvent
 from ottoctl.rendering.amounts import duration, usage_line, usd
@@ -27,12 +30,14 @@ from ottod.protocol.cause import Cause
 from ottod.protocol.events import (
     ApprovalRequested,
     ApprovalResolved,
+    ChildExited,
     ContentDelta,
     Event,
     IncarnationExited,
     ItemCompleted,
     SessionExited,
     SessionStarted,
+    StepEnded,
     ToolCompleted,
     ToolFailed,
     ToolProgress,
@@ -53,6 +58,9 @@ FRAME_NS = 100_000_000
 MAX_LIVE_LINES = 6
 MAX_RUNNING_TOOLS = 1000
 """Calls whose end never came (a gap) are forgotten beyond this."""
+
+MAX_REASONS = 32
+"""Of failures, that are remembered as having been told."""
 
 Channel = Literal["text", "view"]
 
@@ -105,8 +113,8 @@ class StreamRenderer:
         """Approvals that wait for an answer, the oldest first."""
         self._turns = 0
         self._session = ""
-        self._failed_turn = ""
-        """Why the newest turn has failed, as it was shown; empty if it has not."""
+        self._reasons: deque[str] = deque(maxlen=MAX_REASONS)
+        """Why turns and children have failed, as it was shown: whoever fails by it need not say it again."""
         self._total = Usage()
 
     # ------------------------------------------------------------ in
@@ -162,7 +170,7 @@ class StreamRenderer:
             case ItemCompleted():
                 self._item(event)
             case TurnStarted():
-                self._failed_turn = ""
+                self._reasons.clear()
                 self._turns = max(self._turns, event.turn)
                 self._waiting_since_ns = place.at_ns
                 if event.input and (self._show_input or event.turn > 1):
@@ -191,14 +199,26 @@ class StreamRenderer:
             case _:
                 if isinstance(event, TurnCompleted | TurnFailed | TurnCancelled):
                     self._turn_ended()
-                if isinstance(event, TurnFailed):
-                    self._failed_turn = failure_words(event.failure)
                 self._notice(event)
+                if isinstance(event, TurnFailed):
+                    self._reasons.append(failure_words(event.failure))
+                elif isinstance(event, ChildExited) and event.cause.message:
+                    self._reasons.append(one_line(event.cause.message))
 
     def _notice(self, event: Event | Unknown) -> None:
+        if isinstance(event, StepEnded) and event.failure is not None:
+            event = replace(event, failure=replace(event.failure, message=self._news(event.failure.message)))
         notice = notice_of(event, session=self._session)
         if notice is not None:
             self._line(notice.text, notice.style)
+
+    def _news(self, reason: str) -> str:
+        """A reason without what has been said: `build: budget` where `build: budget: no room` follows `no room`."""
+        whole = one_line(reason)
+        for said in self._reasons:
+            if whole == said or whole.endswith(f": {said}"):
+                return whole.removesuffix(said).removesuffix(": ")
+        return whole
 
     def _process_changed(self) -> None:
         """The process is gone, or there is a new one: what it was doing has no end, and will be begun anew."""
@@ -270,13 +290,12 @@ class StreamRenderer:
             self._put("text", printable(event.result).rstrip() + "\n")
         usage = event.usage if event.usage != Usage() else self._total
         for line in summary_lines(
-            event.cause,
+            replace(event.cause, message=self._news(event.cause.message)),
             turns=self._turns,
             usage=usage,
             duration_ms=event.duration_ms,
             session=place.session,
             remaining_pids=event.remaining_pids,
-            known=self._failed_turn,
             color=self._color,
         ):
             self._put("view", line + "\n")
@@ -375,13 +394,9 @@ def summary_lines(
     duration_ms: int,
     session: str,
     remaining_pids: tuple[int, ...] = (),
-    known: str = "",
     color: bool,
 ) -> list[str]:
-    """The end in a line or three: cause, turns, tokens, cost, duration, id; then what needs saying.
-
-    What is `known` has been said in the line before, and is not said again.
-    """
+    """The end in a line or three: cause, turns, tokens, cost, duration, id; then what needs saying."""
     mark = "✓" if cause.kind == "completed" else "■" if cause.kind in ("cancelled", "daemon_stop") else "✗"
     facts = [
         plural(turns, "turn") if turns else "",
@@ -392,7 +407,7 @@ def summary_lines(
     ]
     tail = paint(" · ".join(["", *(fact for fact in facts if fact)]), "dim", color=color)
     lines = [paint(f"{mark} {cause}", cause_style(cause), color=color) + tail]
-    if cause.kind != "completed" and one_line(cause.message) not in ("", known):
+    if cause.message and cause.kind != "completed":
         lines.append(f"  {one_line(cause.message)}")
     if remaining_pids:
         pids = ", ".join(map(str, remaining_pids))

@@ -22,6 +22,7 @@ from ottod.protocol.cause import Cause
 from ottod.protocol.events import (
     ApprovalRequested,
     ApprovalResolved,
+    ChildExited,
     ContentDelta,
     Event,
     Gap,
@@ -31,6 +32,7 @@ from ottod.protocol.events import (
     SessionExited,
     SessionStarted,
     SessionStateChanged,
+    StepEnded,
     ToolCompleted,
     ToolFailed,
     ToolProgress,
@@ -246,6 +248,17 @@ def test_the_end_of_a_turn_is_not_told_twice() -> None:
         assert text.count("no room for another call (raise budgets.tokens)") == 1
         assert text.startswith("✗ turn 1 failed: ") and f"\n✗ budget · {SID}\n" in text.replace(" · 1 turn", "")
         assert len(text.splitlines()) == told + 1
+    steps: list[Event | Unknown] = [
+        ChildExited(child="s-c", cause=Cause(kind="budget", message="no room")),
+        StepEnded(
+            path="build", attempt=1, outcome="failed", failure=Failure(code="x", message="build: budget: no room")
+        ),
+        SessionExited(cause=Cause(kind="budget", message="build: budget: no room")),
+    ]
+    text = "".join(c.text for c in play(StreamRenderer(), steps))
+    assert (
+        text.count("no room") == 1 and "✗ build · build: budget · " in text and text.endswith("\n  build: budget\n")
+    )
     later = [failed, TurnStarted(turn=2, input="go on"), SessionExited(cause=Cause(kind="failed", message="raised"))]
     assert "\n  raised\n" in "".join(c.text for c in play(StreamRenderer(), later))
 
