@@ -199,7 +199,8 @@ def _at_end_of(entries: list[j.JournalEntry], origin: str, turn: int) -> Past:
         if isinstance(entry, j.Snapshot) and _holds_end(entry, turn):
             return _before_newer(_fold(entries[: number + 1]), turn)
     newest = max((e.turn for e in entries if isinstance(e, j.TurnEnded)), default=0)
-    mend = f"its newest turn that is over is {newest}" if newest else "none of its turns is over"
+    mend = f"its newest turn that is over is {newest}: ottoctl fork {origin} --at {newest}"
+    mend = mend if newest else "none of its turns is over"
     raise RefusedError(f"turn {turn} of {origin} has no end", code="no_such_turn", mend=mend)
 
 
@@ -226,7 +227,7 @@ def _at_checkpoint(entries: list[j.JournalEntry], origin: str, checkpoint: str) 
     named = [n for n, e in enumerate(entries) if isinstance(e, j.Checkpoint) and e.name == checkpoint]
     if not named:
         known = dict.fromkeys(e.name for e in entries if isinstance(e, j.Checkpoint))
-        mend = f"there are: {', '.join(known)}" if known else "name a turn instead"
+        mend = f"there are: {', '.join(known)}" if known else f"name a turn instead: ottoctl fork {origin} --at 1"
         raise RefusedError(f"{origin} has no checkpoint {checkpoint!r}", code="no_such_checkpoint", mend=mend)
     end = named[-1] + 1
     past = _fold(entries[:end])
