@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from ottoctl.findings import FileCheck
 from ottod.errors import ConfigError
 from ottod.settings.paths import Paths
 
@@ -26,14 +27,7 @@ def agent_finder(cwd: Path | None = None) -> AgentFinder:
     return finder(cwd=(cwd or Path()).absolute(), config_home=paths.config_home, settings=settings)
 
 
-class AgentCheck(NamedTuple):
-    """What is wrong with an agent; and if nothing is, what its file says in vain."""
-
-    errors: list[ConfigError]
-    warnings: list[ConfigError]
-
-
-def check_agent_here(name: str, cwd: Path | None = None) -> AgentCheck:
+def check_agent_here(name: str, cwd: Path | None = None) -> FileCheck:
     """An agent by name, or by file, as a session in `cwd` would get it."""
     from ottod.settings.agent_file import agent_source, check_agent
     from ottod.settings.agent_places import agent_warnings
@@ -47,22 +41,22 @@ def check_agent_here(name: str, cwd: Path | None = None) -> AgentCheck:
         try:
             entry = finder.find(name)
         except ConfigError as error:
-            return AgentCheck([error], [])
+            return FileCheck([error], [])
         file, first = entry.source, entry.error
     # An entry holds the first mistake only; whoever validates wants them all.
     spec, errors = check_agent(Path(file), known_tools=finder.all_tools, settings=finder.settings)
     if spec is None or first is not None:
-        return AgentCheck(errors or [error for error in [first] if error is not None], [])
+        return FileCheck(errors or [error for error in [first] if error is not None], [])
     spec = msgspec.structs.replace(spec, source=os.path.abspath(file))
     try:
         _, notes = narrow(spec, finder.settings, home=finder.home)
         source = agent_source(file)
     except ConfigError as error:
-        return AgentCheck([error], [])
+        return FileCheck([error], [])
     errors = script_errors(spec, finder, cwd)
     # Those beside a file count too, wherever it is.
     beside = {other.stem for other in Path(file).absolute().parent.iterdir() if other.suffix in AGENT_SUFFIXES}
-    return AgentCheck(errors, agent_warnings(spec, source, notes=notes, agents=finder.names | beside))
+    return FileCheck(errors, agent_warnings(spec, source, notes=notes, agents=finder.names | beside))
 
 
 def script_errors(spec: AgentSpec, finder: AgentFinder, cwd: Path | None = None) -> list[ConfigError]:

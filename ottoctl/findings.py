@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -34,6 +34,13 @@ class Patient(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Check = Callable[[Patient], list[Finding]]
+
+
+class FileCheck(NamedTuple):
+    """What is wrong with an agent or a workflow; and if nothing is, what its file says in vain."""
+
+    errors: list[ConfigError]
+    warnings: list[ConfigError]
 
 
 def said(found: Iterable[ConfigError]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ottoctl.findings import FileCheck
 from ottod.errors import ConfigError
 from ottod.protocol.specs import ModelTarget
 
@@ -82,12 +83,18 @@ def workflow_plan(spec: WorkflowSpec, task: str = "", cwd: Path | None = None, *
     return plan_of(workflow, choose(spec, People(agents), task=task), models_of)
 
 
-def workflow_problems(name: str, cwd: Path | None = None) -> list[ConfigError]:
-    """Everything that is wrong with a workflow, by name or by file."""
+def check_workflow_here(name: str, cwd: Path | None = None) -> FileCheck:
+    """A workflow by name, or by file, as it would run in `cwd`."""
+    from ottod.settings.permission_rules import rules_about_nobody
+    from ottod.settings.yaml_source import read
+
     try:
-        return list(workflow_entry(name, cwd).errors)
+        entry = workflow_entry(name, cwd)
+        if entry.errors:
+            return FileCheck(list(entry.errors), [])
+        return FileCheck([], rules_about_nobody(read(entry.source), workflow_finder(cwd).agents.names))
     except ConfigError as error:
-        return [error]
+        return FileCheck([error], [])
 
 
 def workflows_dir(cwd: Path | None, *, user: bool) -> Path:

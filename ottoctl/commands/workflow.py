@@ -12,7 +12,8 @@ from ottoctl.commands.quick import QuickCommand, QuickGroup
 from ottoctl.commands.versions import Running, Versions, named_entry
 from ottoctl.console import Console, encode_json
 from ottoctl.exits import OK, USAGE
-from ottod.errors import ConfigError, OttoError, RefusedError
+from ottoctl.findings import said
+from ottod.errors import OttoError, RefusedError
 
 if TYPE_CHECKING:
     from ottod.protocol.results import DefinitionFound
@@ -213,37 +214,32 @@ def validate(
     ] = None,
     cwd: Directory = None,
 ) -> int | None:
-    """Check workflows; each mistake has file, line, column and the mend
+    """Check workflows; an error names file, line, column and the mend
+
+    So does a warning, which leaves the exit status 0: a permission rule for an agent that there is not.
 
     Example: `ottoctl workflow validate .otto/workflows/release.yml`
     """
-    from ottoctl.workflows import workflow_finder, workflow_problems
+    from ottoctl.workflows import check_workflow_here, workflow_finder
 
-    if names:
-        found = {name: workflow_problems(name, cwd) for name in names}
-    else:
-        found = {entry.name: list(entry.errors) for entry in workflow_finder(cwd).entries()}
+    known = names or [entry.name for entry in workflow_finder(cwd).entries()]
+    found = {name: check_workflow_here(name, cwd) for name in known}
     if console.output == "text":
-        for name, errors in found.items():
+        for name, (errors, warnings) in found.items():
             if not errors:
                 console.write(f"{name}: ok\n")
             for error in errors:
                 console.error(error)
+            for warning in warnings:
+                console.warning(warning)
     else:
-        records = [_verdict(name, errors) for name, errors in found.items()]
+        records = [
+            {"workflow": name, "ok": not errors, "errors": said(errors), "warnings": said(warnings)}
+            for name, (errors, warnings) in found.items()
+        ]
         console.write(
             "".join(encode_json(record) + "\n" for record in records)
             if console.output == "jsonl"
             else encode_json(records, indent=2) + "\n"
         )
-    return USAGE if any(found.values()) else OK
-
-
-def _verdict(name: str, errors: list[ConfigError]) -> dict[str, object]:
-    return {
-        "workflow": name,
-        "ok": not errors,
-        "errors": [
-            {"message": e.message, "file": e.file, "line": e.line, "column": e.column, "mend": e.mend} for e in errors
-        ],
-    }
+    return USAGE if any(check.errors for check in found.values()) else OK

@@ -121,6 +121,11 @@ def test_workflows_on_the_command_line(tmp_path: Path) -> None:
     said = ottoctl(tmp_path, "workflow", "validate", str(wrong), *where)
     assert said.returncode == 2 and said.stderr.count("wrong.yml:") == 2 and said.stderr.count("mend:") == 2
     assert ottoctl(tmp_path, "workflow", "show", "wrong", *where).returncode == 2
+    wrong.write_text("permissions:\n  rules: [{effect: deny, agent: codr}]\nsteps:\n  - {id: a, agent: coder}\n")
+    warned = ottoctl(tmp_path, "workflow", "validate", "wrong", *where)
+    assert warned.returncode == 0 and warned.stdout == "wrong: ok\n"
+    assert "wrong.yml:2:33: permissions.rules[0].agent: unknown agent 'codr' — did you" in warned.stderr
+    wrong.write_text("steps:\n  - {agent: codr}\n")
     assert "did you mean 'release'?" in ottoctl(tmp_path, "workflow", "show", "relaese", *where).stderr
     drawn = ottoctl(tmp_path, "workflow", "graph", "fix", "-o", "mermaid", *where)
     assert drawn.stdout.startswith("flowchart TD\n")
