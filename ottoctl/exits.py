@@ -74,6 +74,7 @@ OF_CODE: dict[str, int] = {
     "no_handoff": REFUSED,
     "no_turn": REFUSED,
     "turn_open": REFUSED,
+    "has_children": REFUSED,
     "no_such_turn": USAGE,
     "no_such_checkpoint": USAGE,
     "nothing_to_resume": REFUSED,
