@@ -49,8 +49,8 @@ def _told(error: Any, typed: Sequence[str]) -> OttoError:
     # "Value error, " is what the library that checks values puts before what it was told.
     text = error.format_message().replace("Value error, ", "").removesuffix(".")
     mend = ""
-    if kind == "BadParameter" and param is not None and _is_number(param):
-        return _wrong_number(error, param, typed)
+    if kind == "BadParameter" and _is_number(param) and (given := _given_to(error)):
+        return _wrong_number(param, given, typed)
     if kind == "MissingParameter" and param is not None:
         mend = _mend_of_missing(error, param)
     elif kind == "NoSuchOption" and error.possibilities:
@@ -64,11 +64,11 @@ def _is_number(param: Any) -> bool:
     return getattr(getattr(param, "type_descriptor", None), "annotation", None) in (int, float)
 
 
-def _wrong_number(error: Any, param: Any, typed: Sequence[str]) -> OttoError:
+def _wrong_number(param: Any, given: str, typed: Sequence[str]) -> OttoError:
     """`--tail: 'abc' is not a whole number`, and the same command line with one that would do."""
     is_whole = param.type_descriptor.annotation is int
     what, convert = ("a whole number", int) if is_whole else ("a number", float)
-    name, given = param.opts[-1], _given_to(error)
+    name = param.opts[-1]
     least, most = getattr(param, "min", None), getattr(param, "max", None)
     try:
         convert(given)
