@@ -114,7 +114,7 @@ def _left(run: LeftRun) -> str:
         lines = (f"- {a.name} ({a.kind}, {plural(a.size_bytes, 'byte')})" for a in run.artifacts)
         parts.append("## Artifacts\n\n" + _listed(lines))
     told = [artifact for artifact in run.artifacts if artifact.text][:MAX_CONTENTS]
-    parts += [f"## {artifact.name}\n\n{_short(artifact.text, MAX_CONTENT_CHARS)}" for artifact in told]
+    parts += [f"## {_cut(artifact.name)}\n\n{_short(artifact.text, MAX_CONTENT_CHARS)}" for artifact in told]
     return "\n\n".join(parts)
 
 

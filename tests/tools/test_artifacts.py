@@ -84,7 +84,7 @@ def test_the_list_names_what_there_is(place: SessionPlace) -> None:
         text = f'{{"name": "{name}", "content": "x", "kind": "{kind}", "sources": {sources}}}'
         place.call(ARTIFACT_WRITE, text)
     assert place.call(ARTIFACT_LIST, "{}").text.splitlines() == [
-        "b.md, version 1, design, 1 bytes by tester (art-0000000001), made from a.md",
-        "a.md, version 1, prd, 1 bytes by tester (art-0000000000)",
+        "b.md, version 1, design, 1 byte by tester (art-0000000001), made from a.md",
+        "a.md, version 1, prd, 1 byte by tester (art-0000000000)",
     ]
     assert "b.md" not in place.call(ARTIFACT_LIST, '{"kind": "prd"}').text
