@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Coroutine
+from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -44,6 +45,8 @@ PARTS = {
 }
 """Places of steps, and the blocks around each."""
 PLACES = tuple(PARTS)
+NOON_NS = int(datetime(2026, 1, 15, 12).timestamp()) * 10**9
+"""Of a day that no test is long enough to see the end of."""
 
 
 class Context:
@@ -97,6 +100,7 @@ class Tree:
         self.grown: dict[tuple[str, str], int] = {}
         """By account and unit: how much there is beyond what the definition allows."""
         self.numbers = itertools.count(1)
+        self.clock = itertools.count(NOON_NS)
         self.checks = self.granted = self.refused = self.crashes = self.resumed = self.extended = 0
         self.context: Context
         self.permits: Permits
@@ -107,7 +111,7 @@ class Tree:
         for key, session in self.sessions.items():
             if key not in self.ended:
                 self.context.table.add(session)
-        self.permits = Permits(self.context)  # type: ignore[arg-type]
+        self.permits = Permits(self.context, now_ns=self.clock.__next__)  # type: ignore[arg-type]
         self.permits.admission = Checked(self)
         await self.permits.restore()
         self.check()
