@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 
 from msgspec.structs import replace
 
@@ -40,6 +41,9 @@ SUM_UP_S = 60.0
 """For the summary at the end of a time slice."""
 KEEP_S = 1.0
 """At a session's end, for the artifacts of its summaries to be taken by root."""
+
+KEY_DIGEST_CHARS = 16
+"""Of a summary's digest, in the key by which root knows its artifact."""
 
 
 class Compactor:
@@ -193,7 +197,10 @@ class Compactor:
     def _keep(self, text: str, *, turn: int, step: int) -> None:
         """The summary becomes an artifact, for people and for other agents. The session does not wait for that: what
         it goes on from is in its journal."""
-        task = asyncio.create_task(self._keep_artifact(text, f"{self._session}/{turn}/{step}/summary"))
+        # A step may need two: one when it had grown, one when the provider found it too long, or its slice was over.
+        digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:KEY_DIGEST_CHARS]
+        key = f"{self._session}/{turn}/{step}/summary/{digest}"
+        task = asyncio.create_task(self._keep_artifact(text, key))
         self._keeping.add(task)
         task.add_done_callback(self._keeping.discard)
 
