@@ -140,20 +140,23 @@ class Enclosures:
                     return HASTY_LOOK_S
         return LOOK_S
 
-    def sweep(self, known: Container[str]) -> list[str]:
-        """Ends and removes the leaves of sessions that are not `known`; gives their sessions' ids.
+    def strangers(self, known: Container[str]) -> list[str]:
+        """The sessions that have a leaf and are not `known`.
 
-        What cannot be ended stays, and is met again by the next sweep. Under the watchdog nothing is swept: a process
-        with the marker of an unknown session may be another daemon's.
+        Under the watchdog there are none: a process with the marker of an unknown session may be another daemon's.
         """
         if self._base is None:
             return []
+        return [name for group in self._base.sessions.children() if (name := group.path.name) not in known]
+
+    def sweep(self, sessions: Iterable[str]) -> list[str]:
+        """Ends and removes the leaves of these sessions; gives those that had one.
+
+        What cannot be ended stays, and is met again by the next root.
+        """
         swept = []
-        for group in self._base.sessions.children():
-            session = group.path.name
-            if session in known:
-                continue
-            leaf = find_leaf(self._base, session, Caps())
+        for session in sessions:
+            leaf = find_leaf(self._base, session, Caps()) if self._base is not None else None
             if isinstance(leaf, CgroupEnclosure):
                 leaf.group.kill(deadline_s=SWEEP_DEADLINE_S)
                 leaf.group.remove()

@@ -41,6 +41,8 @@ from ottod.storage.database_rows import Incarnation as IncarnationRow
 MAX_SESSIONS = 100_000
 ADOPTION_S = 15.0
 """How long a live worker may take to say hello to a new root before it is taken for hung."""
+SPARED_S = 90.0
+"""For a worker whose session is not on record any more to end its turn and go: it is told when it says hello."""
 SEQ_MARGIN = 1_000_000
 """More events than a session can emit between two notes of its seq."""
 CHUNK_BYTES = 8 * 1024 * 1024
@@ -366,7 +368,21 @@ class Adoption:
         return await self._burials.end_processes(session.id, known)
 
     async def _sweep(self) -> None:
-        """Removes cgroups of sessions that nobody knows."""
-        known = {s.id for s in self._c.table.live}
-        for swept in await self._c.in_thread(self._c.enclosures.sweep, known):
+        """Removes cgroups of sessions that nobody knows. Those that are only not on record any more get time first.
+
+        Root sends their workers away, who note where they stand, and go. Not at once: it is not they who are damaged.
+        """
+        strangers = await self._c.in_thread(self._c.enclosures.strangers, {s.id for s in self._c.table.live})
+        unreadable = set(await self._c.database.unreadable_sessions())
+        for session in sorted(unreadable):
+            self._c.log("what is on record of it cannot be read: it is given up, its journal stays", session=session)
+        is_anew = bool(self._c.database.recovery.moved_aside)
+        spared = [each for each in strangers if is_anew or each in unreadable]
+        if spared:
+            self._c.log(f"control groups of sessions that are not on record any more: {', '.join(spared)}")
+            self._c.loop.call_later(SPARED_S, lambda: self._c.spawn(self._end(spared)))
+        await self._end([each for each in strangers if each not in spared])
+
+    async def _end(self, strangers: list[str]) -> None:
+        for swept in await self._c.in_thread(self._c.enclosures.sweep, strangers):
             self._c.log("its control group was left behind, and has been ended and removed", session=swept)

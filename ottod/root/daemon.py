@@ -125,7 +125,8 @@ class Daemon:
         # Apart from the others: burials that take seconds must not hold up acknowledgements.
         self._sync_thread = ThreadPoolExecutor(1, thread_name_prefix="otto-sync")
         self._database = Database.open(self._paths.state_dir / "otto.db")
-        self._log.info(f"database: {self._database.recovery.describe()}")
+        recovery = self._database.recovery
+        (self._log.error if recovery.moved_aside else self._log.info)(f"database: {recovery.describe()}")
         self._ring = Ring.open(
             self._paths.state_dir / "ring.wal",
             size_bytes=self._settings.ring.size_bytes,
@@ -268,7 +269,10 @@ class Daemon:
         await loop.run_in_executor(self._threads, self._platform.report)
         try:
             await self._supervisor.prune()
-            await self._supervisor.artifacts.sweep()
+            if any(self._paths.state_dir.glob("otto.db.broken-*")):
+                self._log.warning("artifacts: what no row means is kept, as it may be a damaged database's")
+            else:
+                await self._supervisor.artifacts.sweep()
         except OttoError as error:
             self._log.error(f"database: {error}")
 

@@ -153,6 +153,14 @@ class Database:
 
         return await self._call(work)
 
+    async def unreadable_sessions(self) -> list[str]:
+        """Those that live, as far as anybody can say, and whose rows cannot be read. Raises StorageError."""
+
+        def work() -> list[str]:
+            return rows.unpack_infos(rows.select_sessions(self._connection, (), -1, include_ended=False))[1]
+
+        return await self._call(work)
+
     async def count_ended(self) -> int:
         """How many ended sessions are on record. Raises StorageError."""
         return await self._call(lambda: rows.count_ended(self._connection))

@@ -6,8 +6,11 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from ottod.isolation.processes import identify, is_alive
+from ottod.protocol import journal as j
 from ottod.protocol.events import SessionExited, TurnStarted
 from ottod.protocol.specs import Backoff
+from ottod.storage.journal import read_journal
 from tests.daemon.harness import RealDaemon, wait_for
 from tests.daemon.test_restarts import events_of, in_state, kill_worker, start
 
@@ -38,6 +41,7 @@ def test_a_root_comes_up_over_every_kind_of_damaged_record(daemon: RealDaemon) -
         for session in (*planless, *nameless, strange):
             in_state(session, "running")
         pid = sibling.info().pid
+        lost = [identify(session.info().pid) for session in nameless]
         written = "SELECT 1 FROM incarnations JOIN supervision ON node = 'above:' || session"
         written += " WHERE session = ? AND cause IS NOT NULL"
         wait_for("their ends are written", lambda: all(rows(daemon, written, session.id) for session in due))
@@ -50,6 +54,10 @@ def test_a_root_comes_up_over_every_kind_of_damaged_record(daemon: RealDaemon) -
         rows(daemon, "INSERT INTO provider_lanes VALUES ('scripted', ?, ?)", f"model-{n}", damage)
     rows(daemon, "UPDATE incarnations SET pid = 1 << 40 WHERE session = ?", strange.id)
     daemon.start()
+    wait_for("they are sent away", lambda: not any(worker and is_alive(worker) for worker in lost))
+    for session in nameless:
+        journal = read_journal(daemon.base / "state" / "sessions" / session.id / "journal")
+        assert isinstance(journal[-1], j.Checkpoint), "they note where they stand"
     with daemon.client() as otto:
         assert otto.status().pid == daemon.pid
         again = otto.session(sibling.id).info()
@@ -60,6 +68,7 @@ def test_a_root_comes_up_over_every_kind_of_damaged_record(daemon: RealDaemon) -
         for session in (*planless, strange):
             cause = in_state(otto.session(session.id), "ended").cause
             assert cause is not None and cause.kind == "daemon_stop"
+        assert daemon.log.count("what is on record of it cannot be read") == 2
         assert daemon.log.count("its plan cannot be read") == 2
         assert daemon.log.count("its allowance is fresh") == 2
         assert daemon.log.count("it begins closed") == 2
@@ -78,3 +87,28 @@ def test_a_session_whose_journal_is_lost_fails_once(daemon: RealDaemon) -> None:
         assert info.incarnation == 2 and info.restarts == 1
         kinds = [type(event) for event in events_of(otto, session)]
         assert kinds.count(SessionExited) == 1 and kinds.count(TurnStarted) == 1
+
+
+def test_workers_outlive_the_database_that_knew_them(daemon: RealDaemon) -> None:
+    """It is damaged while root is dead: root begins anew beside it, and says so; who worked notes where it stands."""
+    with daemon.client() as otto:
+        session = start(daemon, otto)
+        wait_for("it streams", lambda: session.info().last_seq > 5)
+        info = session.info()
+    worker = identify(info.pid)
+    assert worker is not None
+    daemon.kill()
+    artifact = daemon.base / "state" / "artifacts" / "aa" / ("aa" * 32)
+    artifact.parent.mkdir(parents=True, exist_ok=True)
+    artifact.write_bytes(b"what a workflow has left")
+    (daemon.base / "state" / "otto.db-wal").unlink()  # It has the header as well.
+    with (daemon.base / "state" / "otto.db").open("r+b") as file:
+        file.write(b"no database at all")
+    daemon.start()
+    wait_for("its worker is gone", lambda: not is_alive(worker))
+    assert isinstance(read_journal(info.journal)[-1], j.Checkpoint)
+    assert "the old one was damaged" in daemon.log
+    wait_for("artifacts were looked at", lambda: "artifacts: what no row means is kept" in daemon.log)
+    with daemon.client() as otto:
+        assert otto.status().pid == daemon.pid
+    assert artifact.exists()

@@ -226,7 +226,9 @@ def test_the_next_root_finds_the_leaf(base: CgroupBase, session: Session) -> Non
     runaway = lost.start()
     empty = open_leaf(base, "s-empty", Caps())
     enclosures = Enclosures(base)
-    assert sorted(enclosures.sweep({session.id})) == sorted([lost.id, "s-empty"])
+    strangers = enclosures.strangers({session.id})
+    assert sorted(strangers) == sorted([lost.id, "s-empty"]) and runaway.poll() is None
+    assert enclosures.sweep([*strangers, "s-none"]) == strangers
     assert runaway.wait(DEADLINE_S) == -9 and child.poll() is None
     assert not empty.group.exists() and not lost.leaf.group.exists() and session.leaf.group.exists()
     assert enclosures.reopen("s-empty", Caps()) is None
@@ -418,4 +420,5 @@ def test_choosing_never_fails() -> None:
     found = Enclosures.find(environ={UNIT_VARIABLE: "no-such-unit.service"})
     assert found.kind in ("cgroup", "watchdog") and found.gives_memory == (found.kind == "cgroup")
     assert UNIT_VARIABLE in found.reason or "hierarchy" in found.reason
-    assert Enclosures(None).sweep(set()) == [] and Enclosures(None).place == ""
+    none = Enclosures(None)
+    assert none.strangers(set()) == none.sweep(["s-any"]) == [] and none.place == ""

@@ -89,12 +89,13 @@ class SimEnclosures:
     def next_look_s(self, readings: Iterable[Reading]) -> float:
         return 1.0
 
-    def sweep(self, known: Container[str]) -> list[str]:
-        """Ends what is left in leaves that nobody knows."""
-        swept = []
-        for session in self._table.groups() if self.kind == "cgroup" else ():
-            if session not in known:
-                leaf = SimEnclosure(self._table, self.kind, session, Caps())
-                leaf.kill(deadline_s=5.0)
-                swept.append(session)
+    def strangers(self, known: Container[str]) -> list[str]:
+        """The leaves that nobody knows."""
+        return [each for each in self._table.groups() if each not in known] if self.kind == "cgroup" else []
+
+    def sweep(self, sessions: Iterable[str]) -> list[str]:
+        """Ends what is left in these leaves."""
+        swept = list(sessions)
+        for session in swept:
+            SimEnclosure(self._table, self.kind, session, Caps()).kill(deadline_s=5.0)
         return swept

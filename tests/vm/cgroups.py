@@ -243,7 +243,7 @@ def _rebirth(mode: str, found: object, caps: object) -> None:
     check(f"{mode}: and the leaf of a session", adopted is not None and adopted.holds(worker.pid))
     check(f"{mode}: with its counts", adopted is not None and adopted.read().memory_kills == 1)
     check(f"{mode}: and none for a session that had none", again.reopen("s-none", Caps()) is None)
-    check(f"{mode}: the unknown is swept", sorted(again.sweep({"s-first"})) == ["s-empty", "s-lost"])
+    check(f"{mode}: the unknown is swept", sorted(again.sweep(again.strangers({"s-first"}))) == ["s-empty", "s-lost"])
     check(f"{mode}: and killed", leftover.wait(DEADLINE_S) == -9 and worker.poll() is None)
     check(f"{mode}: their leaves are gone", not Path(again.place, "sessions/s-lost").exists() and empty is not None)
     again.close()

@@ -1,0 +1,88 @@
+"""Root begins among groups that it knows nothing of: it ends what nobody can miss, and gives the others time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Container, Coroutine, Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ottod.root.adoption import SPARED_S, Adoption
+from ottod.storage.schema import DatabaseRecovery
+
+
+class Leaves:
+    """Control groups of four sessions."""
+
+    def __init__(self) -> None:
+        self.names = ["s-live", "s-damaged", "s-lost", "s-left"]
+        self.swept: list[str] = []
+
+    def strangers(self, known: Container[str]) -> list[str]:
+        return [name for name in self.names if name not in known]
+
+    def sweep(self, sessions: Iterable[str]) -> list[str]:
+        ended = list(sessions)
+        self.swept += ended
+        return ended
+
+
+class Loop:
+    """What is due later."""
+
+    def __init__(self) -> None:
+        self.due: list[tuple[float, Callable[[], None]]] = []
+
+    def call_later(self, delay_s: float, call: Callable[[], None]) -> None:
+        self.due.append((delay_s, call))
+
+
+class Books:
+    """A database that has one row which cannot be read."""
+
+    def __init__(self, recovery: DatabaseRecovery) -> None:
+        self.recovery = recovery
+
+    async def unreadable_sessions(self) -> list[str]:
+        return ["s-damaged"]
+
+
+@pytest.mark.parametrize(
+    ("recovery", "spared"),
+    [
+        (DatabaseRecovery(), ["s-damaged"]),
+        (DatabaseRecovery(moved_aside="otto.db.broken-1", damage="x"), ["s-damaged", "s-lost", "s-left"]),
+    ],
+    ids=["a damaged row", "a damaged database"],
+)
+def test_whose_record_is_damaged_is_not_swept_at_once(recovery: DatabaseRecovery, spared: list[str]) -> None:
+    """No answer is not "no sessions". What has not gone by itself when its time is over is ended all the same."""
+    leaves, loop, said = Leaves(), Loop(), list[str]()
+    tasks: list[Coroutine[Any, Any, None]] = []
+
+    async def in_thread(function: Callable[..., object], *arguments: object) -> object:
+        return function(*arguments)
+
+    context: Any = SimpleNamespace(
+        loop=loop,
+        table=SimpleNamespace(live=[SimpleNamespace(id="s-live")]),
+        database=Books(recovery),
+        enclosures=leaves,
+        in_thread=in_thread,
+        spawn=tasks.append,
+        log=lambda message, **ids: said.append(f"{ids.get('session', '')} {message}"),
+    )
+    nobody: Any = None
+    adoption = Adoption(context, births=nobody, burials=nobody, groups=nobody, stops=nobody, reaper=nobody)
+    asyncio.run(adoption._sweep())
+    assert leaves.swept == [name for name in leaves.names[1:] if name not in spared]
+    assert any(", ".join(spared) in line for line in said)
+    assert any(line.startswith("s-damaged what is on record") for line in said)
+    ((delay_s, call),) = loop.due
+    assert delay_s == SPARED_S and SPARED_S > 30
+    call()
+    (task,) = tasks
+    asyncio.run(task)
+    assert sorted(leaves.swept) == sorted(leaves.names[1:])
