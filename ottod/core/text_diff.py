@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 
+from ottod.settings.units import plural
+
 CONTEXT_LINES = 3
 MAX_COMPARED_LINES = 1500
 """On either side, besides what is the same before and behind; of more, all is shown as taken out and put in."""
@@ -24,7 +26,8 @@ def unified_diff(path: str, before: bytes | None, after: bytes) -> str:
     head = f"--- {'/dev/null' if before is None else f'a/{_visible(path)}'}\n+++ b/{_visible(path)}\n"
     old, new = _lines(before or b""), _lines(after)
     if old is None or new is None:
-        return f"{head}binary: {len(before or b'')} bytes become {len(after)}\n"
+        size = len(before or b"")
+        return f"{head}binary: {plural(size, 'byte')} {'becomes' if size == 1 else 'become'} {len(after)}\n"
     if not old and not new:
         return f"{head}an empty file\n"
     return head + "".join(_hunks(old, new))

@@ -38,6 +38,7 @@ from ottod.root.resolve import Resolver, ServerSecrets, Wanted
 from ottod.root.rulings import MAX_INHERITED, all_authorities, handed_down
 from ottod.root.session_table import Incarnation, Session, child_notice
 from ottod.root.zygote_client import Lease
+from ottod.settings.units import plural
 
 TITLE_CHARS = 80
 MAX_TRACEPARENT_CHARS = 64
@@ -108,7 +109,7 @@ class Births:
         limit = self._c.settings.sessions.max_live
         if self._c.table.live_count + self._starting >= limit:
             raise RefusedError(
-                f"{limit} sessions are live already",
+                f"{plural(limit, 'session')} {'is' if limit == 1 else 'are'} live already",
                 code="too_many_sessions",
                 mend="wait for some to end, or raise sessions.max_live in the daemon's configuration",
             )

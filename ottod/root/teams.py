@@ -18,6 +18,7 @@ from ottod.protocol.worker_requests import AgentCard
 from ottod.root.artifacts import tree_of
 from ottod.root.context import RootContext
 from ottod.root.session_table import Session
+from ottod.settings.units import plural
 from ottod.storage import database_rows as rows
 
 MAX_RESTORED = 100_000
@@ -85,8 +86,9 @@ class Teams:
             limits = above.plan.spec.limits if above.plan is not None else None
             cap = limits.max_per_role.get(role) if limits is not None else None
             if cap is not None and team.count_below(above.id, role) >= cap:
+                many = f"{plural(cap, 'session')} below {above.info.name or above.id} {'runs' if cap == 1 else 'run'}"
                 raise RefusedError(
-                    f"{cap} sessions below {above.info.name or above.id} run {role} already",
+                    f"{many} {role} already",
                     code="too_many_of_role",
                     mend=f"wait for one to end, or raise limits.max_per_role of {above.info.agent}",
                 )

@@ -70,8 +70,8 @@ def test_as_people_know_it() -> None:
     assert unified_diff("n", None, b"") == "--- /dev/null\n+++ b/n\nan empty file\n"
     assert unified_diff("n", b"x\n", b"") == "--- a/n\n+++ b/n\n@@ -1 +0,0 @@\n-x\n"
     assert "No newline" in unified_diff("n", b"x", b"x\n")
-    assert unified_diff("n", b"\0", b"ab") == "--- a/n\n+++ b/n\nbinary: 1 bytes become 2\n"
-    assert unified_diff("n", b"\xff", b"ab").endswith("binary: 1 bytes become 2\n")
+    assert unified_diff("n", b"\0", b"ab") == "--- a/n\n+++ b/n\nbinary: 1 byte becomes 2\n"
+    assert unified_diff("n", b"\xff", b"ab").endswith("binary: 1 byte becomes 2\n")
 
 
 @pytest.mark.parametrize("hidden", ["\u200b", "\u202e", "\x1b[8m", "\U000e0041", "\r", "\x85", "\u2028", "\ufeff"])

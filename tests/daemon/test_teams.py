@@ -482,7 +482,7 @@ def test_a_role_has_its_own_limit(place: Place) -> None:
         lead = place.start(otto, "lead")
         assert lead.wait().ok
         middle = next(i for i in members(otto, lead) if i.name == "middle")
-        assert middle.result.startswith("1 sessions below lead run helper already")
+        assert middle.result.startswith("1 session below lead runs helper already")
         (failed,) = events(otto, middle.session, ToolFailed)
         assert failed.failure.code == "too_many_of_role"  # type: ignore[attr-defined]
         assert sum(i.agent == "helper" for i in members(otto, lead)) == 1
