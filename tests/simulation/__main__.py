@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -20,7 +21,10 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
+from ottod.isolation.processes import set_parent_death_signal
+from tests.daemon.program import ToldToEnd
 from tests.simulation.faults import FAULTS
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.root import Parts
@@ -58,8 +62,8 @@ def main() -> int:
         outcomes = _run(seeds, arguments.mutant, kinds, stop_at_failure=arguments.stop)
     else:
         chunks = [seeds[at : at + 50] for at in range(0, len(seeds), 50)]
-        with ProcessPoolExecutor(jobs) as pool:
-            for part in pool.map(partial(_run, mutant=arguments.mutant, kinds=kinds), chunks):
+        with ProcessPoolExecutor(jobs, initializer=_end_with_parent) as pool:
+            for part in pool.map(partial(_work, mutant=arguments.mutant, kinds=kinds), chunks):
                 outcomes += part
     return _report(outcomes, time.monotonic() - started_s, options)
 
@@ -74,6 +78,23 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--fault", choices=sorted(FAULTS), action="append", default=[], help="only this fault, often")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), default="", help="run root with a defect built in")
     return parser.parse_args()
+
+
+def _end_with_parent() -> None:
+    """In a process of the pool: it goes when the one that it works for is gone, and leaves no directory behind."""
+
+    def told(number: int, _frame: FrameType | None) -> None:
+        raise ToldToEnd(number)
+
+    signal.signal(signal.SIGTERM, told)
+    set_parent_death_signal(signal.SIGTERM)
+
+
+def _work(seeds: list[int], mutant: str, kinds: Sequence[str]) -> list[Outcome]:
+    try:
+        return _run(seeds, mutant, kinds)
+    except ToldToEnd as end:
+        os._exit(end.status)  # There is nobody left to answer.
 
 
 def _run(
