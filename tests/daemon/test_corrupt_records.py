@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from ottoctl.sync import SyncOtto, SyncSession
 from ottod.isolation.processes import identify, is_alive
 from ottod.protocol import journal as j
 from ottod.protocol.events import SessionExited, TurnStarted
@@ -26,20 +27,24 @@ def rows(daemon: RealDaemon, question: str, *values: object) -> list[tuple[objec
         return database.execute(question, values).fetchall()
 
 
+def streaming(daemon: RealDaemon, otto: SyncOtto, **restart: object) -> SyncSession:
+    """A session that streams: it has read its script, which the next one's start writes anew."""
+    session = start(daemon, otto, **restart)
+    wait_for("it streams", lambda: session.info().last_seq > 10)
+    return session
+
+
 def test_a_root_comes_up_over_every_kind_of_damaged_record(daemon: RealDaemon) -> None:
     """Plans, what supervisors remember, causes, whole sessions, pids, a provider's breaker: the sibling goes on."""
     with daemon.client() as otto:
-        sibling = start(daemon, otto)
-        in_state(sibling, "running")
-        due = [start(daemon, otto, policy="transient", backoff=Backoff(base_s=60, jitter=0)) for _ in range(2)]
+        sibling = streaming(daemon, otto)
+        due = [streaming(daemon, otto, policy="transient", backoff=Backoff(base_s=60, jitter=0)) for _ in range(2)]
         for session in due:
             kill_worker(session)
             in_state(session, "restarting")
-        planless = [start(daemon, otto, policy="transient") for _ in range(2)]
-        nameless = [start(daemon, otto) for _ in range(2)]
-        strange = start(daemon, otto)
-        for session in (*planless, *nameless, strange):
-            in_state(session, "running")
+        planless = [streaming(daemon, otto, policy="transient") for _ in range(2)]
+        nameless = [streaming(daemon, otto) for _ in range(2)]
+        strange = streaming(daemon, otto)
         pid = sibling.info().pid
         lost = [identify(session.info().pid) for session in nameless]
         written = "SELECT 1 FROM incarnations JOIN supervision ON node = 'above:' || session"
@@ -77,8 +82,7 @@ def test_a_root_comes_up_over_every_kind_of_damaged_record(daemon: RealDaemon) -
 def test_a_session_whose_journal_is_lost_fails_once(daemon: RealDaemon) -> None:
     """However often it would be restarted: another incarnation would find no more. What it did is not done again."""
     with daemon.client() as otto:
-        session = start(daemon, otto, policy="permanent", backoff=Backoff(base_s=1, jitter=0))
-        wait_for("it has begun", lambda: session.info().turn == 1)
+        session = streaming(daemon, otto, policy="permanent", backoff=Backoff(base_s=1, jitter=0))
         kill_worker(session)
         in_state(session, "restarting")
         Path(session.info().journal).unlink()
@@ -92,9 +96,7 @@ def test_a_session_whose_journal_is_lost_fails_once(daemon: RealDaemon) -> None:
 def test_workers_outlive_the_database_that_knew_them(daemon: RealDaemon) -> None:
     """It is damaged while root is dead: root begins anew beside it, and says so; who worked notes where it stands."""
     with daemon.client() as otto:
-        session = start(daemon, otto)
-        wait_for("it streams", lambda: session.info().last_seq > 5)
-        info = session.info()
+        info = streaming(daemon, otto).info()
     worker = identify(info.pid)
     assert worker is not None
     daemon.kill()
