@@ -47,6 +47,12 @@ def write(root: FakeRoot, *entries: j.JournalEntry) -> None:
     root.incarnation = 1
 
 
+def has_run(root: FakeRoot) -> bool:
+    """Its line is there: the file is made a moment before."""
+    file = root.workdir / "ran"
+    return file.exists() and file.read_text() != ""
+
+
 def count(root: FakeRoot, kind: type) -> int:
     return sum(isinstance(entry, kind) for entry in root.journal())
 
@@ -92,7 +98,7 @@ def test_an_effect_of_which_nobody_knows_is_not_repeated(root: FakeRoot) -> None
     """A shell command that had begun is not run twice: the model is told, and so are the watchers."""
     root.script(SLEEP, {"text": "ok"})
     root.bear("shell")
-    root.until("it ran", lambda: (root.workdir / "ran").exists())
+    root.until("it ran", lambda: has_run(root))
     root.kill()
     root.bear("shell")
     assert root.finish().cause.kind == "completed"
@@ -235,7 +241,7 @@ def test_a_session_that_does_not_end_leaves_its_turn_open(root: FakeRoot, order:
     """Root goes for good, or the group restarts: no turn is cancelled, and another incarnation goes on from there."""
     root.script(SLEEP, {"text": "went on"})
     root.bear("shell")
-    root.until("it ran", lambda: (root.workdir / "ran").exists())
+    root.until("it ran", lambda: has_run(root))
     assert root.command(order) is None
     word = root.finish()
     assert (word.cause.kind, word.cause.message) == (order.cause, order.reason)
