@@ -9,6 +9,8 @@ is ended, as a visible crash, and supervision decides.
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
@@ -40,8 +42,9 @@ class ToolThreads:
         self._stuck: set[Future[Any]] = set()
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """As `asyncio.to_thread`."""
-        work = self._pool.submit(function, *args, **kwargs)
+        """As `asyncio.to_thread`: with the context of whoever calls, which says what was judged of the call."""
+        context = contextvars.copy_context()
+        work = self._pool.submit(functools.partial(context.run, function, *args, **kwargs))
         try:
             return await asyncio.wrap_future(work)
         except asyncio.CancelledError:
