@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from ottod.core.supervision import ChildExited, ChildSpec, StartChild, SupervisorNode
-from ottod.protocol.cause import CauseKind
+from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.specs import Backoff, Group
 from ottod.root.groups import exit_reason
 
@@ -40,5 +40,5 @@ def test_what_a_permanent_child_comes_back_from(kind: CauseKind, comes_back: boo
     at_once = Backoff(base_s=0, jitter=0)
     child = ChildSpec(id="a", restart="permanent", significant=False, backoff=at_once)
     node = SupervisorNode(group=Group(), children=(child,))
-    orders = node.step(ChildExited(child="a", reason=exit_reason(kind)), now_ns=0)
+    orders = node.step(ChildExited(child="a", reason=exit_reason(Cause(kind=kind))), now_ns=0)
     assert any(isinstance(order, StartChild) for order in orders) is comes_back
