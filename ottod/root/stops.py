@@ -91,10 +91,13 @@ class Stops:
         self.begin(session, deadline_s=deadline_s, reason=reason, cause=cause)
 
     async def tell_time_up(self, session: Session, why: str) -> bool:
-        """A workflow is to end by itself, since it may have to undo what it did; whether it has heard."""
+        """A workflow is to end by itself, since it may have to undo what it did; whether it has heard.
+
+        What answers for a worker that is gone, or makes room for the next one, says nothing about the session.
+        """
         order = StopTurn(reason=why, cause="budget", may_undo=True)
         failure = await self._c.gate.command(session, order, timeout_s=COMMAND_TIMEOUT_S)
-        return failure is None or failure.code == "session_ended"
+        return failure is None or session.has_ended
 
     def begin(self, session: Session, *, deadline_s: float, reason: str, cause: CauseKind) -> None:
         """Begins a stop, or hurries one that has begun."""

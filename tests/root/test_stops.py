@@ -55,6 +55,8 @@ class Stage:
         self.done: list[object] = []
         self.answers = asyncio.Event()
         self.answers.set()
+        self.reply: Failure | None = None
+        """What its worker answers."""
         self.database = self.gate = self
         self.table = SessionTable(lambda info: None)
         self.session = Session(SessionInfo(session=session_id(1), agent="a", model="", state="running"), None)
@@ -80,7 +82,7 @@ class Stage:
 
     async def command(self, session: Session, order: StopTurn, *, timeout_s: float) -> Failure | None:
         self.done.append(order)
-        return None
+        return self.reply
 
     async def rest(self) -> None:
         """Returns when nothing more happens without the time going on."""
@@ -161,4 +163,21 @@ def test_what_is_condemned_is_stopped_although_the_database_does_not_answer(monk
         stage.leave()
 
     monkeypatch.setattr(stops, "NOTE_S", 0.02)
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("code", ["session_ended", "no_answer", "not_ready"])
+def test_a_workflow_has_heard_that_its_time_is_up_when_it_says_so(code: str) -> None:
+    """Not when its worker dies before it can answer, nor when that makes room for the next one: either ends no more
+    than the worker, and the next one is told again."""
+
+    async def main() -> None:
+        stage = Stage()
+        stage.reply = Failure(code=code, message="gone")
+        assert not await stage.stops.tell_time_up(stage.session, "time is up")
+        stage.reply = None
+        assert await stage.stops.tell_time_up(stage.session, "time is up")
+        assert [each.may_undo for each in stage.done if isinstance(each, StopTurn)] == [True, True]
+        stage.leave()
+
     asyncio.run(main())
