@@ -154,10 +154,15 @@ class Database:
         return await self._call(work)
 
     async def unreadable_sessions(self) -> list[str]:
-        """Those that live, as far as anybody can say, and whose rows cannot be read. Raises StorageError."""
+        """Those that live, as far as anybody can say, and whose rows cannot be read. Raises StorageError.
+
+        By each name that such a row has: of two, one is the true one.
+        """
 
         def work() -> list[str]:
-            return rows.unpack_infos(rows.select_sessions(self._connection, (), -1, include_ended=False))[1]
+            _, bad = rows.unpack_infos(rows.select_sessions(self._connection, (), -1, include_ended=False))
+            # A damaged row may have anything for a name.
+            return [name for names in bad for name in names if isinstance(name, str)]
 
         return await self._call(work)
 

@@ -166,21 +166,21 @@ def select_live_trees(connection: sqlite3.Connection, limit: int) -> list[Packed
     return rows.fetchall()
 
 
-def unpack_infos(rows: Iterable[PackedRow]) -> tuple[list[SessionInfo], list[str]]:
-    """The infos, and whose rows could not be read: one bad row must not hide the others."""
+def unpack_infos(rows: Iterable[PackedRow]) -> tuple[list[SessionInfo], list[tuple[str, ...]]]:
+    """The infos, and the names in each row that could not be read: one bad row must not hide the others."""
     infos: list[SessionInfo] = []
-    bad: list[str] = []
+    bad: list[tuple[str, ...]] = []
     for session, packed in rows:
         try:
             info = _unpack_info.decode(as_bytes(packed))
         except UNDECODABLE:
-            bad.append(session)
+            bad.append((session,))
             continue
         if info.session == session:
             infos.append(info)
         else:
-            # One bit is enough for another name, under which nobody would find its events.
-            bad.append(session)
+            # One bit is enough for another name, under which nobody would find its events. Either may be true.
+            bad.append((session, info.session))
     return infos, bad
 
 

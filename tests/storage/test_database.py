@@ -439,6 +439,23 @@ def test_a_session_under_a_name_that_is_none_is_unreadable(db: Database) -> None
     run(work)
 
 
+@pytest.mark.parametrize("column", ["'s-000000000q'", "CAST('s-0000000001' AS BLOB)", "CAST(X'FF' AS TEXT)", "7"])
+def test_a_session_that_cannot_be_read_is_known_by_each_name_that_its_row_has(db: Database, column: str) -> None:
+    """Whichever of the two is damaged: the other one finds what is left of it. What is no name is none."""
+
+    async def work() -> None:
+        for n in (1, 2, 3):
+            await db.put_session(info(n))
+        await damage(db, f"UPDATE sessions SET session = {column} WHERE session = ?", info(1).session)
+        await damage(db, "UPDATE sessions SET info = x'c1' WHERE session = ?", info(2).session)
+        named = await db.unreadable_sessions()
+        assert {info(1).session, info(2).session} <= set(named) and sorted(named) == sorted(map(str, named))
+        assert info(3).session not in named
+        assert await db.sessions() == [info(3)] and db.stats().unreadable_rows == 2
+
+    run(work)
+
+
 def test_a_defect_is_told_to_who_called_and_ends_there(db: Database) -> None:
     """What nobody expects, in a call or in a row that is put, costs neither the thread nor the rows beside it."""
 
