@@ -265,7 +265,9 @@ class Artifacts:
             if error.code != "no_such_artifact" or not reference:
                 raise
             # Workers are not told what other trees have.
-            raise await missing_artifact(self._index, reference, tree=tree, version=version) from error
+            raise await missing_artifact(
+                self._index, reference, tree=tree, version=version, in_thread=self._c.in_thread
+            ) from error
         return ArtifactFound(artifact=(await self._index.with_deliveries([found]))[0])
 
     async def read(self, body: ReadArtifact) -> ArtifactPart:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from ottod.errors import RefusedError
 from ottod.protocol.artifacts import ID_PREFIX, ArtifactInfo
@@ -15,8 +15,18 @@ MAX_COMPARED = 1000
 MAX_TREES_NAMED = 3
 
 
-async def missing_artifact(index: ArtifactIndex, reference: str, *, tree: str, version: int) -> RefusedError:
-    """The refusal of a reference that `index` does not find, in `tree` or, without one, at all."""
+async def missing_artifact(
+    index: ArtifactIndex,
+    reference: str,
+    *,
+    tree: str,
+    version: int,
+    in_thread: Callable[..., Awaitable[ArtifactInfo | None]],
+) -> RefusedError:
+    """The refusal of a reference that `index` does not find, in `tree` or, without one, at all.
+
+    Long names take a while to compare: that is done `in_thread`.
+    """
     name = reference if reference.startswith(ID_PREFIX) else reference.partition("@")[0]
     which = f"{reference}@{version}" if version else reference
     if tree and (elsewhere := await index.find(reference, tree="", version=version)):
@@ -24,9 +34,9 @@ async def missing_artifact(index: ArtifactIndex, reference: str, *, tree: str, v
     if any_version := await index.find(name, tree=tree):
         return _no_such_version(which, any_version[0])
     known = await index.select(tree=tree, limit=MAX_COMPARED)
-    if near := _nearest(name, known):
+    if near := await in_thread(_nearest, name, known):
         return _refusal(f"there is no artifact {which}", f"did you mean {near.name!r}? {_show(near)}")
-    if tree and (near := _nearest(name, await index.select(limit=MAX_COMPARED))):
+    if tree and (near := await in_thread(_nearest, name, await index.select(limit=MAX_COMPARED))):
         what = f"did you mean {near.name!r} of another one, {near.tree}? {_show(near)}"
         return _refusal(f"the tree of {tree} has no artifact {which}", what)
     where = f" --session {tree}" if tree and known else ""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from ottod.protocol.artifacts import ArtifactInfo
+from ottod.root import missing_artifact as module
 from ottod.root.missing_artifact import missing_artifact
 from ottod.storage.artifact_index import ArtifactIndex
 from ottod.storage.database import Database
@@ -53,7 +56,7 @@ def test_what_is_said(tmp_path: Path, case: tuple[str, str, int, str, str]) -> N
             index = ArtifactIndex(database)
             for number, (name, of) in enumerate(KEPT):
                 await index.add(info(number, name, of), sources=(), key="")
-            error = await missing_artifact(index, reference, tree=tree, version=version)
+            error = await missing_artifact(index, reference, tree=tree, version=version, in_thread=asyncio.to_thread)
         finally:
             await database.flush()
             database.close()
@@ -61,3 +64,26 @@ def test_what_is_said(tmp_path: Path, case: tuple[str, str, int, str, str]) -> N
         assert mend.replace("SHOW", "ottoctl artifact show") in error.mend, error.mend
 
     asyncio.run(work())
+
+
+def test_names_are_compared_on_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand long names take half a second, which root's loop does not have."""
+    on: list[threading.Thread] = []
+
+    def nearest(word: str, known: Iterable[str]) -> str:
+        on.append(threading.current_thread())
+        return ""
+
+    async def work() -> None:
+        database = Database.open(tmp_path / "otto.db")
+        try:
+            index = ArtifactIndex(database)
+            await index.add(info(1, "design.md", "s-a"), sources=(), key="")
+            await missing_artifact(index, "desing.md", tree="s-a", version=0, in_thread=asyncio.to_thread)
+        finally:
+            await database.flush()
+            database.close()
+
+    monkeypatch.setattr(module, "nearest", nearest)
+    asyncio.run(work())
+    assert len(on) == 2 and threading.main_thread() not in on
