@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import re
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,7 +31,7 @@ from ottod.tools.fs_write import FS_WRITE
 from ottod.tools.registry import BUILTIN_TOOLS
 from ottod.tools.untrusted import marked
 from ottod.worker.tool_call import FILE_ACCOUNTS, KILL_MARGIN_S, Outcome, ShownOutput, ToolRunner, failed
-from ottod.worker.tool_threads import MAX_STUCK, ToolThreads
+from ottod.worker.tool_threads import MAX_STUCK, ToolThreads, Work
 
 T = TypeVar("T")
 
@@ -388,3 +389,67 @@ def test_so_many_threads_may_be_stuck_and_no_more() -> None:
     finally:
         release.set()
         pool.shutdown(wait=True)
+
+
+def test_threads_that_compute_are_not_stuck() -> None:
+    """However many they are: what takes long comes back. Once they use no more of the processor, they are."""
+    release, told, looks, begun = threading.Event(), list[int](), list[int](), list[None]()
+    pool = ThreadPoolExecutor(MAX_STUCK + 1)
+    is_computing = True
+
+    def cpu_ns(clock: int) -> int:
+        looks.append(clock)
+        return len(looks) * 1_000_000_000 if is_computing else 0
+
+    def compute() -> None:
+        begun.append(None)
+        release.wait()
+
+    async def work() -> None:
+        nonlocal is_computing
+        threads = ToolThreads(pool=pool, on_stuck=told.append, abandon_s=0.01, cpu_ns=cpu_ns)
+        tasks = [asyncio.create_task(threads.run(compute)) for _ in range(MAX_STUCK + 1)]
+        async with asyncio.timeout(30):
+            while len(begun) < len(tasks):
+                await asyncio.sleep(0.01)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            while len(looks) < 10 * len(tasks):
+                await asyncio.sleep(0.01)
+            assert not told and not threads.stuck
+            is_computing = False
+            while not told:
+                await asyncio.sleep(0.01)
+        assert told == [MAX_STUCK + 1]
+        threads.close()
+
+    try:
+        asyncio.run(work())
+    finally:
+        release.set()
+        pool.shutdown(wait=True)
+
+
+def test_the_work_of_a_thread_is_its_own() -> None:
+    """What one computes is seen from another while it does; one that waits stands still, whatever others do."""
+    release = threading.Event()
+
+    def compute() -> None:
+        while not release.is_set():
+            pass
+
+    computing, waiting = Work(compute), Work(release.wait)
+    assert computing.cpu_ns() == 0
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            running = [pool.submit(each) for each in (computing, waiting)]
+            deadline = time.monotonic() + 30
+            while computing.cpu_ns() < 50_000_000:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert waiting.cpu_ns() < computing.cpu_ns()
+        finally:
+            release.set()
+        for each in running:
+            each.result()
