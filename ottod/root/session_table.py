@@ -279,12 +279,14 @@ class SessionTable:
 
     def is_a_models(self, info: SessionInfo) -> bool:
         """Whether the newest answer of a session is a model's: nothing stood in for one, nor for its successor's."""
+        seen = {info.session}
         while info.model not in STAND_INS:
             if not info.handed_to:
                 return True
             session = self.get(info.handed_to)
-            if session is None:
-                return False  # Nobody remembers whose it was.
+            if session is None or session.id in seen:
+                return False  # Nobody remembers whose it was, or it goes round: workers say who their successors are.
+            seen.add(session.id)
             info = session.info
         return False
 

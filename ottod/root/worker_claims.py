@@ -8,6 +8,7 @@ from ottod.errors import RemoteProtocolError
 from ottod.protocol.cause import Cause
 from ottod.protocol.events import (
     MAX_EVENT_TEXT_BYTES,
+    ConversationHandedOver,
     Event,
     Gap,
     IncarnationExited,
@@ -19,13 +20,20 @@ from ottod.protocol.events import (
     tag_of,
 )
 from ottod.protocol.worker import Exiting
-from ottod.root.session_table import Incarnation
+from ottod.root.session_table import Incarnation, Session, SessionTable
 
 MAX_CAUSE_CHARS = 2000
 """Of a worker's own explanation of its end; `session.exited` must fit a record whatever it says."""
 
 
-def check_entries(entries: Sequence[tuple[int, Event | Unknown]], event_count: int, incarnation: Incarnation) -> None:
+def check_entries(
+    entries: Sequence[tuple[int, Event | Unknown]],
+    event_count: int,
+    incarnation: Incarnation,
+    *,
+    session: Session,
+    table: SessionTable,
+) -> None:
     """Raises RemoteProtocolError for a batch that miscounts, or says what only root may say or knows better."""
     if len(entries) != event_count:
         raise RemoteProtocolError(f"a batch of {len(entries)} events that says {event_count}")
@@ -46,6 +54,11 @@ def check_entries(entries: Sequence[tuple[int, Event | Unknown]], event_count: i
                         f"says that it is incarnation {event.incarnation} in process {event.pid}, "
                         f"and is {incarnation.number} in {pid}"
                     )
+            case ConversationHandedOver():
+                # One that is no longer known may well have been its child: it had this to say since.
+                successor = table.get(event.child)
+                if successor is not None and successor.info.parent != session.id:
+                    raise RemoteProtocolError(f"hands over to {successor.id}, which is no child of its own")
 
 
 def bounded(exiting: Exiting) -> Exiting:

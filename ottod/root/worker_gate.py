@@ -148,7 +148,7 @@ class WorkerGate:
             raise RemoteProtocolError(f"seq {header.first_seq} came when {session.next_seq} was due")
         entries = decode_payload(record[HEADER_BYTES:]) if header.lane == LANE_STATE else ()
         if header.lane == LANE_STATE:
-            check_entries(entries, header.event_count, incarnation)
+            check_entries(entries, header.event_count, incarnation, session=session, table=self._table)
         first_offset = self._hub.append(record, header)
         session.next_seq = header.last_seq + 1
         incarnation.last_heard_s = self._loop.time()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from ottod.ids import session_id
 from ottod.protocol import PROTOCOL_VERSION
@@ -20,6 +21,7 @@ from ottod.protocol.cause import Cause
 from ottod.protocol.events import (
     MAX_EVENT_TEXT_BYTES,
     ContentDelta,
+    ConversationHandedOver,
     Event,
     Gap,
     ItemCompleted,
@@ -138,6 +140,8 @@ FORBIDDEN: dict[str, Event] = {
     "gap": Gap(first=1, last=2, reason="lost"),
     "another pid": SessionStarted(pid=1, incarnation=1),
     "another incarnation": SessionStarted(pid=PID + KEYS[0], incarnation=2**40),
+    "itself as its successor": ConversationHandedOver(child=session_id(KEYS[0]), agent="a"),
+    "another's session as its successor": ConversationHandedOver(child=session_id(KEYS[1]), agent="a"),
 }
 
 
@@ -149,6 +153,20 @@ def test_what_only_root_may_say(place: Place, what: str) -> None:
     place.send(session, place.batch(session, TurnStarted(turn=1), FORBIDDEN[what]))
     assert [s for s, _ in place.lost] == [session.id]
     assert (session.info, sibling.info) == before and place.stored() == 0 and not session.has_ended
+
+
+def test_who_has_a_conversation_is_followed_once(place: Place) -> None:
+    """Whom no session is known for may become one; a circle, however it came about, has no answer of a model's."""
+    first, second = place.sessions
+    stranger = session_id(9)
+    place.send(first, place.batch(first, ConversationHandedOver(child=stranger, agent="a")))
+    assert not place.lost and first.info.handed_to == stranger and not place.table.is_a_models(first.info)
+    place.table.update(first, replace(first.info, handed_to=second.id))
+    assert place.table.is_a_models(first.info)
+    place.table.update(second, replace(second.info, handed_to=first.id))
+    assert not place.table.is_a_models(first.info) and not place.table.is_a_models(second.info)
+    place.table.update(second, replace(second.info, handed_to=second.id))
+    assert not place.table.is_a_models(first.info)
 
 
 WRONG_RECORDS: dict[str, Callable[[Place, Session, Session], bytes]] = {
