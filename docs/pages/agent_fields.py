@@ -99,7 +99,7 @@ AGENT_FIELDS = {
     "mcp_servers[].env": "Names of variables that it gets, and no other program: the client's, else the daemon's.",
     "mcp_servers[].headers": "HTTP headers; `${NAME}` is a credential or variable of the daemon.",
     "mcp_servers[].network": "Whether a command has the host's network.",
-    "mcp_servers[].include": "Which of its tools are offered, by its own names; none means all.",
+    "mcp_servers[].include": "Which of its tools are offered, by its own names: without it all, with `[]` none.",
     "mcp_servers[].exclude": "Which are not, also if they are included.",
     "mcp_servers[].start_timeout_s": "To start and to list its tools.",
     "mcp_servers[].call_timeout_s": "Of one call; `limits.tool_timeout_s` may lower it.",

@@ -95,10 +95,13 @@ def _lines(name: str, value: Any) -> list[str]:
 
 def _pairs(struct: Any) -> str:
     """`seconds: 1h, tokens: 4000, usd: -`."""
-    return ", ".join(f"{name}: {_inner(name, getattr(struct, name))}" for name in struct.__struct_fields__)
+    fields = msgspec.structs.fields(struct)
+    return ", ".join(f"{f.name}: {_inner(f.name, getattr(struct, f.name), f.default)}" for f in fields)
 
 
-def _inner(name: str, value: Any) -> str:
+def _inner(name: str, value: Any, default: Any) -> str:
     if isinstance(value, msgspec.Struct):
         return f"{{{_pairs(value)}}}"
-    return "-" if value in (None, "", (), {}) else one_line(value_text(name, value))
+    # Where nothing means all, an empty list says something else than nothing.
+    is_unsaid = value in (None, "", {}) or (value == () and default is not None)
+    return "-" if is_unsaid else one_line(value_text(name, value))

@@ -58,6 +58,18 @@ def test_values_are_those_of_a_file() -> None:
     assert "True" not in text and "False" not in text and "None" not in text
 
 
+def test_no_tool_is_not_every_tool() -> None:
+    """An empty list is shown where it says something else than no list."""
+    servers = (
+        McpServer(name="x", url="u", include=()),
+        McpServer(name="y", url="u"),
+        McpServer(name="z", include=("a",)),
+    )
+    text = "\n".join(page(AgentSpec(name="a", mcp_servers=servers)))
+    assert [part.split(", exclude")[0] for part in text.split("include: ")[1:]] == ["[]", "-", "[a]"]
+    assert "exclude: []" not in text and "env: []" not in text
+
+
 @pytest.mark.parametrize("hostile", ["\x1b[2J", "a\nnote               b"])
 def test_a_rule_is_one_line(hostile: str) -> None:
     """Whatever it says."""
