@@ -78,8 +78,28 @@ def _wrong_number(param: Any, given: str, typed: Sequence[str]) -> OttoError:
     bounds = " to ".join(f"{bound:g}" for bound in (least, most) if bound is not None)
     within = f" from {bounds}" if " to " in bounds else f" of {bounds} or more" if bounds else ""
     example = str(EXAMPLE_NUMBER if most is None else min(EXAMPLE_NUMBER, most))
-    again = [example if word == given else word.replace(f"={given}", f"={example}") for word in typed]
-    return OttoError(text, mend=f"write {what}{within}, as in `{shlex.join(['ottoctl', *again])}`", code="usage")
+    mend = f"write {what}{within}"
+    if again := _with_another(typed, param.opts, given, example):
+        mend += f", as in `{shlex.join(['ottoctl', *again])}`"
+    return OttoError(text, mend=mend, code="usage")
+
+
+def _with_another(typed: Sequence[str], options: Sequence[str], given: str, wanted: str) -> list[str]:
+    """What was typed with the option's value replaced; nothing if it is not found."""
+    for at in reversed(range(len(typed))):
+        word = typed[at]
+        if at and word == given and _takes_next(typed[at - 1], options):
+            return [*typed[:at], wanted, *typed[at + 1 :]]
+        head = word.removesuffix(given)
+        if head != word and _takes_next(head.removesuffix("="), options):
+            return [*typed[:at], head + wanted, *typed[at + 1 :]]
+    return []
+
+
+def _takes_next(word: str, options: Sequence[str]) -> bool:
+    """Whether a word is one of these options, or ends with a short one, and so what follows is its value."""
+    is_cluster = re.fullmatch("-[A-Za-z]+", word) is not None
+    return word in options or (is_cluster and f"-{word[-1]}" in options)
 
 
 def _given_to(error: Any) -> str:

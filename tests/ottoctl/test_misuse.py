@@ -16,6 +16,12 @@ SAID = [
     ("logs --tail abc x", "--tail: 'abc' is not a whole number", "of 0 or more, as in `ottoctl logs --tail 2 x`"),
     ("logs --tail=abc x", "--tail: 'abc' is not a whole number", "as in `ottoctl logs --tail=2 x`"),
     ("rollback x --turns 0", "--turns: 0 is not possible", "of 1 or more, as in `ottoctl rollback x --turns 2`"),
+    ("logs -nabc x", "--tail: 'abc' is not a whole number", "as in `ottoctl logs -n2 x`"),
+    ("logs -fn abc x", "--tail: 'abc' is not a whole number", "as in `ottoctl logs -fn 2 x`"),
+    ("logs -fnabc abc", "--tail: 'abc' is not a whole number", "as in `ottoctl logs -fn2 abc`"),
+    ("rollback 0 --turns 0", "--turns: 0 is not possible", "as in `ottoctl rollback 0 --turns 2`"),
+    ("rollback x=0 --turns=0", "--turns: 0 is not possible", "as in `ottoctl rollback x=0 --turns=2`"),
+    ("logs --tail 3 --tail abc x", "--tail: 'abc' is not a whole number", "as in `ottoctl logs --tail 3 --tail 2 x`"),
     (
         "artifact list --limit 20000",
         "--limit: 20000 is not possible",
