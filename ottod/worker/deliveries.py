@@ -52,6 +52,8 @@ class Line:
         self.sink = sink
         self.due: deque[Due] = deque()
         self.failed: list[str] = []
+        self.newest: dict[str, int] = {}
+        """Of each artifact, the newest version that has arrived."""
         self.wake = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
@@ -68,6 +70,17 @@ class Line:
         if sink.kinds and kinds.get(name, "") not in sink.kinds:
             return False
         return sink.to != "filesystem" or bool(sink.path) or name in sink.files
+
+    def has(self, source: str) -> None:
+        """An artifact, by `NAME@VERSION`, has arrived."""
+        name, _, version = source.rpartition("@")
+        if version.isdecimal():
+            self.newest[name] = max(self.newest.get(name, 0), int(version))
+
+    def is_outdated(self, due: Due) -> bool:
+        """Whether it would take the place of a newer version."""
+        name, _, version = due.name.rpartition("@")
+        return self.sink.to == "filesystem" and self.newest.get(name, 0) > int(version)
 
     def add(self, due: Due) -> None:
         self.due.append(due)
@@ -127,6 +140,9 @@ class Deliveries:
                 lost |= {key} if entry.is_final else set()
         for line in self._lines:
             line.failed = [name for sink, name in sorted(lost) if sink == line.sink.label]
+            for sink, name in settled - lost:
+                if sink == line.sink.label:
+                    line.has(name)
         for step in past:
             self._hear(step, settled, attempts)
         self._tasks = [asyncio.ensure_future(self._watched(line)) for line in self._lines]
@@ -170,7 +186,8 @@ class Deliveries:
             while True:
                 line.wake.clear()
                 while line.due:
-                    await self._deliver(line, line.due[0])
+                    if not line.is_outdated(line.due[0]):
+                        await self._deliver(line, line.due[0])
                     line.done()
                 await line.wake.wait()
         except Exception as error:  # noqa: BLE001 - whoever serves the workflow raises it
@@ -191,7 +208,7 @@ class Deliveries:
                 if await self._failed(line, due, error):
                     return
             else:
-                await self._arrived(line.sink, due, receipt)
+                await self._arrived(line, due, receipt)
                 return
 
     async def _attempt(self, sink: Sink, due: Due) -> Receipt:
@@ -224,13 +241,14 @@ class Deliveries:
                 return info
         return (await self._artifacts.read(name, version=int(version)))[0]
 
-    async def _arrived(self, sink: Sink, due: Due, receipt: Receipt) -> None:
-        place = receipt.place
+    async def _arrived(self, line: Line, due: Due, receipt: Receipt) -> None:
+        sink, place = line.sink, receipt.place
         await self._note(due, SinkDelivery(sink=sink.label, place=place, reason=receipt.note, attempts=due.attempts))
         entry = j.Delivered(
             sink=sink.label, parcel=due.name, at_ns=time.time_ns(), place=place, attempts=due.attempts
         )
         due.has_arrived = True
+        line.has(due.name)
         await self._journal.put([entry])
         for info in due.infos:
             told = ArtifactDelivered(
@@ -321,7 +339,7 @@ class Deliveries:
         task.cancel()
         await asyncio.wait([task])
         while line.due:
-            if not line.due[0].has_arrived:
+            if not line.due[0].has_arrived and not line.is_outdated(line.due[0]):
                 await self._note_failure(line, line.due[0], failure, is_final=True, wait_s=0)
             line.done()
 
