@@ -23,7 +23,10 @@ KIND_BATCH = b"B"
 
 
 class WorkerHello(Wire, frozen=True, kw_only=True, tag="hello"):
-    """The first message of an incarnation. `unacked_seq` is the first seq that it would replay."""
+    """The first message of an incarnation. `unacked_seq` is the first seq that it would replay.
+
+    `knows_undo`: it knows what `may_undo` of an order to stop means. Workers of older versions do not.
+    """
 
     protocol: int
     session: str
@@ -31,6 +34,7 @@ class WorkerHello(Wire, frozen=True, kw_only=True, tag="hello"):
     secret: bytes
     pid: int
     unacked_seq: int = 0
+    knows_undo: bool = False
 
 
 class Heartbeat(Wire, frozen=True, kw_only=True, tag="heartbeat"):

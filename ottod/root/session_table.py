@@ -65,6 +65,8 @@ class Incarnation:
         """It is stopped because its group restarts, and its session goes on."""
         self.is_ready = False
         """It has said hello to some root."""
+        self.knows_undo = False
+        """It can be told to fail and to undo what it did: it said so with its hello."""
         self.open_requests: set[int] = set()
         """Its requests that root has not answered."""
         self.adopt_by_s = 0.0

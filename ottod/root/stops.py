@@ -93,8 +93,13 @@ class Stops:
     async def tell_time_up(self, session: Session, why: str) -> bool:
         """A workflow is to end by itself, since it may have to undo what it did; whether it has heard.
 
-        What answers for a worker that is gone, or makes room for the next one, says nothing about the session.
+        What answers for a worker that is gone, or makes room for the next one, says nothing about the session. One of
+        an older version, which would stop and wait for root to end its steps, is stopped with all below it.
         """
+        worker = session.incarnation
+        if worker is not None and worker.identity is not None and not worker.knows_undo:
+            self.begin_for(session, why, "budget")
+            return True
         order = StopTurn(reason=why, cause="budget", may_undo=True)
         failure = await self._c.gate.command(session, order, timeout_s=COMMAND_TIMEOUT_S)
         return failure is None or session.has_ended

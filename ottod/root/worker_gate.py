@@ -257,7 +257,7 @@ class WorkerGate:
             return
         if incarnation.identity is not None and incarnation.identity != identity:
             self._by_identity.pop(incarnation.identity, None)
-        incarnation.identity = identity
+        incarnation.identity, incarnation.knows_undo = identity, hello.knows_undo
         incarnation.last_heard_s = self._loop.time()
         self._by_identity[identity] = (session, incarnation)
         welcome = WorkerWelcome(

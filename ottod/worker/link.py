@@ -219,6 +219,7 @@ class Link:
             secret=birth.secret,
             pid=os.getpid(),
             unacked_seq=self.outbox.acked_seq + 1,
+            knows_undo=True,
         )
         self._hello_said_s = self._loop.time()
         if not self._socket.is_closed and not self._send(hello):

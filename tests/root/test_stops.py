@@ -40,6 +40,7 @@ class Worker(Incarnation):
     def __init__(self, done: list[object]) -> None:
         super().__init__(number=1, secret=b"", generation=0)
         self.identity = b"worker"
+        self.knows_undo = True
         self._done = done
 
     def send_signal(self, signum: signal.Signals) -> None:
@@ -178,6 +179,27 @@ def test_a_workflow_has_heard_that_its_time_is_up_when_it_says_so(code: str) -> 
         stage.reply = None
         assert await stage.stops.tell_time_up(stage.session, "time is up")
         assert [each.may_undo for each in stage.done if isinstance(each, StopTurn)] == [True, True]
+        stage.leave()
+
+    asyncio.run(main())
+
+
+def test_a_workflow_whose_worker_cannot_be_told_that_time_is_up_is_stopped() -> None:
+    """One of an older version would take it for a stop in which root ends the steps. Who has not said hello waits."""
+
+    async def main() -> None:
+        stage = Stage()
+        worker = stage.session.incarnation
+        assert worker is not None
+        worker.knows_undo, worker.identity = False, None
+        stage.reply = Failure(code="not_ready", message="no hello yet")
+        assert not await stage.stops.tell_time_up(stage.session, "time is up") and not stage.session.is_stopping
+        stage.done.clear()
+        worker.identity, stage.reply = b"worker", None
+        assert await stage.stops.tell_time_up(stage.session, "time is up")
+        await stage.rest()
+        orders = [(each.cause, each.may_undo) for each in stage.done if isinstance(each, StopTurn)]
+        assert stage.session.stop_cause == "budget" and orders == [("budget", False)]
         stage.leave()
 
     asyncio.run(main())
