@@ -128,7 +128,9 @@ class Approvals:
             raise RefusedError(f"{pending.approval} is about a budget that is not there any more")
         failure = await self._deliver(session, pending.approval, pending.answer)
         if self._is_heard(session, pending, failure) and failure is not None:
-            raise _refused(failure)
+            if self._answered.get(pending.approval) != _told(pending.answer):
+                raise _refused(failure)
+            return True  # The worker said hello meanwhile, and was told what stood in the row: this answer.
         return failure is None
 
     async def _grant(self, session: Session, pending: PendingApproval) -> bool:
@@ -219,7 +221,10 @@ class Approvals:
                 if pending.answer is None or session.incarnation is not incarnation or session.is_stopping:
                     break  # Another worker, if there is one, is told when it listens.
                 await self._grant(session, pending)  # An earlier root may have died before it came to that.
-                if self._is_heard(session, pending, await self._deliver(session, pending.approval, pending.answer)):
+                failure = await self._deliver(session, pending.approval, pending.answer)
+                if failure is None:
+                    self._remember(pending.approval, pending.answer)
+                if self._is_heard(session, pending, failure):
                     break
                 await asyncio.sleep(DELIVER_AGAIN_S)
 

@@ -182,6 +182,30 @@ async def never(session: Session, refused: BudgetRefusal) -> bool:
     return True
 
 
+def test_a_yes_that_is_delivered_while_it_is_put_on_record_is_no_error(tmp_path: Path) -> None:
+    """A worker that says hello in the midst is told what stands in the row, and again by whoever took the answer."""
+
+    async def scene(hall: Hall) -> None:
+        saying = asyncio.ensure_future(hall.say(YES))
+        while hall.desk.session.info.approvals[0].answer is None:
+            await asyncio.sleep(0)
+        await hall.approvals.deliver_kept(hall.desk.session)
+        assert await saying == "taken" and len(hall.worker.heard) == 1
+        assert hall.limit() == 2 * LIMIT and await hall.say(NO) == "already_resolved"
+
+    play(tmp_path, "tokens", scene)
+
+
+def test_a_yes_to_what_the_worker_has_settled_otherwise_is_refused(tmp_path: Path) -> None:
+    """It had waited as long as it could, say: somebody who said yes must not think that this was heard."""
+
+    async def scene(hall: Hall) -> None:
+        hall.worker.failure = SETTLED
+        assert await hall.say(YES) == "already_resolved" and not hall.desk.session.info.approvals
+
+    play(tmp_path, "tokens", scene)
+
+
 def test_a_question_that_the_worker_has_lost_waits_for_another_answer(tmp_path: Path) -> None:
     """It is asked again; nothing stands in the row that would be taken for what is said then."""
 
