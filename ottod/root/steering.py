@@ -12,13 +12,13 @@ from typing import Protocol
 
 from ottod.core.past import Past
 from ottod.core.resume import too_few_turns
-from ottod.errors import RefusedError
+from ottod.errors import RefusedError, StorageError
 from ottod.protocol import journal as j
 from ottod.protocol.events import ConversationRolledBack
 from ottod.protocol.worker import CommandBody, ForgetTurns, InterruptTurn, NoteCheckpoint, SetPause
 from ottod.root.context import RootContext
 from ottod.root.session_table import Session
-from ottod.storage.journal import Journal
+from ottod.storage.journal import LOST, Journal
 from ottod.storage.journal_files import NAME
 
 INTERRUPT_TIMEOUT_S = 60.0
@@ -61,13 +61,24 @@ class Steering:
             await self._order(session, ForgetTurns(turns=turns))
             return
         directory = self._c.sessions_dir / session.id
-        newest = await self._c.in_thread(forget_turns, directory, session.key, turns)
+        try:
+            newest = await self._c.in_thread(forget_turns, directory, session.key, turns)
+        except StorageError as error:
+            if error.code != LOST or session.info.turn or session.info.resumed_from:
+                raise
+            # Nothing was ever in it: its workers died before they could open it.
+            raise _no_such_turns(session.id, turns, 0) from error
         self._c.record(session, ConversationRolledBack(turns=turns, turn=newest))
 
 
 def _below(session: Session) -> Iterable[Session]:
     """What is below a session, each behind what is above it."""
     return reversed(session.line_up()[:-1])
+
+
+def _no_such_turns(session: str, wanted: int, known: int) -> RefusedError:
+    failure = too_few_turns(session, wanted, known)
+    return RefusedError(failure.message, code=failure.code, mend=failure.mend)
 
 
 def forget_turns(directory: Path, session_key: int, turns: int) -> int:
@@ -82,8 +93,7 @@ def forget_turns(directory: Path, session_key: int, turns: int) -> int:
             past.take(entry)
         restored = past.restored()
         if turns > len(restored.marks):
-            failure = too_few_turns(directory.name, turns, len(restored.marks))
-            raise RefusedError(failure.message, code=failure.code, mend=failure.mend)
+            raise _no_such_turns(directory.name, turns, len(restored.marks))
         kept = restored.marks[: len(restored.marks) - turns]
         newest = kept[-1].turn if kept else 0
         if restored.open is not None:
