@@ -376,7 +376,9 @@ class Adoption:
         unreadable = set(await self._c.database.unreadable_sessions())
         for session in sorted(unreadable):
             self._c.log("what is on record of it cannot be read: it is given up, its journal stays", session=session)
-        is_anew = bool(self._c.database.recovery.moved_aside)
+        recovery = self._c.database.recovery
+        # Also by an earlier root, which may have ended before their time was over.
+        is_anew = bool(recovery.moved_aside) or time.time_ns() - recovery.begun_anew_at_ns < SPARED_S * 1e9
         spared = [each for each in strangers if is_anew or each in unreadable]
         if spared:
             self._c.log(f"control groups of sessions that are not on record any more: {', '.join(spared)}")

@@ -7,7 +7,9 @@ refused. A file that SQLite cannot read is put aside and reported, never deleted
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
+import time
 from pathlib import Path
 
 import msgspec
@@ -260,15 +262,20 @@ MIGRATIONS: tuple[str, ...] = (
 
 _NOT_A_DATABASE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _COMPANIONS = ("-wal", "-shm")
+_BEGUN_ANEW = "begun_anew_at_ns"
 
 
 class DatabaseRecovery(msgspec.Struct, frozen=True, kw_only=True):
-    """What opening the database found. `moved_aside` is where an unreadable file was put, `damage` why."""
+    """What opening the database found. `moved_aside` is where an unreadable file was put, `damage` why.
+
+    `begun_anew_at_ns` is when this database was begun beside such a file, now or by an earlier root; 0 if it was not.
+    """
 
     created: bool = False
     moved_aside: str = ""
     damage: str = ""
     migrated_from: int = 0
+    begun_anew_at_ns: int = 0
 
     def describe(self) -> str:
         """One line for people."""
@@ -325,6 +332,9 @@ def _open(path: Path, *, moved_aside: str, damage: str) -> DatabaseFile:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
         _configure(connection)
         version = _migrate(path, connection)
+        if moved_aside:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (_BEGUN_ANEW, str(time.time_ns())))
+        begun_anew_at_ns = _begun_anew_at_ns(connection)
     except BaseException as error:
         if connection is not None:
             connection.close()
@@ -333,7 +343,11 @@ def _open(path: Path, *, moved_aside: str, damage: str) -> DatabaseFile:
             raise _translated(path, error) from error
         raise
     recovery = DatabaseRecovery(
-        created=created, moved_aside=moved_aside, damage=damage, migrated_from=0 if created else version
+        created=created,
+        moved_aside=moved_aside,
+        damage=damage,
+        migrated_from=0 if created else version,
+        begun_anew_at_ns=begun_anew_at_ns,
     )
     return DatabaseFile(path, lock_fd, connection, recovery)
 
@@ -380,6 +394,11 @@ def _migrate(path: Path, connection: sqlite3.Connection) -> int:
             f"INSERT OR REPLACE INTO meta VALUES ('schema_version', '{done}'); PRAGMA user_version={done}; COMMIT;"
         )
     return found
+
+
+def _begun_anew_at_ns(connection: sqlite3.Connection) -> int:
+    row = connection.execute("SELECT value FROM meta WHERE key = ?", (_BEGUN_ANEW,)).fetchone()
+    return int(row[0]) if row is not None and re.fullmatch("[0-9]{1,19}", str(row[0])) else 0
 
 
 def _translated(path: Path, error: sqlite3.Error) -> Exception:

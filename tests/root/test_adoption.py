@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Container, Coroutine, Iterable
 from types import SimpleNamespace
 from typing import Any
@@ -54,8 +55,10 @@ class Books:
     [
         (DatabaseRecovery(), ["s-damaged"]),
         (DatabaseRecovery(moved_aside="otto.db.broken-1", damage="x"), ["s-damaged", "s-lost", "s-left"]),
+        (DatabaseRecovery(begun_anew_at_ns=time.time_ns() - 30 * 10**9), ["s-damaged", "s-lost", "s-left"]),
+        (DatabaseRecovery(begun_anew_at_ns=time.time_ns() - 91 * 10**9), ["s-damaged"]),
     ],
-    ids=["a damaged row", "a damaged database"],
+    ids=["a damaged row", "a damaged database", "a root later in that time", "a root after that time"],
 )
 def test_whose_record_is_damaged_is_not_swept_at_once(recovery: DatabaseRecovery, spared: list[str]) -> None:
     """No answer is not "no sessions". What has not gone by itself when its time is over is ended all the same."""

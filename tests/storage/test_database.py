@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -498,12 +500,28 @@ def test_a_damaged_file_is_put_aside_and_reported(path: Path, damage: str) -> No
         assert db.recovery.moved_aside == f"{path}.broken-{number}"
         assert Path(db.recovery.moved_aside).read_bytes() == bytes(data)
         assert "damaged" in db.recovery.describe()
+        begun_at_ns = db.recovery.begun_anew_at_ns
+        assert 0 < begun_at_ns <= time.time_ns()
 
         async def look(db: Database = db) -> None:
             assert await db.sessions() == []
 
         run(look)
         db.close()
+        db = Database.open(path)
+        assert not db.recovery.moved_aside and db.recovery.begun_anew_at_ns == begun_at_ns
+        db.close()
+
+
+@pytest.mark.parametrize("value", ["X'FF'", "'soon'", "'-1'", "'²'"])
+def test_a_note_of_the_beginning_that_cannot_be_read_is_none(path: Path, value: str) -> None:
+    """And a database that did not begin anew has none."""
+    for _ in range(2):
+        db = Database.open(path)
+        assert db.recovery.begun_anew_at_ns == 0
+        db.close()
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute(f"INSERT OR REPLACE INTO meta VALUES ('begun_anew_at_ns', {value})")
 
 
 def test_a_newer_schema_is_refused(path: Path) -> None:
