@@ -32,6 +32,8 @@ def is_file(name: str) -> bool:
 
 def workflow_entry(name: str, cwd: Path | None = None) -> WorkflowEntry:
     """The workflow of a name or in a file, right or wrong. Raises: ConfigError `unknown_workflow`."""
+    import msgspec
+
     from ottod.settings.workflow_file import check_workflow
     from ottod.settings.workflow_people import People
     from ottod.settings.workflows import WorkflowEntry
@@ -41,7 +43,10 @@ def workflow_entry(name: str, cwd: Path | None = None) -> WorkflowEntry:
         return finder.find(name)
     settings = finder.agents.settings
     spec, errors = check_workflow(name, people=People(finder.agents), settings=settings)
-    return WorkflowEntry(name=Path(name).stem, layer="project", source=name, spec=spec, errors=tuple(errors))
+    # Mistakes are told of the file as it was typed; what runs may be asked about from anywhere.
+    source = os.path.abspath(name)
+    spec = msgspec.structs.replace(spec, source=source) if spec is not None else None
+    return WorkflowEntry(name=Path(name).stem, layer="project", source=source, spec=spec, errors=tuple(errors))
 
 
 def workflow_plan(spec: WorkflowSpec, task: str = "", cwd: Path | None = None, *, model: str = "") -> WorkflowPlan:

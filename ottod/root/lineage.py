@@ -27,6 +27,7 @@ from ottod.root.context import RootContext
 from ottod.root.heritage import Heritage
 from ottod.root.plan import SessionPlan, plan_decoder
 from ottod.root.session_table import Session
+from ottod.settings.workflows import BUILTIN_DIR
 from ottod.storage.journal_history import History, read_history
 
 Start = Callable[[StartSession, Heritage], Awaitable[SessionStartedResult]]
@@ -111,7 +112,7 @@ class Lineage:
             raise RefusedError(
                 f"{session.id} left nothing to be done: {cause.message or 'it completed'}",
                 code="nothing_to_resume",
-                mend=f"run it again: {run_again(session)}",
+                mend=_anew(session),
             )
         _check_no_text(session, body)
         plan = await self.plan(session)
@@ -119,7 +120,7 @@ class Lineage:
             snapshot = await self._c.in_thread(self._inherit_workflow, session.id)
         except RefusedError as error:
             if error.code == "nothing_to_resume":
-                error.mend = f"run it again: {run_again(session)}"
+                error.mend = _anew(session)
             raise
         budgets = () if body.fresh_budget else session.info.budgets
         await self._c.in_thread(_check_blocks_left, session, plan, snapshot, budgets)
@@ -252,10 +253,23 @@ def _check_blocks_left(
 
 
 def run_again(session: Session) -> str:
-    """The command that starts a workflow once more, from its beginning."""
+    """The command that starts a workflow once more, from its beginning; empty for one that is in no known file.
+
+    By its name where that is found from the session's directory, else by its file.
+    """
     source = Path(session.info.agent_source)
-    is_found = source.parent.name == "workflows" or not source.is_absolute()
-    return f'ottoctl workflow run {session.info.agent if is_found else shlex.quote(str(source))} "…"'
+    if not source.is_absolute():
+        return ""
+    is_projects = source.parent.parts[-2:] == (".otto", "workflows")
+    is_found = is_projects and Path(session.info.cwd).is_relative_to(source.parents[2])
+    is_name = is_found or source.parent == BUILTIN_DIR
+    return f'ottoctl workflow run {session.info.agent if is_name else shlex.quote(str(source))} "…"'
+
+
+def _anew(session: Session) -> str:
+    """What to do with a workflow that has nothing left to be done."""
+    command = run_again(session)
+    return f"run it again: {command}" if command else "run it again with the spec that it was made from"
 
 
 def how_to_go_on(session: Session) -> str:
@@ -265,8 +279,9 @@ def how_to_go_on(session: Session) -> str:
         whole, part = f"ottoctl resume {session.id}", f"ottoctl fork {session.id}"
         return f"{whole} goes on with all it knows, {part} with what it knew earlier"
     if info.cause is None or not _has_more_to_do(info.cause):
-        return f"run it again: {run_again(session)}"
-    return f"ottoctl resume {session.id} goes on with what is left, {run_again(session)} begins anew"
+        return _anew(session)
+    command = run_again(session)
+    return f"ottoctl resume {session.id} goes on with what is left" + (f", {command} begins anew" if command else "")
 
 
 def _has_more_to_do(cause: Cause) -> bool:
@@ -288,7 +303,10 @@ def _check_kind(session: Session, verb: str) -> None:
     """Raises RefusedError for a workflow: there is no conversation to `verb`."""
     if session.info.kind != "workflow":
         return
-    look = f"see what it does: ottoctl workflow status {session.id}; another one: {run_again(session)}"
+    command = run_again(session)
+    look = f"see what it does: ottoctl workflow status {session.id}" + (
+        f"; another one: {command}" if command else ""
+    )
     raise RefusedError(
         f"{session.id} is a workflow, {session.info.agent}, and has no conversation to {verb}",
         code="unsupported_kind",
