@@ -20,8 +20,8 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
     """One artifact with its content, or, for a sink that takes whole steps, all that a step left, without.
 
     `workflow` is its name, `session` its session, `origins` are those that it goes on from, the nearest first.
-    `path`, `attempt` and `at_ns` are of the step's end; `tree` is git's name for the working directory at that
-    moment, `before` for it as it was when the workflow began.
+    `path`, `attempt` and `at_ns` are of the step's end, `at_ns` later than that of any which ended before; `tree` is
+    git's name for the working directory at that moment, `before` for it as it was when the workflow began.
     """
 
     key: str

@@ -7,7 +7,8 @@ checked out somewhere it is not moved, because that checkout would seem to have 
 
 A commit is its parent with what has changed in the working directory since the state that the newest of them notes,
 or since the workflow began: what lay there before, and was never committed, is no step's. Of a file that had been
-changed before, and that a step then changes, all of it is committed.
+changed before, and that a step then changes, all of it is committed. One that comes late changes nothing, and notes
+the state that it found. Without a state that git has pruned, a commit changes nothing either, and says so.
 
     build[1]/coder of fix
 
@@ -15,7 +16,7 @@ changed before, and that a step then changes, all of it is committed.
     Otto-Step: build[1]/coder
     Otto-Session: s-9d2m…                       of the step
     Otto-Artifact: art-7f3k… code_diff@1        for each that it left
-    Otto-State: 4b825dc6… 1795869000000000000   the working directory, and when it was so
+    Otto-State: 4b825dc6… 1795869000000000000   the newest state of the working directory, and when it was so
     Otto-Delivery: git_branch/build[1]/coder#1
 
 A commit's id follows from the journal alone, and its last trailer says which delivery it is: none is there twice. A
@@ -25,7 +26,7 @@ step that left nothing and changed nothing has no commit.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ottod.errors import ToolError
 from ottod.sinks.base import Parcel, Receipt, Undelivered
@@ -34,6 +35,7 @@ PREFIX = "otto/"
 MAX_RACES = 4
 """How often somebody else may move the branch meanwhile."""
 SHORT_DIGITS = 12
+PRUNED = "git no longer has the working directory as it was {}: what the step changed is not in its commit"
 
 
 class Git(Protocol):
@@ -46,6 +48,21 @@ class Git(Protocol):
 
 Graft = Callable[[str, str, str], Awaitable[str]]
 """Gives the tree that the first one is, or an empty one, with all that changed from the second to the third."""
+
+
+class State(NamedTuple):
+    """The working directory at a moment. `tree` is git's name for it, empty if nobody noted it."""
+
+    tree: str = ""
+    at_ns: int = 0
+
+
+class Content(NamedTuple):
+    """What a commit is made of: its tree, the state that it notes, and what has to be said of it."""
+
+    tree: str
+    state: State
+    note: str = ""
 
 
 class GitBranch:
@@ -87,14 +104,14 @@ class GitBranch:
         if tip and (known := await self._known(tip, parcel.key)):
             return _receipt(branch, known)
         parent = tip or await self._head()
-        tree = await self._committed(parcel, tip, parent)
-        if parent and not parcel.artifacts and tree == await self._tree(parent):
+        content = await self._content(parcel, tip, parent)
+        if parent and not parcel.artifacts and not content.note and content.tree == await self._tree(parent):
             return Receipt()
-        words = ["commit-tree", tree, *(["-p", parent] if parent else []), "-F", "-"]
-        commit = (await self._git(words, stdin=_message(parcel), env=_identity(parcel))).strip()
+        words = ["commit-tree", content.tree, *(["-p", parent] if parent else []), "-F", "-"]
+        commit = (await self._git(words, stdin=_message(parcel, content.state), env=_identity(parcel))).strip()
         # Nobody has moved it since it was looked at, or this fails and it is looked at again.
         await self._git(["update-ref", "-m", f"otto: {parcel.path}", f"refs/heads/{branch}", commit, old])
-        return _receipt(branch, commit)
+        return _receipt(branch, commit, content.note)
 
     async def _tip(self, branch: str) -> tuple[str, str]:
         """A branch's commit, and where it is checked out; empty without it."""
@@ -102,23 +119,39 @@ class GitBranch:
         tip, _, checkout = (await self._git(words)).strip().partition(" ")
         return tip, checkout
 
-    async def _committed(self, parcel: Parcel, tip: str, parent: str) -> str:
-        """The tree of the parcel's commit."""
+    async def _content(self, parcel: Parcel, tip: str, parent: str) -> Content:
         if not parcel.before:
-            return parcel.tree  # Nobody noted what was there before.
-        since, at_ns = await self._newest_state(tip) if tip else ("", 0)
-        if at_ns > parcel.at_ns:
-            return await self._tree(parent)  # It comes late: what it changed went with one after it.
-        return await self._graft(await self._tree(parent) if parent else "", since or parcel.before, parcel.tree)
+            return Content(parcel.tree, State())  # Nobody noted what was there before.
+        own = State(parcel.tree, parcel.at_ns)
+        found = await self._newest_state(tip) if tip else State()
+        if found.at_ns > own.at_ns:
+            return Content(await self._tree(parent), found)  # It comes late: what it changed went with one after it.
+        onto = await self._tree(parent) if parent else ""
+        since = found.tree or parcel.before
+        try:
+            return Content(await self._graft(onto, since, own.tree), own)
+        except ToolError:
+            is_known, is_own_known = await self._has(since), await self._has(own.tree)
+            if is_known and is_own_known:
+                raise
+        # To put all of it on instead would commit what is no step's. From here on the next one's changes are known.
+        onto = onto or (await self._git(["mktree"])).strip()
+        if is_own_known:
+            return Content(onto, own, PRUNED.format("before it"))
+        return Content(onto, found, PRUNED.format("after it"))
 
-    async def _newest_state(self, tip: str) -> tuple[str, int]:
-        """The working directory that the newest commit of a branch was made from, and when that was so."""
+    async def _has(self, tree: str) -> bool:
+        """Whether git still has it. Nothing names it, so after some weeks it may be gone."""
+        return not (await self._git(["cat-file", "--batch-check"], stdin=f"{tree}\n".encode())).endswith(" missing\n")
+
+    async def _newest_state(self, tip: str) -> State:
+        """What the newest commit of a branch that notes one does."""
         words = ["log", "--format=%(trailers:key=Otto-State,valueonly)", "--fixed-strings", "--grep=Otto-State: "]
         for line in (await self._git([*words, "--max-count=16", tip, "--"])).splitlines():
-            state, _, at_ns = line.strip().partition(" ")
+            tree, _, at_ns = line.strip().partition(" ")
             if at_ns.isdecimal():
-                return state, int(at_ns)
-        return "", 0
+                return State(tree, int(at_ns))
+        return State()
 
     async def _known(self, tip: str, key: str) -> str:
         """The commit of this very delivery, if the branch has it."""
@@ -140,11 +173,11 @@ class GitBranch:
         return (await self._git(["rev-parse", "--verify", f"{commit}^{{tree}}"])).strip()
 
 
-def _receipt(branch: str, commit: str) -> Receipt:
-    return Receipt(place=f"{branch}@{commit[:SHORT_DIGITS]}")
+def _receipt(branch: str, commit: str, note: str = "") -> Receipt:
+    return Receipt(place=f"{branch}@{commit[:SHORT_DIGITS]}", note=note)
 
 
-def _message(parcel: Parcel) -> bytes:
+def _message(parcel: Parcel, state: State) -> bytes:
     sessions = dict.fromkeys(info.session for info in parcel.artifacts if info.session)
     lines = [
         f"{parcel.path} of {parcel.workflow}",
@@ -153,7 +186,7 @@ def _message(parcel: Parcel) -> bytes:
         f"Otto-Step: {parcel.path}",
         *(f"Otto-Session: {session}" for session in sessions),
         *(f"Otto-Artifact: {info.artifact} {info.name}@{info.version}" for info in parcel.artifacts),
-        *([f"Otto-State: {parcel.tree} {parcel.at_ns}"] if parcel.before else []),
+        *([f"Otto-State: {state.tree} {state.at_ns}"] if state.tree else []),
         f"Otto-Delivery: {parcel.key}",
     ]
     return ("\n".join(lines) + "\n").encode()

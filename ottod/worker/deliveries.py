@@ -34,11 +34,15 @@ STOPPED = Failure(code="cancelled", message="the workflow was stopped before it 
 
 
 class Due:
-    """A parcel that a sink has not got yet. `attempts` is how often it was tried."""
+    """A parcel that a sink has not got yet. `at_ns` is later than of any step that ended before; `attempts` is how
+    often it was tried."""
 
-    def __init__(self, name: str, ended: j.StepEnded, sources: tuple[str, ...], attempts: int = 0) -> None:
+    def __init__(
+        self, name: str, ended: j.StepEnded, sources: tuple[str, ...], *, at_ns: int, attempts: int = 0
+    ) -> None:
         self.name = name
         self.ended = ended
+        self.at_ns = at_ns
         self.sources = sources
         self.attempts = attempts
         self.infos: tuple[ArtifactInfo, ...] = ()
@@ -122,6 +126,8 @@ class Deliveries:
         self._before = ""
         """git's name for the working directory as it was when the workflow began."""
         self._origins: tuple[str, ...] = ()
+        self._newest_ns = 0
+        """When the newest step ended, by a clock that nobody sets back."""
         self._tasks: list[asyncio.Task[None]] = []
 
     # ------------------------------------------------------------ what is due
@@ -169,6 +175,7 @@ class Deliveries:
     ) -> None:
         if ended.outcome != "completed":
             return
+        self._newest_ns = max(self._newest_ns + 1, ended.at_ns)
         for line in self._lines:
             wanted = [source for source in ended.artifacts if line.wants(source, self._kinds)]
             names: dict[str, tuple[str, ...]] = {source: (source,) for source in wanted}
@@ -177,7 +184,7 @@ class Deliveries:
             for name, sources in names.items():
                 key = line.sink.label, name
                 if key not in settled:
-                    line.add(Due(name, ended, sources, attempts.get(key, 0)))
+                    line.add(Due(name, ended, sources, at_ns=self._newest_ns, attempts=attempts.get(key, 0)))
 
     # ------------------------------------------------------------ one sink
 
@@ -225,7 +232,7 @@ class Deliveries:
             session=self._session,
             path=due.ended.path,
             attempt=due.ended.attempt,
-            at_ns=due.ended.at_ns,
+            at_ns=due.at_ns,
             artifacts=due.infos,
             data=data,
             tree=due.ended.tree,
@@ -260,6 +267,8 @@ class Deliveries:
                 note=receipt.note,
             )
             self._link.emit(told)
+        if receipt.note and not due.infos:
+            self._link.emit(LogWarning(message=f"{due.name} at {place}: {receipt.note}", code="incomplete"))
 
     async def _failed(self, line: Line, due: Due, error: OttoError) -> bool:
         """Notes and tells it; True if that was the last attempt, else after the delay before the next."""

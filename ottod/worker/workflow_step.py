@@ -66,6 +66,8 @@ class Workshop:
         self.tree = tree
         self.has_branch = has_branch
         """Whether what each step changes is to be committed."""
+        self.looking = asyncio.Lock()
+        """Held by who takes the state of the working directory for a commit."""
         self.sessions: set[str] = set()
         """Of all steps so far."""
 
@@ -150,30 +152,34 @@ class Attempt:
             # Only what this attempt needs went wrong: what it is worth is for the machine to say.
             outcome, failure = "failed", _failure(order.path, error)
             is_final = error.code in FINAL_CODES
+        facts = await self._facts(artifacts)
+        tree, at_ns = await self._tree_after(outcome)
         return j.StepEnded(
             path=order.path,
             attempt=order.attempt,
             outcome=outcome,
-            at_ns=time.time_ns(),
+            at_ns=at_ns,
             session=self.child,
             failure=failure,
             is_final=is_final,
             summary=summary,
             artifacts=tuple(artifacts),
-            facts=await self._facts(artifacts),
+            facts=facts,
             jitter=random.random(),
-            tree=await self._tree_after(outcome),
+            tree=tree,
             is_stopped=is_stopped,
         )
 
-    async def _tree_after(self, outcome: Outcome) -> str:
-        """The working directory as the step has left it, if a branch is to have it; else, or without git, empty."""
+    async def _tree_after(self, outcome: Outcome) -> tuple[str, int]:
+        """The working directory as the step has left it, if a branch is to have it, and when that was; without a
+        branch, or without git, only when. Of two steps, the one that is noted later has the newer state."""
         if outcome != "completed" or self._shop.tree is None or not self._shop.has_branch:
-            return ""
-        try:
-            return await self._shop.tree.state()
-        except ToolError:
-            return ""
+            return "", time.time_ns()
+        async with self._shop.looking:
+            try:
+                return await self._shop.tree.state(), time.time_ns()
+            except ToolError:
+                return "", time.time_ns()
 
     async def _facts(self, artifacts: Sequence[str]) -> tuple[j.ArtifactFacts, ...]:
         try:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from ottod.errors import ToolError
 from ottod.protocol.toolio import ProgramResult
-from ottod.sinks.base import Parcel, Undelivered
+from ottod.sinks.base import Parcel, Receipt, Undelivered
 from ottod.sinks.git_branch import GitBranch
 from ottod.worker.workflow_diff import WorkingTree
 from tests.sinks.parcels import parcel
@@ -71,8 +71,15 @@ class Repository:
             ended="exited", exit_status=done.returncode, output=output, truncated=False, total_bytes=0, duration_ms=0
         )
 
+    def receipt(self, one: Parcel) -> Receipt:
+        return asyncio.run(GitBranch(self.git, graft=WorkingTree(self).graft).deliver(one))  # type: ignore[arg-type]
+
     def deliver(self, one: Parcel) -> str:
-        return asyncio.run(GitBranch(self.git, graft=WorkingTree(self).graft).deliver(one)).place  # type: ignore[arg-type]
+        return self.receipt(one).place
+
+    def prune(self) -> None:
+        """What nothing names is gone, as it is some weeks later."""
+        self("prune", "--expire=now")
 
     def changed(self, commit: str) -> list[str]:
         return self("show", "--name-status", "--no-renames", "--format=", commit).split("\n")[:-1]
@@ -214,6 +221,54 @@ def test_what_was_not_delivered_comes_with_the_next_and_late_undoes_nothing(repo
     assert repository.deliver(first) == place and repository.count() == 3
     steps.deliver(three="3")
     assert repository.changed(BRANCH) == ["A\tthree"]
+
+
+def test_what_is_built_on_a_late_commit_is_as_the_steps_left_it(repository: Repository) -> None:
+    """Whatever comes late, and however much: nothing older shows again, and what was removed is gone."""
+    committed(repository, kept="kept")
+    steps = Steps(repository)
+    early = [steps.step(one="1"), steps.step(y="of the second")]
+    steps.deliver(y="of the third", scratch="scratch")
+    for late in early:
+        repository.deliver(late)
+        assert repository.changed(BRANCH) == [] and repository("show", f"{BRANCH}:y") == "of the third"
+    steps.deliver(scratch="")
+    assert repository.changed(BRANCH) == ["D\tscratch"]
+    assert repository("rev-parse", f"{BRANCH}^{{tree}}").strip() == repository.state()
+
+
+def test_what_git_has_pruned_hinders_nothing(repository: Repository) -> None:
+    """A step's change can be lost with the state before it, which is said; never is what no step changed committed,
+    and the next step's commit is whole. What it left is committed without the state after it as well."""
+    committed(repository, kept="kept")
+    repository.write(env="secret")
+    steps = Steps(repository)
+    steps.deliver(one="1")
+    forgotten = steps.step(two="2")
+    second = steps.step(two="2 again")
+    repository.prune()
+    receipt = repository.receipt(forgotten)
+    assert receipt.place and "no longer has" in receipt.note and repository.changed(BRANCH) == []
+    third = replace(steps.step(three="3"), artifacts=())
+    receipt = repository.receipt(third)
+    assert receipt.place and "no longer has" in receipt.note and repository.changed(BRANCH) == []
+    assert repository.receipt(third).place == receipt.place
+    assert not repository.receipt(second).note and repository.changed(BRANCH) == [], "late"
+    receipt = repository.receipt(steps.step(four="4"))
+    assert not receipt.note and repository.changed(BRANCH) == ["A\tfour"]
+    assert "env" not in repository("ls-tree", "-r", "--name-only", BRANCH).split()
+
+
+def test_what_git_has_pruned_before_there_is_a_branch(repository: Repository) -> None:
+    """In a repository without a commit: the first one of the branch is empty."""
+    repository.write(env="secret")
+    steps = Steps(repository)
+    repository.write(env="another secret")
+    repository.prune()
+    receipt = repository.receipt(steps.step(one="1"))
+    assert receipt.place and receipt.note and not repository("ls-tree", "-r", BRANCH)
+    steps.deliver(two="2")
+    assert repository.changed(BRANCH) == ["A\ttwo"]
 
 
 def test_what_goes_on_from_another_session_has_its_commits(repository: Repository) -> None:

@@ -45,15 +45,12 @@ class Ears:
 
 
 class Taker:
-    """`Destination` that remembers. It takes nothing while it is `held`."""
+    """`Destination` that remembers."""
 
     def __init__(self) -> None:
         self.got: list[Parcel] = []
-        self.held = asyncio.Event()
-        self.held.set()
 
     async def deliver(self, parcel: Parcel) -> Receipt:
-        await self.held.wait()
         self.got.append(parcel)
         return Receipt(place="there")
 
@@ -130,3 +127,20 @@ def test_steps_side_by_side_that_end_in_another_order() -> None:
     assert given(FILES, past, []) == (["design@2"], True)
     failed = j.DeliveryFailed(sink=FILES.label, parcel="design@1", attempt=1, at_ns=1, failure=STALE, is_final=True)
     assert given(FILES, past, [failed]) == (["design@2"], False), "what failed in this session is said"
+
+
+def test_a_clock_that_is_set_back_makes_no_step_late() -> None:
+    """The moments that a branch is told of go up with the order in which steps ended, in every incarnation."""
+
+    async def main() -> None:
+        past: list[j.WorkflowEntry] = [ended(path, at_ns=at_ns) for path, at_ns in (("a", 50), ("b", 10), ("c", 20))]
+        for known in ([], [delivered(BRANCH, "a#1")]):
+            taker = Taker()
+            made = lines(BRANCH, taker)
+            made.restore(past, known)
+            made.heard(ended("d", at_ns=70))
+            await made.settle()
+            await made.aclose()
+            assert [(each.path, each.at_ns) for each in taker.got][-3:] == [("b", 51), ("c", 52), ("d", 70)]
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE_S))

@@ -1,8 +1,9 @@
-"""An attempt of a step: stopped while it waits for a summary, and what summaries are."""
+"""An attempt of a step: stopped while it waits for a summary, the moment of its end, and what summaries are."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -69,7 +70,27 @@ def writing(nursery: Nursery, shelf: Shelf, agent: AgentSpec = WRITER) -> Summar
     return Summaries(agent, children=nursery, artifacts=shelf, link=Line())  # type: ignore[arg-type]
 
 
-def attempt(nursery: Nursery, shelf: Shelf, made: Summaries) -> tuple[Attempt, StartStep]:
+class Camera:
+    """A `Tree` whose states say when they were complete, and that takes one at a time."""
+
+    def __init__(self) -> None:
+        self._is_busy = False
+
+    async def state(self) -> str:
+        assert not self._is_busy, "a state that is taken beside another may be older than it, and end later"
+        self._is_busy = True
+        await asyncio.sleep(0)
+        self._is_busy = False
+        return str(time.time_ns())
+
+    async def has(self, state: str) -> bool:
+        return True
+
+    async def diff(self, before: str, after: str) -> str:
+        return ""
+
+
+def attempt(nursery: Nursery, shelf: Shelf, made: Summaries, tree: Camera | None = None) -> tuple[Attempt, StartStep]:
     artifacts = of_steps(shelf, summarize=made.of)
     artifacts.heard(j.WorkflowBegun(at_ns=1, artifacts=("ticket@1",)))
     order = StartStep(path="[1]/review", attempt=1, agent="a", step=SPEC.steps[0])
@@ -79,7 +100,8 @@ def attempt(nursery: Nursery, shelf: Shelf, made: Summaries) -> tuple[Attempt, S
         agents={"a": AgentSpec(name="a")},
         children=nursery,  # type: ignore[arg-type]
         artifacts=artifacts,
-        tree=None,
+        tree=tree,
+        has_branch=tree is not None,
     )
     return Attempt(shop, order), order
 
@@ -140,6 +162,34 @@ def test_it_is_noted_that_somebody_stopped_a_steps_session() -> None:
                 await nursery.stop(each.key, "by hand")
             ended = await asyncio.wait_for(task, DEADLINE_S)
             assert ended.outcome == "cancelled" and ended.is_final and ended.is_stopped != is_ordered
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE_S))
+
+
+def test_the_moment_of_a_steps_end_is_that_of_its_state() -> None:
+    """Of steps side by side, whichever ends later has the newer state of the working directory."""
+
+    async def main() -> None:
+        nursery, shelf = Nursery(), Shelf()
+        await shelf.write(b"short", name="ticket")
+        (one, order) = attempt(nursery, shelf, writing(nursery, shelf), Camera())
+        shop = one._shop
+        orders = [order, *(StartStep(path=f"[1]/{n}", attempt=1, agent="a", step=order.step) for n in range(3))]
+        noted: list[j.StepEnded] = []
+
+        async def make(order: StartStep) -> None:
+            noted.append(await Attempt(shop, order).make(order, begin))
+
+        tasks = [asyncio.ensure_future(make(each)) for each in orders]
+        while len(nursery.bodies) < len(orders):
+            await asyncio.sleep(0)
+        for body in nursery.bodies:
+            nursery.end(body.key, "done")
+        await asyncio.gather(*tasks)
+        states = [int(each.tree) for each in noted]
+        assert states == sorted(states) and len(states) == len(orders)
+        assert all(state <= each.at_ns for state, each in zip(states, noted, strict=True))
+        assert all(each.at_ns <= state for each, state in zip(noted, states[1:], strict=False))
 
     asyncio.run(asyncio.wait_for(main(), DEADLINE_S))
 
