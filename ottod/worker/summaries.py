@@ -37,7 +37,7 @@ class Summaries:
         self._wanted: Counter[str] = Counter()
         """How many wait for each artifact's."""
         self._given_up: Counter[str] = Counter()
-        """How often nobody wanted one any more before it was there."""
+        """How often nobody wanted one any more before it was there, in this process."""
 
     async def of(self, info: ArtifactInfo, text: str) -> Stand | None:
         """What the agent makes of a long artifact; None if there is no agent, or it fails."""
@@ -58,17 +58,8 @@ class Summaries:
                 task.cancel()
 
     async def _written(self, agent: AgentSpec, info: ArtifactInfo, text: str) -> Stand | None:
-        again = self._given_up[info.artifact]
-        body = SpawnChild(
-            agent=agent.name,
-            task=_task(agent, info, text),
-            title=f"summary of {info.name}@{info.version}",
-            key=f"summary:{info.artifact}" + (f"#{again}" if again else ""),
-            step=f"summary:{info.name}",
-        )
         try:
-            child = (await self._children.start(body))[0]
-            ended = await self._until_ended(child)
+            child, ended = await self._asked(agent, info, text)
         except OttoError as error:
             self._warn(info, error)
             return None
@@ -76,6 +67,26 @@ class Summaries:
             return None
         await self._keep(info, ended.result, child)
         return Stand(text=ended.result, is_partial=len(text) > MAX_SUMMARIZED_CHARS and READ_TOOL not in agent.tools)
+
+    async def _asked(self, agent: AgentSpec, info: ArtifactInfo, text: str) -> tuple[str, ChildEnded]:
+        """Who wrote it and how that ended. Raises ToolError."""
+        number = self._given_up[info.artifact]
+        while True:
+            key = f"summary:{info.artifact}" + (f"#{number}" if number else "")
+            was_begun = bool(self._children.started_as(key))
+            body = SpawnChild(
+                agent=agent.name,
+                task=_task(agent, info, text),
+                title=f"summary of {info.name}@{info.version}",
+                key=key,
+                step=f"summary:{info.name}",
+            )
+            child = (await self._children.start(body))[0]
+            ended = await self._until_ended(child)
+            # What was begun before and stopped was given up, perhaps by an earlier process, and says nothing.
+            if not (was_begun and ended.cause.kind == "cancelled"):
+                return child, ended
+            number += 1
 
     async def _until_ended(self, child: str) -> ChildEnded:
         try:

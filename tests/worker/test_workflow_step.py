@@ -145,6 +145,31 @@ def test_a_step_that_waits_for_its_summary_can_be_stopped() -> None:
     asyncio.run(asyncio.wait_for(main(), DEADLINE_S * 3))
 
 
+def test_a_summary_that_was_given_up_is_written_after_all_by_the_next_process() -> None:
+    """However often it was; one that is stopped by hand while it is waited for is not begun again."""
+
+    async def main() -> None:
+        nursery, shelf = Nursery(), Shelf()
+        info = await shelf.write(LONG, name="ticket")
+        for number in range(3):
+            task = asyncio.ensure_future(writing(nursery, shelf).of(info, LONG.decode()))
+            while len(nursery.bodies) == number:
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait({task})
+            while len(nursery.stopped) == number:
+                await asyncio.sleep(0)
+        for number, kind in ((3, "cancelled"), (4, "completed")):
+            task = asyncio.ensure_future(writing(nursery, shelf).of(info, LONG.decode()))
+            while len(nursery.bodies) == number:
+                await asyncio.sleep(0)
+            nursery.end(nursery.bodies[-1].key, "short", kind)
+            assert await task == (Stand(text="short") if kind == "completed" else None)
+        assert len({body.key for body in nursery.bodies}) == len(nursery.bodies) == 5
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE_S))
+
+
 def test_it_is_noted_that_somebody_stopped_a_steps_session() -> None:
     """By hand: not what the workflow itself stops."""
 
