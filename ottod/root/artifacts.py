@@ -298,6 +298,9 @@ class Artifacts:
     async def sweep(self) -> int:
         """Removes content that no row means: a crash came between the two. Gives its number. Raises StorageError."""
         async with self._placing:
+            if await self._is_kept_unnamed():
+                self._c.log("artifacts: what no row means is kept, as it may be a damaged database's")
+                return 0
             return await self._c.in_thread(self._store.sweep, await self._index.digests())
 
     async def session_forgotten(self, tree: str) -> None:
@@ -305,10 +308,15 @@ class Artifacts:
         try:
             async with self._placing:
                 unnamed = await self._index.forget_tree(tree)
-                if unnamed:
+                if unnamed and not await self._is_kept_unnamed():
                     await self._c.in_thread(self._store.remove, unnamed)
         except StorageError as error:
             self._c.log(f"artifacts of {tree} cannot be removed: {error}")
+
+    async def _is_kept_unnamed(self) -> bool:
+        """Whether a damaged database lies there, whose rows may mean what none of this one's does."""
+        state_dir = self._c.sessions_dir.parent
+        return await self._c.in_thread(lambda: any(state_dir.glob("otto.db.broken-*")))
 
     async def tree_on_record(self, session: str) -> str:
         """The tree of a session that may have ended long ago. Raises StorageError."""

@@ -269,10 +269,7 @@ class Daemon:
         await loop.run_in_executor(self._threads, self._platform.report)
         try:
             await self._supervisor.prune()
-            if any(self._paths.state_dir.glob("otto.db.broken-*")):
-                self._log.warning("artifacts: what no row means is kept, as it may be a damaged database's")
-            else:
-                await self._supervisor.artifacts.sweep()
+            await self._supervisor.artifacts.sweep()
         except OttoError as error:
             self._log.error(f"database: {error}")
 
