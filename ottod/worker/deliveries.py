@@ -31,6 +31,7 @@ from ottod.worker.text import cut
 MAX_FAILURE_BYTES = 2000
 GIVEN_UP = Failure(code="gave_up", message="the workflow's end waited for it long enough")
 STOPPED = Failure(code="cancelled", message="the workflow was stopped before it was delivered")
+LATE = Failure(code="budget", message="the workflow's seconds were used up before it was delivered")
 
 
 class Due:
@@ -338,10 +339,10 @@ class Deliveries:
         except TimeoutError:
             await self._give_up(line, GIVEN_UP)
 
-    async def abandon(self) -> None:
-        """The workflow is stopped: what is due will not be delivered. Raises StorageError."""
+    async def abandon(self, why: Failure) -> None:
+        """The workflow is stopped, or has no time left: what is due will not be delivered. Raises StorageError."""
         for line in self._lines:
-            await self._give_up(line, STOPPED)
+            await self._give_up(line, why)
 
     async def _give_up(self, line: Line, failure: Failure) -> None:
         task = self._tasks[self._lines.index(line)]

@@ -38,7 +38,7 @@ from ottod.protocol.workflows import ResolvedWorkflow, sinks_of
 from ottod.worker.approvals import Approvals
 from ottod.worker.artifacts import Artifacts
 from ottod.worker.children import Children
-from ottod.worker.deliveries import Deliveries
+from ottod.worker.deliveries import LATE, STOPPED, Deliveries
 from ottod.worker.ending import note_end
 from ottod.worker.inbox import Inbox
 from ottod.worker.journal_writer import JournalWriter
@@ -60,6 +60,8 @@ CAUSE_OF_CODE: dict[str, CauseKind] = {"auth": "auth", "budget": "budget"}
 MAX_REASON_BYTES = 2000
 LAST_NEWS_S = 2.0
 """For the ends of the last steps to be heard, once root has ended them."""
+LATE_S = 2.0
+"""For the last deliveries, once the workflow's time is up and nothing else is left to do."""
 NOT_BEGUN = Failure(code="not_ready", message="the workflow has not begun yet", retryable=True)
 
 
@@ -100,6 +102,8 @@ class WorkflowRunner:
         self._journal: JournalWriter | None = None
         self._run: WorkflowRun | None = None
         self._deliveries: Deliveries | None = None
+        self._is_late = asyncio.Event()
+        """Its time is up: from then on no clock of root's counts what it still does."""
         self._step_artifacts: StepArtifacts | None = None
         self._past: list[j.WorkflowEntry] = []
         self._result = ""
@@ -207,6 +211,7 @@ class WorkflowRunner:
             self._step_artifacts = artifacts
             for entry in restored.workflow:
                 artifacts.heard(entry)
+                self._note_lateness(entry)
             self._deliveries = self._sinks(room, run, restored)
             has_branch = any(sink.to == "git_branch" for sink in sinks_of(self._workflow.spec))
             if not restored.workflow:
@@ -267,13 +272,35 @@ class WorkflowRunner:
         if deliveries is None or end is None:
             return None
         if self._stop is None:
-            await self._unless_stopped(deliveries.settle())
+            await self._unless_stopped(self._settle(deliveries))
             run.check()
-        if self._stop is not None and not self._is_suspended:
-            await deliveries.abandon()
+        if (self._stop is not None or self._is_late.is_set()) and not self._is_suspended:
+            await deliveries.abandon(STOPPED if self._stop is not None else LATE)
         return deliveries.shortfall()
 
+    async def _settle(self, deliveries: Deliveries) -> None:
+        """Returns when nothing is due any more, or soon after the workflow's time is up. Raises StorageError."""
+        settled, late = asyncio.ensure_future(deliveries.settle()), asyncio.ensure_future(self._is_late.wait())
+        try:
+            await asyncio.wait({settled, late}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({settled}, timeout=LATE_S)
+            if settled.done():
+                settled.result()
+        finally:
+            settled.cancel()
+            late.cancel()
+
+    def _note_lateness(self, entry: j.WorkflowEntry) -> None:
+        match entry:
+            case j.WorkflowFailed():
+                self._is_late.set()
+            case j.WorkflowResumed():
+                self._is_late.clear()
+            case _:
+                pass
+
     def _happened(self, entry: j.WorkflowEntry) -> None:
+        self._note_lateness(entry)
         if self._step_artifacts is not None:
             self._step_artifacts.heard(entry)
         if self._deliveries is not None:
@@ -384,7 +411,8 @@ class WorkflowRunner:
                 assert_never(order)
 
     async def _fail(self, run: WorkflowRun, order: StopTurn) -> Failure | None:
-        """Steps that run are stopped, and what has completed is undone. Told again, it changes nothing."""
+        """Steps that run are stopped, and what has completed is undone; what is still to be delivered is not waited
+        for. Told again, it changes nothing."""
         assert self._journal is not None
         if run.machine.top.state == "waiting":
             return NOT_BEGUN

@@ -26,7 +26,7 @@ from ottod.protocol import journal as j
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.events import ArtifactDelivered, ArtifactUndelivered
 from ottod.protocol.sinks import Sink
-from ottod.protocol.specs import Backoff
+from ottod.protocol.specs import Backoff, Budgets
 from ottod.protocol.workflows import Output, WorkflowSpec
 from ottod.worker.failpoints import WORKFLOW_VARIABLE
 from tests.daemon.harness import RealDaemon, running_daemon, wait_for
@@ -377,6 +377,12 @@ def test_what_cannot_be_delivered_is_said_and_fails_what_requires_it(listener: L
         wait_for("nothing else is left to do", lambda: ended(session))
         assert not session.stop(grace_s=60).remaining_pids
         assert [e.failure.code for e in session.journal() if isinstance(e, j.DeliveryFailed)] == ["cancelled"]
+        # Nor does one whose time is up: it has failed no step, and is over soon.
+        late = msgspec.structs.replace(long, patience_s=300, required=True)
+        session = start(daemon, otto, planned(late, budgets=Budgets(seconds=5)))
+        result = session.wait(timeout_s=30)
+        assert result.cause is not None and result.cause.code == "undelivered", result
+        assert [e.failure.code for e in session.journal() if isinstance(e, j.DeliveryFailed)] == ["budget"]
         elsewhere = planned(Sink(to="webhook", url="http://192.0.2.1/hook"))
         with pytest.raises(OttoError, match="may not go to"):
             start(daemon, otto, elsewhere)
