@@ -17,15 +17,18 @@ TIMEOUT_S = 120.0
 MAX_DIFF_BYTES = 8 * 1024 * 1024
 OPTIONS = tuple(word for setting in SETTINGS for word in ("-c", setting))
 STATE = """
-export GIT_INDEX_FILE="${TMPDIR:-/tmp}/index-$$"
+place=$(mktemp -d "${TMPDIR:-/tmp}/index-XXXXXXXX") || exit
+export GIT_INDEX_FILE="$place/index"
 git "$@" add --all -- . && git "$@" write-tree
 status=$?
-rm -f "$GIT_INDEX_FILE" "$GIT_INDEX_FILE.lock"
+rm -rf "$place"
 exit $status
 """
-"""The index is the sandbox's own, and is gone afterwards: the user's is not touched."""
+"""The index is this one's own, and is gone afterwards: the user's is not touched. Its name is no process's number,
+since the sandboxes of a session have one directory for such files and each counts its processes from 1."""
 GRAFT = r"""
-export GIT_INDEX_FILE="${TMPDIR:-/tmp}/index-$$"
+place=$(mktemp -d "${TMPDIR:-/tmp}/index-XXXXXXXX") || exit
+export GIT_INDEX_FILE="$place/index"
 changes="$GIT_INDEX_FILE.changes" onto=$1 before=$2 after=$3
 shift 3
 git "$@" read-tree "$onto" &&
@@ -34,7 +37,7 @@ git "$@" read-tree "$onto" &&
         git "$@" update-index --add --replace --index-info &&
     git "$@" write-tree
 status=$?
-rm -f "$GIT_INDEX_FILE" "$GIT_INDEX_FILE.lock" "$changes"
+rm -rf "$place"
 exit $status
 """
 """What `diff-tree` says, as `update-index` takes it; names of files go through as git quotes them."""
