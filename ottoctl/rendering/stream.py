@@ -180,7 +180,7 @@ class StreamRenderer:
             case TurnCompleted() if self._show_turns:
                 self._turn_ended()
                 took = duration(event.duration_ms / 1000)
-                self._line(f"· turn {event.turn}: {self._bill(event.usage)} · {took}", "dim")
+                self._line(f"· turn {event.turn}: {self._bill(event.usage)} so far · {took}", "dim")
             case SessionExited():
                 self._exited(event, place)
             case ApprovalRequested():

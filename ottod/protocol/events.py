@@ -129,7 +129,7 @@ class TurnStarted(EventBase, frozen=True, kw_only=True, tag="turn.started"):
 
 
 class TurnCompleted(EventBase, frozen=True, kw_only=True, tag="turn.completed"):
-    """The model ended its turn. `steps` counts model calls."""
+    """The model ended its turn. `steps` counts model calls; `usage` is the session's up to here."""
 
     turn: int
     steps: int = 0

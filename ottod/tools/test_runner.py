@@ -234,6 +234,7 @@ def _report(
     framework: str, result: ProgramResult, counts: Counts | None, shown: Shown, timeout_s: float
 ) -> ToolOutput:
     ending = describe_ending(result, timeout_s)
+    is_empty = counts is not None and counts.total == 0
     seconds = f"{result.duration_ms / 1000:.1f} s"
     lines = []
     if counts is None:
@@ -243,6 +244,8 @@ def _report(
         outcome = f"{counts.passed} passed, {counts.failed} failed, {errors}, {counts.skipped} skipped"
         note = "; the output was cut, counts may be too low" if result.truncated and framework != "pytest" else ""
         lines.append(f"{framework}: {outcome} ({seconds}{note})")
+        if is_empty:
+            lines.append("no test was run, so nothing is shown to be right")
         if counts.failing:
             lines.append("failing:")
             lines += [f"  {name}" for name in counts.failing[:MAX_SHOWN_NAMES]]
@@ -253,7 +256,7 @@ def _report(
     summary = {**msgspec.structs.asdict(known), "failing": list(known.failing)}
     return ToolOutput(
         text="\n".join(lines).rstrip("\n"),
-        is_error=result.ended == "timeout" or result.exit_status != 0,
+        is_error=result.ended == "timeout" or result.exit_status != 0 or is_empty,
         truncated=shown.is_cut,
         exit_status=result.exit_status,
         data={"framework": framework, "counted": counts is not None, **summary, "duration_ms": result.duration_ms},

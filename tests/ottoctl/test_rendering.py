@@ -122,7 +122,7 @@ I will run the tests.
 ↻ m: rate_limited; attempt 2 in 1.5s
 ✗ shell · timed out after 2 s 2.0s
 Done.
-· turn 1: 12.3k in / 1,250 out / 8,000 cached · $0.0123 · 4.2s
+· turn 1: 12.3k in / 1,250 out / 8,000 cached · $0.0123 so far · 4.2s
 ✓ completed · 1 turn · 12.3k in / 1,250 out / 8,000 cached · $0.0123 · 14.2s · s-7f3k2m9qxa
 """
 

@@ -333,6 +333,15 @@ def test_unittest_is_used_without_pytest(place: SessionPlace) -> None:
     assert output.data["failing"] == ["test_b"]
 
 
+def test_a_run_of_no_tests_is_no_success(place: SessionPlace) -> None:
+    """A run that finds none shows nothing: up to Python 3.11 unittest calls that OK."""
+    (place.project / "notes.py").write_text("")
+    output = place.call(TEST_RUNNER, '{"framework": "unittest"}', timeout_s=60.0)
+    assert output.is_error and "no test was run" in output.text and output.data["passed"] == 0
+    output = place.call(TEST_RUNNER, json.dumps({"command": "echo 'Ran 0 tests in 0.000s'; echo; echo OK"}))
+    assert output.is_error and output.exit_status == 0, output.text
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_and_command_lines_are_run(place: SessionPlace) -> None:
     """A Makefile's test target is recognised, and a given command line is run as it is."""
