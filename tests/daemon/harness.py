@@ -65,7 +65,10 @@ class RealDaemon(PrivateDaemon):
     def script(self, name: str, *turns: Mapping[str, object], **top: object) -> str:
         """Writes a scripted model into the working directory; gives the model name that plays it."""
         path = self.workdir / f"{name}.script.yml"
-        path.write_text(yaml.safe_dump({"turns": list(turns), **top}))
+        # An earlier session may be reading it: it has all of the old one or all of the new.
+        fresh = path.with_suffix(".fresh")
+        fresh.write_text(yaml.safe_dump({"turns": list(turns), **top}))
+        fresh.replace(path)
         return f"scripted:{path}"
 
     def agent(self, model: str, *tools: str, **fields: object) -> AgentSpec:

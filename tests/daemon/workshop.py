@@ -20,7 +20,9 @@ def agent(daemon: RealDaemon, name: str, *turns: Mapping[str, object], **fields:
     directory = daemon.workdir / ".otto" / "agents"
     directory.mkdir(parents=True, exist_ok=True)
     script = directory / f"{name}.script.yaml_"
-    script.write_text(yaml.safe_dump({"turns": list(turns)}))
+    fresh = directory / f"{name}.fresh"  # As in `RealDaemon.script`: nobody reads half of one.
+    fresh.write_text(yaml.safe_dump({"turns": list(turns)}))
+    fresh.replace(script)
     said = {"name": name, "description": f"plays {name}", "model": f"scripted:{script}", **fields}
     (directory / f"{name}.yml").write_text(yaml.safe_dump(said))
 

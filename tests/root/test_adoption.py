@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from ottod.root.adoption import SPARED_S, Adoption
 from ottod.storage.schema import DatabaseRecovery
@@ -51,17 +52,21 @@ class Books:
 
 
 @pytest.mark.parametrize(
-    ("recovery", "spared"),
+    ("recovery", "age_s", "spared"),
     [
-        (DatabaseRecovery(), ["s-damaged"]),
-        (DatabaseRecovery(moved_aside="otto.db.broken-1", damage="x"), ["s-damaged", "s-lost", "s-left"]),
-        (DatabaseRecovery(begun_anew_at_ns=time.time_ns() - 30 * 10**9), ["s-damaged", "s-lost", "s-left"]),
-        (DatabaseRecovery(begun_anew_at_ns=time.time_ns() - 91 * 10**9), ["s-damaged"]),
+        (DatabaseRecovery(), None, ["s-damaged"]),
+        (DatabaseRecovery(moved_aside="otto.db.broken-1", damage="x"), None, ["s-damaged", "s-lost", "s-left"]),
+        (DatabaseRecovery(), 30, ["s-damaged", "s-lost", "s-left"]),
+        (DatabaseRecovery(), 91, ["s-damaged"]),
     ],
     ids=["a damaged row", "a damaged database", "a root later in that time", "a root after that time"],
 )
-def test_whose_record_is_damaged_is_not_swept_at_once(recovery: DatabaseRecovery, spared: list[str]) -> None:
+def test_whose_record_is_damaged_is_not_swept_at_once(
+    recovery: DatabaseRecovery, age_s: int | None, spared: list[str]
+) -> None:
     """No answer is not "no sessions". What has not gone by itself when its time is over is ended all the same."""
+    if age_s is not None:
+        recovery = replace(recovery, begun_anew_at_ns=time.time_ns() - age_s * 10**9)
     leaves, loop, said = Leaves(), Loop(), list[str]()
     tasks: list[Coroutine[Any, Any, None]] = []
 
