@@ -109,6 +109,8 @@ def upgrade(console: Console) -> int | None:
 
     Example: `ottoctl daemon upgrade`
     """
+    from ottod.settings.units import plural
+
     with console.connect() as otto:
         before = otto.daemon
         after = otto.upgrade_daemon()
@@ -117,7 +119,7 @@ def upgrade(console: Console) -> int | None:
         console.record(after)
         return None
     version = f"{before.version} → {after.version}" if before.version != after.version else f"still {after.version}"
-    count = f"{len(sessions)} session{'s' * (len(sessions) != 1)} adopted" if sessions else "no sessions"
+    count = f"{plural(len(sessions), 'session')} adopted" if sessions else "no sessions"
     console.message(f"upgraded ottod (pid {after.pid}): {version}; {count}")
     return None
 

@@ -19,6 +19,7 @@ from ottod.root.heritage import Heritage
 from ottod.root.plan import SessionPlan
 from ottod.root.session_table import NoSuchSession, Session, child_notice
 from ottod.root.workflow_plans import step_request
+from ottod.settings.units import plural
 from ottod.storage.journal_history import read_history
 
 COMMAND_TIMEOUT_S = 10.0
@@ -66,7 +67,7 @@ class Children:
         while above is not None:
             allowed = above.plan.spec.limits.max_depth if above.plan is not None else None
             if allowed is not None and below >= allowed:
-                levels = f"{allowed} level{'s' * (allowed != 1)} of sessions below it"
+                levels = f"{plural(allowed, 'level')} of sessions below it"
                 stands = f", and {parent.info.name or parent.id} is {below} below" if below else ""
                 raise RefusedError(
                     f"{above.info.name or above.id} allows {levels}{stands}",

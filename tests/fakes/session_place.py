@@ -48,6 +48,8 @@ class FakeArtifacts:
         sources: Sequence[str] = (),
         key: str = "",
         is_output: bool = False,
+        producer: str = "",
+        step: str = "",
     ) -> ArtifactInfo:
         if problem := name_problem(name, kind):
             raise ToolError(problem, code="bad_arguments")
@@ -58,13 +60,14 @@ class FakeArtifacts:
             name=name,
             version=1 + sum(known.name == name for known, _ in self.kept),
             kind=kind,
+            session=producer,
             agent="tester",
             digest=hashlib.sha256(data).hexdigest(),
             size_bytes=len(data),
             sources=tuple(sources),
         )
         self.kept.append((info, data))
-        self._by_key[key] = info
+        self._by_key[key or info.artifact] = info
         return info
 
     async def read(self, artifact: str, *, version: int = 0) -> tuple[ArtifactInfo, bytes]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ottod.core.step_brief import Stand
 from ottod.core.workflow import WorkflowMachine
 from ottod.core.workflow_condition import holds
-from ottod.errors import ToolError
 from ottod.protocol import journal as j
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.workflows import Condition, Output, ResolvedWorkflow, Step, WorkflowInput, WorkflowSpec
 from ottod.worker.workflow_artifacts import INPUTS_DIR, StepArtifacts
+from tests.fakes.session_place import FakeArtifacts
 
 APPROVED = Condition(artifact="review", field="verdict", equals="approved")
 SPEC = WorkflowSpec(
@@ -28,55 +27,11 @@ SPEC = WorkflowSpec(
 )
 
 
-class Shelf:
-    """The artifacts of a tree, as a workflow's worker sees them."""
-
-    def __init__(self) -> None:
-        self.kept: list[tuple[ArtifactInfo, bytes]] = []
-        self.keys: dict[str, ArtifactInfo] = {}
-
-    async def write(
-        self,
-        data: bytes,
-        *,
-        name: str,
-        kind: str = "file",
-        sources: Sequence[str] = (),
-        key: str = "",
-        producer: str = "",
-        step: str = "",
-    ) -> ArtifactInfo:
-        if key and key in self.keys:
-            return self.keys[key]
-        version = 1 + sum(info.name == name for info, _ in self.kept)
-        info = ArtifactInfo(
-            artifact=f"art-{len(self.kept)}",
-            name=name,
-            version=version,
-            kind=kind,
-            session=producer,
-            sources=tuple(sources),
-            size_bytes=len(data),
-        )
-        self.kept.append((info, data))
-        self.keys[key or info.artifact] = info
-        return info
-
-    async def read(self, artifact: str, *, version: int = 0) -> tuple[ArtifactInfo, bytes]:
-        for info, data in reversed(self.kept):
-            if artifact in (info.artifact, info.name) and version in (0, info.version):
-                return info, data
-        raise ToolError(f"no artifact {artifact}", code="no_such_artifact")
-
-    async def list(self, *, name: str = "", kind: str = "") -> tuple[ArtifactInfo, ...]:
-        return tuple(info for info, _ in reversed(self.kept) if info.name == name)
-
-
 async def no_summary(info: ArtifactInfo, text: str) -> Stand | None:
     return None
 
 
-def of_steps(shelf: Shelf, spec: WorkflowSpec = SPEC, summarize: Any = no_summary) -> StepArtifacts:
+def of_steps(shelf: FakeArtifacts, spec: WorkflowSpec = SPEC, summarize: Any = no_summary) -> StepArtifacts:
     return StepArtifacts(spec, shelf, summarize=summarize)  # type: ignore[arg-type]
 
 
@@ -92,7 +47,7 @@ def test_what_others_of_the_tree_left_is_not_the_workflows(tmp_path: Path) -> No
     """An approved report and a newer ticket of somebody else's are neither handed on nor known to conditions."""
 
     async def main() -> None:
-        shelf = Shelf()
+        shelf = FakeArtifacts()
         await shelf.write(b'{"verdict": "approved"}', name="review", producer="s-other")
         artifacts = of_steps(shelf)
         entry = await begun(artifacts, tmp_path)
@@ -123,7 +78,7 @@ def test_a_journal_that_does_not_name_the_inputs_goes_on(tmp_path: Path) -> None
     """It was written before inputs were noted: they are found as they were then, the newest of their names."""
 
     async def main() -> None:
-        shelf = Shelf()
+        shelf = FakeArtifacts()
         entry = await begun(of_steps(shelf), tmp_path)
         await shelf.write(b"another ticket", name="ticket", producer="s-other")
         artifacts = of_steps(shelf)

@@ -17,7 +17,8 @@ from ottod.protocol.worker_requests import SpawnChild
 from ottod.worker import summaries
 from ottod.worker.summaries import Summaries
 from ottod.worker.workflow_step import Attempt, Workshop
-from tests.worker.test_workflow_artifacts import SPEC, Shelf, of_steps
+from tests.fakes.session_place import FakeArtifacts
+from tests.worker.test_workflow_artifacts import SPEC, of_steps
 
 DEADLINE_S = 10.0
 LONG = b"long " * 100
@@ -66,7 +67,7 @@ class Line:
         pass
 
 
-def writing(nursery: Nursery, shelf: Shelf, agent: AgentSpec = WRITER) -> Summaries:
+def writing(nursery: Nursery, shelf: FakeArtifacts, agent: AgentSpec = WRITER) -> Summaries:
     return Summaries(agent, children=nursery, artifacts=shelf, link=Line())  # type: ignore[arg-type]
 
 
@@ -90,7 +91,9 @@ class Camera:
         return ""
 
 
-def attempt(nursery: Nursery, shelf: Shelf, made: Summaries, tree: Camera | None = None) -> tuple[Attempt, StartStep]:
+def attempt(
+    nursery: Nursery, shelf: FakeArtifacts, made: Summaries, tree: Camera | None = None
+) -> tuple[Attempt, StartStep]:
     artifacts = of_steps(shelf, summarize=made.of)
     artifacts.heard(j.WorkflowBegun(at_ns=1, artifacts=("ticket@1",)))
     order = StartStep(path="[1]/review", attempt=1, agent="a", step=SPEC.steps[0])
@@ -114,7 +117,7 @@ def test_a_step_that_waits_for_its_summary_can_be_stopped() -> None:
     """It ends without a session; the summary's goes on as long as another step waits for it, and no longer."""
 
     async def main() -> None:
-        nursery, shelf = Nursery(), Shelf()
+        nursery, shelf = Nursery(), FakeArtifacts()
         await shelf.write(LONG, name="ticket")
         made = writing(nursery, shelf)
         pairs = [attempt(nursery, shelf, made) for _ in range(2)]
@@ -149,7 +152,7 @@ def test_a_summary_that_was_given_up_is_written_after_all_by_the_next_process() 
     """However often it was; one that is stopped by hand while it is waited for is not begun again."""
 
     async def main() -> None:
-        nursery, shelf = Nursery(), Shelf()
+        nursery, shelf = Nursery(), FakeArtifacts()
         info = await shelf.write(LONG, name="ticket")
         for number in range(3):
             task = asyncio.ensure_future(writing(nursery, shelf).of(info, LONG.decode()))
@@ -175,7 +178,7 @@ def test_it_is_noted_that_somebody_stopped_a_steps_session() -> None:
 
     async def main() -> None:
         for is_ordered in (False, True):
-            nursery, shelf = Nursery(), Shelf()
+            nursery, shelf = Nursery(), FakeArtifacts()
             await shelf.write(b"short", name="ticket")
             each, order = attempt(nursery, shelf, writing(nursery, shelf))
             task = asyncio.ensure_future(each.make(order, begin))
@@ -195,7 +198,7 @@ def test_the_moment_of_a_steps_end_is_that_of_its_state() -> None:
     """Of steps side by side, whichever ends later has the newer state of the working directory."""
 
     async def main() -> None:
-        nursery, shelf = Nursery(), Shelf()
+        nursery, shelf = Nursery(), FakeArtifacts()
         await shelf.write(b"short", name="ticket")
         (one, order) = attempt(nursery, shelf, writing(nursery, shelf), Camera())
         shop = one._shop
@@ -222,8 +225,8 @@ def test_the_moment_of_a_steps_end_is_that_of_its_state() -> None:
 def test_a_summary_is_kept_with_its_source_and_knows_what_it_has_not_read() -> None:
     """The task of its writer has a bound: beyond that it is told so, and where the rest is."""
 
-    async def summary(agent: AgentSpec, length: int) -> tuple[Stand | None, str, Shelf]:
-        nursery, shelf = Nursery(), Shelf()
+    async def summary(agent: AgentSpec, length: int) -> tuple[Stand | None, str, FakeArtifacts]:
+        nursery, shelf = Nursery(), FakeArtifacts()
         info = await shelf.write(b"x" * length, name="ticket")
         task = asyncio.ensure_future(writing(nursery, shelf, agent).of(info, "x" * length))
         await nursery.started.wait()
