@@ -218,7 +218,8 @@ class FakeRoot:
         return self.answer_to(self.order(body))
 
     def order(self, body: CommandBody) -> int:
-        """Gives an order, and a number to know its answer by."""
+        """Gives an order, and a number to know its answer by. Waits for the worker: before its hello nobody hears."""
+        self.until("its hello", lambda: self._identity)
         number, self._next_command = self._next_command, self._next_command + 1
         self._send(Command(id=number, body=body))
         return number
