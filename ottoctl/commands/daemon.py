@@ -96,7 +96,7 @@ def _fate(sessions: Sequence[SessionInfo], keep_sessions: bool) -> str:
     if not sessions:
         return ""
     if keep_sessions:
-        return f"; left running: {named(sessions)}"
+        return f"; left to the next daemon: {named(sessions)}"
     return f"; with it ended: {named(sessions)}"
 
 

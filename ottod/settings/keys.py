@@ -46,7 +46,7 @@ def api_key(provider: str, settings: DaemonSettings, env: Mapping[str, str]) -> 
     if not needs_key(entry):
         return ""
     how = (
-        f"set {entry.api_key_env} and restart the daemon with it (`ottoctl daemon stop`; a run starts it), or "
+        f"set {entry.api_key_env}, then `ottoctl daemon stop` if one runs (the next run starts it with the key), or "
         if entry.api_key_env
         else ""
     )

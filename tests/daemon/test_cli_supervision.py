@@ -207,7 +207,7 @@ def test_stopping_the_daemon_says_what_ended() -> None:
             pid = wait_for("it runs", lambda: i.pid if (i := session.info()).state == "running" else None)
             daemon.processes()
         kept = ottoctl(daemon, "daemon", "stop", "--keep-sessions")
-        assert kept.returncode == 0 and f"left running: {session.id} (tester)" in kept.stderr
+        assert kept.returncode == 0 and f"left to the next daemon: {session.id} (tester)" in kept.stderr
         assert daemon.process is not None
         daemon.process.wait(30)
         daemon.start()
