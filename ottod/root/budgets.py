@@ -1,4 +1,4 @@
-"""Budgets: the accounts of all sessions and of the day, the clocks of those that have little time, and their rows.
+"""Budgets: the accounts of all sessions and of the day, and their rows.
 
 The accounts are in memory, where a reservation is one step of root's loop. Whatever is granted is in the database
 before anybody hears of it, and whatever is spent is in the ledger, so the next root begins with the same accounts.
@@ -6,10 +6,8 @@ before anybody hears of it, and whatever is spent is in the ledger, so the next 
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
 
 from msgspec.structs import replace
 
@@ -23,43 +21,27 @@ from ottod.core.budget import (
     NearlyUsed,
     Refused,
 )
-from ottod.core.budget_clock import NS, UNCOUNTED, BudgetClock
-from ottod.errors import OttoError, RefusedError
+from ottod.core.budget_clock import NS
+from ottod.errors import OttoError
 from ottod.protocol.events import BudgetWarning
 from ottod.protocol.results import BudgetLine
 from ottod.protocol.usage import MAX_CALL_TOKENS, MAX_CALL_USD_MICROS, Usage
 from ottod.protocol.worker_requests import AskPermit, BudgetRefusal, Permit
 from ottod.root.block_budgets import blocks_above, budgets_of, is_block, is_undo, owner_of, undo_account
-from ottod.root.books import WHOSE, Book, Scope, books_before, limits_from, micros, tokens
+from ottod.root.books import Book, books_before, limits_from, micros, tokens
+from ottod.root.budget_clocks import BudgetClocks
+from ottod.root.budget_refusals import DAY, refusal, scope_of
 from ottod.root.context import RootContext
 from ottod.root.session_table import Session
 from ottod.storage.ledger import AccountRow, Ledger, PermitRow
 
-DAY = "day"
-TICK_S = 0.25
-"""Between two looks at the clocks of sessions with a budget of seconds."""
 MAX_TOKEN_USD_NANOS = 1_000_000_000
 """No token costs more than a dollar."""
 KEPT_DAYS = 32
-NOTE_EVERY = 20
-"""Looks between two notes of them in the sessions' rows."""
-
-Unit = Literal["seconds", "tokens", "usd_micros"]
-
-
-class OverBudget(RefusedError):
-    """A call that does not fit into a budget."""
-
-    code = "budget"
-
-    def __init__(self, message: str, refusal: BudgetRefusal, *, mend: str) -> None:
-        super().__init__(message, mend=mend)
-        self.refusal = refusal
 
 
 class Budgets:
-    """Of all sessions of this root. `on_time_up` stops a session that has no second left, `tell_time_up` tells a
-    workflow to end, and says whether it has heard."""
+    """Of all sessions of this root. `clocks` are of those whose budgets have seconds."""
 
     def __init__(self, context: RootContext, ledger: Ledger, *, now_ns: Callable[[], int] = time.time_ns) -> None:
         self._c = context
@@ -74,11 +56,7 @@ class Budgets:
         """Sessions whose accounts are in the database."""
         self._blocks: dict[str, list[str]] = {}
         """The accounts of blocks, by their workflows' sessions."""
-        self._clocks: dict[str, BudgetClock] = {}
-        self._ticker: asyncio.TimerHandle | None = None
-        self._ticks = 0
-        self.on_time_up: Callable[[Session, str], None] = lambda session, why: None
-        self.tell_time_up: Callable[[Session, str], Awaitable[bool]] = _unheard
+        self.clocks = BudgetClocks(context, path=self.path, note=self._note_lines)
 
     # ------------------------------------------------------------ sessions
 
@@ -126,7 +104,7 @@ class Budgets:
         self._accounts.open(key, above=book.above, limits=limits, spent=spent, lends=lends)
         if is_block(key):
             self._blocks.setdefault(owner_of(key), []).append(key)
-        self._open_clock(key)
+        self.clocks.open(key)
 
     def ended(self, session: Session) -> None:
         """It has ended: its account is closed, and its row shows what it came to."""
@@ -137,7 +115,7 @@ class Budgets:
         """It is no more, or was refused in the end and never was: nothing counts in its account from now on."""
         gone = []
         for key in (*self._blocks.pop(session.id, ()), session.id):
-            self._clocks.pop(key, None)
+            self.clocks.drop(key)
             gone += self._accounts.close(key)
         if (rows := self._stored.intersection(gone)) or self._under(session.id):
             self._c.spawn(self._tidy(session.id, rows))
@@ -192,11 +170,9 @@ class Budgets:
         return True
 
     async def _extend_clock(self, key: str, first_s: float, limit_s: int) -> bool:
-        clock, owner = self._clocks.get(key), self._c.table.get(owner_of(key))
-        if clock is None or owner is None or not first_s:
+        owner = self.clocks.extend(key, first_s, limit_s)
+        if owner is None:
             return False
-        if clock.limit_ns // NS == limit_s:
-            clock.extend(int(first_s * NS))
         self._note_lines(owner)
         try:
             await self._c.database.put_session(owner.info)
@@ -227,7 +203,7 @@ class Budgets:
         """
         self._roll()
         self.opened(session)
-        self._check_clocks(session, is_last=ask.is_last)
+        self.clocks.check(session, is_last=ask.is_last)
         quote = ask.quotes[permit.target] if 0 <= permit.target < len(ask.quotes) else None
         max_output_tokens = _within(permit.max_output_tokens, MAX_CALL_TOKENS, least=1)
         call = Call(
@@ -240,7 +216,9 @@ class Budgets:
         step_turn = ask.turn if session.plan is not None and session.plan.step else None
         found = self._accounts.reserve(session.id, ask.permit, call, is_last=ask.is_last, step_turn=step_turn)
         if isinstance(found, Refused):
-            raise self._refusal(session, permit, found)
+            full = self._accounts.get(found.account)
+            assert full is not None
+            raise refusal(session, permit, found, full)
         target = session.plan.models[permit.target] if session.plan is not None else None
         row = PermitRow(
             session=session.id,
@@ -284,14 +262,16 @@ class Budgets:
         """As the session tells them, with those of the clocks above it."""
         told = [
             BudgetWarning(
-                budget=each.dimension, spent=each.spent, limit=each.limit, scope=_scope(session.id, each.account)
+                budget=each.dimension, spent=each.spent, limit=each.limit, scope=scope_of(session.id, each.account)
             )
             for each in due
         ]
-        for key, clock in self._clocks_above(session):
+        for key, clock in self.clocks.above(session):
             if clock.take_warning():
                 spent, limit = clock.used_ns // NS, clock.limit_ns // NS
-                told.append(BudgetWarning(budget="seconds", spent=spent, limit=limit, scope=_scope(session.id, key)))
+                told.append(
+                    BudgetWarning(budget="seconds", spent=spent, limit=limit, scope=scope_of(session.id, key))
+                )
         return tuple(told)
 
     def path(self, session_id: str) -> list[str]:
@@ -309,8 +289,8 @@ class Budgets:
         own, *above = account.path()
         blocks = [block for key in self._blocks.get(session.id, ()) if (block := self._accounts.get(key)) is not None]
         for each in (own, *blocks, *above):
-            owner, scope = "" if each.key == DAY else each.key, _scope(session.id, each.key)
-            if (clock := self._clocks.get(each.key)) is not None:
+            owner, scope = "" if each.key == DAY else each.key, scope_of(session.id, each.key)
+            if (clock := self.clocks.get(each.key)) is not None:
                 spent, limit = clock.used_ns // NS, clock.limit_ns // NS
                 lines.append(BudgetLine(budget="seconds", scope=scope, session=owner, spent=spent, limit=limit))
             for dimension, amount in (("tokens", each.limits.tokens), ("usd_micros", each.limits.usd_micros)):
@@ -334,131 +314,6 @@ class Budgets:
     @property
     def accounts(self) -> Accounts:
         return self._accounts
-
-    # ------------------------------------------------------------ why not
-
-    def _refusal(self, session: Session, permit: Permit, refused: Refused) -> RefusedError:
-        scope = _scope(session.id, refused.account)
-        whose = WHOSE[scope].format(refused.account)
-        if refused.why == "price_unknown":
-            target = session.plan.models[permit.target] if session.plan is not None else None
-            name = f"{target.provider}:{target.model}" if target is not None else "the model"
-            provider = target.provider if target is not None else "X"
-            return RefusedError(
-                f"no price is known for {name}, and {whose} is in dollars",
-                code="price_unknown",
-                mend=f"set providers.{provider}.prices in otto.yml, or leave usd out of the budget",
-            )
-        account = self._accounts.get(refused.account)
-        assert account is not None
-        dimension = refused.dimension
-        limit = account.limits.of(dimension) or 0
-        return self._over(
-            refused.account,
-            scope,
-            dimension,
-            spent=getattr(account.spent, dimension),
-            reserved=getattr(account.reserved, dimension),
-            limit=limit,
-            held_back=account.held_back(dimension),
-        )
-
-    def _over(
-        self, account: str, scope: Scope, unit: Unit, *, spent: int, reserved: int, limit: int, held_back: int
-    ) -> OverBudget:
-        named = "usd" if unit == "usd_micros" else unit
-        said = [f"{_shown(unit, spent)} of {_shown(unit, limit)} spent"]
-        said += [f"{_shown(unit, reserved)} reserved"] if reserved else []
-        said += [f"{_shown(unit, held_back)} kept for the last call"] if held_back else []
-        mend = f"raise budgets.{named} of its agent"
-        if is_block(account):
-            whose = "the workflow" if account == undo_account(owner_of(account)) else "that block"
-            mend = f"raise budgets.{named} of {whose}"
-        if scope == "day":
-            mend = f"raise budgets.day.{named} in otto.yml, or wait for tomorrow"
-        refusal = BudgetRefusal(
-            budget=unit,
-            scope=scope,
-            session="" if scope == "day" else account,
-            spent=spent,
-            reserved=reserved,
-            limit=limit,
-        )
-        message = f"{WHOSE[scope].format(account)} has no room for another call: {', '.join(said)}"
-        return OverBudget(message, refusal, mend=mend)
-
-    # ------------------------------------------------------------ time
-
-    def _open_clock(self, key: str) -> None:
-        budgets, owner = budgets_of(self._c.table, key), self._c.table.get(owner_of(key))
-        if budgets is None or budgets.seconds is None or owner is None or owner.has_ended:
-            return
-        known = next((b for b in owner.info.budgets if b.budget == "seconds" and b.session == key), None)
-        limit_ns = max(int(budgets.seconds * NS), known.limit * NS if known is not None else 0)
-        used_ns = known.spent * NS if known is not None else 0
-        self._clocks[key] = BudgetClock(limit_ns=limit_ns, now_ns=self._monotonic_ns(), used_ns=used_ns)
-        if self._ticker is None:
-            self._ticker = self._c.loop.call_later(TICK_S, self._tick)
-
-    def _monotonic_ns(self) -> int:
-        return int(self._c.loop.time() * NS)
-
-    def _tick(self) -> None:
-        self._ticker = None
-        self._ticks += 1
-        for key, clock in list(self._clocks.items()):
-            session = self._c.table.get(owner_of(key))
-            if session is None or session.has_ended:
-                del self._clocks[key]
-                continue
-            timed = self._timed(key, session)
-            is_counting = any(each.info.state not in UNCOUNTED for each in timed)
-            clock.look(now_ns=self._monotonic_ns(), is_counting=is_counting)
-            if clock.is_used:
-                limit = _shown("seconds", clock.limit_ns // NS)
-                whose = "the session's budget" if key == session.id else f"the budget of {key}"
-                for each in timed:
-                    self._time_up(each, clock, f"{whose} of {limit} is used up")
-            if self._ticks % NOTE_EVERY == 0:
-                self._note_lines(session)
-        if self._clocks:
-            self._ticker = self._c.loop.call_later(TICK_S, self._tick)
-
-    def _time_up(self, session: Session, clock: BudgetClock, why: str) -> None:
-        if session.is_stopping or clock.is_told:
-            return
-        if session.is_workflow:
-            clock.is_told = True
-            self._c.spawn(self._tell_time_up(session, clock, why))
-        else:
-            self.on_time_up(session, why)
-
-    async def _tell_time_up(self, session: Session, clock: BudgetClock, why: str) -> None:
-        """A workflow ends by itself, so that it can undo what it did. Unless it has heard, it is told again."""
-        clock.is_told = await self.tell_time_up(session, why)
-
-    def _timed(self, key: str, owner: Session) -> list[Session]:
-        """Whose time counts: the session's own, or, of a block, that of the steps that run within it."""
-        if key == owner.id:
-            return [owner]
-        return [each for each in owner.children.values() if not each.has_ended and key in self.path(each.id)]
-
-    def _clocks_above(self, session: Session) -> list[tuple[str, BudgetClock]]:
-        if not self._clocks:
-            return []
-        return [(key, self._clocks[key]) for key in self.path(session.id) if key in self._clocks]
-
-    def _check_clocks(self, session: Session, *, is_last: bool) -> None:
-        for key, clock in self._clocks_above(session):
-            if clock.is_used or (clock.is_for_last and not is_last):
-                spent, limit = clock.used_ns // NS, clock.limit_ns // NS
-                scope = _scope(session.id, key)
-                raise self._over(key, scope, "seconds", spent=spent, reserved=0, limit=limit, held_back=0)
-
-    def close(self) -> None:
-        """Root goes."""
-        if self._ticker is not None:
-            self._ticker.cancel()
 
     # ------------------------------------------------------------ days
 
@@ -539,10 +394,6 @@ class Budgets:
         return [_account_row(each) for each in account.path() if each.key != DAY and each.key not in self._stored]
 
 
-async def _unheard(session: Session, why: str) -> bool:
-    return False
-
-
 def _within(value: int, most: int, *, least: int = 0) -> int:
     """What a worker says, within what can be."""
     return min(max(least, value), most)
@@ -570,13 +421,3 @@ def _account_row(account: Account) -> AccountRow:
         spent_tokens=account.spent.tokens,
         spent_usd_micros=account.spent.usd_micros,
     )
-
-
-def _scope(session: str, account: str) -> Scope:
-    return "day" if account == DAY else "session" if owner_of(account) == session else "tree"
-
-
-def _shown(unit: Unit, value: int) -> str:
-    if unit == "usd_micros":
-        return f"${value / 1_000_000:,.4f}"
-    return f"{value:,} {unit}"

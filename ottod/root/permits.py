@@ -22,7 +22,8 @@ from ottod.core.budget import NOTHING, Amount, NearlyUsed
 from ottod.errors import OttoError, RefusedError
 from ottod.protocol.usage import MAX_CALL_TOKENS, MAX_CALL_USD_MICROS, TOKEN_COUNTS, Usage
 from ottod.protocol.worker_requests import AskPermit, Permit, RequestReply, SettlePermit
-from ottod.root.budgets import Budgets, OverBudget
+from ottod.root.budget_refusals import OverBudget
+from ottod.root.budgets import Budgets
 from ottod.root.context import RootContext
 from ottod.root.session_table import Incarnation, Session
 from ottod.storage.ledger import Ledger, LedgerEntry, PermitRow
@@ -318,7 +319,7 @@ class Permits:
 
     def close(self) -> None:
         """Root goes; what waits is asked for again of the next one."""
-        self.budgets.close()
+        self.budgets.clocks.close()
         for task in self._asking.values():
             task.cancel()
 

@@ -121,8 +121,8 @@ class Supervisor:
         self._groups.on_created = self._session_created
         self._births.admit = self.teams.admit
         self._births.on_refused = self._session_refused
-        self.permits.budgets.on_time_up = lambda session, why: self._stops.begin_for(session, why, "budget")
-        self.permits.budgets.tell_time_up = self._stops.tell_time_up
+        self.permits.budgets.clocks.on_time_up = lambda session, why: self._stops.begin_for(session, why, "budget")
+        self.permits.budgets.clocks.tell_time_up = self._stops.tell_time_up
         self._adoption = Adoption(
             context,
             births=self._births,
