@@ -59,7 +59,7 @@ def report(
         ]
     )
     if base:
-        lines += ["", paint(f"the daemon of the demonstration ends now; remove what it leaves: rm -r {base}", "dim", color=color)]
+        lines += ["", paint(f"the daemon ends now; remove what it leaves: rm -r {base}", "dim", color=color)]
     return "\n".join(lines) + "\n"
 
 

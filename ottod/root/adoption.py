@@ -29,6 +29,7 @@ from ottod.root.audit import audit_entries
 from ottod.root.births import Births
 from ottod.root.burials import INHERITED_STOP, PROOF_TIMEOUT_S, Burials
 from ottod.root.context import RootContext
+from ottod.root.creations import announce
 from ottod.root.groups import Groups
 from ottod.root.loss import Loss
 from ottod.root.plan import SessionPlan, plan_decoder
@@ -224,7 +225,7 @@ class Adoption:
         self._c.table.add(session)
         if not info.last_seq:
             # Root died between its row and its first event.
-            self._births.announce(session)
+            announce(self._c, session)
         session.announced.set()
         return session
 

@@ -307,6 +307,10 @@ class Budgets:
                     )
         return tuple(lines)
 
+    def close(self) -> None:
+        """Root goes."""
+        self.clocks.close()
+
     def validate(self) -> None:
         """Asserts what must hold at all times; for tests."""
         self._accounts.validate()

@@ -11,8 +11,8 @@ from ottod.errors import OttoError, RefusedError
 from ottod.protocol.birth import ChildNotice
 from ottod.protocol.requests import StartSession
 from ottod.protocol.worker_requests import SpawnChild, StopChild
-from ottod.root.births import Births, check_room
 from ottod.root.context import RootContext
+from ottod.root.creations import Creations, check_room
 from ottod.root.definitions import NOTHING_KEPT, Kept
 from ottod.root.groups import Groups
 from ottod.root.heritage import Heritage
@@ -37,9 +37,9 @@ SPAWN_TOOL = "spawn_agent"
 class Children:
     """Starts and stops children for their parents' workers, and tells parents of their children."""
 
-    def __init__(self, context: RootContext, births: Births, groups: Groups) -> None:
+    def __init__(self, context: RootContext, creations: Creations, groups: Groups) -> None:
         self._c = context
-        self._births = births
+        self._creations = creations
         self._spawning: dict[str, asyncio.Future[Session]] = {}
         self.waits = Waits()
         """Who waits for whom, of all sessions."""
@@ -90,7 +90,7 @@ class Children:
     ) -> Session:
         """Starts a child and tells the parent. Raises OttoError."""
         self.check_parent(parent)
-        child = await self._births.create(
+        child = await self._creations.create(
             request, parent=parent, spawn_key=spawn_key, heritage=heritage, kept=kept, hint=hint, is_named=is_named
         )
         self._notify(parent, child)

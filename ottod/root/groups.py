@@ -74,8 +74,6 @@ class Groups:
         self.on_created: Callable[[Session], None] = lambda session: None
         burials.on_lost = self.lost
         births.on_failed = self.birth_failed
-        births.on_joined = self.join
-        births.on_refused = self.left
 
     def _tell(self, key: str, event: SupervisionEvent) -> None:
         self._perform(key, self._nodes.step(key, event))

@@ -319,7 +319,7 @@ class Permits:
 
     def close(self) -> None:
         """Root goes; what waits is asked for again of the next one."""
-        self.budgets.clocks.close()
+        self.budgets.close()
         for task in self._asking.values():
             task.cancel()
 

@@ -34,6 +34,7 @@ from ottod.root.births import Births
 from ottod.root.burials import Burials
 from ottod.root.children import Children
 from ottod.root.context import RootContext
+from ottod.root.creations import Creations
 from ottod.root.decisions import Decisions
 from ottod.root.definitions import NOTHING_KEPT, Definitions
 from ottod.root.explanations import Explanations
@@ -88,9 +89,11 @@ class Supervisor:
         self._burials = Burials(context, self.artifacts, self.decisions)
         self._births = Births(context, resolver=resolver, worker_endpoint=worker_endpoint, private_dirs=private_dirs)
         self._births.on_worker_exit = self._burials.worker_exited
+        self._creations = Creations(context, resolver=resolver, births=self._births)
         self._groups = Groups(context, self._births, self._burials)
+        self._creations.on_joined = self._groups.join
         self._stops = Stops(context, self._groups)
-        self._children = Children(context, self._births, self._groups)
+        self._children = Children(context, self._creations, self._groups)
         self._children.begin_stop = lambda session, reason: self._stops.begin_for(session, reason, "cancelled")
         self.teams = Teams(context)
         self._private_dirs = private_dirs
@@ -119,8 +122,8 @@ class Supervisor:
         self._burials.on_ended = self._session_ended
         self._births.open_permits = self.permits.open_names
         self._groups.on_created = self._session_created
-        self._births.admit = self.teams.admit
-        self._births.on_refused = self._session_refused
+        self._creations.admit = self.teams.admit
+        self._creations.on_refused = self._session_refused
         self.permits.budgets.clocks.on_time_up = lambda session, why: self._stops.begin_for(session, why, "budget")
         self.permits.budgets.clocks.tell_time_up = self._stops.tell_time_up
         self._adoption = Adoption(
@@ -160,7 +163,7 @@ class Supervisor:
     @property
     def started(self) -> int:
         """Sessions started since root's birth."""
-        return self._births.started
+        return self._creations.started
 
     # ------------------------------------------------------------ starting
 
@@ -214,7 +217,7 @@ class Supervisor:
                 request = replace(request, run_mode="headless")
             session = await self._children.start(request, parent, kept=kept, is_named=bool(request.name))
         else:
-            session = await self._births.create(
+            session = await self._creations.create(
                 request, heritage=heritage, kept=kept, is_named=bool(request.name), looks_back_on=looks_back_on
             )
         self._c.instruments.session_started()
@@ -327,7 +330,7 @@ class Supervisor:
 
     async def stop_all(self, *, grace_s: float) -> None:
         """Ends every session with cause `daemon_stop`; nothing new starts from here on."""
-        self._births.is_closed = True
+        self._creations.is_closed = True
         tops = [s for s in self._c.table.live if s.is_top]
         await asyncio.gather(
             *(self.stop(s, grace_s=grace_s, reason="the daemon stops", cause="daemon_stop") for s in tops)
@@ -336,7 +339,7 @@ class Supervisor:
 
     async def leave_alone(self) -> int:
         """Root goes and its sessions stay: completes what is half done; gives how many are left to the next root."""
-        self._births.is_closed = True
+        self._creations.is_closed = True
         deadline_s = self._c.loop.time() + SETTLE_TIMEOUT_S
         while any(s.is_unsettled for s in self._c.table.live) and self._c.loop.time() < deadline_s:
             await asyncio.sleep(0.01)
