@@ -223,7 +223,9 @@ class Hub:
             raise RefusedError(
                 f"{self._max_per_client} subscriptions of this client are open already", code="too_many_subscriptions"
             )
-        head = self.head
+        # The ring's head, also where not all below it may be delivered yet: offsets that were given are known to
+        # clients before, from the answer to a start for one.
+        head = self.ring.head_offset
         if from_offset is not None and from_offset > head:
             raise RefusedError(
                 f"offset {from_offset} lies ahead of the newest event ({head - 1})",
@@ -275,8 +277,9 @@ class Hub:
         if sub.credit <= 0 or sub.is_live or not self._flush_one(sub):
             return False
         if self._released is not None and sub.cursor >= self._released:
-            if sub.end is not None:
+            if sub.end is not None and sub.cursor >= sub.end:
                 self._end(sub, "caught_up")
+            # What is to come comes with the next release.
             return False
         portion_bytes = PUMP_BYTES if sub.retry_s == RETRY_S else PROBE_BYTES
         chunk = self.ring.read(sub.cursor, session_key=sub.session_key, max_bytes=min(sub.credit, portion_bytes))
@@ -367,7 +370,7 @@ class Hub:
 
 
 def cut_chunk(chunk: Chunk, head: int) -> Chunk:
-    """What of a chunk lies below offset `head`; a batch is either wholly there or not."""
+    """What of a chunk lies below offset `head`, with more to come; a batch is either wholly there or not."""
     items: list[bytes | Gap] = []
     for item in chunk.items:
         if isinstance(item, Gap):
@@ -381,4 +384,4 @@ def cut_chunk(chunk: Chunk, head: int) -> Chunk:
             end += header.size_bytes
         if end:
             items.append(item[:end])
-    return Chunk(tuple(items), head, True)
+    return Chunk(tuple(items), head, False)

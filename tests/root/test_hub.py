@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
+import pytest
+
+from ottod.errors import RefusedError
 from ottod.protocol.cause import Cause
 from ottod.protocol.control import GapNotice, SubscriptionEnded
 from ottod.protocol.events import ContentDelta, Gap, IncarnationExited, SessionStateChanged
@@ -65,6 +68,11 @@ class Rig:
         payload = join_entries([encode_entry(1, ContentDelta(stream="text", text="x" * size))] * count)
         record = build_record(payload, session_key=session, first_seq=seq, count=count, lane=1, incarnation=1)
         self.hub.append(record, parse_unsealed(record))
+
+    async def pumped(self) -> None:
+        """Returns when the hub has done all that it can do now."""
+        for _ in range(100):
+            await asyncio.sleep(0)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(60):
@@ -192,6 +200,51 @@ def test_held_events_come_with_the_release(tmp_path: Path) -> None:
         rig.hub.release(13)
         await rig.until(lambda: len(rig.socket.offsets) == 12)
         assert rig.socket.offsets == list(range(1, 13))
+
+    in_loop(tmp_path, body)
+
+
+def test_a_cursor_at_what_is_held_waits_for_it(tmp_path: Path) -> None:
+    """Offsets that were given are no mistake before they are on disk: who starts a session begins at its first."""
+
+    async def body(rig: Rig) -> None:
+        rig.hub.hold_until_synced(lambda: None)
+        for _ in range(3):
+            rig.say(1, 2)
+        rig.hub.release(3)
+        rig.hub.subscribe(CLIENT, from_offset=5, session_key=1, credit=1 << 20, follow=True)
+        rig.hub.subscribe(CLIENT, from_offset=7, session_key=1, credit=1 << 20, follow=True)
+        with pytest.raises(RefusedError, match="ahead") as caught:
+            rig.hub.subscribe(CLIENT, from_offset=8, session_key=1, credit=1 << 20, follow=True)
+        assert caught.value.code == "offset_ahead"
+        await rig.pumped()
+        assert rig.socket.offsets == []
+        rig.say(1)
+        rig.hub.release(8)
+        await rig.until(lambda: len(rig.socket.offsets) == 4)
+        assert sorted(rig.socket.offsets) == [5, 6, 7, 7]
+
+    in_loop(tmp_path, body)
+
+
+def test_a_read_ends_with_what_was_there_also_if_that_is_held(tmp_path: Path) -> None:
+    """Without `follow` a subscription ends behind what was in the ring when it began, and not before that came."""
+
+    async def body(rig: Rig) -> None:
+        rig.hub.hold_until_synced(lambda: None)
+        for _ in range(3):
+            rig.say(1, 2)
+        rig.hub.release(3)
+        rig.hub.subscribe(CLIENT, from_offset=0, session_key=None, credit=1 << 20, follow=False)
+        await rig.until(lambda: len(rig.socket.offsets) == 2)
+        await rig.pumped()
+        assert rig.socket.notices == []
+        rig.say(1)
+        rig.hub.release(8)
+        await rig.until(lambda: bool(rig.socket.notices))
+        assert rig.socket.offsets[:6] == list(range(1, 7))
+        (ended,) = rig.socket.notices
+        assert isinstance(ended, SubscriptionEnded) and ended.reason == "caught_up" and ended.next_offset >= 7
 
     in_loop(tmp_path, body)
 
