@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from ottod.errors import ToolError
 from ottod.settings.units import plural
-from ottod.tools.base import Tool, ToolContext, ToolOutput
+from ottod.tools.base import Facts, Tool, ToolContext, ToolOutput
 from ottod.tools.markdown_sections import find_section, front_matter_end, sections
 from ottod.tools.text import TextFile, decode_text
 
@@ -134,6 +134,11 @@ def _bounded(text: str, context: ToolContext) -> ToolOutput:
     )
 
 
+def touches(arguments: MarkdownArguments) -> Facts:
+    """The file, and whether it is written."""
+    return Facts(reads=(arguments.file,), writes=(arguments.file,) if arguments.action == "replace" else ())
+
+
 MARKDOWN = Tool(
     name="markdown",
     description=(
@@ -144,5 +149,6 @@ MARKDOWN = Tool(
     permissions=frozenset({"read", "write"}),
     idempotent=True,
     run=run,
+    touches=touches,
     timeout_s=30.0,
 )

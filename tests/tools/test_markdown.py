@@ -10,7 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ottod.core.claims import claims_of
+from ottod.core.permission import Call, decide, hard_denies, notes_guard
 from ottod.errors import ToolError
+from ottod.protocol.policy import Authority
+from ottod.protocol.specs import PermissionRule
+from ottod.tools.arguments import decode_arguments
 from ottod.tools.markdown import MARKDOWN
 from ottod.tools.markdown_sections import sections
 from tests.fakes.session_place import SessionPlace
@@ -132,3 +137,30 @@ def test_sections_nest_and_lie_in_the_text(text: str) -> None:
         assert before.start < after.start
         assert after.end <= before.end or after.start >= before.end
     assert all(0 <= s.start < s.body <= s.end <= count and s.path[-1] == s.title for s in known)
+
+
+@pytest.mark.parametrize(
+    ("action", "file", "expected"),
+    [
+        ("outline", "docs/guide.md", "allow"),
+        ("html", "OTTO.md", "allow"),
+        ("replace", "docs/guide.md", "ask"),
+        ("replace", "guide.md", "allow"),
+        ("replace", "OTTO.md", "ask"),
+        ("replace", "sub/otto.md", "ask"),
+        ("section", "keys/a.pem", "deny"),
+        ("replace", ".otto/agents/a.md", "deny"),
+    ],
+)
+def test_rules_look_at_the_file_that_is_meant(action: str, file: str, expected: str) -> None:
+    """A rule about other files says nothing; to read is not to write; of OTTO.md only its writing is asked about."""
+    arguments = decode_arguments(MARKDOWN, json.dumps({"action": action, "file": file}))
+    assert MARKDOWN.touches is not None
+    claims = claims_of(MARKDOWN.permissions, MARKDOWN.touches(arguments), root="/srv/project")
+    rules = (
+        PermissionRule(effect="deny", path="**/*.pem"),
+        PermissionRule(effect="ask", permission="write", path="docs/**"),
+    )
+    own = Authority(name="rules", agent="writer", preset="balanced", rules=rules)
+    call = Call(tool="markdown", claims=claims)
+    assert decide(call, (*hard_denies(()), own, notes_guard())).effect == expected
