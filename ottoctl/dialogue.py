@@ -40,14 +40,21 @@ from ottod.protocol.requests import (
     MAX_ENV_BYTES,
     MAX_TASK_BYTES,
     ExplainPolicy,
+    ForgetDecisions,
+    ForgetResearch,
+    ForkSession,
+    InterruptSession,
     RemoveSession,
     RequestBody,
+    ResumeSession,
     RevokeGrant,
+    RollBackSession,
     SendInput,
     StartSession,
     StopDaemon,
     UnparkSession,
     Unsubscribe,
+    UpdateNotes,
     UpgradeDaemon,
 )
 from ottod.protocol.results import Result, Subscribed
@@ -56,6 +63,23 @@ HELLO_REQUIRED = "hello_required"
 MAX_PENDING_CALLS = 10_000
 MAX_REQUEST_BYTES = MAX_TASK_BYTES + MAX_ENV_BYTES + 512 * 1024
 """What the daemon reads of one message. It hangs up on a longer one without a word, so it is refused here."""
+
+ByKey = StartSession | ForkSession | ResumeSession | UpdateNotes
+"""What starts a session: the daemon knows the key again."""
+Once = (
+    SendInput
+    | InterruptSession
+    | RollBackSession
+    | UnparkSession
+    | RemoveSession
+    | RevokeGrant
+    | ForgetDecisions
+    | ForgetResearch
+    | Unsubscribe
+    | StopDaemon
+    | UpgradeDaemon
+)
+"""What a second time would do to something else, or find nothing to do it to."""
 
 
 class OutcomeUnknownError(UnreachableError):
@@ -80,10 +104,9 @@ class Call:
     @property
     def is_repeatable(self) -> bool:
         """Whether the daemon may meet the request twice without doing anything twice."""
-        if isinstance(self.body, StartSession):
+        if isinstance(self.body, ByKey):
             return bool(self.body.key)
-        once = SendInput | StopDaemon | RemoveSession | UnparkSession | UpgradeDaemon | RevokeGrant
-        return not isinstance(self.body, once)
+        return not isinstance(self.body, Once)
 
     def finish(self, *, result: Result | None = None, error: OttoError | None = None) -> None:
         if self.is_done:

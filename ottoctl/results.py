@@ -224,13 +224,16 @@ def start_request(
     )
 
 
-def resume_request(session: str, task: str, *, mode: Mode | None = None, fresh_budget: bool = False) -> ResumeSession:
-    """The order to go on with a session; its key makes it safe to repeat."""
+def resume_request(
+    info: SessionInfo, task: str, *, mode: Mode | None = None, fresh_budget: bool = False
+) -> ResumeSession:
+    """The order to go on with a session. With an ended one, which begins another, a key makes it safe to repeat; a
+    live one would be let go on, and told its task, twice."""
     return ResumeSession(
-        session=session,
+        session=info.session,
         task=check_text("the task", task),
         mode=mode or "",
-        key=os.urandom(16).hex(),
+        key=os.urandom(16).hex() if info.state == "ended" else "",
         fresh_budget=fresh_budget,
     )
 

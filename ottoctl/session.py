@@ -96,7 +96,7 @@ class Session:
         What goes on with an ended session is a new one, with its conversation and what is left of its budgets;
         `fresh_budget` begins them anew.
         """
-        body = resume_request(self.id, task, mode=mode, fresh_budget=fresh_budget)
+        body = resume_request(await self.info(), task, mode=mode, fresh_budget=fresh_budget)
         return self._started(await self._connection.call(body))
 
     async def fork(

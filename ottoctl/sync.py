@@ -161,7 +161,7 @@ class SyncSession:
 
     def resume(self, task: str = "", *, mode: Mode | None = None, fresh_budget: bool = False) -> SyncSession:
         """Goes on with a session that has ended, is parked or paused; see `Session.resume`."""
-        body = resume_request(self.id, task, mode=mode, fresh_budget=fresh_budget)
+        body = resume_request(self.info(), task, mode=mode, fresh_budget=fresh_budget)
         return self._started(self._connection.call(body))
 
     def fork(

@@ -30,6 +30,7 @@ from ottod.protocol.requests import (
     GetSession,
     GetStatus,
     Ping,
+    ResumeSession,
     SendInput,
     StartSession,
     Subscribe,
@@ -37,7 +38,7 @@ from ottod.protocol.requests import (
     UpgradeDaemon,
     WaitSession,
 )
-from ottod.protocol.results import DaemonStatus, Done, SessionInfo
+from ottod.protocol.results import DaemonStatus, Done, SessionInfo, SessionStartedResult
 from ottod.protocol.specs import AgentSpec
 from ottod.root.daemon import MAX_CLIENT_MESSAGE_BYTES
 from tests.fakes.fake_daemon import NO_ANSWER, FakeDaemon
@@ -390,6 +391,28 @@ def test_a_start_has_a_key_and_is_repeated_with_it(tmp_path: Path) -> None:
         with_otto(fake, body)
         first, second = fake.bodies(StartSession)
         assert first.key == second.key != ""
+
+
+@pytest.mark.parametrize("connect", ["async", "sync"])
+def test_only_going_on_with_an_ended_session_has_a_key(tmp_path: Path, connect: str) -> None:
+    """It begins another one, which the daemon knows again; a live one would be told its task twice."""
+    with FakeDaemon(tmp_path) as fake:
+        parked, ended = fake.add_session(3, state="parked"), fake.add_session(4, state="ended")
+        fake.answers[ResumeSession] = lambda body: SessionStartedResult(session=body.session, from_offset=1)
+
+        async def body(otto: Otto) -> None:
+            for sid in (parked, ended):
+                await (await otto.session(sid)).resume("go on")
+
+        if connect == "async":
+            with_otto(fake, body)
+        else:
+            with Otto.connect_sync(fake.endpoint) as otto:
+                for sid in (parked, ended):
+                    otto.session(sid).resume("go on")
+        first, second = fake.bodies(ResumeSession)
+        assert (first.session, first.key) == (parked, "")
+        assert second.session == ended and second.key
 
 
 def test_a_daemon_that_stays_away_fails_what_waits(tmp_path: Path) -> None:
