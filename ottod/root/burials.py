@@ -51,6 +51,8 @@ class Burials:
         self._artifacts = artifacts
         self._decisions = decisions
         self._ended = 0
+        self._unsettled: dict[str, asyncio.Future[None]] = {}
+        """Of ended sessions that are not put away yet: each is set when that is done."""
         self.on_lost: Callable[[Session, Incarnation, Loss], None] = lambda session, incarnation, loss: None
         self.on_ended: Callable[[Session], None] = lambda session: None
         self.on_worker_gone: Callable[[Session], None] = lambda session: None
@@ -157,11 +159,27 @@ class Burials:
         self._c.instruments.session_exited(loss.cause.kind)
         self._c.record(session, event)
         self.on_ended(session)
+        # Before anybody hears of it: who waited for the end may ask for it to be forgotten at once.
+        self._unsettled[session.id] = self._c.loop.create_future()
         session.release_waiters()
         self._c.spawn(self.settle(session))
 
     async def settle(self, session: Session) -> None:
         """What need not be done before those who wait are told. Once more does no harm."""
+        settled = self._unsettled.setdefault(session.id, self._c.loop.create_future())
+        try:
+            await self._put_away(session)
+        finally:
+            self._unsettled.pop(session.id, None)
+            settled.set_result(None)
+        self._ended += 1
+        if self._ended % PRUNE_EVERY == 0:
+            try:
+                await self.prune()
+            except OttoError as error:
+                self._c.log(str(error), session=session.id)
+
+    async def _put_away(self, session: Session) -> None:
         enclosure, session.enclosure = session.enclosure, None
         if enclosure is not None and not session.info.remaining_pids:
             try:
@@ -174,9 +192,6 @@ class Burials:
             await self._c.in_thread(release_stale, session.plan.cwd)
         try:
             await self._c.database.put_session(session.info)
-            self._ended += 1
-            if self._ended % PRUNE_EVERY == 0:
-                await self.prune()
         except OttoError as error:
             self._c.log(str(error), session=session.id)
         if self._c.settings.journal.compress_ended and not session.info.remaining_pids:
@@ -199,7 +214,12 @@ class Burials:
         return len(surplus)
 
     async def forget(self, session_id: str) -> None:
-        """Deletes an ended session: its row, its place in memory, its files; with a tree's last one its artifacts."""
+        """Deletes an ended session: its row, its place in memory, its files; with a tree's last one its artifacts.
+
+        What has just ended is put away first: that writes its row and its files, which would be there again.
+        """
+        if (settled := self._unsettled.get(session_id)) is not None:
+            await asyncio.shield(settled)
         tree = await self._artifacts.tree_on_record(session_id)
         await self._c.database.delete_session(session_id)
         await self._artifacts.session_forgotten(tree)
