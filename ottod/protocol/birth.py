@@ -11,6 +11,7 @@ from typing import Literal
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.codec import Codec
 from ottod.protocol.policy import Authority, StandingGrant
+from ottod.protocol.results import ApprovalAnswer
 from ottod.protocol.sinks import SinkGrants
 from ottod.protocol.specs import AgentSpec, ModelTarget, ToolFile
 from ottod.protocol.wire import Wire
@@ -76,6 +77,8 @@ class Birth(Wire, frozen=True, kw_only=True, tag="birth"):
     """Who decides about tool calls; without any, the spec's own permissions."""
     grants: tuple[StandingGrant, ...] = ()
     """Permission that stands for this agent."""
+    answers: dict[str, ApprovalAnswer] = {}
+    """Approval → what was said to it while there was no process. Whatever else is true of it, it was said by then."""
     server_env: dict[str, str] = {}
     """Variables that MCP servers of the agent name for themselves; no other program gets them."""
     server_headers: dict[str, dict[str, str]] = {}

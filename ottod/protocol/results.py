@@ -23,6 +23,8 @@ class ApprovalAnswer(Wire, frozen=True, kw_only=True):
     scope: Literal["once", "session", "agent"] = "once"
     by: str = ""
     reason: str = ""
+    answered_at_ns: int = 0
+    """When root took it, by the wall clock: whether that was in time is a matter of this moment. 0: in time."""
 
 
 class PendingApproval(Wire, frozen=True, kw_only=True):

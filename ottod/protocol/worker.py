@@ -130,13 +130,17 @@ class StopTurn(Wire, frozen=True, kw_only=True, tag="stop"):
 
 
 class ResolveApproval(Wire, frozen=True, kw_only=True, tag="resolve_approval"):
-    """Somebody's answer to an approval that the session has asked for. Done means that it is in the journal."""
+    """Somebody's answer to an approval that the session has asked for. Done means that it is in the journal.
+
+    `answered_at_ns`: when root took it, by the wall clock; 0: now.
+    """
 
     approval: str
     decision: Literal["approved", "denied"]
     scope: Literal["once", "session", "agent"] = "once"
     by: str = ""
     reason: str = ""
+    answered_at_ns: int = 0
 
 
 class InterruptTurn(Wire, frozen=True, kw_only=True, tag="interrupt"):

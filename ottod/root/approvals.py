@@ -2,8 +2,9 @@
 
 Theory of operation. What waits stands in the session's row, folded from its events, so every root knows it. An answer
 counts once it is safe: in the journal of the worker that asked, or, while the session has no worker, in the session's
-row, from where it is delivered as soon as one listens. A worker that has died in the midst may or may not have noted
-it; then it is kept as well, and the next worker says if it knows it already.
+row, from where the next one is born with it, and is told of it once it listens. A worker that has died in the midst
+may or may not have noted it; then it is kept as well, and the next worker says if it knows it already. It counts by
+the moment at which it was taken, so that a question which was answered in time does not expire while nobody listens.
 
 What is said about a budget is kept in any case, before the worker hears of it: the first answer is the one that
 counts, and only if it is yes does the budget grow. It has grown by the time the worker asks again, and each root that
@@ -13,6 +14,7 @@ delivers the answer sees to it that it has.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -61,12 +63,13 @@ class Approvals:
         """Somebody lets a budget grow. Its worker asks again as soon as it hears the answer."""
 
     def waiting(self, sessions: Iterable[Session]) -> ApprovalList:
-        """What waits for an answer in these sessions, oldest first. What has been answered is not listed."""
+        """What waits for an answer in these sessions, oldest first; not what has been answered, or is too late."""
+        now_ns = time.time_ns()
         found = [
             WaitingApproval(session=info.session, agent=info.agent, title=info.title, approval=pending)
             for info in (session.info for session in sessions)
             for pending in info.approvals
-            if pending.answer is None
+            if pending.answer is None and not _is_late(pending, now_ns)
         ]
         return ApprovalList(approvals=tuple(sorted(found, key=lambda w: w.approval.asked_at_ns)))
 
@@ -85,9 +88,10 @@ class Approvals:
             scope=request.scope,
             by=by[:MAX_BY_CHARS],
             reason=request.reason[:MAX_REASON_CHARS],
+            answered_at_ns=time.time_ns(),
         )
         approval = pending.approval if pending is not None else wanted
-        self._check_open(session, pending)
+        self._check_open(session, pending, answer)
         if answer.scope == "agent":
             self._check_can_stand(approval, pending, answer)
         is_kept = False
@@ -169,13 +173,15 @@ class Approvals:
         )
 
     @staticmethod
-    def _check_open(session: Session, pending: PendingApproval | None) -> None:
+    def _check_open(session: Session, pending: PendingApproval | None, answer: ApprovalAnswer) -> None:
         if session.has_ended or session.is_stopping:
             raise RefusedError(
                 f"{session.id} has ended or is stopping: its approvals are withdrawn", code="session_ended"
             )
         if pending is not None and pending.answer is not None:
             raise RefusedError(f"{pending.approval} was {_told(pending.answer)}", code="already_resolved")
+        if pending is not None and _is_late(pending, answer.answered_at_ns):
+            raise RefusedError(f"{pending.approval} was expired", code="already_resolved")
 
     async def _deliver(self, session: Session, approval: str, answer: ApprovalAnswer) -> Failure | None:
         order = Order(
@@ -184,6 +190,7 @@ class Approvals:
             scope=answer.scope,
             by=answer.by,
             reason=answer.reason,
+            answered_at_ns=answer.answered_at_ns,
         )
         return await self._c.gate.command(session, order, timeout_s=COMMAND_TIMEOUT_S)
 
@@ -192,7 +199,7 @@ class Approvals:
         pending = next((p for p in session.info.approvals if p.approval == approval), None)
         if pending is None:
             raise RefusedError(f"{approval} was resolved or withdrawn meanwhile", code="already_resolved")
-        self._check_open(session, pending)
+        self._check_open(session, pending, answer)
         self._c.table.update(session, _with_answer(session.info, approval, answer))
         try:
             await self._c.database.put_session(session.info)
@@ -243,6 +250,11 @@ class Approvals:
         return False
 
 
+def kept_answers(info: SessionInfo) -> dict[str, ApprovalAnswer]:
+    """What the session's next worker is born with. None about a budget, which has to grow first."""
+    return {p.approval: p.answer for p in info.approvals if p.answer is not None and p.tool != BUDGET_TOOL}
+
+
 async def _knows_no_budget(session: Session, refused: BudgetRefusal) -> bool:
     return False
 
@@ -251,6 +263,10 @@ def _has_no_worker(session: Session, failure: Failure) -> bool:
     """Whether the answer failed because nobody listens: there is no worker yet, or it died before it could reply."""
     incarnation = session.incarnation
     return failure.code == "session_ended" or incarnation is None or incarnation.identity is None
+
+
+def _is_late(pending: PendingApproval, now_ns: int) -> bool:
+    return pending.expires_at_ns is not None and pending.expires_at_ns <= now_ns
 
 
 def _with_answer(info: SessionInfo, approval: str, answer: ApprovalAnswer | None) -> SessionInfo:

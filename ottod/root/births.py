@@ -19,6 +19,7 @@ from ottod.protocol.cause import Cause
 from ottod.protocol.policy import StandingGrant
 from ottod.protocol.results import SessionInfo
 from ottod.protocol.sinks import SinkGrants
+from ottod.root.approvals import kept_answers
 from ottod.root.burials import incarnation_row
 from ottod.root.context import RootContext
 from ottod.root.learning import learns
@@ -241,6 +242,7 @@ class Births:
                 inherited=plan.inherited,
             ),
             grants=self.grants_of(session),
+            answers=kept_answers(info),
         )
 
     async def _admit(self, session: Session, pid: int) -> None:

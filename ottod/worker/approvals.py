@@ -39,6 +39,7 @@ from ottod.protocol.birth import Birth
 from ottod.protocol.events import ApprovalRequested, ApprovalResolved, LogWarning, PolicyDecided
 from ottod.protocol.model import ToolCall
 from ottod.protocol.policy import StandingGrant
+from ottod.protocol.results import ApprovalAnswer
 from ottod.protocol.worker import ResolveApproval
 from ottod.protocol.worker_requests import BudgetRefusal
 from ottod.worker.journal_writer import JournalWriter
@@ -86,6 +87,7 @@ class Approvals:
         self._book = ApprovalBook()
         self._journal: JournalWriter | None = None
         self._grants = birth.grants
+        self._kept = birth.answers
         self.judge: Judge | None = None
         self.preview: Preview | None = None
         self._waiters: dict[str, asyncio.Future[None]] = {}
@@ -93,9 +95,14 @@ class Approvals:
         """Tool calls that wait for an answer now."""
 
     def begin(self, restored: Restored, journal: JournalWriter) -> None:
-        """Takes over what earlier incarnations asked, and what they were told."""
+        """Takes over what earlier incarnations asked, what they were told, and what was said since."""
         self._book = ApprovalBook(restored.questions, restored.resolutions)
         self._journal = journal
+        # Each counts by its own moment, before anybody looks at the clock: a question that was answered in time has
+        # not expired, however late this process is.
+        for approval, answer in sorted(self._kept.items(), key=lambda pair: pair[1].answered_at_ns):
+            given = _given(approval, answer)
+            self._perform(self._book.step(given, now_ns=answer.answered_at_ns))
 
     # ------------------------------------------------------------ for the turn
 
@@ -327,14 +334,8 @@ class Approvals:
 
     async def answer(self, order: ResolveApproval) -> Failure | None:
         """Takes somebody's answer, durably, or says why not. Raises StorageError."""
-        event = AnswerGiven(
-            approval=order.approval,
-            decision=order.decision,
-            scope=order.scope,
-            by=order.by,
-            reason=cut(order.reason, MAX_REASON_BYTES)[0],
-        )
-        actions = self._book.step(event, now_ns=self._now_ns())
+        event = _given(order.approval, order)
+        actions = self._book.step(event, now_ns=order.answered_at_ns or self._now_ns())
         await self._settle(actions)
         return next((action.failure for action in actions if isinstance(action, Refuse)), None)
 
@@ -390,6 +391,16 @@ class Approvals:
         del fields["shown"]
         told = cut(arguments, MAX_ARGUMENTS_BYTES)[0]
         self._link.emit(ApprovalRequested(arguments=told, diff=shown_diff(diff), **fields))
+
+
+def _given(approval: str, answer: ApprovalAnswer | ResolveApproval) -> AnswerGiven:
+    return AnswerGiven(
+        approval=approval,
+        decision=answer.decision,
+        scope=answer.scope,
+        by=answer.by,
+        reason=cut(answer.reason, MAX_REASON_BYTES)[0],
+    )
 
 
 def _digest(diff: str | None) -> str:
