@@ -27,7 +27,11 @@ class ReadArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 async def run(arguments: ReadArguments, context: ToolContext) -> ToolOutput:
     """Numbered lines; where they stop short of the end, a last line says how to go on."""
-    data = await context.in_thread(context.files.read, arguments.path, max_bytes=MAX_FILE_BYTES)
+    return await context.in_thread(_run, arguments, context)
+
+
+def _run(arguments: ReadArguments, context: ToolContext) -> ToolOutput:
+    data = context.files.read(arguments.path, max_bytes=MAX_FILE_BYTES)
     # A part of a key is shown as little as the whole: neither by lines nor where a line is cut.
     lines = lines_of(context.redactor.keys_hidden(decode_text(data, path=arguments.path).text))
     if not lines:

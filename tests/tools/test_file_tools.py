@@ -5,9 +5,12 @@ import os
 import threading
 import time
 
+import msgspec
 import pytest
 
+from ottod.core.redaction import Redactor
 from ottod.errors import ToolError
+from ottod.tools.arguments import decode_arguments
 from ottod.tools.fs_edit import FS_EDIT
 from ottod.tools.fs_list import FS_LIST
 from ottod.tools.fs_read import FS_READ
@@ -48,6 +51,31 @@ def test_a_part_of_a_secret_is_not_read_either(place: SessionPlace) -> None:
     assert place.call(FS_READ, '{"path": "k", "offset": 6}').text == "     6\tb"
     (place.project / "long").write_text("x" * 1980 + " ghp_" + "a1B2" * 9 + " y\n")
     assert "ghp_" not in place.call(FS_READ, '{"path": "long"}').text
+
+
+class Witness(Redactor):
+    """Keeps in which threads it looked for secrets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: set[int] = set()
+
+    def text(self, text: str) -> str:
+        self.threads.add(threading.get_ident())
+        return super().text(text)
+
+    def keys_hidden(self, text: str) -> str:
+        self.threads.add(threading.get_ident())
+        return super().keys_hidden(text)
+
+
+def test_the_loop_goes_on_while_a_file_is_looked_through(place: SessionPlace) -> None:
+    """A line of megabytes takes its time: the worker must be able to say meanwhile that it lives."""
+    (place.project / "long").write_text("x" * 5000)
+    witness = Witness()
+    context = msgspec.structs.replace(place.context(), redactor=witness)
+    assert "not shown" in run(FS_READ.run(decode_arguments(FS_READ, '{"path": "long"}'), context)).text
+    assert witness.threads and threading.get_ident() not in witness.threads
 
 
 def test_binary_and_empty_files_are_told_apart(place: SessionPlace) -> None:

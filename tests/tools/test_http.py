@@ -7,6 +7,7 @@ import json
 import shutil
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,51 @@ def test_what_comes_from_outside_stays_apart(place: SessionPlace, server: OddSer
     with pytest.raises(ToolError) as caught:
         call(place, server, "/garbage")
     assert caught.value.code == "bad_response" and "ignore" not in str(caught.value)
+
+
+class Body(bytes):
+    """One that keeps which thread turned it into text."""
+
+    def decode(self, *arguments: Any, **more: Any) -> str:
+        self.decoded_in = threading.get_ident()
+        return super().decode(*arguments, **more)
+
+
+class OneAnswer:
+    """The web, in which each page is the same."""
+
+    def __init__(self, body: bytes, content_type: str) -> None:
+        self._response = WebResponse(
+            url="http://a.example/", status=200, headers={"content-type": content_type}, body=body
+        )
+
+    async def fetch(self, request: WebRequest, *, timeout_s: float) -> WebResponse:
+        return self._response
+
+
+@pytest.mark.parametrize(
+    ("charset", "body", "expected"),
+    [
+        ("", "grün".encode(), "grün"),
+        ("; charset=iso-8859-1", "grün".encode("latin-1"), "grün"),
+        ('; charset="Windows-1251"', "да".encode("cp1251"), "да"),
+        ("; charset=shift_jis", "日本".encode("shift_jis"), "日本"),
+        ("; charset=utf-16", "日本".encode("utf-16"), "日本"),
+        ("; charset=no-such-thing", "grün".encode(), "grün"),
+        # What takes ever longer for each byte, obeys what it reads or is no character set at all.
+        ("; charset=punycode", b"bcher-kva", "bcher-kva"),
+        ("; charset=utf-7", b"+AGE-", "+AGE-"),
+        ("; charset=unicode_escape", b"\\x41", "\\x41"),
+        ("; charset=idna", b"xn--bcher-kva", "xn--bcher-kva"),
+        ("; charset=hex", b"41", "41"),
+    ],
+)
+def test_a_server_chooses_among_character_sets(place: SessionPlace, charset: str, body: bytes, expected: str) -> None:
+    """Among those that pages are written in; and the loop goes on while its choice is carried out."""
+    answer = Body(body)
+    place.web = OneAnswer(answer, f"text/plain{charset}")
+    assert place.call(HTTP, '{"url": "http://a.example/"}').untrusted == expected
+    assert answer.decoded_in != threading.get_ident()
 
 
 def test_methods_headers_and_bodies(place: SessionPlace, server: OddServer) -> None:
