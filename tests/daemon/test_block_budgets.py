@@ -170,8 +170,8 @@ def test_a_blocks_seconds_are_those_of_its_steps(daemon: RealDaemon) -> None:
         assert result.ok, (result.cause, result.result)
         outcomes = {entry.path: entry for entry in ended(session)}
         assert outcomes["quick"].outcome == "completed"
-        first = outcomes["part/a"].failure or outcomes["part/b"].failure
-        assert first is not None and first.code == "budget" and "part" in first.message, outcomes
+        failures = [entry.failure for path, entry in outcomes.items() if path != "quick"]
+        assert any(f is not None and f.code == "budget" and "part" in f.message for f in failures), outcomes
         assert not otto.list()
 
 
@@ -191,7 +191,7 @@ def test_whose_budget_is_used_up_is_undone(daemon: RealDaemon) -> None:
 
     with daemon.client(timeout_s=120) as otto:
         flows = {
-            "by-time": flow("by-time", "slow", Budgets(seconds=2)),
+            "by-time": flow("by-time", "slow", Budgets(seconds=8)),
             "by-tokens": flow("by-tokens", "greedy", Budgets(tokens=LIMIT)),
         }
         sessions = {name: start(daemon, otto, spec) for name, spec in flows.items()}
