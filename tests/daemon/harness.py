@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import psutil
@@ -38,6 +40,20 @@ def wait_for(what: str, probe: Callable[[], T | None], deadline_s: float = DEADL
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not within {deadline_s} s")
         time.sleep(0.01)
+
+
+def files_below(directory: Path) -> Iterator[Path]:
+    """All files, also while the daemon tidies up behind sessions that have ended."""
+    for place, _, names in os.walk(directory):
+        yield from (path for name in names if (path := Path(place, name)).is_file())
+
+
+def content(path: Path) -> bytes:
+    """What is in the file; nothing, if it is gone by now."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 class RealDaemon(PrivateDaemon):

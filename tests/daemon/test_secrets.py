@@ -14,7 +14,7 @@ import pytest
 
 from ottod.isolation.processes import descendants
 from ottod.protocol.events import ContentDelta, ItemCompleted, ToolCompleted, ToolFailed, TurnFailed
-from tests.daemon.harness import RealDaemon, running_daemon, wait_for
+from tests.daemon.harness import RealDaemon, content, files_below, running_daemon, wait_for
 from tests.fakes.wire_server import WireServer
 from tests.gateway.rig import fetch
 
@@ -73,8 +73,8 @@ def test_no_process_shows_a_key(keyed: tuple[RealDaemon, WireServer]) -> None:
 
 def scan(daemon: RealDaemon) -> dict[str, bytes]:
     """Every byte that the daemon keeps, by file."""
-    files = [path for top in ("state", "run") for path in (daemon.base / top).rglob("*") if path.is_file()]
-    return {str(path.relative_to(daemon.base)): path.read_bytes() for path in [*files, daemon.log_path]}
+    files = [path for top in ("state", "run") for path in files_below(daemon.base / top)]
+    return {str(path.relative_to(daemon.base)): data for path in [*files, daemon.log_path] if (data := content(path))}
 
 
 def test_a_planted_secret_is_nowhere(keyed: tuple[RealDaemon, WireServer]) -> None:

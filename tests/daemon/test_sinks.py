@@ -29,7 +29,7 @@ from ottod.protocol.sinks import Sink
 from ottod.protocol.specs import Backoff, Budgets
 from ottod.protocol.workflows import Output, WorkflowSpec
 from ottod.worker.failpoints import WORKFLOW_VARIABLE
-from tests.daemon.harness import RealDaemon, running_daemon, wait_for
+from tests.daemon.harness import RealDaemon, content, files_below, running_daemon, wait_for
 from tests.daemon.test_workflows import ottoctl
 from tests.daemon.workshop import agent, ended, start, step, worker, workflow
 from tests.docs.markdown import ROOT, blocks
@@ -342,8 +342,8 @@ def test_a_webhook_is_signed_tried_again_and_known_by_its_key(listener: Listener
         assert (sent.state, sent.attempts, sent.place) == ("delivered", 3, listener.url)
         shown = ottoctl(daemon, "artifact", "where", "ticket")
         assert "tracker" in shown.stdout and "delivered" in shown.stdout and listener.url in shown.stdout, shown
-        everything = [p for p in daemon.base.rglob("*") if p.is_file() and p.name != "otto.yml"]
-        assert not [p for p in everything if SECRET.encode() in p.read_bytes()]
+        everything = [p for p in files_below(daemon.base) if p.name != "otto.yml"]
+        assert not [p for p in everything if SECRET.encode() in content(p)]
 
 
 def test_what_cannot_be_delivered_is_said_and_fails_what_requires_it(listener: Listener) -> None:
@@ -381,8 +381,8 @@ def test_what_cannot_be_delivered_is_said_and_fails_what_requires_it(listener: L
         assert [e.failure.code for e in session.journal() if isinstance(e, j.DeliveryFailed)] == ["cancelled"]
         # Nor does one whose time is up: it has failed no step, and is over soon.
         late = msgspec.structs.replace(long, patience_s=300, required=True)
-        session = start(daemon, otto, planned(late, budgets=Budgets(seconds=5)))
-        result = session.wait(timeout_s=30)
+        session = start(daemon, otto, planned(late, budgets=Budgets(seconds=10)))
+        result = session.wait(timeout_s=60)
         assert result.cause is not None and result.cause.code == "undelivered", result
         assert [e.failure.code for e in session.journal() if isinstance(e, j.DeliveryFailed)] == ["budget"]
         elsewhere = planned(Sink(to="webhook", url="http://192.0.2.1/hook"))
