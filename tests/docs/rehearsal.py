@@ -16,7 +16,8 @@ from ottoctl.private import PrivateDaemon
 from ottod.errors import UnreachableError
 from tests.docs.markdown import ROOT, Block, blocks, commands
 
-TIMEOUT_S = 90
+TIMEOUT_S = 150
+"""For a whole page; the machine may be busy with other tests."""
 MARK = "\x1e"
 
 HOUSE_SCRIPT = "loop: true\nturns:\n  - text: All done.\n"
@@ -48,7 +49,11 @@ class Rehearsal:
     def __init__(self, page: Path) -> None:
         self._steps = steps(page)
         # The daemon is only a place until the page starts one there.
-        settings: dict[str, object] = {"ring": {"size_bytes": 4 * 1024 * 1024, "segment_bytes": 128 * 1024}}
+        settings: dict[str, object] = {
+            "ring": {"size_bytes": 4 * 1024 * 1024, "segment_bytes": 128 * 1024},
+            # Other tests keep all cores busy: workers that have what nobody else wants would fall behind the page.
+            "sessions": {"worker_priority": "normal"},
+        }
         if not is_keyless(page):
             settings["models"] = {"default": "scripted:~/house.yml"}
         self.daemon = PrivateDaemon(settings)
