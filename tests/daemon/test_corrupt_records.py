@@ -82,7 +82,7 @@ def test_a_root_comes_up_over_every_kind_of_damaged_record(daemon: RealDaemon) -
 def test_a_session_whose_journal_is_lost_fails_once(daemon: RealDaemon) -> None:
     """However often it would be restarted: another incarnation would find no more. What it did is not done again."""
     with daemon.client() as otto:
-        session = streaming(daemon, otto, policy="permanent", backoff=Backoff(base_s=1, jitter=0))
+        session = streaming(daemon, otto, policy="permanent", backoff=Backoff(base_s=3, jitter=0))
         kill_worker(session)
         in_state(session, "restarting")
         Path(session.info().journal).unlink()

@@ -61,9 +61,10 @@ def test_forks_and_rollbacks(daemon: RealDaemon) -> None:
         first = otto.start(spec=daemon.agent(model), task="one", cwd=daemon.workdir, mode="conversation")
         first.wait(idle=True)
         ottoctl(daemon, "session", "checkpoint", first.id, "early")
-        for text in ("two", "three"):
+        for turn, text in ((2, "two"), (3, "three")):
             first.send(text)
-            wait_for(text, lambda t=text: heard(first.journal())[-1] == t and first.info().state == "idle")
+            # What is said is in the journal a moment before the session is seen to work at it.
+            wait_for(text, lambda n=turn: first.info().turn == n and first.info().state == "idle")
         fork = otto.session(ottoctl(daemon, "fork", first.id, "--at", "2", "other").strip())
         assert fork.info().mode == "conversation"
         wait_for("its turn", lambda: fork.info().turn == 3 and fork.info().state == "idle")
@@ -73,7 +74,6 @@ def test_forks_and_rollbacks(daemon: RealDaemon) -> None:
         assert heard(named.journal()) == ["one"]
         ottoctl(daemon, "rollback", first.id, "--turns", "2")
         first.send("anew")
-        # What is said is in the journal a moment before the session is seen to work at it.
         wait_for("anew", lambda: first.info().turn == 4 and first.info().state == "idle")
         assert heard(first.journal()) == ["one", "anew"]
         for turn, code in ((9, "no_such_turn"), (3, "")):

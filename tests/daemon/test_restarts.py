@@ -47,6 +47,12 @@ def is_remembered(daemon: RealDaemon, session: SyncSession) -> bool:
     return any(session.id in node for (node,) in nodes)
 
 
+def state_on_record(daemon: RealDaemon, session: SyncSession) -> str:
+    """What another root would find."""
+    with closing(sqlite3.connect(f"file:{daemon.base}/state/otto.db?mode=ro", uri=True)) as database:
+        return str(database.execute("SELECT state FROM sessions WHERE session = ?", (session.id,)).fetchone()[0])
+
+
 def start(
     daemon: RealDaemon, otto: SyncOtto, *, parent: str = "", group: Group | None = None, **restart: object
 ) -> SyncSession:
@@ -105,9 +111,7 @@ def test_a_parked_session_survives_root_and_can_be_stopped() -> None:
             session = start(daemon, otto, policy="permanent")
             kill_worker(session)
             in_state(session, "parked")
-            time.sleep(
-                0.2
-            )  # The row is written within 20 ms; if it were not, the next root would still find it lost.
+            wait_for("it is on record", lambda: state_on_record(daemon, session) == "parked")
         daemon.kill()
         daemon.start()
         with daemon.client() as otto:

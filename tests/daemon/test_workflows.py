@@ -266,7 +266,8 @@ def test_a_step_waits_for_its_approval(daemon: RealDaemon) -> None:
     with daemon.client() as otto:
         session = start(daemon, otto, spec)
         (waiting,) = wait_for("it asks", lambda: session.info().approvals)
-        assert session.info().state == "waiting_approval" and waiting.reason == "to production?"
+        wait_for("it says so", lambda: session.info().state == "waiting_approval")
+        assert waiting.reason == "to production?"
         assert not (daemon.workdir / "deployed").exists()
         otto.approve(waiting.approval)
         assert session.wait(timeout_s=60).ok and (daemon.workdir / "deployed").exists()

@@ -197,7 +197,8 @@ class FakeRoot:
         while not (found := probe()):
             assert time.monotonic() < deadline, f"{what}: not within {deadline_s} s; {self.events}"
             assert self.process is not None
-            if not self._pump(0.05) and self.process.poll() is not None:
+            # What it said last may still be on its way when it is gone.
+            if not self._pump(0.05) and self.process.poll() is not None and not self._pump(0.5):
                 assert probe(), f"{what}: the worker left with {self.process.returncode}; {self.events}"
         return found
 

@@ -102,7 +102,7 @@ def test_it_makes_way_for_the_next_roots_gateway(root: FakeDaemon) -> None:
 
 def test_it_goes_when_its_root_does_not_come_back(root: FakeDaemon) -> None:
     """Root is dead and nobody follows: the gateway does not stay behind."""
-    with GatewayProcess(root.path.parent, "--orphan-s=0.2", root_pid=ME) as gateway:
+    with GatewayProcess(root.path.parent, "--orphan-s=2", root_pid=ME) as gateway:
         gateway.wait_status("/metrics", 200)
         root.vanish()
         assert gateway.process.wait(60) == 0, gateway.log

@@ -15,6 +15,7 @@ from ottod.isolation.probe import host_layers, probe
 from ottod.isolation.process_layer import ProcessLayer
 from ottod.isolation.processes import read_table
 from ottod.isolation.watchdog import WatchdogEnclosure
+from tests.daemon.harness import wait_for
 
 NAMES = ["process", "memory", "files", "sandbox", "network", "syscalls", "environment"]
 
@@ -24,10 +25,13 @@ def nothing_is_left() -> Iterator[None]:
     """No process and no directory of a trial outlives it."""
     before = {row.id for row in read_table().values()}
     yield
-    for row in read_table().values():
-        # Parallel tests have trials of their own: only what is ours or has come to init counts.
-        if row.id not in before and row.parent_pid in (os.getpid(), 1):
-            assert not read_marker(row.id.pid).startswith("trial-"), row
+
+    def left() -> list[object]:
+        # Parallel tests have trials of their own: only what is ours or has come to init counts, and stays.
+        new = [row for row in read_table().values() if row.id not in before and row.parent_pid in (os.getpid(), 1)]
+        return [row for row in new if read_marker(row.id.pid).startswith("trial-")]
+
+    wait_for("nothing is left", lambda: not left())
 
 
 def test_the_probe_answers_for_every_layer() -> None:

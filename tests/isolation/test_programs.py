@@ -503,7 +503,7 @@ def test_a_program_that_cannot_start_says_why(place: SessionPlace) -> None:
 
     def attempt(argv: list[str], **more: object) -> ToolError:
         with pytest.raises(ToolError) as caught:
-            run(place.programs.run(argv, timeout_s=5, max_output_bytes=100, **more))  # type: ignore[arg-type]
+            run(place.programs.run(argv, timeout_s=DEADLINE_S, max_output_bytes=100, **more))  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
         return caught.value
 
@@ -549,7 +549,7 @@ def test_calls_leak_no_descriptor_and_no_child(place: SessionPlace) -> None:
         for script in ("true", "exit 1", "sleep 60 &", "yes"):
             await place.programs.run(["/bin/sh", "-c", script], timeout_s=0.3, max_output_bytes=100)
             with pytest.raises(ToolError):
-                await place.programs.run(["no-such-program"], timeout_s=1, max_output_bytes=100)
+                await place.programs.run(["no-such-program"], timeout_s=DEADLINE_S, max_output_bytes=100)
 
     run(work())
     launcher = place.programs.launcher_pid

@@ -24,6 +24,7 @@ from ottod.tools.mcp_source import McpSource
 from ottod.tools.shell import SHELL
 from ottod.tools.source import open_all
 from tests.fakes.session_place import SessionPlace, run
+from tests.gateway.rig import reserved_port
 
 pytest.importorskip("mcp", reason="needs the extra otto-daemon[mcp]")
 
@@ -353,11 +354,10 @@ async def _exercise(source: McpSource, place: SessionPlace) -> None:
 class HttpServer:
     """The SDK's own server on loopback, in a process of its own."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, port: int) -> None:
         import subprocess
 
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = port
         self.url = f"http://127.0.0.1:{self.port}/mcp"
         (base / "notes.py").write_text(SDK_SERVER)
         self._argv = [sys.executable, "-I", str(base / "notes.py"), str(self.port)]
@@ -384,7 +384,11 @@ class HttpServer:
 
 def test_a_server_made_with_the_sdk_over_http(tmp_path: Path) -> None:
     """The same over streamable HTTP; when the server is gone calls say so, and when it is back they work again."""
-    server = HttpServer(tmp_path)
+    with reserved_port() as port:
+        use_over_http(tmp_path, HttpServer(tmp_path, port))
+
+
+def use_over_http(tmp_path: Path, server: HttpServer) -> None:
     place = SessionPlace(tmp_path)
     notices: list[str] = []
     source = McpSource(

@@ -81,7 +81,7 @@ def test_no_thread_that_hangs_holds_up_the_journal(tmp_path: Path) -> None:
         stuck = loop.run_in_executor(None, release.wait)
         writer = JournalWriter.open(birth(tmp_path))
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(DEADLINE_S):
                 await writer.put([UserSaid(text="one", turn=1)])
         finally:
             release.set()
