@@ -164,7 +164,7 @@ def see_to_its_end(otto: SyncOtto, session: SyncSession) -> list[str]:
             otto.approve(waiting.approval.approval)
         return session.info().state == "ended"
 
-    wait_for("the workflow has ended", has_ended, deadline_s=100)
+    wait_for("the workflow has ended", has_ended, deadline_s=180)
     return asked
 
 

@@ -97,9 +97,13 @@ def start_busy(daemon: RealDaemon, spec: AgentSpec) -> tuple[str, list[ProcessId
         session = otto.start(spec=spec, task="go", cwd=daemon.workdir, mode="conversation")
         wait_for("both calls are done", lambda: len(results(session)) == 2)
         worker = session.info().pid
-    found = [each for each in survivors(session.id) if each.pid != worker]
-    assert len(found) >= 8, found  # Two sandboxes, two keepers, a server, its child, a process and its child.
-    return session.id, found
+
+    def below() -> list[ProcessId] | None:
+        """Two sandboxes, two keepers, a server, its child, a process and its child, once the last is there."""
+        found = [each for each in survivors(session.id) if each.pid != worker]
+        return found if len(found) >= 8 else None
+
+    return session.id, wait_for("all of it runs", below)
 
 
 def test_tools_of_every_kind_are_called(daemon: RealDaemon) -> None:

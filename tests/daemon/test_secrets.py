@@ -16,7 +16,7 @@ from ottod.isolation.processes import descendants
 from ottod.protocol.events import ContentDelta, ItemCompleted, ToolCompleted, ToolFailed, TurnFailed
 from tests.daemon.harness import RealDaemon, content, files_below, running_daemon, wait_for
 from tests.fakes.wire_server import WireServer
-from tests.gateway.rig import fetch
+from tests.gateway.rig import fetch, status_of
 
 KEY = "wire/key+Zx9-4711-correct-horse"
 PLANTED = "plnt-8Vq2Lw0Rk7Tn5Yb3Hd1"
@@ -108,7 +108,9 @@ def test_a_planted_secret_is_nowhere(keyed: tuple[RealDaemon, WireServer]) -> No
         for other in (session.resume(f"and use {PLANTED}"), session.fork(turn=0, task=f"{PLANTED}!", title=PLANTED)):
             assert other.wait().cause is not None
         events = [e.event for e in session.events(0)]
-        metrics = wait_for("metrics", lambda: fetch(daemon.base / "run" / "gateway.sock", "/metrics").text)
+        gateway = daemon.base / "run" / "gateway.sock"
+        wait_for("the gateway serves", lambda: status_of(gateway, "/metrics") == 200)
+        metrics = wait_for("metrics", lambda: fetch(gateway, "/metrics").text)
         listed = msgspec.json.encode(otto.list(all=True)).decode()
         exported = msgspec.json.encode(session.info()).decode()
     said = "".join(e.text for e in events if isinstance(e, ContentDelta) and e.stream == "text")

@@ -212,15 +212,17 @@ def test_a_wrong_or_missing_key_names_its_setting_and_is_not_repeated(kind: str,
 @every_kind
 def test_an_unreachable_provider_is_a_connection_error(kind: str, tmp_path: Path) -> None:
     """Nobody listens: retryable, and the message names where it tried to go."""
+    held = socket.socket()
     if kind == "scripted":
         script = tmp_path / "script.yml"
         script.write_text("turns:\n  - error: {status: 0}\n")
         provider = build_provider(target_of(kind, script=script))
     else:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        provider = build_provider(target_of(kind, url=url), KEY)
-    events, error = run(lambda p: failure(p, request()), provider)
+        # Nobody else comes to listen there meanwhile.
+        held.bind(("127.0.0.1", 0))
+        provider = build_provider(target_of(kind, url=f"http://127.0.0.1:{held.getsockname()[1]}"), KEY)
+    with held:
+        events, error = run(lambda p: failure(p, request()), provider)
     assert (events, error.code, error.retryable) == ([], "connection", True)
     assert ("127.0.0.1" if kind != "scripted" else "script.yml") in error.message
 
