@@ -10,7 +10,8 @@ that silently never happens. What is understood:
     number       minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf
     for people   $schema, $id, $comment, $defs, title, description, default, examples, format, deprecated
 
-`format` tells the model what is meant and is not verified, as the standard has it by default.
+`format` tells the model what is meant and is not verified, as the standard has it by default. `pattern` is found
+anywhere in the text, and written as RE2 has it: a schema may be a stranger's.
 Source: the vocabularies "core", "applicator" and "validation" of JSON Schema 2020-12.
 """
 
@@ -18,9 +19,11 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple
+
+from ottod.settings.expressions import expression_mistake, is_found
 
 Schema = dict[str, Any]
 Path = tuple[str | int, ...]
@@ -29,6 +32,8 @@ MAX_DEPTH = 32
 """Of a schema, and of the part of a value that is checked: a schema may refer to itself."""
 MAX_CHECKS = 200_000
 """Of a value or a part of it against a schema or a part of it: alternatives of alternatives can be very many."""
+CHEAP_CHECKS = 4
+"""Comparisons with a choice, or looks for a name, that count as one check."""
 MAX_VIOLATIONS = 10
 """More are not told at once: the first ones say what is wrong."""
 SHOWN_CHARS = 80
@@ -155,19 +160,11 @@ def _names_argument(value: Any) -> str:
     return "" if isinstance(value, list) and all(isinstance(n, str) for n in value) else "must be a list of names"
 
 
-def _pattern_argument(value: Any) -> str:
-    try:
-        re.compile(value)
-    except (re.error, TypeError, RecursionError, OverflowError):
-        return "must be a regular expression"
-    return ""
-
-
 _ARGUMENTS: dict[str, Callable[[Any], str]] = {
     "type": _type_argument,
     "required": _names_argument,
     "uniqueItems": _flag_argument,
-    "pattern": _pattern_argument,
+    "pattern": expression_mistake,
     "multipleOf": _factor_argument,
     **dict.fromkeys(
         ("minProperties", "maxProperties", "minItems", "maxItems", "minLength", "maxLength"), _count_argument
@@ -196,6 +193,7 @@ class _Check:
             if not schema:
                 yield f"{_place(at)} is not allowed"
             return
+        self._left -= (len(schema.get("enum", ())) + len(schema.get("required", ()))) // CHEAP_CHECKS
         if "$ref" in schema:
             yield from self.value(_referred(schema["$ref"], self._root), value, at, depth + 1)
         if "type" in schema and (wrong := _wrong_type(schema["type"], value)):
@@ -264,14 +262,17 @@ class _Check:
                 yield from self.value(items, item, f"{at}[{i}]", depth + 1)
         yield from _counted(schema, len(value), at, "Items", "items")
         if schema.get("uniqueItems"):
-            twice = next((i for i, x in enumerate(value) if any(is_same(x, y) for y in value[:i])), None)
-            if twice is not None:
-                yield f"{_place(at)} has {shown(value[twice])} more than once"
+            seen: set[Hashable] = set()
+            for item in value:
+                if (known := _comparable(item)) in seen:
+                    yield f"{_place(at)} has {shown(item)} more than once"
+                    break
+                seen.add(known)
 
 
 def _string(schema: Schema, value: str, at: str) -> Iterator[str]:
     yield from _counted(schema, len(value), at, "Length", "characters")
-    if "pattern" in schema and re.search(schema["pattern"], value) is None:
+    if "pattern" in schema and not is_found(schema["pattern"], value):
         yield f"{_place(at)} must match {schema['pattern']!r}, which {shown(value)} does not"
 
 
@@ -327,6 +328,15 @@ def is_same(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(is_same(value, other[key]) for key, value in one.items())
     return (type(one) is type(other) and one == other) or (_is_number(one) and _is_number(other) and one == other)
+
+
+def _comparable(value: Any) -> Hashable:
+    """The same for values that are the same as JSON, and for no others."""
+    if isinstance(value, list):
+        return "list", *map(_comparable, value)
+    if isinstance(value, dict):
+        return "dict", frozenset((key, _comparable(item)) for key, item in value.items())
+    return type(value) if isinstance(value, bool) or value is None else "", value
 
 
 def shown(value: Any) -> str:

@@ -41,7 +41,8 @@ CASES: list[tuple[dict[str, Any], list[Any], list[Any]]] = [
     ({"enum": ["a", 1, None]}, ["a", 1, None], ["b", True, 0]),
     ({"minLength": 2, "maxLength": 3}, ["ab", "€€€", 5], ["a", "abcd"]),
     ({"pattern": "^[a-z]+$"}, ["abc", 1], ["", "A"]),
-    ({"pattern": "b"}, ["abc"], ["ac"]),
+    ({"pattern": "b"}, ["abc", "\ud800b"], ["ac", "\ud800"]),
+    ({"pattern": "^b$"}, ["b"], ["b\n"]),
     ({"minimum": 1, "exclusiveMaximum": 2}, [1, 1.9, "x"], [0.9, 2]),
     ({"exclusiveMinimum": 1, "maximum": 2}, [1.1, 2], [1, 2.1]),
     ({"multipleOf": 0.1}, [0.3, 1, 0, -0.7], [0.35]),
@@ -107,6 +108,10 @@ def test_a_violation_says_where_and_what(value: Any, told: str) -> None:
         ({"properties": {"a": {"minimum": "1"}}}, ("properties", "a", "minimum")),
         ({"properties": []}, ("properties",)),
         ({"items": {"pattern": "("}}, ("items", "pattern")),
+        ({"pattern": "(?=a)b"}, ("pattern",)),
+        ({"pattern": r"(a)\1"}, ("pattern",)),
+        ({"pattern": "a" * 5000}, ("pattern",)),
+        ({"pattern": "\ud800"}, ("pattern",)),
         ({"required": "a"}, ("required",)),
         ({"anyOf": []}, ("anyOf",)),
         ({"oneOf": [{}, 1]}, ("oneOf", 1)),
@@ -140,6 +145,9 @@ def test_nothing_runs_away() -> None:
         deep = {"items": deep}
     assert mistakes(deep)
     assert len(violations({"items": {"type": "null"}}, list(range(100)))) == MAX_VIOLATIONS
+    assert violations({"pattern": "^(a+)+$"}, "a" * 100_000 + "!")
+    assert violations({"uniqueItems": True}, [[i] for i in range(100_000)] + [[1]])
+    assert "too much" in violations({"items": {"enum": list(range(10_000))}}, [9_999] * 100)[0]
 
 
 JSON = st.recursive(
@@ -151,6 +159,13 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
     max_leaves=12,
 )
+
+
+@given(st.lists(JSON, max_size=5))
+def test_items_are_unique_if_no_two_are_the_same(items: list[Any]) -> None:
+    """Against the comparison of each with each."""
+    twice = any(is_same(one, other) for i, one in enumerate(items) for other in items[:i])
+    assert bool(violations({"uniqueItems": True}, items)) == twice
 
 
 def schema_of(value: Any) -> dict[str, Any]:
