@@ -129,9 +129,9 @@ class Burials:
             message = "the worker was not ready in time" if intent else f"the worker died before it was ready: {how}"
             return Cause(kind="start_failed", message=message, signal=exit_.signal, status=exit_.status)
         if exit_.signal:
-            message = session.stop_reason or f"the worker was killed by {exit_.signal}"
+            message = incarnation.end_reason or f"the worker was killed by {exit_.signal}"
             return Cause(kind="crashed", message=message, signal=exit_.signal)
-        message = session.stop_reason or "the worker left without a word"
+        message = incarnation.end_reason or "the worker left without a word"
         return Cause(kind="crashed", message=message, status=exit_.status)
 
     async def end_processes(self, session: str, known: Sequence[ProcessId]) -> list[ProcessId]:

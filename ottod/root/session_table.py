@@ -59,6 +59,8 @@ class Incarnation:
         self.held_memory_bytes = 0
         self.end_intent: CauseKind | None = None
         """Why root is about to kill it, if it is."""
+        self.end_reason = ""
+        """The same in words, where its intent does not say it."""
         self.verdict: Cause | None = None
         """The cause of its end, whatever it says itself: its group gave up."""
         self.is_for_restart = False
@@ -110,6 +112,7 @@ class Session:
         self.is_stop_inherited = False
         """An earlier root began to stop it; `stop_cause` follows when this one takes that up."""
         self.stop_reason = ""
+        """Why it was asked to stop."""
         self.stop_deadline_s = 0.0
         """When the loop's clock passes it, signals follow."""
         self.stop_ladder: StopLadder | None = None

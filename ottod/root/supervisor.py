@@ -325,7 +325,7 @@ class Supervisor:
         incarnation = session.incarnation
         if incarnation is not None and incarnation.end_intent is None:
             incarnation.end_intent = "crashed"
-            session.stop_reason = session.stop_reason or why
+            incarnation.end_reason = why
             incarnation.send_signal(signal.SIGKILL)
 
     async def stop_all(self, *, grace_s: float) -> None:

@@ -148,7 +148,7 @@ class Watch:
             incarnation.send_signal(signal.SIGKILL)
         elif reading.is_over_pids:
             incarnation.end_intent = "crashed"
-            session.stop_reason = session.stop_reason or f"{reading.tasks} tasks at once, more than its cap"
+            incarnation.end_reason = f"{reading.tasks} tasks at once, more than its cap"
             incarnation.send_signal(signal.SIGKILL)
 
     def _escaped(self, session: Session, pids: list[int]) -> None:
@@ -158,7 +158,7 @@ class Watch:
             return
         if incarnation.is_ready and incarnation.end_intent is None:
             incarnation.end_intent = "crashed"
-            session.stop_reason = session.stop_reason or f"process {pids[0]} left the session's control group"
+            incarnation.end_reason = f"process {pids[0]} left the session's control group"
             incarnation.send_signal(signal.SIGKILL)
 
 

@@ -1,4 +1,4 @@
-"""Processes that leave their session's control group: taken back, or the end of the session, never left alone."""
+"""Processes that leave their session's control group: taken back, or the end of their worker, never left alone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from typing import Any, cast
 import pytest
 
 from ottod.ids import session_id
-from ottod.isolation.caps import IsolationError
+from ottod.isolation.caps import IsolationError, Reading
 from ottod.isolation.processes import ProcessId, identify
 from ottod.protocol.results import SessionInfo
 from ottod.root import watch
+from ottod.root.burials import Burials
+from ottod.root.reaper import Exit
 from ottod.root.session_table import Incarnation, Session
+from ottod.root.supervisor import Supervisor
 from ottod.root.watch import Watch
 
 SESSION = session_id(1)
@@ -75,6 +78,18 @@ class Place:
         if not self.is_admitted:
             raise IsolationError("it cannot be admitted")
 
+    def read(self) -> Reading:
+        return Reading(tasks=71, is_over_pids=True)
+
+    def cause_of(self, worker: Worker) -> str:
+        """What is said of this worker's end by a signal."""
+        nobody: Any = None
+        exit_ = Exit(None)
+        exit_.signal = "SIGKILL"
+        cause = Burials(cast(Any, self), nobody, nobody)._cause(self.watched, worker, exit_)
+        assert cause.kind == "crashed"
+        return cause.message
+
 
 def watched(outside: ProcessId, *, is_admitted: bool) -> Place:
     """Root's state after two looks, the first of which met a process outside."""
@@ -109,7 +124,7 @@ def test_who_has_left_is_taken_back(child: ProcessId) -> None:
     """Its session goes on."""
     place = watched(child, is_admitted=True)
     assert place.admitted == [child.pid]
-    assert (place.worker.end_intent, place.worker.signals, place.watched.stop_reason) == (None, [], "")
+    assert (place.worker.end_intent, place.worker.signals) == (None, [])
 
 
 def test_who_cannot_be_taken_back_ends_its_session(child: ProcessId) -> None:
@@ -117,7 +132,7 @@ def test_who_cannot_be_taken_back_ends_its_session(child: ProcessId) -> None:
     place = watched(child, is_admitted=False)
     assert place.admitted == [child.pid]
     assert (place.worker.end_intent, place.worker.signals) == ("crashed", [signal.SIGKILL])
-    assert str(child.pid) in place.watched.stop_reason.split()
+    assert str(child.pid) in place.cause_of(place.worker).split()
 
 
 def test_who_is_dead_by_then_ends_nothing() -> None:
@@ -126,4 +141,30 @@ def test_who_is_dead_by_then_ends_nothing() -> None:
         gone = identify(process.pid) or ProcessId(process.pid, 1)
     place = watched(gone, is_admitted=False)
     assert place.admitted == [gone.pid]
-    assert (place.worker.end_intent, place.worker.signals, place.watched.stop_reason) == (None, [], "")
+    assert (place.worker.end_intent, place.worker.signals) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("kill", "said"),
+    [
+        (lambda place, watching: watching._escaped(place.watched, [4711]), "process 4711 left"),
+        (lambda place, watching: watching._judge(place.watched, place.read()), "71 tasks"),
+        (lambda place, watching: Supervisor._worker_unfit(cast(Any, place), place.watched, "it lies"), "it lies"),
+    ],
+    ids=["left its group", "too many tasks", "unfit"],
+)
+def test_why_one_worker_was_killed_is_not_said_of_the_next(kill: Callable[..., None], said: str) -> None:
+    """Nor of a stop: the session was not stopped."""
+
+    async def work() -> None:
+        place = Place(ProcessId(1, 1), is_admitted=True)
+        watching = Watch(cast(Any, place))
+        watching.close()
+        kill(place, watching)
+        assert place.worker.signals == [signal.SIGKILL]
+        assert place.cause_of(place.worker).startswith(said)
+        assert place.watched.stop_reason == ""
+        place.watched.incarnation = second = Worker()
+        assert place.cause_of(second) == "the worker was killed by SIGKILL"
+
+    asyncio.run(work())
