@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 from collections.abc import Mapping
 
 from ottod.errors import OttoError, UnreachableError
-from ottod.settings.paths import Paths
+from ottod.settings.paths import Paths, default_runtime_dir
 
 IPC = "ipc://"
 ENDPOINT_VARIABLE = "OTTO_ENDPOINT"
@@ -46,17 +47,42 @@ def read_token(endpoint: str) -> str:
 
 
 def check_listening(endpoint: str) -> None:
-    """Returns if something listens at the endpoint. Raises UnreachableError, with the reason, if nothing does."""
+    """Returns if something listens at the endpoint that may be this user's daemon.
+
+    Raises: UnreachableError, with the reason, if nothing does, or if somebody else may.
+    """
     path = endpoint.removeprefix(IPC)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
-            probe.connect(path)
-    except BlockingIOError:
-        return
+            try:
+                probe.connect(path)
+            except BlockingIOError:
+                pass
+        _check_owner(os.path.dirname(path))
     except OSError as error:
         reason, mend = _explain(path, error)
         raise UnreachableError(reason, mend=mend) from error
+
+
+def _check_owner(directory: str) -> None:
+    """Raises UnreachableError if another user can listen where a daemon of this one listens by default.
+
+    Below /tmp whoever comes first makes the directory. One that somebody names (`--endpoint`, OTTO_ENDPOINT,
+    OTTO_RUNTIME_DIR) is theirs to choose: only where nobody chose can they be led astray.
+    """
+    uid = os.getuid()
+    if directory != str(default_runtime_dir(os.environ, uid)):
+        return
+    found = os.lstat(directory)
+    mend = "remove it, or set OTTO_RUNTIME_DIR to another directory (OTTO_ENDPOINT, if that is the daemon you mean)"
+    if found.st_uid != uid:
+        raise UnreachableError(
+            f"{directory} belongs to uid {found.st_uid}, not to uid {uid}: who listens there is not your daemon",
+            mend=mend,
+        )
+    if not stat.S_ISDIR(found.st_mode) or stat.S_IMODE(found.st_mode) & 0o022:
+        raise UnreachableError(f"{directory} is not a directory that only you can write", mend=mend)
 
 
 def is_held(endpoint: str) -> bool:

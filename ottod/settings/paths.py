@@ -54,7 +54,7 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
         Raises: ConfigError for a relative override, a missing HOME, or a runtime directory whose socket paths
         exceed what the kernel accepts.
         """
-        runtime_dir = _override(env, "OTTO_RUNTIME_DIR") or _default_runtime_dir(env, uid, is_dir)
+        runtime_dir = _override(env, "OTTO_RUNTIME_DIR") or default_runtime_dir(env, uid, is_dir)
         config_home = _override(env, "OTTO_CONFIG_HOME") or _xdg(env, "XDG_CONFIG_HOME", ".config") / "otto"
         explicit = _override(env, "OTTO_CONFIG")
         paths = cls(
@@ -193,7 +193,8 @@ def _xdg(env: Mapping[str, str], name: str, below_home: str) -> Path:
     return Path(home) / below_home
 
 
-def _default_runtime_dir(env: Mapping[str, str], uid: int, is_dir: Callable[[str], bool]) -> Path:
+def default_runtime_dir(env: Mapping[str, str], uid: int, is_dir: Callable[[str], bool] = os.path.isdir) -> Path:
+    """The runtime directory where none is named."""
     value = env.get("XDG_RUNTIME_DIR", "")
     if value.startswith("/"):
         return Path(value) / "otto"
