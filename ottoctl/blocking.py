@@ -15,7 +15,8 @@ from functools import partial
 import zmq
 
 import ottod
-from ottoctl.dialogue import Call, Dialogue
+from ottoctl.calls import Call
+from ottoctl.dialogue import Dialogue
 from ottoctl.endpoint import check_listening, is_held, read_token
 from ottoctl.feed import Batch, Feed
 from ottoctl.link import Link
@@ -110,19 +111,24 @@ class BlockingConnection:
         return call.result
 
     def call_each(self, bodies: Sequence[RequestBody], *, timeout_s: float | None = None) -> list[Result | OttoError]:
-        """Asks several things at once and waits for all answers, at most `timeout_s` (None: however long it takes).
+        """Asks several things at once, as many as the daemon has room for, and waits for all answers.
 
-        An answer that is a failure, or that did not come, is an error in its place.
+        What is left is given up when none has come for `timeout_s` (None: however long it takes). An answer that is a
+        failure, or that did not come, is an error in its place.
         """
         self._ensure_open()
         calls = [self._dialogue.ask(body) for body in bodies]
         try:
-            self._pump(lambda: all(call.is_done for call in calls), timeout_s)
+            while self._hear_one(calls, timeout_s):
+                pass
         finally:
-            for call in calls:
-                if not call.is_done:
-                    self._dialogue.abandon(call)
+            self._dialogue.abandon(*calls)
         return [call.error or call.result or no_answer(self.endpoint, timeout_s or 0.0) for call in calls]
+
+    def _hear_one(self, calls: Sequence[Call], timeout_s: float | None) -> bool:
+        """Waits for one more answer. False when there was none, or all are there."""
+        left = sum(not call.is_done for call in calls)
+        return left > 0 and self._pump(lambda: sum(not call.is_done for call in calls) < left, timeout_s)
 
     def open_feed(self, feed: Feed) -> None:
         """Subscribes. Raises what the daemon has against it."""

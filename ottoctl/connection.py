@@ -14,7 +14,8 @@ from functools import partial
 import zmq
 
 import ottod
-from ottoctl.dialogue import Call, Dialogue
+from ottoctl.calls import Call
+from ottoctl.dialogue import Dialogue
 from ottoctl.endpoint import check_listening, is_held, read_token
 from ottoctl.feed import Batch, Feed
 from ottoctl.link import Link
@@ -115,6 +116,8 @@ class Connection:
         finally:
             if not call.is_done:
                 self._dialogue.abandon(call)
+                # It may have made room for another one.
+                self._flush()
         return _outcome(call)
 
     # ------------------------------------------------------------ feeds

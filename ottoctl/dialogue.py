@@ -17,6 +17,7 @@ from typing import Literal
 
 import msgspec
 
+from ottoctl.calls import Call, Calls
 from ottoctl.exits import REFUSED_CODES
 from ottoctl.feed import Feed
 from ottod.errors import Failure, OttoError, RefusedError, RemoteProtocolError, UnreachableError
@@ -40,80 +41,20 @@ from ottod.protocol.requests import (
     MAX_ENV_BYTES,
     MAX_TASK_BYTES,
     ExplainPolicy,
-    ForgetDecisions,
-    ForgetResearch,
-    ForkSession,
-    InterruptSession,
-    RemoveSession,
     RequestBody,
-    ResumeSession,
-    RevokeGrant,
-    RollBackSession,
-    SendInput,
     StartSession,
-    StopDaemon,
-    UnparkSession,
     Unsubscribe,
-    UpdateNotes,
-    UpgradeDaemon,
 )
-from ottod.protocol.results import Result, Subscribed
+from ottod.protocol.results import Subscribed
 
 HELLO_REQUIRED = "hello_required"
 MAX_PENDING_CALLS = 10_000
 MAX_REQUEST_BYTES = MAX_TASK_BYTES + MAX_ENV_BYTES + 512 * 1024
 """What the daemon reads of one message. It hangs up on a longer one without a word, so it is refused here."""
 
-ByKey = StartSession | ForkSession | ResumeSession | UpdateNotes
-"""What starts a session: the daemon knows the key again."""
-Once = (
-    SendInput
-    | InterruptSession
-    | RollBackSession
-    | UnparkSession
-    | RemoveSession
-    | RevokeGrant
-    | ForgetDecisions
-    | ForgetResearch
-    | Unsubscribe
-    | StopDaemon
-    | UpgradeDaemon
-)
-"""What a second time would do to something else, or find nothing to do it to."""
-
 
 class OutcomeUnknownError(UnreachableError):
     """The daemon vanished between a request that must not be made twice and its answer."""
-
-
-class Call:
-    """One request on its way. Exactly one of `result` and `error` is set once it `is_done`."""
-
-    __slots__ = ("_on_done", "body", "error", "result")
-
-    def __init__(self, body: RequestBody, on_done: Callable[[], None] | None = None) -> None:
-        self.body = body
-        self.result: Result | None = None
-        self.error: OttoError | None = None
-        self._on_done = on_done
-
-    @property
-    def is_done(self) -> bool:
-        return self.result is not None or self.error is not None
-
-    @property
-    def is_repeatable(self) -> bool:
-        """Whether the daemon may meet the request twice without doing anything twice."""
-        if isinstance(self.body, ByKey):
-            return bool(self.body.key)
-        return not isinstance(self.body, Once)
-
-    def finish(self, *, result: Result | None = None, error: OttoError | None = None) -> None:
-        if self.is_done:
-            return
-        self.result, self.error = result, error
-        if self._on_done is not None:
-            self._on_done()
 
 
 class Dialogue:
@@ -129,8 +70,7 @@ class Dialogue:
         self._hello = Hello(protocol=PROTOCOL_VERSION, client=client, version=version, pid=pid)
         self._token = token
         self._next_id = 1
-        self._calls: dict[int, Call] = {}
-        self._unsent: list[Call] = []
+        self._calls = Calls()
         self._openings: dict[int, Feed] = {}
         self._feeds: list[Feed] = []
         self._by_subscription: dict[int, Feed] = {}
@@ -154,14 +94,12 @@ class Dialogue:
     @property
     def is_busy(self) -> bool:
         """Somebody waits for something: the connection must be kept alive."""
-        return bool(self._calls or self._unsent or self._feeds)
+        return bool(self._calls or self._feeds)
 
     def fail(self, error: OttoError) -> None:
         """Give up: everything pending fails with `error`."""
-        calls = [*self._calls.values(), *self._unsent]
+        calls = self._calls.clear()
         feeds, self._feeds = self._feeds, []
-        self._calls.clear()
-        self._unsent.clear()
         self.link_down()
         for call in calls:
             call.finish(error=error)
@@ -171,20 +109,18 @@ class Dialogue:
     # ------------------------------------------------------------ what the owner asks
 
     def ask(self, body: RequestBody, on_done: Callable[[], None] | None = None) -> Call:
-        """Sends a request now, or as soon as the dialogue is open."""
-        if len(self._calls) + len(self._unsent) >= MAX_PENDING_CALLS:
+        """Sends a request now, or as soon as the dialogue is open and the daemon has room for it."""
+        if len(self._calls) >= MAX_PENDING_CALLS:
             raise RefusedError(f"{MAX_PENDING_CALLS} requests are already waiting", mend="wait for some answers")
         call = Call(body, on_done)
-        if self.state == "open":
-            self._send_call(call)
-        else:
-            self._unsent.append(call)
+        self._calls.wait(call)
+        self._send_calls()
         return call
 
-    def abandon(self, call: Call) -> None:
-        """Nobody waits for this call any more; a late answer is ignored."""
-        self._calls = {number: c for number, c in self._calls.items() if c is not call}
-        self._unsent = [c for c in self._unsent if c is not call]
+    def abandon(self, *calls: Call) -> None:
+        """Nobody waits for these any more; late answers are ignored."""
+        self._calls.drop(set(calls))
+        self._send_calls()
 
     def add_feed(self, feed: Feed) -> None:
         """Subscribes now, or as soon as the dialogue is open; `feed.on_change` tells of everything."""
@@ -259,15 +195,12 @@ class Dialogue:
             self.instance_changes += 1
         self.welcome = message
         self.state = "open"
-        lost, self._calls = list(self._calls.values()), {}
-        unsent, self._unsent = self._unsent, []
-        for call in lost:
+        for call in self._calls.lost():
             if call.is_repeatable:
                 self._send_call(call)
             else:
                 call.finish(error=outcome_unknown(call.body))
-        for call in unsent:
-            self._send_call(call)
+        self._send_calls()
         for feed in self._feeds:
             self._send_subscribe(feed)
 
@@ -299,9 +232,10 @@ class Dialogue:
         if feed is not None:
             self._subscribed(feed, message)
             return
-        call = self._calls.pop(message.id, None)
+        call = self._calls.answered(message.id)
         if call is None:
             return
+        self._send_calls()
         if failure is not None:
             call.finish(error=error_of(failure))
         elif message.result is not None:
@@ -311,9 +245,9 @@ class Dialogue:
 
     def _unknown_here(self, number: int) -> None:
         """The daemon did not carry this request out, because it does not know us: ask again after the greeting."""
-        call = self._calls.pop(number, None)
+        call = self._calls.answered(number)
         if call is not None:
-            self._unsent.append(call)
+            self._calls.wait(call)
         if self.state == "open" and (call is not None or number in self._openings):
             self._greet()
 
@@ -348,6 +282,11 @@ class Dialogue:
         number, self._next_id = self._next_id, self._next_id + 1
         return number
 
+    def _send_calls(self) -> None:
+        if self.state == "open":
+            for call in self._calls.ready():
+                self._send_call(call)
+
     def _send_call(self, call: Call) -> None:
         number = self._take_id()
         try:
@@ -360,7 +299,7 @@ class Dialogue:
         if len(message) > MAX_REQUEST_BYTES:
             call.finish(error=too_large(call.body, len(message)))
             return
-        self._calls[number] = call
+        self._calls.sent(number, call)
         self.outbox.append(message)
 
     def _send_subscribe(self, feed: Feed) -> None:

@@ -174,7 +174,10 @@ class ControlGate:
     def _request(self, client: Client, request: Request) -> None:
         if len(client.pending) >= MAX_PENDING:
             failure = Failure(
-                code="too_many_requests", message=f"{MAX_PENDING} requests are in work already", retryable=True
+                code="too_many_requests",
+                message=f"{MAX_PENDING} requests of this client are in work already",
+                retryable=True,
+                mend="wait for some of the answers",
             )
             self._send(client.identity, Reply(id=request.id, failure=failure))
             return
