@@ -49,13 +49,14 @@ def _version() -> int:
 def _check() -> int:
     """Imports what root imports and reads what root reads; what is wrong is said by the error."""
     from ottod.root import daemon
+    from ottod.root.reload import IN_ORDER
     from ottod.settings.daemon import load
     from ottod.settings.paths import Paths
 
     assert daemon.Daemon is not None
     paths = Paths.from_env(os.environ, uid=os.getuid())
     load(paths.config_file, must_exist=paths.config_explicit)
-    print(f"ottod {__version__}: in order")
+    print(f"ottod {__version__}: {IN_ORDER}")
     return 0
 
 

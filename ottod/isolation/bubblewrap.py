@@ -28,6 +28,7 @@ from ottod.isolation.program_paths import ProgramPaths
 
 PROGRAM = "bwrap"
 TRIAL_TIMEOUT_S = 5.0
+INSIDE = "inside"
 TMP = "/tmp"
 NAMESPACES = ("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
 CONDUCT = ("--die-with-parent", "--as-pid-1", "--cap-drop", "ALL")
@@ -91,9 +92,11 @@ def trial(*, has_network: bool = False, program: str | None = None) -> str:
     program = find() if program is None else program
     if not program:
         return "bubblewrap is not installed; install the package bubblewrap"
+    # Success is a word from inside: a status of 0 alone may be another program's.
+    argv = [*trial_arguments(program, has_network=has_network)[:-1], "/bin/sh", "-c", f"echo {INSIDE}"]
     try:
         done = subprocess.run(
-            trial_arguments(program, has_network=has_network),
+            argv,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=TRIAL_TIMEOUT_S,
@@ -106,7 +109,7 @@ def trial(*, has_network: bool = False, program: str | None = None) -> str:
         return f"{program} gives no answer within {TRIAL_TIMEOUT_S:.0f} s"
     except OSError as error:
         return f"{program}: {error.strerror}"
-    if done.returncode == 0:
+    if done.returncode == 0 and done.stdout.strip() == INSIDE:
         return ""
     lines = done.stderr.strip().splitlines()
     return f"{lines[-1] if lines else f'{program} ended with status {done.returncode}'}; {namespace_mend()}"

@@ -155,7 +155,8 @@ def trial() -> str:
         return f"the trial did not run: {error}"
     lines = done.stderr.strip().splitlines()
     why = lines[-1] if lines else f"the trial ended with status {done.returncode}"
-    return "" if done.returncode == 0 else f"ABI {version} is there and does not work: {why}"
+    is_closed = done.returncode == 0 and done.stdout.strip() == "closed"
+    return "" if is_closed else f"ABI {version} is there and does not work: {why}"
 
 
 _TRIAL = """
@@ -169,6 +170,7 @@ os.listdir(sys.argv[1])
 try:
     os.listdir("/")
 except PermissionError:
+    print("closed")
     sys.exit(0)
 sys.exit("a forbidden directory could be read")
 """

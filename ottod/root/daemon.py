@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 import secrets
 import signal
@@ -138,7 +137,6 @@ class Daemon:
         self._enclosures = Enclosures.find(environ=self._environ)
         self._enclosures.settle()
         self._log.info(f"enclosures: {self._enclosures.kind} {self._enclosures.place or self._enclosures.reason}")
-        self._platform = Platform(functools.partial(probe, self._enclosures))
         self._database.audit_entries = self._settings.permissions.audit_entries
         self._assemble(loop)
         try:
@@ -154,6 +152,7 @@ class Daemon:
         self._lag = LoopLag(loop)
         self._reaper = Reaper(loop)
         self._reaper.install()
+        self._platform = Platform(self._probe)
         self._hub = Hub(
             self._ring,
             loop,
@@ -218,6 +217,11 @@ class Daemon:
         service.redacted = self._redacted
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._context.set(zmq.MAX_SOCKETS, 64)
+
+    def _probe(self) -> dict[str, str]:
+        # What the layers try are programs of their own, and how these end is what they report.
+        with self._reaper.sparing():
+            return probe(self._enclosures)
 
     def _trace_of(self, session_id: str) -> str:
         """The trace that a session belongs to, for the log; empty without traces."""
@@ -369,7 +373,7 @@ class Daemon:
                 code="bad_upgrade",
                 mend="write the old values again, or stop the daemon and put ring.wal aside",
             )
-        check = await self._root.in_thread(try_program)
+        check = await self._root.in_thread(try_program, self._reaper)
         if check:
             raise RefusedError(
                 f"the installed program cannot run: {check}", code="bad_upgrade", mend="install it anew"

@@ -14,6 +14,7 @@ from ottod.protocol.requests import ExplainPolicy, StartSession
 from ottod.protocol.results import PolicyExplanation
 from ottod.protocol.specs import AgentSpec
 from ottod.root.context import RootContext
+from ottod.root.reaper import Reaper
 from ottod.root.resolve import Resolver
 from ottod.root.rulings import all_authorities
 from ottod.root.session_table import Session
@@ -28,9 +29,12 @@ MAX_ANSWER_BYTES = 4 * 1024 * 1024
 class Explanations:
     """Of this root."""
 
-    def __init__(self, context: RootContext, *, resolver: Resolver, private_dirs: tuple[str, ...]) -> None:
+    def __init__(
+        self, context: RootContext, *, resolver: Resolver, reaper: Reaper, private_dirs: tuple[str, ...]
+    ) -> None:
         self._c = context
         self._resolver = resolver
+        self._reaper = reaper
         self._private_dirs = private_dirs
 
     async def explain(
@@ -56,6 +60,7 @@ class Explanations:
         check_tool(body.tool, spec, self._resolver.tools_at(cwd))
         report = self._resolver.layers()
         return _ask(
+            self._reaper,
             Hypothesis(
                 spec=spec,
                 authorities=all_authorities(
@@ -72,7 +77,7 @@ class Explanations:
                 run_mode=run_mode,
                 is_confined=_are_confined(spec, report),
                 isolation=report,
-            )
+            ),
         )
 
 
@@ -91,14 +96,12 @@ def _are_confined(spec: AgentSpec, report: dict[str, str]) -> bool:
     return spec.isolation.files != "off" and any(text.startswith(("yes", "partly")) for text in given)
 
 
-def _ask(order: Hypothesis) -> PolicyExplanation:
+def _ask(reaper: Reaper, order: Hypothesis) -> PolicyExplanation:
     try:
-        done = subprocess.run(
+        done = reaper.run(
             [sys.executable, "-m", PROGRAM],
             input=msgspec.json.encode(order),
-            capture_output=True,
-            timeout=TIMEOUT_S,
-            check=False,
+            timeout_s=TIMEOUT_S,
             env={"PATH": os.defpath},
         )
         if done.returncode == 0 and len(done.stdout) <= MAX_ANSWER_BYTES:

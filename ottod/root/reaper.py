@@ -3,6 +3,9 @@
 Root is a child subreaper: a worker's orphans become root's children. Known children (zygote, workers) have a pidfd
 on the loop; nothing else waits for them, so their pid cannot be recycled while it is in the table. Strangers are
 reaped on SIGCHLD, after a look at their pid that does not consume it.
+
+Programs that root runs on its threads are waited for there, and are no strangers either: `subprocess` takes the
+status of a child that somebody else has reaped for 0, so that a failure would be heard as a success.
 """
 
 from __future__ import annotations
@@ -10,7 +13,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from ottod.isolation.processes import ProcessId, is_alive
 
@@ -54,6 +60,10 @@ class Reaper:
         self._loop = loop
         self._known: dict[int, Child] = {}
         self._expected = 0
+        self._lock = threading.Lock()
+        """Over the next two, and over a look at a stranger together with its reaping."""
+        self._sparing = 0
+        self._own: set[int] = set()
         self.strangers_reaped = 0
 
     def expect(self, count: int) -> None:
@@ -103,20 +113,58 @@ class Reaper:
         # A stranger may have been hidden behind this child when SIGCHLD was looked at.
         self._reap_strangers()
 
+    @contextmanager
+    def sparing(self) -> Iterator[None]:
+        """For a thread that starts programs and waits for them without `run`: meanwhile no stranger is reaped."""
+        with self._lock:
+            self._sparing += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._sparing -= 1
+            self._loop.call_soon_threadsafe(self._reap_strangers)
+
+    def run(
+        self, argv: Sequence[str], *, timeout_s: float, input: bytes = b"", env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Runs a program of root's own to its end. Blocks; for a thread. Raises OSError and TimeoutExpired."""
+        pipe = subprocess.PIPE
+        with self.sparing():
+            process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
+            with self._lock:
+                self._own.add(process.pid)
+        try:
+            with process:
+                try:
+                    output, errors = process.communicate(input, timeout=timeout_s)
+                except BaseException:
+                    process.kill()
+                    raise
+        finally:
+            with self._lock:
+                self._own.discard(process.pid)
+            # A stranger may have been hidden behind this one.
+            self._loop.call_soon_threadsafe(self._reap_strangers)
+        return subprocess.CompletedProcess(argv, process.returncode, output, errors)
+
     def _reap_strangers(self) -> None:
-        while not self._expected:
+        while not self._expected and self._reap_stranger():
+            self.strangers_reaped += 1
+
+    def _reap_stranger(self) -> bool:
+        """Whether there was one. Whoever hides one, or keeps it from being reaped, has them looked for afterwards."""
+        with self._lock:
+            if self._sparing:
+                return False
             try:
                 info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if info is None or info.si_pid in self._known:
-                # A known child is reaped through its pidfd, which looks here again afterwards.
-                return
-            try:
+                if info is None or info.si_pid in self._known or info.si_pid in self._own:
+                    return False
                 os.waitid(os.P_PID, info.si_pid, os.WEXITED | os.WNOHANG)
             except ChildProcessError:
-                return  # A thread that ends a session's processes was faster.
-            self.strangers_reaped += 1
+                return False
+        return True
 
     def let_go(self, child: Child) -> None:
         """Forgets a process that is to outlive this root."""

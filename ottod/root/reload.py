@@ -14,11 +14,14 @@ from typing import Any
 import msgspec
 
 from ottod.protocol.results import ReloadResult
+from ottod.root.reaper import Reaper
 from ottod.settings.daemon import DaemonSettings, load
 from ottod.settings.paths import Paths
 
 CHECK_TIMEOUT_S = 30.0
 """How long new code may take to show that it can be imported and reads the configuration."""
+IN_ORDER = "in order"
+"""The last words of `ottod check`."""
 FIXED = ("ring", "clients", "gateway", "logging.format")
 """Settings, or whole sections, that are read once."""
 
@@ -50,20 +53,14 @@ def load_settings(paths: Paths) -> DaemonSettings:
     return load(paths.config_file, must_exist=paths.config_explicit)
 
 
-def try_program() -> str:
+def try_program(reaper: Reaper) -> str:
     """Whether the installed program starts at all: empty, or its complaint. Blocks."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "ottod", "check"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=CHECK_TIMEOUT_S,
-            check=False,
-            text=True,
-            errors="replace",
-        )
+        done = reaper.run([sys.executable, "-m", "ottod", "check"], timeout_s=CHECK_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     if done.returncode == 0:
-        return ""
-    return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:500]
+        is_in_order = done.stdout.decode(errors="replace").rstrip().endswith(IN_ORDER)
+        return "" if is_in_order else "it did not say that it is in order"
+    said = done.stderr.decode(errors="replace").strip().splitlines()
+    return (said or [f"exit status {done.returncode}"])[-1][:500]

@@ -139,7 +139,7 @@ class Supervisor:
         self.approvals = Approvals(context, self.grants)
         self.approvals.on_budget_granted = self.permits.budgets.extend
         self._births.grants_of = self.grants.of
-        self.explanations = Explanations(context, resolver=resolver, private_dirs=private_dirs)
+        self.explanations = Explanations(context, resolver=resolver, reaper=reaper, private_dirs=private_dirs)
         self.steering = Steering(context, self.order)
         self.lineage = Lineage(
             context,
