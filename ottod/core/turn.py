@@ -31,6 +31,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, assert_never
 
+import msgspec
+
 from ottod.core.conduct import NOTHING, SENDER, Conduct, Verdict
 from ottod.core.context import begun_anew, shortened, turn_begins_at
 from ottod.core.turn_events import (
@@ -61,7 +63,7 @@ from ottod.core.turn_events import (
     UnpauseRequested,
     Value,
 )
-from ottod.errors import Failure
+from ottod.errors import UNDECODABLE, Failure
 from ottod.protocol.model import (
     AssistantMessage,
     Message,
@@ -156,6 +158,8 @@ class TurnMachine:
         self._running: set[str] = set()
         self._results: dict[str, ToolResult] = {}
         self._begun: frozenset[str] = frozenset()
+        self._cut = ""
+        """The call, of the last response, that came without all of its arguments."""
         self._steers: tuple[Steer, ...] = ()
         self._cancelled: CancelRequested | None = None
         self._last_text = ""
@@ -297,7 +301,7 @@ class TurnMachine:
         if response.blocks:
             self.messages = (*self.messages, AssistantMessage(blocks=response.blocks))
         if calls:
-            return self._run_tools(calls, results, begun)
+            return self._run_tools(calls, results, begun, cut=cut_call(response))
         if response.stop == "refusal":
             failure = Failure(code="refused", message=self._last_text or "the model refused to answer")
             return self._end("failed", failure=failure)
@@ -325,11 +329,11 @@ class TurnMachine:
         return self._end("failed", failure=failure)
 
     def _run_tools(
-        self, calls: tuple[ToolCall, ...], results: tuple[ToolResult, ...], begun: frozenset[str]
+        self, calls: tuple[ToolCall, ...], results: tuple[ToolResult, ...], begun: frozenset[str], *, cut: str
     ) -> list[TurnAction]:
         self.phase = "tools"
         known = {call.call for call in calls}
-        self._calls, self._running, self._begun = calls, set(), begun
+        self._calls, self._running, self._begun, self._cut = calls, set(), begun, cut
         self._results = {result.call: result for result in results if result.call in known}
         self._waiting = [call for call in calls if call.call not in self._results]
         return self._start_waiting() if self._waiting else self._all_resolved()
@@ -341,7 +345,9 @@ class TurnMachine:
             call = self._waiting.pop(0)
             self._running.add(call.call)
             is_repeat = call.call in self._begun
-            actions.append(RunTool(turn=self.turn, step=self.step_number, call=call, is_repeat=is_repeat))
+            failure = arguments_cut(call) if call.call == self._cut and not is_repeat else None
+            run = RunTool(turn=self.turn, step=self.step_number, call=call, is_repeat=is_repeat, failure=failure)
+            actions.append(run)
         return actions
 
     def _resolved(self, result: ToolResult) -> list[TurnAction]:
@@ -485,6 +491,30 @@ def last_text(messages: Iterable[Message]) -> str:
 def calls_of(response: ModelResponse) -> tuple[ToolCall, ...]:
     """The tool calls of a response, in its order."""
     return tuple(b for b in response.blocks if isinstance(b, ToolCall))
+
+
+def cut_call(response: ModelResponse) -> str:
+    """The id of the call in whose arguments the output limit fell, so that it cannot be told what they are.
+
+    Nothing comes behind it. Arguments that are there, and whole, can be no beginning of others.
+    """
+    last = response.blocks[-1] if response.blocks else None
+    if response.stop != "max_tokens" or not isinstance(last, ToolCall):
+        return ""
+    try:
+        is_whole = bool(msgspec.json.decode(last.arguments.encode("utf-8", "replace")))
+    except UNDECODABLE:
+        is_whole = False
+    return "" if is_whole else last.call
+
+
+def arguments_cut(call: ToolCall) -> Failure:
+    """Why such a call is not started."""
+    return Failure(
+        code="cut",
+        message=f"not started: the answer reached its output limit within the arguments of {call.tool}",
+        mend="make the call again; what is long, in parts",
+    )
 
 
 def not_started(call: ToolCall) -> ToolResult:

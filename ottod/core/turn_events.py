@@ -176,12 +176,16 @@ class TellFindings(Value, frozen=True, kw_only=True, tag=True):
 
 
 class RunTool(Value, frozen=True, kw_only=True, tag=True):
-    """Start a tool call. `is_repeat`: it had begun before, and its intent is in the journal."""
+    """Start a tool call. `is_repeat`: it had begun before, and its intent is in the journal.
+
+    With a `failure` it is not to begin: that is its result.
+    """
 
     turn: int
     step: int
     call: ToolCall
     is_repeat: bool = False
+    failure: Failure | None = None
 
 
 class CancelModel(Value, frozen=True, kw_only=True, tag=True):

@@ -55,7 +55,7 @@ class Acting:
 
     async def note_intents(self, actions: Sequence[RunTool]) -> None:
         """Before any of these calls starts: those that need no leave are noted, and share one sync."""
-        intents = [a for a in actions if not a.is_repeat and not self._is_guarded(a.call)]
+        intents = [a for a in actions if not a.is_repeat and a.failure is None and not self._is_guarded(a.call)]
         if intents:
             await self._journal.put([self._intent(a) for a in intents])
 
@@ -138,6 +138,8 @@ class Acting:
     async def _run_with_leave(self, action: RunTool) -> Outcome:
         """The call, once it may begin. Raises StorageError."""
         call = action.call
+        if action.failure is not None:
+            return failed(call, action.failure)
         if self._is_guarded(call):
             refusal = await self._approvals.leave(
                 call, turn=action.turn, step=action.step, has_begun=action.is_repeat

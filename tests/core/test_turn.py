@@ -145,6 +145,47 @@ def test_results_go_back_in_call_order() -> None:
     assert isinstance(last, ToolResults) and [r.call for r in last.results] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "stop", "is_cut"),
+    [
+        ("{}", "max_tokens", True),
+        (" ", "max_tokens", True),
+        ('{"path": "a', "max_tokens", True),
+        ('{"path": "a"}', "max_tokens", False),
+        ("{}", "tool_calls", False),
+        ('{"path": "a', "tool_calls", False),
+    ],
+)
+def test_a_call_that_was_cut_is_not_started(arguments: str, stop: StopReason, is_cut: bool) -> None:
+    """Empty arguments may be the beginning of others: the model is told to make the call again. Others are whole."""
+    m = machine()
+    m.step(InputReceived(text="go"))
+    last = ToolCall(call="b", tool="t", arguments=arguments)
+    first, second = m.step(said(call("a"), last, stop=stop))
+    assert isinstance(first, RunTool) and first.failure is None, "what came before it came whole"
+    assert isinstance(second, RunTool) and (second.failure is not None) == is_cut
+    assert second.failure is None or (second.failure.code == "cut" and "again" in second.failure.mend)
+    m.step(resolved("a"))
+    (again,) = m.step(resolved("b"))
+    assert isinstance(again, CallModel) and is_valid_conversation(again.messages)
+
+
+def test_what_was_said_behind_a_call_says_that_it_is_whole() -> None:
+    m = machine()
+    m.step(InputReceived(text="go"))
+    (run,) = m.step(said(call("a"), Text(text="and th"), stop="max_tokens"))
+    assert isinstance(run, RunTool) and run.failure is None
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_call_that_was_cut_is_not_started_by_the_next_process_either(begun: bool) -> None:
+    """Unless an earlier one has begun it: then what became of it has to be found out."""
+    event = said(call("a"), stop="max_tokens")
+    names = frozenset({"a"} if begun else ())
+    (run,) = machine().step(TurnResumed(turn=1, step=1, response=event.response, begun=names))
+    assert isinstance(run, RunTool) and run.is_repeat == begun and (run.failure is None) == begun
+
+
 def test_parallelism_is_bounded() -> None:
     """No more than `max_parallel` calls run at once; the next starts when one ends."""
     m = machine(max_parallel=2)
