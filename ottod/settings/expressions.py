@@ -7,44 +7,36 @@ no look-around and no references back (https://github.com/google/re2/wiki/Syntax
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 MAX_EXPRESSION_CHARS = 4096
 
 
-def expression_mistake(expression: object) -> str:
-    """Why it cannot be used; empty if it can."""
-    import re2
+class Expression:
+    """One of them. Raises ValueError, with what is wrong with it."""
 
-    if not isinstance(expression, str):
-        return "must be a regular expression"
-    if len(expression) > MAX_EXPRESSION_CHARS:
-        return f"must be a regular expression of at most {MAX_EXPRESSION_CHARS} characters"
-    try:
-        _compiled(expression)
-    except (re2.error, UnicodeEncodeError) as error:
-        return f"must be a regular expression as RE2 has them, without look-around and \\1 ({_told(error)})"
-    return ""
+    def __init__(self, text: str) -> None:
+        # Most processes never need it: it is not loaded with this module.
+        import re2
 
+        if len(text) > MAX_EXPRESSION_CHARS:
+            raise ValueError(f"it has more than {MAX_EXPRESSION_CHARS} characters")
+        options = re2.Options()
+        options.log_errors = False
+        try:
+            self._compiled = re2.compile(text, options=options)
+        except re2.error as error:
+            why = error.args[0] if error.args else ""
+            raise ValueError(why.decode("utf-8", "replace") if isinstance(why, bytes) else str(why)) from error
 
-def is_found(expression: str, text: str) -> bool:
-    """Whether it is found anywhere in a text. It has no mistake."""
-    try:
-        return _compiled(expression).search(text) is not None
-    except UnicodeEncodeError:
-        return _compiled(expression).search(text.encode("utf-8", "replace").decode()) is not None
+    def is_found(self, text: str) -> bool:
+        """Whether it is found anywhere in a text."""
+        try:
+            return self._compiled.search(text) is not None
+        except UnicodeEncodeError:
+            return self._compiled.search(text.encode("utf-8", "replace").decode()) is not None
 
 
 @lru_cache(maxsize=256)
-def _compiled(expression: str) -> Any:
-    # Most processes never need it: it is not loaded with this module.
-    import re2
-
-    options = re2.Options()
-    options.log_errors = False
-    return re2.compile(expression, options=options)
-
-
-def _told(error: Exception) -> str:
-    told = error.args[0] if error.args else ""
-    return told.decode("utf-8", "replace") if isinstance(told, bytes) else "not valid text"
+def expression(text: str) -> Expression:
+    """The same one each time. As `Expression`."""
+    return Expression(text)

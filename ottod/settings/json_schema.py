@@ -23,7 +23,7 @@ from collections.abc import Callable, Hashable, Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from ottod.settings.expressions import expression_mistake, is_found
+from ottod.settings.expressions import expression
 
 Schema = dict[str, Any]
 Path = tuple[str | int, ...]
@@ -160,11 +160,21 @@ def _names_argument(value: Any) -> str:
     return "" if isinstance(value, list) and all(isinstance(n, str) for n in value) else "must be a list of names"
 
 
+def _pattern_argument(value: Any) -> str:
+    if not isinstance(value, str):
+        return "must be a regular expression"
+    try:
+        expression(value)
+    except ValueError as error:
+        return f"must be a regular expression as RE2 has them, without look-around and \\1 ({error})"
+    return ""
+
+
 _ARGUMENTS: dict[str, Callable[[Any], str]] = {
     "type": _type_argument,
     "required": _names_argument,
     "uniqueItems": _flag_argument,
-    "pattern": expression_mistake,
+    "pattern": _pattern_argument,
     "multipleOf": _factor_argument,
     **dict.fromkeys(
         ("minProperties", "maxProperties", "minItems", "maxItems", "minLength", "maxLength"), _count_argument
@@ -272,7 +282,7 @@ class _Check:
 
 def _string(schema: Schema, value: str, at: str) -> Iterator[str]:
     yield from _counted(schema, len(value), at, "Length", "characters")
-    if "pattern" in schema and not is_found(schema["pattern"], value):
+    if "pattern" in schema and not expression(schema["pattern"]).is_found(value):
         yield f"{_place(at)} must match {schema['pattern']!r}, which {shown(value)} does not"
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import pathspec
 from msgspec import Meta
 
 from ottod.errors import ToolError
 from ottod.tools.base import Facts, ProgramResult, Tool, ToolContext, ToolOutput
+from ottod.tools.ignore_rules import IgnoreRules
 from ottod.tools.text import lines_of, printable
 from ottod.tools.tree_walk import walk
 
@@ -107,9 +107,11 @@ async def _own_searcher(arguments: GrepArguments, place: str, context: ToolConte
 def _files_to_search(arguments: GrepArguments, place: str, context: ToolContext) -> list[str]:
     if context.files.stat(place).kind != "dir":
         return [place]
-    wanted = pathspec.GitIgnoreSpec.from_lines([arguments.glob]) if arguments.glob else None
+    wanted = IgnoreRules([arguments.glob]) if arguments.glob else None
+    if wanted is not None and wanted.is_empty:
+        raise ToolError(f"not a pattern of file names: {arguments.glob}", code="bad_pattern")
     found = (each.path for each in walk(context.files, place) if each.entry.kind == "file")
-    return list(itertools.islice((path for path in found if wanted is None or wanted.match_file(path)), MAX_FILES))
+    return list(itertools.islice((path for path in found if wanted is None or wanted.verdict(path)), MAX_FILES))
 
 
 def _report(

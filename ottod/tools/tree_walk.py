@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import msgspec
-import pathspec
 
 from ottod.errors import ToolError
 from ottod.tools.base import DirEntry, Files
+from ottod.tools.ignore_rules import IgnoreRules
 
 MAX_IGNORE_FILE_BYTES = 256 * 1024
 MAX_DEPTH = 64
 ALWAYS_IGNORED = frozenset({".git", ".hg", ".svn"})
 
-Rules = tuple[tuple[str, pathspec.GitIgnoreSpec], ...]
+Rules = tuple[tuple[str, IgnoreRules], ...]
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -62,8 +62,8 @@ def _walk(
 
 def is_ignored(path: str, is_dir: bool, rules: Rules) -> bool:
     """True if the innermost ignore file with an opinion on the path says so."""
-    for prefix, spec in reversed(rules):
-        verdict = spec.check_file(path[len(prefix) :] + ("/" if is_dir else "")).include
+    for prefix, of_file in reversed(rules):
+        verdict = of_file.verdict(path[len(prefix) :] + ("/" if is_dir else ""))
         if verdict is not None:
             return verdict
     return False
@@ -74,8 +74,4 @@ def _with_rules_of(files: Files, prefix: str, rules: Rules) -> Rules:
         data = files.read(f"{prefix}.gitignore", max_bytes=MAX_IGNORE_FILE_BYTES)
     except ToolError:
         return rules
-    lines = data.decode("utf-8", "replace").splitlines()
-    try:
-        return (*rules, (prefix, pathspec.GitIgnoreSpec.from_lines(lines)))
-    except ValueError:
-        return rules  # git, too, goes on without a pattern that it cannot read.
+    return (*rules, (prefix, IgnoreRules(data.decode("utf-8", "replace").splitlines())))
