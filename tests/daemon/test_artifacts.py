@@ -17,7 +17,7 @@ from ottod.isolation.processes import identify, send_signal
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.events import ArtifactWritten
 from ottod.protocol.specs import Backoff, Restart
-from tests.daemon.harness import RealDaemon, running_daemon, wait_for
+from tests.daemon.harness import RealDaemon, files_below, running_daemon, wait_for
 
 TOOLS = ("artifact_write", "artifact_read", "artifact_list", "spawn_agent", "shell")
 TRANSIENT = Restart(policy="transient", backoff=Backoff(base_s=0))
@@ -156,7 +156,7 @@ def test_a_killed_worker_and_a_killed_root_lose_nothing() -> None:
 
 
 def left_in_handover(daemon: RealDaemon) -> list[Path]:
-    return list((daemon.base / "state" / "sessions").glob("*/artifacts/*"))
+    return [path for path in files_below(daemon.base / "state" / "sessions") if path.parent.name == "artifacts"]
 
 
 @pytest.mark.real

@@ -39,7 +39,7 @@ from ottod.isolation.processes import survivors
 from ottod.protocol.events import SessionExited
 from ottod.protocol.results import SessionInfo
 from ottod.protocol.specs import AgentSpec
-from tests.daemon.harness import RealDaemon, running_daemon, wait_for
+from tests.daemon.harness import RealDaemon, files_below, running_daemon, wait_for
 from tests.fakes.wire_server import WireServer
 
 # A deaf or spinning process takes its time even on an idle machine, and this one may be busy.
@@ -98,7 +98,7 @@ def assert_nothing_left(daemon: RealDaemon, info: SessionInfo) -> None:
     wait_for("no zombie", lambda: not zombies(daemon.pid))
     tmp = Path(info.journal).parent / "tmp"
     wait_for("no temporary file", lambda: not tmp.exists())
-    assert not [p for p in daemon.base.rglob("core*") if p.is_file()]
+    assert not [p for p in files_below(daemon.base) if p.name.startswith("core")]
     with daemon.client() as otto:
         start = max(info.first_offset, info.last_offset - LAST_EVENTS)
         tail = list(otto.session(info.session).events(from_offset=start, follow=False))

@@ -68,7 +68,7 @@ def test_it_leaves_neither_thread_nor_socket_even_with_a_request_open(tmp_path: 
     """Closing ends a stalled stream at once."""
     script = tmp_path / "s.yml"
     script.write_text("turns:\n  - {text: hi, stall: 300}\n")
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with WireServer(script) as server:
         connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=10)
         body = json.dumps(CHAT | {"messages": [CHAT_USER]})
@@ -77,7 +77,7 @@ def test_it_leaves_neither_thread_nor_socket_even_with_a_request_open(tmp_path: 
         assert answer.status == 200
     answer.close()
     connection.close()
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_it_runs_as_a_program(tmp_path: Path) -> None:
@@ -110,5 +110,5 @@ def test_it_runs_as_a_program(tmp_path: Path) -> None:
             assert KEY not in shown
         finally:
             server.send_signal(signal.SIGTERM)
-            out, err = server.communicate(timeout=10)
+            out, err = server.communicate(timeout=60)
     assert (server.returncode, out, err) == (0, "", "")
