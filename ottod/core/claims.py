@@ -74,6 +74,8 @@ def claims_of(permissions: Iterable[str], facts: Facts | None, *, root: str) -> 
         found += _commanded(line, root, normalise_path(facts.cwd, root))
     found += [_host("net", host, deed=facts.deed) for host in facts.hosts]
     found += [_agent("exec" if "exec" in needed else "none", name) for name in facts.agents]
+    if facts.keeps:
+        found.append(_bare("write"))
     covered = {claim.kind for claim in found}
     # What the tool needs besides, without naming an object.
     if not found:

@@ -19,8 +19,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     with everything below them. `commands` are command lines for a shell, `programs` argument lists (an empty first
     word: one that cannot be named), `hosts` names or addresses without port, `agents` other agents by name or
     address (empty: all). `cwd` is where commands run. `deed` is what is done at the hosts, if it is more than to
-    look: permission to look is none for that. What is not named here the call does not touch; a tool that cannot say
-    gives no facts at all.
+    look: permission to look is none for that. `keeps`: it writes what is at no path, such as an artifact. What is not
+    named here the call does not touch; a tool that cannot say gives no facts at all.
     """
 
     reads: tuple[str, ...] = ()
@@ -32,6 +32,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     deed: str = ""
     agents: tuple[str, ...] = ()
     cwd: str = "."
+    keeps: bool = False
 
 
 class FileStat(msgspec.Struct, frozen=True, kw_only=True):

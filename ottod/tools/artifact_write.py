@@ -65,6 +65,6 @@ ARTIFACT_WRITE = Tool(
     permissions=frozenset({"read", "write"}),
     idempotent=True,
     run=run,
-    touches=lambda arguments: Facts(reads=(arguments.file,) if arguments.file else ()),
+    touches=lambda arguments: Facts(reads=(arguments.file,) if arguments.file else (), keeps=True),
     timeout_s=30.0,
 )

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from ottod.core.claims import claims_of
+from ottod.core.permission import Call, decide
 from ottod.errors import ToolError
+from ottod.protocol.policy import Authority
+from ottod.protocol.specs import PermissionRule, Preset
+from ottod.tools.arguments import decode_arguments
 from ottod.tools.artifact_list import ARTIFACT_LIST
 from ottod.tools.artifact_read import ARTIFACT_READ
 from ottod.tools.artifact_write import ARTIFACT_WRITE
@@ -32,6 +39,28 @@ def test_a_file_is_kept_and_written(place: SessionPlace) -> None:
     assert (place.project / "b/c.bin").read_bytes() == data
     with pytest.raises(ToolError, match="binary"):
         place.call(ARTIFACT_READ, '{"artifact": "a.bin"}')
+
+
+@pytest.mark.parametrize("given", [{"content": "x"}, {"file": "x"}], ids=["content", "file"])
+@pytest.mark.parametrize(
+    ("preset", "rules", "expected"),
+    [
+        ("strict", (), "ask"),
+        ("balanced", (), "allow"),
+        ("balanced", (PermissionRule(effect="deny", permission="write"),), "deny"),
+        ("autonomous", (PermissionRule(effect="ask", permission="write", path="src/**"),), "allow"),
+    ],
+)
+def test_to_keep_is_to_write(
+    given: dict[str, str], preset: Preset, rules: tuple[PermissionRule, ...], expected: str
+) -> None:
+    """For rules it is the same whether a text is kept or a file; and no path of the working directory is written."""
+    arguments = decode_arguments(ARTIFACT_WRITE, json.dumps({"name": "a", **given}))
+    assert ARTIFACT_WRITE.touches is not None
+    claims = claims_of(ARTIFACT_WRITE.permissions, ARTIFACT_WRITE.touches(arguments), root="/srv/project")
+    own = Authority(name="rules", agent="writer", preset=preset, rules=rules)
+    assert decide(Call(tool="artifact_write", claims=claims), (own,)).effect == expected
+    assert ("file" in given) == ("read x" in map(str, claims))
 
 
 def test_a_repeated_call_keeps_nothing_twice(place: SessionPlace) -> None:
