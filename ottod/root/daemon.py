@@ -16,6 +16,7 @@ import os
 import secrets
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +73,8 @@ CLIENT_QUEUE_MESSAGES = 1000
 """To one client; what they may weigh together is bounded by its credit."""
 WORKER_QUEUE_MESSAGES = 256
 THREADS = 8
+THREADS_GRACE_S = 5.0
+"""For what threads still do when all else has ended. A file system that does not answer keeps one for ever."""
 STOP_MARGIN_S = 30.0
 """Beyond the sessions' grace, before the service manager may lose patience."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -97,6 +100,8 @@ class Daemon:
         self._token = secrets.token_hex(32)
         self._started_at_ns = time.time_ns()
         self._started_s = time.monotonic()
+        self.has_held_threads = False
+        """At the end: whether a thread still waits, for which the interpreter would wait in turn."""
         self._stop_grace_s = settings.sessions.stop_grace_s
         self._departure: Departure = "leave"
         """Until somebody says otherwise: a root that cannot start, or breaks, takes nobody with it."""
@@ -437,7 +442,7 @@ class Daemon:
             self._database.close()
         except OttoError as error:
             self._log.error(f"database: {error}")
-        self._threads.shutdown(wait=True)
+        self._end_threads()
         self._sync_thread.shutdown(wait=True)
         self._context.destroy(linger=500)
         for path in (self._paths.control_socket, self._paths.worker_socket, self._paths.token_file):
@@ -449,6 +454,15 @@ class Daemon:
             self._ring.close(clean=True)
         except OttoError as error:
             self._log.error(f"ring: {error}")
+
+    def _end_threads(self) -> None:
+        ending = threading.Thread(target=self._threads.shutdown, name="otto-io-end", daemon=True)
+        ending.start()
+        ending.join(THREADS_GRACE_S)
+        self.has_held_threads = ending.is_alive()
+        if self.has_held_threads:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._log.error(f"a file system did not answer a thread for {THREADS_GRACE_S:.0f} s: it is left behind")
 
     def become_successor(self) -> None:
         """After an upgrade's departure: this process becomes the installed program. Does not return."""
@@ -473,3 +487,5 @@ def run_daemon(*, settings: DaemonSettings, paths: Paths, ready: Callable[[], No
         departure = runner.run(daemon.run(ready))
     if departure == "upgrade":
         daemon.become_successor()
+    if daemon.has_held_threads:
+        os._exit(0)

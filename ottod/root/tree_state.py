@@ -1,8 +1,9 @@
 """What a working directory is like now, as one digest: another one as soon as anything in it has changed.
 
 It is made of git's HEAD, if there is one above, and of a listing: each file's path, kind, size and times, those that
-are neither committed nor added among them. No file is read and no program run, so nothing of the directory's own is
-obeyed. A file that is written anew with the same content makes another digest, which costs an answer and no truth.
+are neither committed nor added among them. No other file is read and no program run, so nothing of the directory's
+own is obeyed. A file that is written anew with the same content makes another digest, which costs an answer and no
+truth.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+
+from ottod.settings.regular_file import read_regular
 
 MAX_FILES = 50_000
 """A larger directory has no state that could be looked at in passing."""
@@ -25,8 +28,8 @@ MAX_REF_BYTES = 4096
 def tree_state(cwd: str) -> str:
     """The digest; empty for a directory that is too large, or cannot be read whole. Blocks; for a thread."""
     found = hashlib.sha256()
-    found.update(_head(Path(cwd)).encode())
     try:
+        found.update(_head(Path(cwd)).encode())
         for count, line in enumerate(_lines(cwd)):
             if count >= MAX_FILES:
                 return ""
@@ -54,7 +57,7 @@ def _lines(cwd: str) -> Iterator[bytes]:
 
 
 def _head(cwd: Path) -> str:
-    """What HEAD is, and the commit that it names, as far as plain files say so."""
+    """What HEAD is, and the commit that it names, as far as plain files say so. Raises OSError if one is no file."""
     for directory in (cwd, *cwd.parents):
         git = directory / ".git"
         if git.is_dir():
@@ -68,8 +71,8 @@ def _head(cwd: Path) -> str:
 
 
 def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_REF_BYTES).decode("utf-8", "replace").strip()
-    except OSError:
+    """Empty if there is none: a branch may have no commit yet, or have it elsewhere."""
+    if not os.path.lexists(path):
         return ""
+    data = read_regular(path, max_bytes=MAX_REF_BYTES, follows_links=False)
+    return data.decode("utf-8", "replace").strip()

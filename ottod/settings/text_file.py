@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ottod.errors import ConfigError
+from ottod.settings.regular_file import open_regular
 
 MAX_FILE_BYTES = 1024 * 1024
 
@@ -14,15 +15,11 @@ _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U000100
 
 def read_bytes(file: Path | str) -> bytes:
     """The bytes of a regular file of at most MAX_FILE_BYTES. Raises: ConfigError."""
-    path = Path(file)
     try:
-        # A fifo or a device would block or never end.
-        if path.exists() and not path.is_file():
-            raise ConfigError("not a regular file", file=str(file), mend="point to a YAML file")
-        with path.open("rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        with open_regular(file, follows_links=True) as stream:
+            data = stream.read(MAX_FILE_BYTES + 1) or b""
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise ConfigError(f"cannot read: {reason.lower()}", file=str(file), mend="check path and mode") from error
     if len(data) > MAX_FILE_BYTES:
         raise ConfigError(f"larger than {MAX_FILE_BYTES} bytes", file=str(file), mend="split it or make it shorter")

@@ -6,7 +6,6 @@ A client that plans a run looks at the same as the daemon that starts one, but f
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from ottod.protocol.requests import MAX_INPUTS_BYTES
 from ottod.protocol.specs import AgentSpec
 from ottod.protocol.workflows import ResolvedWorkflow, WorkflowInput, WorkflowSpec
 from ottod.settings.json_schema import violations
+from ottod.settings.regular_file import open_regular
 from ottod.settings.workflow_tree import is_block, steps_of
 
 MAX_TOLD = 3
@@ -123,12 +123,8 @@ def _read(cwd: str, file: str, *, is_wanted: bool) -> bytes | None:
     path = os.path.realpath(os.path.join(top, file))
     if os.path.commonpath([top, path]) != top:
         raise OSError("it lies outside the working directory")
-    # A fifo, or a link that has been put there since, must not be waited for or followed.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY)
-    with os.fdopen(descriptor, "rb") as stream:
-        found = os.fstat(stream.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError("it is not a regular file")
-        if found.st_size > MAX_ARTIFACT_BYTES:
+    # A link that has been put there since is not followed.
+    with open_regular(path, follows_links=False) as stream:
+        if os.fstat(stream.fileno()).st_size > MAX_ARTIFACT_BYTES:
             raise OSError(f"it has more than {MAX_ARTIFACT_BYTES} bytes")
         return stream.read(MAX_ARTIFACT_BYTES) if is_wanted else None

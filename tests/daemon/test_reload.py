@@ -54,3 +54,13 @@ def test_sighup_reloads(daemon: RealDaemon) -> None:
     wait_for("it says what is wrong", lambda: "nonsense" in daemon.log)
     with daemon.client() as otto:
         assert otto.status().version
+
+
+def test_a_file_that_never_opens_does_not_keep_a_daemon(daemon: RealDaemon) -> None:
+    """A thread that waits for a file, as on a file server that is gone, is left behind at the end."""
+    config = daemon.base / "otto.yml"
+    config.unlink()
+    os.mkfifo(config)
+    with daemon.client(timeout_s=2.0) as otto, pytest.raises(OttoError):
+        otto.connection.call(ReloadDaemon())
+    assert daemon.stop() == 0

@@ -77,3 +77,32 @@ def test_what_is_too_large_or_not_there_has_no_state(tmp_path: Path, monkeypatch
         write(tmp_path / f"f{n}", "")
     monkeypatch.setattr(module, "MAX_FILES", 3)
     assert tree_state(str(tmp_path)) == ""
+
+
+HEADS: dict[str, Callable[[Path], object]] = {
+    "a fifo": lambda git: os.mkfifo(git / "HEAD"),
+    "a link to a fifo": lambda git: (os.mkfifo(git / "fifo"), (git / "HEAD").symlink_to("fifo")),
+    "a link to what has no end": lambda git: (git / "HEAD").symlink_to("/dev/zero"),
+    "a branch that is a fifo": lambda git: (os.mkfifo(git / "main"), write(git / "HEAD", "ref: main\n")),
+    "too long": lambda git: write(git / "HEAD", "a" * 5000),
+}
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
+def test_a_head_that_is_no_file_is_not_waited_for(tmp_path: Path, head: Callable[[Path], object]) -> None:
+    """Whoever works in the directory can put one there. What cannot be read has no state."""
+    (tmp_path / ".git").mkdir()
+    head(tmp_path / ".git")
+    assert tree_state(str(tmp_path)) == ""
+
+
+@pytest.mark.parametrize("name", ["refs/heads/none", "refs/heads/a\0b", "a/" * 200 + "b", "HEAD/below", "../x"])
+def test_a_branch_without_a_file_has_a_state(tmp_path: Path, name: str) -> None:
+    """One without a commit, or one whose commit stands elsewhere; a name that can be none is none either."""
+    write(tmp_path / ".git" / "HEAD", f"ref: {name}\n")
+    assert tree_state(str(tmp_path))
+
+
+def test_a_repository_that_is_a_fifo_is_none(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".git")
+    assert tree_state(str(tmp_path))
