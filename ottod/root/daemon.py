@@ -106,6 +106,8 @@ class Daemon:
         self._departure: Departure = "leave"
         """Until somebody says otherwise: a root that cannot start, or breaks, takes nobody with it."""
         self._stopping: asyncio.Event | None = None
+        self._early: list[Callable[[], None]] | None = []
+        """What signals asked for before root was assembled, each once; None after that."""
         self._instruments = Instruments()
         self._model_instruments = ModelInstruments()
 
@@ -117,9 +119,9 @@ class Daemon:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_loop_error)
         self._stopping = asyncio.Event()
-        loop.add_signal_handler(signal.SIGTERM, self._terminated)
+        loop.add_signal_handler(signal.SIGTERM, self._signalled, self._terminated)
         loop.add_signal_handler(signal.SIGINT, self.shut_down, self._stop_grace_s)
-        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        loop.add_signal_handler(signal.SIGHUP, self._signalled, self._hung_up)
         os.umask(0o077)
         raise_file_limit()
         become_subreaper()
@@ -144,6 +146,9 @@ class Daemon:
         self._log.info(f"enclosures: {self._enclosures.kind} {self._enclosures.place or self._enclosures.reason}")
         self._database.audit_entries = self._settings.permissions.audit_entries
         self._assemble(loop)
+        early, self._early = self._early or [], None
+        for act in early:
+            act()
         try:
             self._zygote.start()
             await self._boot(loop, ready)
@@ -388,6 +393,13 @@ class Daemon:
     def shut_down(self, grace_s: float, *, keep_sessions: bool = False) -> None:
         """Begins the shutdown; a second call changes nothing."""
         self._go("leave" if keep_sessions else "stop", grace_s)
+
+    def _signalled(self, act: Callable[[], None]) -> None:
+        """Acts on a signal as soon as there is what it concerns: opening the database may take its time."""
+        if self._early is None:
+            act()
+        elif act not in self._early:
+            self._early.append(act)
 
     def _terminated(self) -> None:
         """SIGTERM. Where sessions live in a unit of their own, their fate is the service manager's to decide."""
