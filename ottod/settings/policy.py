@@ -94,14 +94,26 @@ def project_of(source: str, home: Path, *, room: str = "agents") -> Path | None:
 
 
 def repository_of(directory: Path, home: Path) -> Path | None:
-    """The root of the repository around a directory; the home directory and what is above it are none."""
+    """The root of the repository around a directory; the home directory and what is above it are none.
+
+    One that another user made above it does not count, as with git: anyone can make `/tmp/.git`.
+    """
     home = Path(os.path.realpath(home))
+    owners = {0, os.getuid(), _owner(directory)}
     for level in (directory, *directory.parents):
         if level == home:
             return None
-        if os.path.exists(level / ".git"):
+        if os.path.exists(level / ".git") and {_owner(level), _owner(level / ".git")} <= owners:
             return level
     return None
+
+
+def _owner(path: Path) -> int:
+    """The uid of the file itself, not of what it may lead to; -1 if it cannot be looked at."""
+    try:
+        return path.lstat().st_uid
+    except OSError:
+        return -1
 
 
 def is_within(path: Path, directory: Path) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from ottod.errors import ConfigError
 from ottod.protocol.specs import HttpAccess, Isolation, McpServer, PermissionRule
 from ottod.settings.agents import AgentFinder, find_agent, finder, list_agents, narrow
+from ottod.settings.levels import project_root
 from ottod.settings.sections import DaemonSettings, IsolationSettings, ProjectSettings
 
 
@@ -89,6 +90,21 @@ def test_without_a_repository_only_the_directory_itself_counts(tmp_path: Path) -
     names = {entry.name for entry in world.finder().entries()}
     assert "here" in names
     assert "above" not in names
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_another_users_repository_above_makes_no_project(tmp_path: Path) -> None:
+    """Anyone can make `/tmp/.git`: all below it would be one project, that could write in all of it."""
+    (tmp_path / ".git").mkdir()
+    deep = tmp_path / "mine" / "work"
+    deep.mkdir(parents=True)
+    assert project_root(deep, Path("/nobody")) == tmp_path
+    os.chown(tmp_path / ".git", 4242, 4242)
+    assert project_root(deep, Path("/nobody")) == deep
+    (tmp_path / "mine" / ".git").write_text("gitdir: elsewhere")
+    assert project_root(deep, Path("/nobody")) == tmp_path / "mine"
+    os.chown(tmp_path / "mine", 4242, 4242)
+    assert project_root(deep, Path("/nobody")) == deep
 
 
 def test_home_is_never_a_project(world: World) -> None:
