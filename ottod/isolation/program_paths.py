@@ -16,6 +16,8 @@ from pathlib import Path
 
 import msgspec
 
+from ottod.settings.regular_file import read_regular
+
 SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu", "/snap"),
     *("/run/systemd/resolve", "/run/current-system"),
@@ -52,6 +54,8 @@ SECRETS_OF_ROOT = (
 """Mode bits protect these from everybody but root, so they matter only when the daemon is root's."""
 MAX_LINKS = 40
 """Symlinks in one path, as in the kernel."""
+MAX_VENV_BYTES = 64 * 1024
+"""Of a `pyvenv.cfg`, which has a handful of lines."""
 MAX_SPLIT = 2000
 """Children of one directory that holds a forbidden place; beyond, the whole directory is left out."""
 
@@ -217,13 +221,17 @@ def _venv_base(root: str) -> Iterator[str]:
     for the directories that make one up.
     """
     try:
-        lines = (Path(root) / ".venv" / "pyvenv.cfg").read_text(errors="replace").splitlines()
+        data = read_regular(Path(root) / ".venv" / "pyvenv.cfg", max_bytes=MAX_VENV_BYTES, follows_links=True)
     except OSError:
         return
-    for line in lines[:50]:
+    for line in data.decode("utf-8", "replace").splitlines()[:50]:
         key, _, value = line.partition("=")
         if key.strip() != "home" or not value.strip().startswith("/"):
             continue
-        prefix = Path(os.path.realpath(value.strip())).parent
-        if any(prefix.glob("lib/python3.*/os.py")) and any(prefix.glob("bin/python3*")):
+        try:
+            prefix = Path(os.path.realpath(value.strip())).parent
+            is_python = any(prefix.glob("lib/python3.*/os.py")) and any(prefix.glob("bin/python3*"))
+        except (OSError, ValueError):
+            continue  # Not a name that a directory can have, or one that cannot be looked into.
+        if is_python:
             yield from (str(prefix / name) for name in ("bin", "lib", "include"))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,32 @@ def test_a_venv_that_claims_any_home_is_not_believed(tmp_path: Path) -> None:
     (private / "lib/python3.12/os.py").touch()
     (private / "bin/python3").touch()
     assert readable() == [f"{private}/bin", f"{private}/lib"]
+
+
+def a_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_link_to_what_has_no_end(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def a_name_that_is_none(path: Path) -> None:
+    path.write_bytes(b"home = /usr\0/bin\n")
+
+
+def a_name_that_is_too_long(path: Path) -> None:
+    path.write_text(f"home = /{'a' * 5000}/bin\n")
+
+
+@pytest.mark.parametrize("make", [a_fifo, a_link_to_what_has_no_end, a_name_that_is_none, a_name_that_is_too_long])
+def test_a_venv_that_is_none_keeps_no_session_from_starting(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """An earlier session can leave any file there, and each later one looks at it before it is confined."""
+    (tmp_path / ".venv").mkdir()
+    make(tmp_path / ".venv/pyvenv.cfg")
+    env = {"HOME": str(tmp_path / "home"), "PATH": "/usr/bin"}
+    found = program_paths.program_paths(root=str(tmp_path), tmp_dir=str(tmp_path / "tmp"), env=env)
+    assert str(tmp_path) in found.write
 
 
 def test_starting_is_cheap() -> None:
