@@ -47,6 +47,8 @@ class Acting:
         self._on_broken = on_broken
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancels: dict[str, asyncio.Event] = {}
+        self._noted: set[str] = set()
+        """The calls, by their keys, whose intents are noted and which start now."""
 
     @property
     def running(self) -> int:
@@ -58,11 +60,13 @@ class Acting:
         intents = [a for a in actions if not a.is_repeat and a.failure is None and not self._is_guarded(a.call)]
         if intents:
             await self._journal.put([self._intent(a) for a in intents])
+        self._noted = set(map(self._idempotency_key, intents))
 
     def start(self, action: RunTool) -> None:
         """Starts a call; its result comes as an event."""
         cancelled = self._cancels[action.call.call] = asyncio.Event()
-        self._tasks[action.call.call] = asyncio.create_task(self._run_tool(action, cancelled))
+        has_intent = action.is_repeat or self._idempotency_key(action) in self._noted
+        self._tasks[action.call.call] = asyncio.create_task(self._run_tool(action, cancelled, has_intent))
 
     def cancel(self, call: str) -> None:
         """Has a call end; its result still comes. What is being journaled is finished."""
@@ -93,10 +97,10 @@ class Acting:
             idempotency_key=self._idempotency_key(action),
         )
 
-    async def _run_tool(self, action: RunTool, cancelled: asyncio.Event) -> None:
+    async def _run_tool(self, action: RunTool, cancelled: asyncio.Event, has_intent: bool) -> None:
         """Runs a call to its result, whatever comes in between: the machine waits for exactly one."""
         call = action.call
-        running = asyncio.ensure_future(self._run_with_leave(action))
+        running = asyncio.ensure_future(self._run_with_leave(action, has_intent))
         stopping = asyncio.ensure_future(cancelled.wait())
         try:
             await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -135,7 +139,7 @@ class Acting:
         await self._journal.put(())
         return outcome
 
-    async def _run_with_leave(self, action: RunTool) -> Outcome:
+    async def _run_with_leave(self, action: RunTool, has_intent: bool) -> Outcome:
         """The call, once it may begin. Raises StorageError."""
         call = action.call
         if action.failure is not None:
@@ -147,8 +151,9 @@ class Acting:
             if refusal is not None:
                 return failed(call, refusal)
             await self._unpaused.wait()
-            if not action.is_repeat:
-                await self._journal.put([self._intent(action)])
+        # Also if nothing stands before it any more: a path can come to lead elsewhere since intents were noted.
+        if not has_intent:
+            await self._journal.put([self._intent(action)])
         return await self._tools.run(call, turn=action.turn, step=action.step, key=self._idempotency_key(action))
 
     @staticmethod

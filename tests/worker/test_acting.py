@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from ottod.core.turn import RunTool, ToolResolved, TurnEvent
 from ottod.errors import Failure
 from ottod.protocol import journal as j
@@ -63,7 +65,7 @@ class Stage:
     async def run(self, call: ToolCall, **place: Any) -> Outcome:
         self.happened.append("run")
         result = ToolResult(call=call.call, tool=call.tool, text="done")
-        return Outcome(result=result, event=ToolCompleted(call=call.call, tool=call.tool, text="done"))
+        return Outcome(result=result, event=ToolCompleted(call=call.call, tool=call.tool))
 
     async def play(self, *actions: RunTool) -> list[ToolResult]:
         """The calls of one answer, to their results."""
@@ -93,3 +95,38 @@ def test_a_call_that_is_not_to_begin_fails_and_nothing_else() -> None:
     assert stage.happened == ["ToolResolved"]
     assert result.is_error and result.text == "it was cut\nagain"
     assert [event.failure.code for event in stage.events] == ["cut"]
+
+
+@pytest.mark.parametrize(
+    ("guarded", "happened"),
+    [
+        ((False, False), ["ToolIntended", "run", "ToolResolved"]),
+        ((True, True), ["leave", "ToolIntended", "run", "ToolResolved"]),
+        ((True, False), ["ToolIntended", "run", "ToolResolved"]),
+        ((False, True), ["ToolIntended", "leave", "run", "ToolResolved"]),
+    ],
+)
+def test_whatever_the_rules_say_by_then_a_call_begins_with_one_intent(
+    guarded: tuple[bool, ...], happened: list[str]
+) -> None:
+    """A path can come to lead elsewhere between two looks: what was guarded is free then, or the reverse."""
+    stage, results = play(action(), guarded=guarded)
+    assert stage.happened == happened and [result.text for result in results] == ["done"]
+
+
+def test_the_same_name_in_another_step_is_another_call() -> None:
+    """Models may name their calls anew in each answer; what was noted for one is nothing to the next."""
+
+    async def scene() -> Stage:
+        stage = Stage()
+        await stage.play(action())
+        stage.guarded = [True, False]
+        await stage.play(RunTool(turn=1, step=2, call=ToolCall(call="c-1", tool="shell")))
+        return stage
+
+    assert asyncio.run(scene()).happened == ["ToolIntended", "run", "ToolResolved"] * 2
+
+
+def test_a_call_that_had_begun_has_its_intent_already() -> None:
+    stage, _ = play(action(is_repeat=True), guarded=(True,))
+    assert "ToolIntended" not in stage.happened and "run" in stage.happened
