@@ -306,20 +306,18 @@ class BeneathFiles:
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
 
     def _fill(self, parent: int, temporary: str, data: bytes, old: os.stat_result | None) -> None:
-        """The new content, complete, under a name of its own. A new file's mode is left to the umask."""
+        """The new content, complete, under a name of its own. A new file's mode is left to the umask.
+
+        Another's place is taken by a file that nobody could open in between who may not open that one.
+        """
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(temporary, flags, 0o666, dir_fd=parent)
+        fd = os.open(temporary, flags, 0o666 if old is None else 0o600, dir_fd=parent)
         with os.fdopen(fd, "wb", buffering=0) as file:
+            if old is not None:
+                _take_after(fd, old)
             view = memoryview(data)
             while view:
                 view = view[file.write(view) :]
-            if old is not None:
-                if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
-                    try:
-                        os.fchown(fd, old.st_uid, old.st_gid)
-                    except PermissionError:
-                        pass  # Only root can give a file away; the writer then owns it, as with any editor.
-                os.fchmod(fd, stat.S_IMODE(old.st_mode) & 0o777)
             if self._durable:
                 os.fsync(fd)
 
@@ -446,6 +444,16 @@ def _unlink_if_there(name: str, dir_fd: int) -> None:
         os.unlink(name, dir_fd=dir_fd)
     except FileNotFoundError:
         pass
+
+
+def _take_after(fd: int, old: os.stat_result) -> None:
+    """Owner, group and mode of the file that is replaced."""
+    if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
+        try:
+            os.fchown(fd, old.st_uid, old.st_gid)
+        except PermissionError:
+            pass  # Only root can give a file away; the writer then owns it, as with any editor.
+    os.fchmod(fd, stat.S_IMODE(old.st_mode) & 0o777)
 
 
 def _sync_directory(path_fd: int) -> None:

@@ -168,6 +168,27 @@ def test_device_nodes_inside_are_refused(tree: Tree) -> None:
         tree.read("null")
 
 
+def test_who_may_not_read_a_file_cannot_read_its_next_content_either(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes the place of a file is closed when it is made, and has that file's mode before its first byte."""
+    seen: list[tuple[int, int]] = []
+    change_mode = os.fchmod
+
+    def observed(fd: int, mode: int) -> None:
+        found = os.fstat(fd)
+        seen.append((stat.S_IMODE(found.st_mode), found.st_size))
+        change_mode(fd, mode)
+
+    secret = tree.root / "secret"
+    secret.write_text("old")
+    secret.chmod(0o640)
+    monkeypatch.setattr(os, "fchmod", observed)
+    tree.files.write("secret", b"new")
+    assert seen == [(0o600, 0)]
+    assert secret.read_text() == "new" and stat.S_IMODE(secret.stat().st_mode) == 0o640
+
+
 def test_a_write_keeps_the_mode_and_leaves_no_temporary_file(tree: Tree) -> None:
     """The mode of a replaced file stays; a new one gets what the umask leaves; nothing else appears."""
     script = tree.root / "run.sh"
