@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from ottod.core.projection import fold
 from ottod.errors import UNDECODABLE, OttoError, RemoteProtocolError
 from ottod.ids import session_key
+from ottod.isolation.enclosure import Enclosure
 from ottod.isolation.processes import ProcessId, is_alive
 from ottod.protocol.cause import Cause, CauseKind
 from ottod.protocol.records import LANE_STATE, decode_payload, split_run
@@ -260,7 +261,7 @@ class Adoption:
         if session.info.halt is not None:
             incarnation.is_for_restart, incarnation.verdict = True, session.info.halt.verdict
         session.incarnation = incarnation
-        await self._reopen(session, row.pid)
+        await self._reopen(session, process)
         return True
 
     def _attend(self, session: Session) -> None:
@@ -276,16 +277,18 @@ class Adoption:
                 session.incarnation.adopt_by_s = session.incarnation.last_heard_s = self._c.loop.time()
                 session.incarnation.adopt_by_s += ADOPTION_S
 
-    async def _reopen(self, session: Session, pid: int) -> None:
+    async def _reopen(self, session: Session, worker: ProcessId) -> None:
         assert session.plan is not None
         caps = self._births.caps(session.plan)
         try:
             enclosure = await self._c.in_thread(self._c.enclosures.reopen, session.id, caps)
             if enclosure is None:
                 enclosure = await self._c.in_thread(self._c.enclosures.open, session.id, caps)
-                await self._c.in_thread(enclosure.admit, pid)
+                await self._c.in_thread(enclosure.admit, worker.pid)
             elif enclosure.kind == "watchdog":
-                await self._c.in_thread(enclosure.admit, pid)
+                await self._c.in_thread(enclosure.admit, worker.pid)
+            else:
+                session.memory_kills_seen = await self._c.in_thread(_kills_before, enclosure, worker)
             session.enclosure = enclosure
         except OttoError as error:
             self._c.log(f"adopted without its cap: {error}", session=session.id)
@@ -389,3 +392,12 @@ class Adoption:
     async def _end(self, strangers: list[str]) -> None:
         for swept in await self._c.in_thread(self._c.enclosures.sweep, strangers):
             self._c.log("its control group was left behind, and has been ended and removed", session=swept)
+
+
+def _kills_before(enclosure: Enclosure, worker: ProcessId) -> int:
+    """On a thread: how often the enclosure's processes were killed for memory before this worker was there.
+
+    A kill takes all of them along, so it outlived none; if it is dead by now, one of them may have been its own.
+    """
+    kills = enclosure.read().memory_kills
+    return kills if is_alive(worker) else 0

@@ -128,6 +128,7 @@ class Session:
         self.lost_to: CauseKind | None = None
         """The cause that its present incarnation follows."""
         self.memory_kills_seen = 0
+        """Of the kills that its enclosure counts, those that ended earlier workers."""
         self.proof = ""
         """How it is known that nothing of it is left, once it has ended."""
         self.stopped_below: list[str] = []

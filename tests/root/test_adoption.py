@@ -1,8 +1,12 @@
-"""Root begins among groups that it knows nothing of: it ends what nobody can miss, and gives the others time."""
+"""Root begins among groups that it knows nothing of: it ends what nobody can miss, and gives the others time.
+
+Of those that it knows, it knows what was counted before.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Container, Coroutine, Iterable
 from types import SimpleNamespace
@@ -11,7 +15,17 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from ottod.ids import session_id
+from ottod.isolation.caps import Caps, Reading
+from ottod.isolation.processes import ProcessId, identify
+from ottod.protocol.results import SessionInfo
+from ottod.protocol.specs import AgentSpec
 from ottod.root.adoption import SPARED_S, Adoption
+from ottod.root.burials import Burials
+from ottod.root.plan import SessionPlan
+from ottod.root.reaper import Exit
+from ottod.root.session_table import Session
+from ottod.storage.database_rows import Incarnation as IncarnationRow
 from ottod.storage.schema import DatabaseRecovery
 
 
@@ -94,3 +108,52 @@ def test_whose_record_is_damaged_is_not_swept_at_once(
     (task,) = tasks
     asyncio.run(task)
     assert sorted(leaves.swept) == sorted(leaves.names[1:])
+
+
+@pytest.mark.parametrize(
+    ("is_alive", "later_kills", "kind"),
+    [(True, 0, "crashed"), (True, 1, "memory"), (False, 0, "memory")],
+    ids=["killed by somebody", "killed for memory again", "killed for memory before root looked"],
+)
+def test_a_kill_for_memory_under_an_earlier_root_is_not_the_adopted_workers(
+    is_alive: bool, later_kills: int, kind: str
+) -> None:
+    """Its group counts all since it was made, and who is killed for memory takes the whole group along."""
+    own = identify(os.getpid())
+    assert own is not None
+    worker = own if is_alive else ProcessId(own.pid, own.start_ticks + 1)
+    kills = 1
+
+    async def in_thread(function: Callable[..., object], *arguments: object) -> object:
+        return function(*arguments)
+
+    async def main() -> str:
+        nonlocal kills
+        leaf = SimpleNamespace(kind="cgroup", read=lambda: Reading(memory_kills=kills, cap_bytes=1 << 20))
+        context: Any = SimpleNamespace(
+            loop=asyncio.get_running_loop(),
+            in_thread=in_thread,
+            enclosures=SimpleNamespace(reopen=lambda session, caps: leaf),
+        )
+        births: Any = SimpleNamespace(caps=lambda plan: Caps())
+        reaper: Any = SimpleNamespace(adopt=lambda process, on_exit: None)
+        nobody: Any = None
+        adoption = Adoption(context, births=births, burials=nobody, groups=nobody, stops=nobody, reaper=reaper)
+        info = SessionInfo(session=session_id(1), agent="a", model="", state="running", incarnation=2)
+        session = Session(info, SessionPlan(spec=AgentSpec(name="a"), models=(), cwd="/"))
+        row = IncarnationRow(
+            session=session.id,
+            incarnation=2,
+            pid=worker.pid,
+            start_time_ticks=worker.start_ticks,
+            started_at_ns=1,
+        )
+        assert await adoption._adopt(session, row)
+        assert session.enclosure is leaf and session.incarnation is not None  # type: ignore[comparison-overlap]
+        kills += later_kills
+        session.reading = leaf.read()
+        exit_ = Exit(None)
+        exit_.signal = "SIGKILL"
+        return Burials(context, nobody, nobody)._cause(session, session.incarnation, exit_).kind
+
+    assert asyncio.run(main()) == kind
