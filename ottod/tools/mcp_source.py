@@ -90,7 +90,7 @@ class McpSource:
         from ottod.tools.mcp_transport import http_transport, program_transport
 
         if self._server.url:
-            return http_transport(self._server.url, self._headers)
+            return http_transport(self._server.url, self._headers, on_loss=on_loss)
         return program_transport(
             lambda: self._programs.start(named=self._server.name, has_input=True), on_loss=on_loss
         )

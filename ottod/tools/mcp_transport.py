@@ -32,6 +32,8 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_BURST = 64
 """Messages taken without a rest."""
 REST_S = 0.02
+MAX_UNANSWERED = 64
+"""Requests of a server that may wait for it to take our answers."""
 MAX_ERROR_BYTES = 4096
 """Of a server's last words on its standard error."""
 CONNECT_TIMEOUT_S = 15.0
@@ -50,11 +52,63 @@ def silence_sdk() -> None:
     log.propagate = False
 
 
-class GuardedStream:
-    """What the SDK reads from, at a bounded pace."""
+class Unanswered:
+    """The requests of a server that have no answer yet: the SDK keeps each of them, and a task for it."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self) -> None:
+        self._ids: set[mcp_types.RequestId] = set()
+
+    def came(self, message: object) -> str:
+        """A message of the server's. Why no more is heard of it; empty if all is well."""
+        if isinstance(message, mcp_types.JSONRPCRequest):
+            if message.id in self._ids:
+                return "it asked twice under one number"
+            self._ids.add(message.id)
+            if len(self._ids) > MAX_UNANSWERED:
+                return f"it asked {len(self._ids)} times without hearing the answers"
+        elif isinstance(message, mcp_types.JSONRPCNotification) and message.method == "notifications/cancelled":
+            number = (message.params or {}).get("requestId")
+            if isinstance(number, str | int):
+                self._ids.discard(number)
+        return ""
+
+    def went(self, message: object) -> None:
+        """A message was taken to be sent."""
+        if isinstance(message, mcp_types.JSONRPCResponse | mcp_types.JSONRPCError) and message.id is not None:
+            self._ids.discard(message.id)
+
+
+class GuardedSink:
+    """What the SDK writes to."""
+
+    def __init__(self, inner: Any, unanswered: Unanswered) -> None:
         self._inner = inner
+        self._unanswered = unanswered
+
+    async def send(self, item: SessionMessage) -> None:
+        """Returns when the transport has taken it."""
+        await self._inner.send(item)
+        self._unanswered.went(item.message)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def __aenter__(self) -> GuardedSink:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class GuardedStream:
+    """What the SDK reads from, at a bounded pace. It ends, and says so, when a server asks and does not listen."""
+
+    def __init__(self, inner: Any, unanswered: Unanswered, on_loss: Loss) -> None:
+        self._inner = inner
+        self._unanswered = unanswered
+        self._on_loss = on_loss
         self._burst = 0
         self._burst_ends_s = 0.0
 
@@ -67,7 +121,12 @@ class GuardedStream:
         """The next message. Raises anyio.EndOfStream at the end."""
         await self._pace()
         item: Item = await self._inner.receive()
-        return item if isinstance(item, Exception) else _without_output_schemas(item)
+        if isinstance(item, Exception):
+            return item
+        if why := self._unanswered.came(item.message):
+            self._on_loss(why, "")
+            raise anyio.EndOfStream
+        return _without_output_schemas(item)
 
     async def _pace(self) -> None:
         now_s = asyncio.get_running_loop().time()
@@ -129,8 +188,9 @@ async def program_transport(
         asyncio.create_task(said.follow(program)),
         asyncio.create_task(_write_lines(program, to_send)),
     ]
+    unanswered = Unanswered()
     try:
-        yield GuardedStream(received), outbound
+        yield GuardedStream(received, unanswered, on_loss), GuardedSink(outbound, unanswered)
     finally:
         for worker in workers:
             worker.cancel()
@@ -211,7 +271,7 @@ async def _write_lines(program: LiveProgram, to_send: Any) -> None:
 
 
 @asynccontextmanager
-async def http_transport(url: str, headers: dict[str, str]) -> AsyncGenerator[Streams, None]:
+async def http_transport(url: str, headers: dict[str, str], *, on_loss: Loss) -> AsyncGenerator[Streams, None]:
     """Streamable HTTP with one endpoint. The SDK follows no redirect to another host; no proxy is used."""
     timeout = httpx2.Timeout(CONNECT_TIMEOUT_S, read=IDLE_TIMEOUT_S)
     headers = {**headers, "Accept-Encoding": "identity"}
@@ -220,7 +280,8 @@ async def http_transport(url: str, headers: dict[str, str]) -> AsyncGenerator[St
         client,
         streamable_http_client(url, http_client=client, max_sse_event_size=MAX_BODY_BYTES) as (received, outbound),
     ):
-        yield GuardedStream(received), outbound
+        unanswered = Unanswered()
+        yield GuardedStream(received, unanswered, on_loss), GuardedSink(outbound, unanswered)
 
 
 class BoundedBodies(httpx2.AsyncHTTPTransport):

@@ -1,6 +1,6 @@
 """An MCP server written by hand, without the SDK, that misbehaves on demand. It runs as a program of its own.
 
-    python mcp_rogue.py [MODE]      die, mute, chatter, endless, unlisted, garbage, brief, deaf
+    python mcp_rogue.py [MODE]      die, mute, chatter, endless, unlisted, garbage, brief, deaf, asks, echoes
 
 Its tools: echo, env, pid, crash, stall, flood, big, child, reach, wrong, refuse.
 """
@@ -50,6 +50,13 @@ def text(value: str, **more: Any) -> dict[str, Any]:
 def chatter() -> None:
     while True:
         send({"method": "notifications/message", "params": {"level": "info", "data": "x" * 100}})
+
+
+def ask() -> None:
+    number = 0
+    while True:
+        send({"id": f"ask-{number if MODE == 'asks' else 0}", "method": "ping"})
+        number += 1
 
 
 def reach(port: str) -> str:
@@ -130,6 +137,8 @@ def main() -> None:
             send({"id": message["id"], "error": {"code": -32601, "message": "Method not found"}})
         else:
             send({"id": message["id"], "result": result})
+        if MODE in ("asks", "echoes") and message["method"] == "tools/list":
+            ask()  # From now on it does not listen.
 
 
 main()

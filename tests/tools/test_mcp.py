@@ -216,6 +216,22 @@ def test_a_server_that_does_not_come_up_costs_its_own_tools_only(tmp_path: Path,
         assert made.place.leftovers() == []
 
 
+@pytest.mark.parametrize(
+    ("mode", "why"), [("asks", "65 times without hearing"), ("echoes", "twice under one number")]
+)
+def test_a_server_that_asks_and_does_not_listen_is_let_go(tmp_path: Path, mode: str, why: str) -> None:
+    """Each question would be kept until it takes the answer."""
+
+    async def work(rig: Rig, tools: dict[str, Tool[Any]]) -> None:
+        await until("it is given up", lambda: rig.notices[-1][1] == "given_up")
+        assert why in rig.notices[-1][2]
+        assert (await rig.call(SHELL, '{"command": "echo fine"}')).text == "fine"
+
+    with rig(tmp_path, mode=mode) as made:
+        made.life = ServerLife(max_failures=1)
+        made.use(work)
+
+
 @pytest.mark.parametrize("mode", ["chatter", "garbage"])
 def test_noise_hurts_nobody(tmp_path: Path, mode: str) -> None:
     """A server that talks all the time, or prints what is no message, still answers, and others go on meanwhile."""
