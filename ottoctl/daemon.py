@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import select
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 
 from ottoctl.endpoint import ENDPOINT_VARIABLE, check_listening, resolve_endpoint
 from ottod.errors import UnreachableError
+from ottod.settings.interpreter import program
 from ottod.settings.paths import Paths
 
 OWN_DAEMON = "`ottoctl daemon stop` first, or set OTTO_RUNTIME_DIR for a daemon of its own"
@@ -20,7 +20,7 @@ START_TIMEOUT_S = 30.0
 
 def daemon_command(verb: str) -> list[str]:
     """The command line that runs the daemon of this very installation."""
-    return [sys.executable, "-m", "ottod", verb]
+    return program("ottod", verb)
 
 
 RETRY_S = 0.2

@@ -44,7 +44,7 @@ def check_isolation(patient: Patient) -> list[Finding]:
 
     # It says which layers are required: without it there is nothing to prove.
     load(patient.paths.config_file, must_exist=patient.paths.config_explicit)
-    mend = "run `python -m ottod prove` to see why"
+    mend = "run `ottod prove` to see why"
     try:
         done = subprocess.run(
             daemon_command("prove"),

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from types import TracebackType
 from ottoctl.client import Otto
 from ottoctl.sync import SyncOtto
 from ottod.errors import UnreachableError
+from ottod.settings.interpreter import program
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
@@ -61,7 +61,7 @@ class PrivateDaemon:
         before = self.log.count(READY)
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "ottod", "run"],
+                program("ottod", "run"),
                 env=self.env,
                 cwd=self.base,
                 stdin=subprocess.DEVNULL,

@@ -20,6 +20,7 @@ import msgspec
 from ottoctl.service_unit import MARK, PACKAGED_COMMAND, Scope, UnitFile, installed, units
 from ottoctl.systemd import Systemd, lingers
 from ottod.errors import OttoError, RefusedError, StorageError
+from ottod.settings.interpreter import program
 
 PACKAGE_PREFIX = "/usr/lib/otto"
 SYSTEM_UNITS = Path("/etc/systemd/system")
@@ -250,7 +251,7 @@ def service_command() -> tuple[str, ...]:
     script = Path(sys.executable).with_name("ottod")
     if os.access(script, os.X_OK):
         return (str(script),)
-    return (sys.executable, "-P", "-m", "ottod")
+    return tuple(program("ottod"))
 
 
 def user_units(env: Mapping[str, str]) -> Path:

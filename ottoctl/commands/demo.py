@@ -78,7 +78,7 @@ def _check(provider: str) -> None:
     key = KEYS.get(provider, "")
     if key and not os.environ.get(key):
         raise OttoError(f"{key} is not set", mend=f"export {key}=…, or leave --provider away", code="auth")
-    found = subprocess.run([sys.executable, "-c", "import pytest"], capture_output=True, check=False)
+    found = subprocess.run([sys.executable, "-P", "-c", "import pytest"], capture_output=True, check=False)
     if found.returncode:
         raise OttoError(
             "the demonstration runs a real pytest, and there is none", mend=f"{sys.executable} -m pip install pytest"

@@ -15,7 +15,6 @@ import contextlib
 import os
 import secrets
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -56,6 +55,7 @@ from ottod.root.vault import Vault, open_vault, tracing_of
 from ottod.root.worker_gate import WorkerGate
 from ottod.root.zygote_client import ZygoteClient
 from ottod.settings.daemon import DaemonSettings
+from ottod.settings.interpreter import program
 from ottod.settings.keys import preloaded_adapters
 from ottod.settings.paths import Paths
 from ottod.settings.units import plural
@@ -480,7 +480,8 @@ class Daemon:
         """After an upgrade's departure: this process becomes the installed program. Does not return."""
         os.environ[LOCK_VARIABLE] = self._lock.hand_on()
         self._vault.hand_on()
-        os.execv(sys.executable, [sys.executable, "-m", "ottod", "run"])
+        argv = program("ottod", "run")
+        os.execv(argv[0], argv)
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """A defect in one callback is logged and stays there."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 
 import msgspec
 
@@ -18,6 +17,7 @@ from ottod.root.reaper import Reaper
 from ottod.root.resolve import Resolver
 from ottod.root.rulings import all_authorities
 from ottod.root.session_table import Session
+from ottod.settings.interpreter import program
 from ottod.settings.nearest import nearest
 from ottod.settings.tool_names import PROJECT, USER, source_of
 
@@ -99,7 +99,7 @@ def _are_confined(spec: AgentSpec, report: dict[str, str]) -> bool:
 def _ask(reaper: Reaper, order: Hypothesis) -> PolicyExplanation:
     try:
         done = reaper.run(
-            [sys.executable, "-m", PROGRAM],
+            program(PROGRAM),
             input=msgspec.json.encode(order),
             timeout_s=TIMEOUT_S,
             env={"PATH": os.defpath},

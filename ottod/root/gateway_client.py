@@ -11,13 +11,13 @@ import asyncio
 import os
 import random
 import signal
-import sys
 from collections.abc import Callable
 
 from ottod.core.backoff import delay_s
 from ottod.protocol.specs import Backoff
 from ottod.root.reaper import Child, Exit, Reaper
 from ottod.settings.daemon import DaemonSettings
+from ottod.settings.interpreter import program
 from ottod.settings.paths import Paths
 
 BACKOFF = Backoff(base_s=0.2, factor=2.0, max_s=30.0, jitter=0.2)
@@ -142,9 +142,7 @@ class GatewayClient:
 def gateway_command(settings: DaemonSettings, paths: Paths) -> list[str]:
     """The program and its arguments: all that the gateway is told. There is no secret among them."""
     return [
-        sys.executable,
-        "-m",
-        MODULE,
+        *program(MODULE),
         f"--root-pid={os.getpid()}",
         f"--runtime-dir={paths.runtime_dir}",
         f"--host={settings.gateway.host}",

@@ -8,7 +8,6 @@ the answer names them.
 from __future__ import annotations
 
 import subprocess
-import sys
 from typing import Any
 
 import msgspec
@@ -16,6 +15,7 @@ import msgspec
 from ottod.protocol.results import ReloadResult
 from ottod.root.reaper import Reaper
 from ottod.settings.daemon import DaemonSettings, load
+from ottod.settings.interpreter import program
 from ottod.settings.paths import Paths
 
 CHECK_TIMEOUT_S = 30.0
@@ -56,7 +56,7 @@ def load_settings(paths: Paths) -> DaemonSettings:
 def try_program(reaper: Reaper) -> str:
     """Whether the installed program starts at all: empty, or its complaint. Blocks."""
     try:
-        done = reaper.run([sys.executable, "-m", "ottod", "check"], timeout_s=CHECK_TIMEOUT_S)
+        done = reaper.run(program("ottod", "check"), timeout_s=CHECK_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     if done.returncode == 0:

@@ -19,7 +19,6 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from ottod.errors import OttoError, RemoteProtocolError
 from ottod.protocol.zygote import Fork, Forked, ForkFailed, ZygoteReady, zygote_replies, zygote_requests
 from ottod.root.reaper import Child, Exit, Reaper
 from ottod.root.vitals import is_stuck, look
+from ottod.settings.interpreter import program
 
 MAX_REPLY_BYTES = 64 * 1024
 FORK_TIMEOUT_S = 60.0
@@ -158,9 +158,7 @@ class ZygoteClient:
         ours.setblocking(False)
         environment = {k: os.environ[k] for k in KEPT_ENVIRONMENT if k in os.environ}
         argv = [
-            sys.executable,
-            "-m",
-            "ottod.zygote",
+            *program("ottod.zygote"),
             str(theirs.fileno()),
             str(self.generation),
             self._worker_endpoint,

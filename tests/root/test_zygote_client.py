@@ -55,7 +55,7 @@ class Stage:
         self.client.start()
 
     def execute(self, argv: list[str], environment: dict[str, str]) -> int:
-        self.peer = socket.socket(fileno=os.dup(int(argv[3])))
+        self.peer = socket.socket(fileno=os.dup(int(argv[argv.index("ottod.zygote") + 1])))
         return 1
 
     def watch(self, pid: int, on_exit: Callable[[Exit], None]) -> Stage:
