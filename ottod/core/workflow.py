@@ -91,6 +91,10 @@ class WorkflowMachine:
     # ------------------------------------------------------------ what one may ask
 
     @property
+    def has_begun(self) -> bool:
+        return self.top.state != "waiting"
+
+    @property
     def is_cancelled(self) -> bool:
         return self._cancelled is not None
 
@@ -154,15 +158,17 @@ class WorkflowMachine:
         """
         self._orders = []
         if self.end is not None and not isinstance(entry, j.WorkflowResumed):
+            if isinstance(entry, j.WorkflowBegun):
+                self._learn(entry.facts)  # In older journals, of one that was stopped while it took its inputs.
             return []
         # The wall clock may have been set back; what is due is not due any less for that.
         self._now_ns = max(self._now_ns, entry.at_ns)
-        if self.top.state != "waiting":
+        if self.has_begun:
             self._lapse()
         match entry:
             case j.WorkflowBegun():
                 self._learn(entry.facts)
-                if self.top.state == "waiting":
+                if not self.has_begun:
                     self._begin_block(self.top)
             case j.StepEnded():
                 self._step_ended(entry)
@@ -184,7 +190,7 @@ class WorkflowMachine:
                 pass
             case _:
                 assert_never(entry)
-        if self.top.state != "waiting":
+        if self.has_begun:
             self._settle()
         # Its time may have run out in the very moment of its end: what is over need not be stopped.
         return [order for order in self._orders if not _is_over(order, entry)]
@@ -267,6 +273,8 @@ class WorkflowMachine:
         self.end = self._cancelled = None
         self.is_paused = False
         revive(self.top, self.skipped, self._ends)
+        if not self.top.places:
+            self._begin_block(self.top)
         for place in (self.top, *self.top.below()):
             if not place.is_step and place.state == "running":
                 place.due_ns = self._moment(place.node.step.timeout_s)

@@ -214,13 +214,10 @@ class WorkflowRunner:
                 self._note_lateness(entry)
             self._deliveries = self._sinks(room, run, restored)
             has_branch = any(sink.to == "git_branch" for sink in sinks_of(self._workflow.spec))
-            if not restored.workflow:
-                inputs = await artifacts.take_inputs(
-                    session_dir=self._birth.session_dir, cwd=self._birth.cwd, hidden=self._birth.private_dirs
-                )
-                before = await tree.state_if_any() if has_branch else ""
-                facts = await artifacts.facts(inputs)
-                run.happen(j.WorkflowBegun(at_ns=time.time_ns(), facts=facts, tree=before, artifacts=inputs))
+            if not run.machine.has_begun:
+                begun = await self._taken(artifacts, tree if has_branch else None)
+                if self._stop is None:
+                    run.happen(begun)
             shop = Workshop(
                 task=self._birth.task,
                 session=self._birth.session,
@@ -230,7 +227,7 @@ class WorkflowRunner:
                 tree=tree if self._birth.spec.tools else None,
                 has_branch=has_branch,
             )
-            end = await run.serve(shop)
+            end = await run.serve(shop) if run.machine.has_begun else None
             shortfall = await self._deliver_rest(run, self._deliveries, end)
         finally:
             if self._deliveries is not None:
@@ -238,6 +235,14 @@ class WorkflowRunner:
             room.close()
             await asyncio.to_thread(programs.close)
         return await self._close(self._cause(end, shortfall))
+
+    async def _taken(self, artifacts: StepArtifacts, tree: WorkingTree | None) -> j.WorkflowBegun:
+        """What it begins with, once it is here. `tree` is of a branch for what its steps change. Raises OttoError."""
+        birth = self._birth
+        inputs = await artifacts.take_inputs(session_dir=birth.session_dir, cwd=birth.cwd, hidden=birth.private_dirs)
+        before = await tree.state_if_any() if tree is not None else ""
+        facts = await artifacts.facts(inputs)
+        return j.WorkflowBegun(at_ns=time.time_ns(), facts=facts, tree=before, artifacts=inputs)
 
     def _summaries(self) -> Summaries:
         name = self._workflow.spec.summarizer
@@ -414,7 +419,7 @@ class WorkflowRunner:
         """Steps that run are stopped, and what has completed is undone; what is still to be delivered is not waited
         for. Told again, it changes nothing."""
         assert self._journal is not None
-        if run.machine.top.state == "waiting":
+        if not run.machine.has_begun:
             return NOT_BEGUN
         failure = Failure(code=order.cause, message=cut(order.reason, MAX_REASON_BYTES)[0])
         run.happen(j.WorkflowFailed(at_ns=time.time_ns(), failure=failure))
@@ -458,7 +463,7 @@ class WorkflowRunner:
         self._children.is_closing = True
         if self._state.current != "starting":
             self._state.happened("stop_requested", cause.message)
-        if self._run is not None and self._is_open.is_set():
+        if self._run is not None and self._is_open.is_set() and self._run.machine.has_begun:
             self._run.happen(j.WorkflowCancelled(at_ns=time.time_ns(), reason=cause.message))
         self._wake.set()
 

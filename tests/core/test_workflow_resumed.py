@@ -150,6 +150,18 @@ def test_what_was_undone_or_never_begun_is_not_gone_on_with() -> None:
     assert not [order for order in orders if isinstance(order, StartStep)]
 
 
+@pytest.mark.parametrize("mode", ["sequential", "loop"])
+def test_one_that_was_stopped_before_it_had_begun_begins(mode: Any) -> None:
+    """As older journals have it: the stop came while the inputs were taken, and what they were was noted after it."""
+    known = j.ArtifactFacts(name="ticket", version=1)
+    spec = flow(step("a", when=Condition(artifact="ticket")), mode=mode, max_iterations=1 if mode == "loop" else None)
+    run = Run(spec, (j.WorkflowCancelled(at_ns=1), j.WorkflowBegun(at_ns=2, facts=(known,))))
+    assert run.machine.end is not None and run.machine.end.outcome == "cancelled"
+    again = run.resumed()
+    assert again.machine.end is None
+    assert again.to_end().ran == ["[1]/a" if mode == "loop" else "a"]
+
+
 def test_what_arrived_stays_and_what_failed_is_delivered_anew() -> None:
     """Also what was given up on: whoever resumes has mended it, and its attempts begin again."""
     run = Run(flow(step("a"))).to_end()

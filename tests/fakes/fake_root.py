@@ -50,6 +50,7 @@ from ottod.protocol.worker_requests import (
     WorkerRequest,
     WorkerRequestBody,
 )
+from ottod.protocol.workflows import ResolvedWorkflow
 from ottod.storage.journal import read_journal
 
 DEADLINE_S = 60.0
@@ -111,6 +112,7 @@ class FakeRoot:
         journal_file_bytes: int = 16 * 1024 * 1024,
         project_notes: bool = False,
         has_begun: bool = False,
+        workflow: ResolvedWorkflow | None = None,
         **spec: Any,
     ) -> None:
         """Starts the next incarnation. `after` is what the one before ended of."""
@@ -149,6 +151,7 @@ class FakeRoot:
             journal_file_bytes=journal_file_bytes,
             project_notes=project_notes,
             has_begun=has_begun,
+            workflow=workflow,
             session_dir=str(self.session_dir),
             priority="normal",
             orphan_grace_s=orphan_grace_s,
