@@ -94,10 +94,10 @@ class Restored(Value, frozen=True, kw_only=True):
     """What a journal says of its session. Without entries it is a session that has not begun.
 
     `messages` is the conversation before what is open. `ended` is the last turn, if it is over. `usages` has the
-    consumption of every model response, unpriced. `children` are those that tools started and that have not ended.
-    `closed` is the session's last word, if it had one. `questions` are the approvals that the open turn waits for,
-    `resolutions` what became of those before. `marks` says where the turns of the conversation begin,
-    `processes` which background processes have not ended: they are lost now.
+    consumption of every model response, unpriced. `started` are the children that were started, `children` those of
+    them that have not ended. `closed` is the session's last word, if it had one. `questions` are the approvals that
+    the open turn waits for, `resolutions` what became of those before. `marks` says where the turns of the
+    conversation begin, `processes` which background processes have not ended: they are lost now.
     """
 
     has_begun: bool = False
@@ -109,6 +109,7 @@ class Restored(Value, frozen=True, kw_only=True):
     newest_number: int = 0
     usages: tuple[Usage, ...] = ()
     children: tuple[j.ChildStarted, ...] = ()
+    started: tuple[j.ChildStarted, ...] = ()
     ended_children: tuple[j.ChildEnded, ...] = ()
     closed: Cause | None = None
     said: str = ""
@@ -443,6 +444,7 @@ class Past:
             newest_number=self.newest_number,
             usages=tuple(self.usages),
             children=tuple(live),
+            started=tuple(self.children.values()),
             ended_children=tuple(self.ended_children.values()),
             closed=self.closed,
             said=self.said,

@@ -62,6 +62,12 @@ class SpawnChild(Wire, frozen=True, kw_only=True, tag="spawn_child"):
     ended session of the workflow's, whose conversation the child has."""
 
 
+class FindChild(Wire, frozen=True, kw_only=True, tag="child.find"):
+    """The child that was started for a key, as `SpawnChild` gives it; refused with `not_started` if there is none."""
+
+    key: str
+
+
 class RecallResearch(Wire, frozen=True, kw_only=True, tag="research.recall"):
     """What another session of this agent has found out, asked the same, if that still holds.
 
@@ -272,6 +278,7 @@ WorkerRequestBody = (
     SpawnChild
     | RecallResearch
     | StopChild
+    | FindChild
     | SendMessage
     | AskAgent
     | AnswerQuestion

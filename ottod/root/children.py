@@ -10,7 +10,7 @@ from ottod.core.waits import Wait, Waits
 from ottod.errors import OttoError, RefusedError
 from ottod.protocol.birth import ChildNotice
 from ottod.protocol.requests import StartSession
-from ottod.protocol.worker_requests import SpawnChild, StopChild
+from ottod.protocol.worker_requests import FindChild, SpawnChild, StopChild
 from ottod.root.context import RootContext
 from ottod.root.creations import Creations, check_room
 from ottod.root.definitions import NOTHING_KEPT, Kept
@@ -115,6 +115,15 @@ class Children:
             return await asyncio.shield(task)
         finally:
             self._spawning.pop(key, None)
+
+    async def find(self, parent: Session, body: FindChild) -> Session:
+        """The child that was started for a key, perhaps for a worker that could not note it. Raises OttoError."""
+        key = f"{parent.id}/{body.key}"
+        if (spawning := self._spawning.get(key)) is not None:
+            return await asyncio.shield(spawning)
+        if known := await self._c.database.session_by_key(key):
+            return await self._known(parent, known)
+        raise RefusedError(f"nothing was started for {body.key[:100]}", code="not_started")
 
     async def _spawn_once(self, parent: Session, body: SpawnChild, key: str) -> Session:
         known = await self._c.database.session_by_key(key)

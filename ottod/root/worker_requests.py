@@ -16,6 +16,7 @@ from ottod.protocol.worker_requests import (
     AwaitAgents,
     FetchArtifact,
     FindArtifacts,
+    FindChild,
     FindDecisions,
     FindDelivered,
     KeepAnswer,
@@ -102,6 +103,9 @@ class WorkerRequests:
                 child = await self._children.spawn(session, body)
                 chosen = TeamReply(chosen=child.info.agent)
                 return RequestReply(id=0, child=child.id, name=child.info.name, team=chosen)
+            case FindChild():
+                child = await self._children.find(session, body)
+                return RequestReply(id=0, child=child.id, name=child.info.name)
             case RecallResearch():
                 return await self._research.recall(session, body)
             case StopChild():

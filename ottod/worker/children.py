@@ -14,15 +14,15 @@ from typing import Any, Literal
 
 from ottod.core.resume import Restored
 from ottod.core.team import handoff_text
-from ottod.errors import OttoError, ToolError
+from ottod.errors import OttoError, StorageError, ToolError
 from ottod.protocol import journal as j
 from ottod.protocol.birth import ChildNotice
 from ottod.protocol.events import ChildExited, ChildStarted, ConversationHandedOver, LogWarning, ResearchReused
 from ottod.protocol.worker_requests import (
     AgentEnd,
+    FindChild,
     KnownResult,
     RecallResearch,
-    RequestReply,
     SpawnChild,
     StopChild,
 )
@@ -90,7 +90,7 @@ class Children:
     async def restore(self, restored: Restored, notices: tuple[ChildNotice, ...], journal: JournalWriter) -> None:
         """Takes over what earlier incarnations started. Raises StorageError."""
         self._journal = journal
-        self._started = {child.child: child for child in restored.children}
+        self._started = {child.child: child for child in restored.started}
         self._ended = {child.child: child for child in restored.ended_children[-MAX_REMEMBERED:]}
         self._announced = {*self._started, *self._ended, *(notice.child for notice in notices)}
         for notice in notices:
@@ -253,31 +253,56 @@ class Children:
 
     async def start(self, body: SpawnChild, *, is_reported: bool = False) -> tuple[str, str]:
         """The same for an order that says more, as a workflow's does."""
-        assert self._journal is not None
-        agent, task, key, mode = body.agent, body.task, body.key, body.mode
-        asking = asyncio.ensure_future(self._link.ask(body))
+        return await self._have(body, body, is_reported=is_reported)
+
+    async def find(self, body: SpawnChild) -> None:
+        """Notes the child that root started for this order, if it did: an earlier process may have been lost before
+        it could note it. Raises ToolError."""
+        if self.started_as(body.key):
+            return
         try:
-            reply = await asyncio.shield(asking)
+            await self._have(FindChild(key=body.key), body, is_reported=False)
+        except ToolError as error:
+            if error.code != "not_started":
+                raise
+
+    async def _have(self, asked: SpawnChild | FindChild, body: SpawnChild, *, is_reported: bool) -> tuple[str, str]:
+        starting = asyncio.ensure_future(self._start(asked, body, is_reported=is_reported))
+        try:
+            started = await asyncio.shield(starting)
         except asyncio.CancelledError:
             # Root may have started it already; nobody will ever ask for it.
-            self.later(self._stop_when_started(asking))
+            self.later(self._stop_when_started(starting))
+            raise
+        except StorageError:
             raise
         except OttoError as error:
             raise ToolError(error.message, code=error.code, mend=error.mend) from error
-        child, name = reply.child, reply.name
-        agent = agent or reply.team.chosen
-        if child not in self._started and child not in self._ended:
-            started = j.ChildStarted(
-                child=child, agent=agent, task=task, key=key, is_reported=is_reported, name=name, mode=mode
-            )
-            self._started[child] = started
-            await self._journal.put([started])
+        child = started.child
         if is_reported and child in self._ended and not self._ended[child].number:
             # It ended before the answer to the request was here.
             await self._note_end(self._ended[child], is_reported=True)
         if child not in self._unheard:
-            self._add(child, agent, name)
-        return child, name
+            self._add(child, started.agent, started.name)
+        return child, started.name
+
+    async def _start(self, asked: SpawnChild | FindChild, body: SpawnChild, *, is_reported: bool) -> j.ChildStarted:
+        """Has root start or find it, and notes that. Raises RefusedError, StorageError."""
+        assert self._journal is not None
+        reply = await self._link.ask(asked)
+        started = j.ChildStarted(
+            child=reply.child,
+            agent=body.agent or reply.team.chosen,
+            task=body.task,
+            key=body.key,
+            is_reported=is_reported,
+            name=reply.name,
+            mode=body.mode,
+        )
+        if reply.child not in self._started:
+            self._started[reply.child] = started
+            await self._journal.put([started])
+        return started
 
     async def wait_ended(self, child: str) -> ChildEnd:
         """Waits for a child's end. Raises ToolError if it ended unheard and nobody can say how."""
@@ -339,12 +364,12 @@ class Children:
             self._link.emit(LogWarning(message=text, code="child_unknown"))
             self._on_end()
 
-    async def _stop_when_started(self, asking: asyncio.Future[RequestReply]) -> None:
+    async def _stop_when_started(self, starting: asyncio.Future[j.ChildStarted]) -> None:
         try:
-            child = (await asking).child
+            started = await starting
         except OttoError:
             return
-        await self.stop(child, "the call that started it was cancelled")
+        await self.stop(started.child, "the call that started it was cancelled")
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Does it beside everything else; `aclose` ends it."""

@@ -297,6 +297,7 @@ class WorkflowRun:
         key = order.path, order.attempt, isinstance(order, Compensate)
         attempt = self._attempts[key] = Attempt(self._shop, order)
         begun = self._begun.get(key)
+        attempt.was_begun = begun is not None
         attempt.begun = begun if isinstance(begun, j.StepBegun) else None
         attempt.undoing = self._undoing.get(order.path)
         attempt.tree_before = self._trees.get(order.path, "")

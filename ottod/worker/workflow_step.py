@@ -80,6 +80,8 @@ class Attempt:
         self._order = order
         self.begun: j.StepBegun | None = None
         """The journal's word that it has begun, once there is one."""
+        self.was_begun = False
+        """An earlier process has noted so: it may have asked for the session."""
         self.tree_before = ""
         """The working directory as the first attempt found it, if there was one before."""
         self.tree_of_loop = ""
@@ -190,6 +192,8 @@ class Attempt:
     async def _step_session(self, order: StartStep) -> j.ChildEnded:
         step, agent = order.step, self._shop.agents[order.agent]
         body = SpawnChild(agent=agent.name, task="", key=self.key, step=order.path)
+        if self.was_begun:
+            await self._shop.children.find(body)
         if not self._shop.children.started_as(self.key):
             assert self.begun is not None
             # Somebody may have to write a summary first.
@@ -270,6 +274,8 @@ class Attempt:
                 # It knows what that one did, so that nothing is done twice.
                 handoff=before.session if before is not None else "",
             )
+            if self.was_begun:
+                await self._shop.children.find(body)
             ended = await self._end_of(await self._start(body))
             outcome, failure = _outcome(order.path, ended.cause)
         except OttoError as error:

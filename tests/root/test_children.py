@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from ottod.errors import RefusedError
 from ottod.ids import session_id
 from ottod.protocol.results import SessionInfo
 from ottod.protocol.specs import AgentSpec, Limits
+from ottod.protocol.worker_requests import FindChild
 from ottod.root.children import Children
 from ottod.root.plan import SessionPlan
 from ottod.root.session_table import Session, SessionTable
@@ -66,3 +68,26 @@ def test_who_is_refused_is_told_whose_limit_it_is() -> None:
     with pytest.raises(RefusedError, match=r"a1 allows 1 level of sessions below it.*a2 is 1 below") as refused:
         children.check_parent(lowest)
     assert refused.value.mend == "raise limits.max_depth of a1"
+
+
+def test_who_only_wants_what_was_started_starts_nobody() -> None:
+    """A worker asks so for a child that an earlier process may have asked for."""
+    children, lowest = chain([4, 4])
+    above = children._c.table.get(lowest.info.parent)
+    assert above is not None
+    told: list[object] = []
+    keys = {f"{above.id}/a#1": lowest.id}
+
+    async def session_by_key(key: str) -> str:
+        return keys.get(key, "")
+
+    children._c.database = SimpleNamespace(session_by_key=session_by_key)  # type: ignore[assignment]
+    children._notify = lambda parent, child: told.append(child)  # type: ignore[method-assign, assignment]
+
+    def ask(key: str) -> Session:
+        return asyncio.run(children.find(above, FindChild(key=key)))
+
+    assert ask("a#1") is lowest and told == [lowest]
+    with pytest.raises(RefusedError) as refused:
+        ask("a#2")
+    assert refused.value.code == "not_started"

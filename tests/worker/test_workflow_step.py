@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
-from typing import Any
+
+import pytest
 
 from ottod.core.step_brief import READ_TOOL, Stand
-from ottod.core.workflow_orders import StartStep
+from ottod.core.workflow_orders import Compensate, StartStep
 from ottod.protocol import journal as j
 from ottod.protocol.artifacts import ArtifactInfo
-from ottod.protocol.cause import Cause
 from ottod.protocol.specs import AgentSpec
 from ottod.protocol.worker_requests import SpawnChild
+from ottod.protocol.workflows import Compensation
 from ottod.worker import summaries
 from ottod.worker.summaries import Summaries
 from ottod.worker.workflow_step import Attempt, Workshop
+from tests.fakes.nursery import Nursery
 from tests.fakes.session_place import FakeArtifacts
 from tests.worker.test_workflow_artifacts import SPEC, of_steps
 
@@ -25,50 +26,8 @@ LONG = b"long " * 100
 WRITER = AgentSpec(name="writer", tools=(READ_TOOL,))
 
 
-class Nursery:
-    """Children that end when they are told to, or are stopped."""
-
-    def __init__(self) -> None:
-        self.is_closing = False
-        self.bodies: list[SpawnChild] = []
-        self.stopped: list[str] = []
-        self._ends: dict[str, asyncio.Future[j.ChildEnded]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.started = asyncio.Event()
-
-    def started_as(self, key: str) -> str:
-        return key if key in self._ends else ""
-
-    async def start(self, body: SpawnChild) -> tuple[str, str]:
-        if body.key not in self._ends:
-            self.bodies.append(body)
-            self._ends[body.key] = asyncio.get_running_loop().create_future()
-        self.started.set()
-        return body.key, ""
-
-    async def end_of(self, child: str) -> j.ChildEnded:
-        return await asyncio.shield(self._ends[child])
-
-    def end(self, child: str, result: str = "", kind: Any = "completed") -> None:
-        self._ends[child].set_result(j.ChildEnded(child=child, cause=Cause(kind=kind), result=result))
-
-    async def stop(self, child: str, reason: str) -> None:
-        self.stopped.append(child)
-        self.end(child, kind="cancelled")
-
-    def later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-
-class Line:
-    def emit(self, event: object) -> None:
-        pass
-
-
 def writing(nursery: Nursery, shelf: FakeArtifacts, agent: AgentSpec = WRITER) -> Summaries:
-    return Summaries(agent, children=nursery, artifacts=shelf, link=Line())  # type: ignore[arg-type]
+    return Summaries(agent, children=nursery.children, artifacts=shelf, link=nursery)  # type: ignore[arg-type]
 
 
 class Camera:
@@ -101,7 +60,7 @@ def attempt(
         task="go",
         session="s-w",
         agents={"a": AgentSpec(name="a")},
-        children=nursery,  # type: ignore[arg-type]
+        children=nursery.children,
         artifacts=artifacts,
         tree=tree,
         has_branch=tree is not None,
@@ -160,8 +119,9 @@ def test_a_summary_that_was_given_up_is_written_after_all_by_the_next_process() 
                 await asyncio.sleep(0)
             task.cancel()
             await asyncio.wait({task})
-            while len(nursery.stopped) == number:
+            while len(nursery.stopped) == number or not nursery.has_heard:
                 await asyncio.sleep(0)
+            await nursery.reborn()
         for number, kind in ((3, "cancelled"), (4, "completed")):
             task = asyncio.ensure_future(writing(nursery, shelf).of(info, LONG.decode()))
             while len(nursery.bodies) == number:
@@ -171,6 +131,65 @@ def test_a_summary_that_was_given_up_is_written_after_all_by_the_next_process() 
         assert len({body.key for body in nursery.bodies}) == len(nursery.bodies) == 5
 
     asyncio.run(asyncio.wait_for(main(), DEADLINE_S))
+
+
+def of_step(nursery: Nursery, undoes: Compensation | None = None) -> tuple[Attempt, StartStep]:
+    """An attempt of a step that an earlier process has begun."""
+    each, order = attempt(nursery, FakeArtifacts(), writing(nursery, FakeArtifacts()))
+    if undoes is not None:
+        each = Attempt(each._shop, Compensate(path=order.path, attempt=1, compensation=undoes))
+    else:
+        each.begun = j.StepBegun(path=order.path, attempt=1, agent="a", at_ns=1)
+    each.was_begun = True
+    return each, order
+
+
+def test_what_a_step_had_done_before_its_process_was_lost_counts_though_it_is_stopped_now() -> None:
+    """Its session's end is in the journal: else nobody would undo it, or it would be done again."""
+
+    async def main() -> None:
+        nursery = Nursery()
+        lost, order = of_step(nursery)
+        lost.was_begun = False
+        task = asyncio.ensure_future(lost.make(order, begin))
+        await nursery.started.wait()
+        nursery.end(lost.key, "reviewed")
+        await asyncio.wait_for(task, DEADLINE_S)
+        await nursery.reborn()
+        each, order = of_step(nursery)
+        each.stop("it is not needed")
+        ended = await asyncio.wait_for(each.make(order, begin), DEADLINE_S)
+        assert ended.failure is None, ended.failure
+        assert (ended.outcome, ended.session, ended.artifacts) == ("completed", each.key, ("review@1",))
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE_S * 3))
+
+
+@pytest.mark.parametrize("undoes", [None, Compensation(agent="a", task="undo it")])
+def test_a_session_that_could_not_be_noted_is_stopped_with_its_step(undoes: Compensation | None) -> None:
+    """Root had started it when the process was lost. If it had not, it does not now."""
+
+    async def main() -> None:
+        for is_known in (True, False):
+            nursery = Nursery()
+            each, order = of_step(nursery, undoes)
+            if is_known:
+                nursery.start(SpawnChild(agent="a", task="go", key=each.key))
+            await nursery.reborn()
+            each, order = of_step(nursery, undoes)
+            each.stop("it is not needed")
+            if undoes is None:
+                ended: j.StepEnded | j.CompensationEnded = await asyncio.wait_for(each.make(order, begin), DEADLINE_S)
+            else:
+                compensate = Compensate(path=order.path, attempt=1, compensation=undoes)
+                ended = await asyncio.wait_for(each.undo(compensate), DEADLINE_S)
+            known = [each.key] if is_known else []
+            assert nursery.stopped == known and [body.key for body in nursery.bodies] == known
+            assert [e.child for e in nursery.entries if isinstance(e, j.ChildStarted)] == known
+            assert ended.failure is not None and ended.failure.code == "cancelled"
+            assert ended.session == "".join(known)
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE_S * 3))
 
 
 def test_it_is_noted_that_somebody_stopped_a_steps_session() -> None:
@@ -187,7 +206,7 @@ def test_it_is_noted_that_somebody_stopped_a_steps_session() -> None:
             if is_ordered:
                 each.stop("it is not needed")
             else:
-                await nursery.stop(each.key, "by hand")
+                nursery.stop(each.key)
             ended = await asyncio.wait_for(task, DEADLINE_S)
             assert ended.outcome == "cancelled" and ended.is_final and ended.is_stopped != is_ordered
 
