@@ -56,9 +56,14 @@ def counted_usage(usage: Usage, request: ModelRequest, blocks: Sequence[Block]) 
     a count below nothing would give money back, and one beyond all measure take everybody's."""
     counts = {name: min(max(0, getattr(usage, name)), MAX_CALL_TOKENS) for name in TOKEN_COUNTS}
     guess = estimated_usage(request, blocks)
-    if not (counts["input_tokens"] or counts["cache_read_tokens"] or counts["cache_write_tokens"]):
+    if not counts_input(usage):
         counts["input_tokens"] = guess.input_tokens
     return replace(usage, **{**counts, "output_tokens": counts["output_tokens"] or guess.output_tokens})
+
+
+def counts_input(usage: Usage) -> bool:
+    """Whether a provider has said anything of the input: else what is said of it is an estimate, and no bound."""
+    return max(usage.input_tokens, usage.cache_read_tokens, usage.cache_write_tokens) > 0
 
 
 def bound_frame_tokens(request: ModelRequest, *, is_framed: bool) -> int:

@@ -30,7 +30,6 @@ from ottod.protocol.model import (
 )
 from ottod.protocol.usage import Usage
 from ottod.providers.effort import effort
-from ottod.providers.estimate import estimated_usage
 from ottod.providers.failures import Peer, cut, malformed, status_failure
 from ottod.providers.http_stream import DRAIN_S
 from ottod.providers.openai_usage import TokenDetails, openai_usage
@@ -240,7 +239,7 @@ class ChatMessage:
         return ModelResponse(
             blocks=tuple(blocks),
             stop=stop,
-            usage=self._counted(tuple(blocks)),
+            usage=self._counted(),
             model=self._model,
             response=self._id,
         )
@@ -300,10 +299,10 @@ class ChatMessage:
         taken = any(call.call == wire_id for call in self._calls)
         return wire_id if wire_id and not taken else f"call_{len(self._request.messages)}_{len(self._calls)}"
 
-    def _counted(self, blocks: tuple[Block, ...]) -> Usage:
+    def _counted(self) -> Usage:
         usage = self._usage
         if usage is None or usage.prompt_tokens is None:
-            return estimated_usage(self._request, blocks)
+            return Usage(calls=1)  # Nobody counted; that is for whoever knows an estimate from a count.
         return openai_usage(
             total_input_tokens=usage.prompt_tokens,
             output_tokens=usage.completion_tokens or 0,

@@ -29,7 +29,7 @@ from ottod.protocol.specs import AgentSpec, Backoff, ModelTarget
 from ottod.protocol.usage import Usage
 from ottod.protocol.worker_requests import AskPermit, Permit, SettlePermit
 from ottod.providers.base import Provider
-from ottod.providers.estimate import bound_frame_tokens, bound_tokens, counted_usage, estimated_usage
+from ottod.providers.estimate import bound_frame_tokens, bound_tokens, counted_usage, counts_input, estimated_usage
 from ottod.providers.prices import cost_usd_micros, quote
 from ottod.providers.registry import build_provider, is_loaded, preload
 from ottod.worker import last_call
@@ -364,11 +364,12 @@ class ModelCaller:
             self._permits.settle(replace(told, latency_ms=_ms_since(began_s), first_ms=first_ms))
             raise
         usage = response.usage
+        is_counted = target.adapter == "scripted" or counts_input(usage)
         if target.adapter != "scripted":
             usage = counted_usage(usage, made, response.blocks)
         usage = priced(target, usage)
         total_input = usage.total_tokens - usage.output_tokens
-        if not permit.is_last and request.purpose == "answer":
+        if is_counted and not permit.is_last and request.purpose == "answer":
             self._counted[permit.target] = _Counted(messages=request.messages, input_tokens=total_input)
         is_shortened = response.stop == "max_tokens" and permit.max_output_tokens < request.max_output_tokens
         return Answer(

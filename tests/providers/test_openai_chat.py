@@ -18,6 +18,7 @@ from ottod.protocol.model import (
     ToolResults,
     UserMessage,
 )
+from ottod.protocol.usage import Usage
 from ottod.providers.failures import Peer
 from ottod.providers.openai_chat import ChatMessage, chat_request
 from tests.fakes.wire_rig import request
@@ -129,9 +130,9 @@ def test_reasoning_sent_under_both_names_is_heard_once() -> None:
     assert [b.text for b in response.blocks if isinstance(b, Thinking)] == ["a"]
 
 
-def test_usage_that_is_missing_is_estimated() -> None:
-    """A budget in tokens must not fail open on a server that counts nothing."""
-    assert read({"content": "x" * 40}, finish="stop").usage.output_tokens == 10
+def test_usage_that_is_missing_is_not_made_up() -> None:
+    """What estimates it has to know that nobody counted."""
+    assert read({"content": "x" * 40}, finish="stop").usage == Usage(calls=1)
     told = read({"content": "x"}, finish="stop", usage={"prompt_tokens": 7, "completion_tokens": None})
     assert (told.usage.input_tokens, told.usage.output_tokens) == (7, 0)
 

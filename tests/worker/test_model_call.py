@@ -176,6 +176,20 @@ def test_a_provider_that_counts_nothing_is_counted(usage: Usage) -> None:
     run(work)
 
 
+def test_a_reservation_is_built_on_what_was_counted_and_on_no_estimate() -> None:
+    """Four characters may be four tokens: without a count the bytes bound the input, or what was counted before."""
+
+    async def work() -> None:
+        usages = (Usage(), Usage(output_tokens=2), Usage(input_tokens=300), Usage(), Usage(cache_read_tokens=50))
+        rig = Rig(Model(*usages, Usage()))
+        for _ in range(len(usages) + 1):
+            await rig.call()
+        bounds = [asked.input_bound_tokens for asked in rig.desk.asked]
+        assert bounds[0] >= 400 and bounds[1:] == [bounds[0], bounds[0], 300, 300, 50]
+
+    run(work)
+
+
 def test_nobody_is_believed_who_asks_for_years_of_patience() -> None:
     """A Retry-After beyond measure is waited for as long as any other pause lasts at most."""
 
