@@ -10,6 +10,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -23,7 +24,7 @@ from ottod.root.artifacts import Artifacts
 from ottod.root.context import RootContext
 from ottod.root.decisions import Decisions
 from ottod.root.loss import Loss
-from ottod.root.process import remove_tree
+from ottod.root.process import remove_all_forgotten, remove_forgotten, remove_tree
 from ottod.root.reaper import Exit
 from ottod.root.session_table import Incarnation, Session
 from ottod.storage.database_rows import Incarnation as IncarnationRow
@@ -187,7 +188,9 @@ class Burials:
             except OttoError as error:
                 self._c.log(str(error), session=session.id)
         # Its journal is kept until it is forgotten; what its tools left in their temporary directory is nobody's.
-        await self._c.in_thread(remove_tree, self._c.sessions_dir / session.id / "tmp")
+        temporary = self._c.sessions_dir / session.id / "tmp"
+        if not await self._c.in_thread(remove_tree, temporary):
+            self._say_left(temporary)
         if session.plan is not None and _may_have_left_placeholders(session):
             await self._c.in_thread(release_stale, session.plan.cwd)
         try:
@@ -225,7 +228,16 @@ class Burials:
         await self._artifacts.session_forgotten(tree)
         await self._decisions.session_forgotten(session_id)
         self._c.table.forget(session_id)
-        await self._c.in_thread(remove_tree, self._c.sessions_dir / session_id)
+        if left := await self._c.in_thread(remove_forgotten, self._c.sessions_dir / session_id):
+            self._say_left(left)
+
+    async def sweep(self) -> None:
+        """Removes what an earlier daemon could not remove of sessions that were forgotten, or did not come to."""
+        for left in await self._c.in_thread(remove_all_forgotten, self._c.sessions_dir):
+            self._say_left(left)
+
+    def _say_left(self, path: Path) -> None:
+        self._c.log(f"{path} cannot be removed whole: see what in it may not be changed, and remove it by hand")
 
 
 def _may_have_left_placeholders(session: Session) -> bool:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
+import stat
 import subprocess
 from pathlib import Path
 
 from ottod.errors import StorageError
+from ottod.isolation.directory import Directory
 
 MAX_FILES = 65_536
+FORGOTTEN = ".forgotten"
+"""Ends the name of a directory whose session is on record no more."""
 
 
 def write_private(path: Path, text: str) -> None:
@@ -35,10 +40,50 @@ def raise_file_limit() -> None:
     )
 
 
-def remove_tree(path: Path) -> None:
-    """Removes a directory with everything in it, whatever a session has put there. Blocks; never raises."""
-    try:
+def remove_tree(path: Path) -> bool:
+    """Removes a directory with everything in it, whatever a session has put there. Blocks; never raises.
+
+    Says whether nothing is left of it.
+    """
+    with contextlib.suppress(RecursionError):
         shutil.rmtree(path, ignore_errors=True)
-    except RecursionError:
-        # Directories nested deeper than the interpreter can follow; the system's own tool has no such bound.
-        subprocess.run(["rm", "-rf", "--", str(path)], check=False, stderr=subprocess.DEVNULL)
+        if not os.path.lexists(path):
+            return True
+        with contextlib.suppress(OSError):
+            _open_up(Directory.open(str(path)))
+        shutil.rmtree(path, ignore_errors=True)
+    if os.path.lexists(path):
+        # Directories nested deeper than the interpreter can follow; the system's own tools have no such bound.
+        for program in (("chmod", "-R", "u+rwx"), ("rm", "-rf")):
+            with contextlib.suppress(OSError):
+                subprocess.run([*program, "--", str(path)], check=False, stderr=subprocess.DEVNULL)
+    return not os.path.lexists(path)
+
+
+def _open_up(place: Directory) -> None:
+    """Its owner may change every directory of the tree again: those of Go's modules, for one, are read-only."""
+    os.chmod(f"/proc/self/fd/{place.fd}", stat.S_IRWXU)
+    for name, is_directory in place.entries():
+        if is_directory:
+            with contextlib.suppress(OSError):
+                _open_up(place.below(name))
+
+
+def remove_forgotten(directory: Path) -> Path | None:
+    """Removes a forgotten session's directory as `remove_tree` does; where what is left of it lies, if anything is.
+
+    Under another name, so that nobody takes it for a session's, and a later daemon can try again.
+    """
+    doomed = directory.with_name(directory.name + FORGOTTEN)
+    try:
+        directory.rename(doomed)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        doomed = directory
+    return None if remove_tree(doomed) else doomed
+
+
+def remove_all_forgotten(sessions_dir: Path) -> list[Path]:
+    """Tries again what could not be removed, or was not because the daemon died; gives what is left. Blocks."""
+    return [path for path in sorted(sessions_dir.glob(f"*{FORGOTTEN}")) if not remove_tree(path)]

@@ -378,7 +378,8 @@ class Supervisor:
         return await self._adoption.settle()
 
     async def prune(self) -> int:
-        """Forgets ended sessions beyond those that are to be retained; gives their number."""
+        """Forgets ended sessions beyond those that are to be retained, and what is left of others; their number."""
+        await self._burials.sweep()
         return await self._burials.prune()
 
     async def remove(self, session: Session) -> None:

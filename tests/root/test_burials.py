@@ -14,7 +14,7 @@ from ottod.ids import session_id
 from ottod.protocol.cause import Cause
 from ottod.protocol.events import SessionExited
 from ottod.protocol.results import SessionInfo
-from ottod.root import burials
+from ottod.root import burials, process
 from ottod.root.burials import Burials
 from ottod.root.loss import Loss
 from ottod.root.session_table import Session, SessionTable
@@ -148,5 +148,26 @@ def test_who_is_not_forgotten_stays(tmp_path: Path) -> None:
         await place.at_rest()
         assert place.rows[session.id].state == "ended"
         assert [path.name for path in (tmp_path / session.id).iterdir()] == ["journal.zst"]
+
+    asyncio.run(main())
+
+
+def test_what_is_left_of_the_forgotten_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the next daemon: also what one that died meanwhile did not come to. Whose row is there keeps its files."""
+
+    async def main() -> None:
+        place = Place(tmp_path)
+        place.threads.set()
+        kept, forgotten = place.session(1), place.session(2)
+        with monkeypatch.context() as patch:
+            patch.setattr(process, "remove_tree", lambda path: False)
+            await place.burials.forget(forgotten.id)
+            await place.burials.sweep()
+        left = f"{forgotten.id}.forgotten"
+        assert sorted(path.name for path in tmp_path.iterdir()) == [kept.id, left]
+        assert len(place.logged) == 2 and all(str(tmp_path / left) in said for said in place.logged)
+        await place.burials.sweep()
+        assert [path.name for path in tmp_path.iterdir()] == [kept.id]
+        assert len(place.logged) == 2
 
     asyncio.run(main())
