@@ -119,9 +119,11 @@ def _load_json(text: str) -> Any:
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ToolError(f"duplicate key {twice!r}", code="bad_document")
+            seen: set[str] = set()
+            for name, _ in pairs:
+                if name in seen:
+                    raise ToolError(f"duplicate key {name!r}", code="bad_document")
+                seen.add(name)
         return found
 
     def no_constant(name: str) -> Any:

@@ -89,6 +89,13 @@ def test_broken_documents_are_located(place: SessionPlace, name: str, text: str,
     assert not (place.project / "pwned").exists()
 
 
+def test_one_key_of_very_many_is_found_to_be_there_twice() -> None:
+    """Each is looked at once: for every one of them to be looked for among all others there is no time."""
+    keys = ", ".join(f'"k{n}": 0' for n in range(200_000))
+    with pytest.raises(ToolError, match="duplicate key 'k199999'"):
+        load(f'{{{keys}, "k199999": 1}}', "json")
+
+
 def test_hostile_documents_are_bounded() -> None:
     """Aliases that stand for billions, a value that contains itself, and endless nesting are refused quickly."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
