@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import subprocess
@@ -53,6 +52,7 @@ def demo(
     if workflow and what != "team":
         raise OttoError("--workflow belongs to `ottoctl demo team`", code="usage")
     _check(provider)
+    from ottoctl.endings import Endings
     from ottoctl.private import PrivateDaemon
 
     settings: dict[str, object] = {"providers": {"scripted": {"prices": SCRIPT_PRICES}}}
@@ -65,13 +65,13 @@ def demo(
         from ottoctl.demo import team
 
         workflows = team.chosen(workflow)
-        with PrivateDaemon({**settings, **team.SETTINGS}, env=env, keep=keep) as daemon:
-            return asyncio.run(team.show(console, daemon, workflows, chosen))
-    with PrivateDaemon(settings, env=env, keep=keep) as daemon:
+        with Endings() as endings, PrivateDaemon({**settings, **team.SETTINGS}, env=env, keep=keep) as daemon:
+            return endings.run(team.show(console, daemon, workflows, chosen))
+    with Endings() as endings, PrivateDaemon(settings, env=env, keep=keep) as daemon:
         project = daemon.workdir / "tally"
         with as_file(files("ottoctl") / "demo" / "project") as source:
             shutil.copytree(source, project, ignore=shutil.ignore_patterns("__pycache__"))
-        return asyncio.run(_show(console, daemon, project, chosen))
+        return endings.run(_show(console, daemon, project, chosen))
 
 
 def _check(provider: str) -> None:
