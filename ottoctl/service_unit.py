@@ -67,6 +67,9 @@ WatchdogSec=20
 TimeoutAbortSec=5
 # Also after a watchdog or a crash; not after `ottoctl daemon stop`, which ends with 0.
 Restart=on-failure
+# Root left its sessions, for whatever reason: the next one takes them over, unless systemd itself ended this one.
+SuccessExitStatus=75
+RestartForceExitStatus=75
 RestartSec=100ms
 
 # A session that was killed for its memory is root's business, not the unit's end.

@@ -23,7 +23,7 @@ NEVER_ABSENT = frozenset({"process", "environment"})
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The console script. Exit status 0, 1 for an expected failure, 2 for wrong usage."""
+    """The console script. Exit status 0, 1 for an expected failure, 2 for wrong usage, 75: see `root.departure`."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments == ["--version"]:
         arguments = ["version"]
@@ -120,8 +120,7 @@ def _run(ready_fd: int | None = None) -> int:
                 pass  # Whoever waited is gone; the daemon is ready all the same.
             os.close(ready_fd)
 
-    run_daemon(settings=settings, paths=paths, ready=ready)
-    return 0
+    return run_daemon(settings=settings, paths=paths, ready=ready)
 
 
 def _start() -> int:

@@ -68,6 +68,7 @@ def stop(
     """Stop the daemon and its sessions; returns when it is gone, and says which sessions it ended
 
     With --keep-sessions they go on. Without a daemon they checkpoint and exit after `sessions.orphan_grace_s`.
+    A service refuses that, since systemd would end them: `systemctl --user restart ottod` keeps them.
 
     Example: `ottoctl daemon stop --grace 30`
     """

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 
 import uvloop
 import zmq
@@ -28,6 +27,7 @@ import zmq
 from ottod import __version__
 from ottod.core.trace_ids import parse_traceparent, trace_id
 from ottod.errors import OttoError, RefusedError, StorageError
+from ottod.isolation.cgroup_base import UNIT_VARIABLE
 from ottod.isolation.enclosure import Enclosures
 from ottod.isolation.probe import probe
 from ottod.isolation.processes import become_subreaper
@@ -36,6 +36,7 @@ from ottod.protocol.requests import MAX_ENV_BYTES, MAX_TASK_BYTES, RequestBody
 from ottod.protocol.results import DaemonStatus, MetricsReport, ReloadResult
 from ottod.root.context import RootContext
 from ottod.root.control_gate import ControlGate
+from ottod.root.departure import Departure, exit_status, refuse_to_leave
 from ottod.root.entrance import INLINE_CHARS, redacted_request, size_of
 from ottod.root.gateway_client import GatewayClient
 from ottod.root.hub import Hub
@@ -80,8 +81,6 @@ STOP_MARGIN_S = 30.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 LOCK_VARIABLE = "OTTOD_LOCK_FD"
 """What a root that becomes another program leaves it in the environment."""
-Departure = Literal["stop", "leave", "upgrade"]
-"""How root goes: with its sessions, without them, or to become another program."""
 
 
 class Daemon:
@@ -92,6 +91,7 @@ class Daemon:
         self._paths = paths
         self._environ = environ
         self._vault = vault
+        self._sessions_unit = environ.get(UNIT_VARIABLE, "")
         self._log = Log(level=settings.logging.level, form=settings.logging.format, journal=is_journal(environ))
         self._log.redact = lambda text: vault.redactor.text(text)
         self._notifier = Notifier.from_env(environ, pid=os.getpid())
@@ -269,7 +269,7 @@ class Daemon:
             threads=self._sync_thread,
             instruments=self._instruments,
             log=self._log,
-            on_broken=lambda: self.shut_down(0.0, keep_sessions=True),
+            on_broken=lambda: self._go("break", 0.0),
         )
         self._sync_task = loop.create_task(sync.run())
         write_private(self._paths.token_file, self._token)
@@ -391,7 +391,9 @@ class Daemon:
         self._go("upgrade", 0.0)
 
     def shut_down(self, grace_s: float, *, keep_sessions: bool = False) -> None:
-        """Begins the shutdown; a second call changes nothing."""
+        """Begins the shutdown; a second call changes nothing. Raises RefusedError."""
+        if keep_sessions:
+            refuse_to_leave(self._sessions_unit, can_be_restarted=self._enclosures.outlives_daemon)
         self._go("leave" if keep_sessions else "stop", grace_s)
 
     def _signalled(self, act: Callable[[], None]) -> None:
@@ -403,7 +405,7 @@ class Daemon:
 
     def _terminated(self) -> None:
         """SIGTERM. Where sessions live in a unit of their own, their fate is the service manager's to decide."""
-        self.shut_down(self._stop_grace_s, keep_sessions=self._enclosures.outlives_daemon)
+        self._go("leave" if self._enclosures.outlives_daemon else "stop", self._stop_grace_s)
 
     def _go(self, departure: Departure, grace_s: float) -> None:
         if self._stopping is not None and not self._stopping.is_set():
@@ -490,8 +492,8 @@ class Daemon:
         self._log.error(f"internal error: {context.get('message')}: {error!r}", shown)
 
 
-def run_daemon(*, settings: DaemonSettings, paths: Paths, ready: Callable[[], None]) -> None:
-    """Runs root in this process until it is stopped. Raises OttoError if it cannot start."""
+def run_daemon(*, settings: DaemonSettings, paths: Paths, ready: Callable[[], None]) -> int:
+    """Runs root in this process until it goes; its exit status. Raises OttoError if it cannot start."""
     # First of all: whoever looks into this process's environment from now on finds no key.
     vault = Vault(settings, os.environ)
     open_vault(vault, settings, Log(level=settings.logging.level, form=settings.logging.format))
@@ -500,5 +502,7 @@ def run_daemon(*, settings: DaemonSettings, paths: Paths, ready: Callable[[], No
         departure = runner.run(daemon.run(ready))
     if departure == "upgrade":
         daemon.become_successor()
+    status = exit_status(departure, unit=os.environ.get(UNIT_VARIABLE, ""))
     if daemon.has_held_threads:
-        os._exit(0)
+        os._exit(status)
+    return status

@@ -140,12 +140,24 @@ life() { # life LABEL MANAGER ROOT-UNIT SESSIONS-UNIT: a service's life, from st
     check "the session's process is the same" is_alive "$worker"
     check "it is adopted" within 180 is_state "$streamer" running
     check "and goes on streaming" within 180 is_beyond "$streamer" "$before"
-    check "its history has every event once, through three roots" is_whole "$streamer"
+
+    title "$label: a root that is told to go, but not by systemd"
+    old=$(property $root MainPID)
+    before=$(seq_of "$streamer")
+    check "it refuses to stop and keep its sessions" not otto daemon stop --keep-sessions
+    check "and is the same process" test "$(property $root MainPID)" = "$old"
+    kill -TERM "$old"
+    check "systemd starts another after a SIGTERM by hand" within 180 main_pid_differs "$old"
+    check "the session's process is the same" is_alive "$worker"
+    check "it is adopted" within 180 is_state "$streamer" running
+    check "and goes on streaming" within 180 is_beyond "$streamer" "$before"
+    check "its history has every event once, through four roots" is_whole "$streamer"
 
     title "$label: stop"
     group=$(property $sessions ControlGroup)
     check "there are groups of sessions" test -d "/sys/fs/cgroup$group/sessions/$streamer"
     check "systemctl stop" $manager stop $root
+    check "systemd takes it for a success" test "$(property $root Result)" = success
     check "the sessions' unit stops because nothing needs it" within 180 is_inactive $sessions
     check "no process is left" within 120 is_swept
     leftovers
