@@ -14,7 +14,7 @@ from ottoctl.commands.arguments import SessionId
 from ottoctl.commands.frame import command
 from ottoctl.console import Console
 from ottoctl.exits import CRASHED, OK, status_of_cause
-from ottod.errors import OttoError
+from ottod.errors import OttoError, UnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -63,16 +63,27 @@ async def _attach(console: Console, prefix: str, start: int, *, takes_input: boo
             if not watching.done():
                 view.say(f"detached; {session.id} goes on: `ottoctl attach {session.id}`")
                 return OK
-            how = watching.result()
-            if how == "cut":
-                return OK
-            return CRASHED if how == "parked" else status_of_cause((await session.info()).cause)
+            return await _outcome(session, watching.result())
         finally:
             if typist is not None:
                 typist.close()
             for task in (watching, leaving):
                 task.cancel()
             await asyncio.gather(watching, leaving, return_exceptions=True)
+
+
+async def _outcome(session: Session, how: str) -> int:
+    """What the watching amounts to. A stream can end without the event of the session's end: that has left the ring,
+    or lies before what was asked for."""
+    if how == "parked":
+        return CRASHED
+    try:
+        info = await session.info()
+    except UnreachableError:
+        if how == "cut":
+            return OK  # The daemon has gone, and the session perhaps not.
+        raise
+    return OK if how == "cut" and info.state != "ended" else status_of_cause(info.cause)
 
 
 class Typist:

@@ -190,6 +190,18 @@ def test_run_and_wait_exit_with_the_outcome(fake: FakeDaemon, tmp_path: Path, ca
     assert ottoctl(tmp_path, "attach", sid, "--endpoint", fake.endpoint).returncode == status
 
 
+@pytest.mark.parametrize("gone", ["evicted", "passed"])
+def test_attach_knows_the_outcome_without_the_event_of_the_end(fake: FakeDaemon, tmp_path: Path, gone: str) -> None:
+    """The end has left the ring, or `--from` lies behind it: how the session ended counts all the same."""
+    sid = fake.add_session(5)
+    fake.end_session(sid, Cause(kind="failed"))
+    last = fake.head - 1
+    if gone == "evicted":
+        fake.evict(sid, last=last)
+    begin = ["--from", str(last + 1)] if gone == "passed" else []
+    assert ottoctl(tmp_path, "attach", sid, *begin, "--endpoint", fake.endpoint).returncode == 1
+
+
 def test_a_parked_session_is_8(fake: FakeDaemon, tmp_path: Path) -> None:
     """A session that its supervisor gave up on ends the watching, not the session."""
 
