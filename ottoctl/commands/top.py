@@ -10,7 +10,7 @@ import typer
 from ottoctl.commands.frame import command, completed, one_of
 from ottoctl.console import Console, encode_json
 from ottoctl.exits import OK
-from ottod.errors import UnreachableError
+from ottod.errors import OttoError, UnreachableError
 
 if TYPE_CHECKING:
     from ottoctl.rates import Rates
@@ -55,6 +55,12 @@ def top(
     from ottoctl.rates import Rates
 
     tables = 1 if once else count
+    if tables is not None and tables > 1 and console.output == "json":
+        raise OttoError(
+            f"-n {tables}: JSON is one document, for one table",
+            mend=f"a line for each session, table after table: `ottoctl top -n {tables} -o jsonl`, or -n 1",
+            code="usage",
+        )
     if tables is None and console.is_tty and console.output == "text":
         return _live(console, sort, interval)
     rates = Rates()

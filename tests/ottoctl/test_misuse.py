@@ -29,6 +29,7 @@ SAID = [
     ),
     ("--timeout x ps", "--timeout: 'x' is not a number", "of 0.01 or more, as in `ottoctl --timeout 2 ps`"),
     ("logs --tial 3 x", "No such option: --tial", "did you mean --tail?"),
+    ("top -n 3 -o json", "-n 3: JSON is one document", "`ottoctl top -n 3 -o jsonl`, or -n 1"),
     ("config get", "No such command 'get'", "`ottoctl config` has: show, check"),
     ("config shwo", "No such command 'shwo'", "did you mean `ottoctl config show`?"),
     ("worklfow list", "No such command 'worklfow'", "did you mean `ottoctl workflow`?"),
