@@ -111,7 +111,7 @@ def _files_to_search(arguments: GrepArguments, place: str, context: ToolContext)
     if wanted is not None and wanted.is_empty:
         raise ToolError(f"not a pattern of file names: {arguments.glob}", code="bad_pattern")
     found = (each.path for each in walk(context.files, place) if each.entry.kind == "file")
-    return list(itertools.islice((path for path in found if wanted is None or wanted.verdict(path)), MAX_FILES))
+    return list(itertools.islice((path for path in found if wanted is None or wanted.covers(path)), MAX_FILES))
 
 
 def _report(

@@ -185,6 +185,7 @@ def test_listing_respects_ignore_files(place: SessionPlace) -> None:
     assert deep == [".gitignore", "keep.log", "link@", "src/", "src/.gitignore", "src/a.py"]
     below = place.call(FS_LIST, '{"path": "src", "recursive": true}').text.split()
     assert below == ["src/.gitignore", "src/a.py"]
+    assert place.call(FS_LIST, '{"path": "build"}').text.split() == ["build/out"], "whoever names it wants to see it"
     everything = place.call(FS_LIST, '{"recursive": true, "all": true}').text.split()
     assert {"build/out", "x.log", ".git/config", "src/gen/x.py"} <= set(everything)
     assert not any("secret" in line for line in everything)
