@@ -8,7 +8,8 @@ checked out somewhere it is not moved, because that checkout would seem to have 
 A commit is its parent with what has changed in the working directory since the state that the newest of them notes,
 or since the workflow began: what lay there before, and was never committed, is no step's. Of a file that had been
 changed before, and that a step then changes, all of it is committed. One that comes late changes nothing, and notes
-the state that it found. Without a state that git has pruned, a commit changes nothing either, and says so.
+the state that it found. Without a state that git has pruned, or that nobody noted, a commit changes nothing either,
+and says so.
 
     build[1]/coder of fix
 
@@ -36,6 +37,8 @@ MAX_RACES = 4
 """How often somebody else may move the branch meanwhile."""
 SHORT_DIGITS = 12
 PRUNED = "git no longer has the working directory as it was {}: what the step changed is not in its commit"
+
+UNKNOWN = "the working directory as it was before any step is not known: what the step changed is not in its commit"
 
 
 class Git(Protocol):
@@ -120,14 +123,15 @@ class GitBranch:
         return tip, checkout
 
     async def _content(self, parcel: Parcel, tip: str, parent: str) -> Content:
-        if not parcel.before:
-            return Content(parcel.tree, State())  # Nobody noted what was there before.
         own = State(parcel.tree, parcel.at_ns)
         found = await self._newest_state(tip) if tip else State()
         if found.at_ns > own.at_ns:
             return Content(await self._tree(parent), found)  # It comes late: what it changed went with one after it.
         onto = await self._tree(parent) if parent else ""
         since = found.tree or parcel.before
+        if not since:
+            # All of it would be what lay there before as well.
+            return Content(onto or await self._nothing(), own, UNKNOWN)
         try:
             return Content(await self._graft(onto, since, own.tree), own)
         except ToolError:
@@ -135,10 +139,13 @@ class GitBranch:
             if is_known and is_own_known:
                 raise
         # To put all of it on instead would commit what is no step's. From here on the next one's changes are known.
-        onto = onto or (await self._git(["mktree"])).strip()
+        onto = onto or await self._nothing()
         if is_own_known:
             return Content(onto, own, PRUNED.format("before it"))
         return Content(onto, found, PRUNED.format("after it"))
+
+    async def _nothing(self) -> str:
+        return (await self._git(["mktree"])).strip()
 
     async def _has(self, tree: str) -> bool:
         """Whether git still has it. Nothing names it, so after some weeks it may be gone."""

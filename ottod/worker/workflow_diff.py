@@ -14,6 +14,8 @@ from ottod.protocol.toolio import Programs
 from ottod.tools.git_program import QUIET, SETTINGS, explained
 
 TIMEOUT_S = 120.0
+MAX_LOOKS = 3
+"""At the working directory, for a state that nothing can be built on without."""
 MAX_DIFF_BYTES = 8 * 1024 * 1024
 OPTIONS = tuple(word for setting in SETTINGS for word in ("-c", setting))
 STATE = """
@@ -56,11 +58,14 @@ class WorkingTree:
         return (await self._run(["sh", "-c", STATE, "sh", "--no-pager", *OPTIONS], "add")).strip()
 
     async def state_if_any(self) -> str:
-        """The same; empty if there is no repository, or git fails."""
-        try:
-            return await self.state()
-        except ToolError:
-            return ""
+        """The same; empty if there is no repository, or git fails. It looks again, for files change meanwhile."""
+        for _ in range(MAX_LOOKS):
+            try:
+                return await self.state()
+            except ToolError as error:
+                if error.code == "timeout":
+                    break
+        return ""
 
     async def graft(self, onto: str, before: str, after: str) -> str:
         """The id of a tree like `onto`, or an empty one, in which all that differs between two others is as in the

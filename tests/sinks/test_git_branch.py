@@ -103,10 +103,15 @@ def repository(tmp_path: Path) -> Repository:
     return Repository(tmp_path)
 
 
+def changed_to(repository: Repository, content: str, *, version: int = 1) -> Parcel:
+    """Of a step that gave the one file this content; there was nothing before."""
+    return replace(parcel(version=version, tree=repository.tree(content)), before=repository("mktree").strip())
+
+
 def test_a_step_is_committed_once(repository: Repository) -> None:
     """Also into a repository without a commit; the same delivery again finds its commit, wherever the tip is."""
-    one = parcel(tree=repository.tree("1"))
-    two = parcel(version=2, tree=repository.tree("2"))
+    one = changed_to(repository, "1")
+    two = changed_to(repository, "2", version=2)
     place = repository.deliver(one)
     assert repository.deliver(one) == place and repository.count() == 1
     repository.deliver(two)
@@ -119,15 +124,15 @@ def test_a_step_is_committed_once(repository: Repository) -> None:
 
 
 def test_what_changed_nothing_and_left_nothing_is_no_commit(repository: Repository) -> None:
+    repository.deliver(changed_to(repository, "1"))
     tree = repository.tree("1")
-    repository.deliver(parcel(tree=tree))
     empty = Parcel(key="k", workflow="fix", session="s-7777777777", path="idle", attempt=1, at_ns=0, tree=tree)
     assert repository.deliver(empty) == "" and repository.count() == 1
 
 
 def test_a_branch_that_somebody_moves_or_stands_on(repository: Repository) -> None:
     """Moved meanwhile: what is there stays, and the commit comes on top. Checked out: it is left alone."""
-    repository.deliver(parcel(tree=repository.tree("1")))
+    repository.deliver(changed_to(repository, "1"))
     moved = []
 
     def move(arguments: Sequence[str]) -> None:
@@ -137,11 +142,11 @@ def test_a_branch_that_somebody_moves_or_stands_on(repository: Repository) -> No
             repository("update-ref", f"refs/heads/{BRANCH}", other)
 
     repository.on_call = move
-    repository.deliver(parcel(version=2, tree=repository.tree("2")))
+    repository.deliver(changed_to(repository, "2", version=2))
     assert repository.count() == 3 and repository("rev-parse", f"{BRANCH}~1").strip() == moved[0]
     repository("checkout", "-q", BRANCH)
     with pytest.raises(Undelivered, match="checked out") as caught:
-        repository.deliver(parcel(version=3, tree=repository.tree("3")))
+        repository.deliver(changed_to(repository, "3", version=3))
     assert not caught.value.is_final and repository.count() == 3
     assert not repository("status", "--porcelain")
 
@@ -269,6 +274,22 @@ def test_what_git_has_pruned_before_there_is_a_branch(repository: Repository) ->
     assert receipt.place and receipt.note and not repository("ls-tree", "-r", BRANCH)
     steps.deliver(two="2")
     assert repository.changed(BRANCH) == ["A\ttwo"]
+
+
+@pytest.mark.parametrize("is_fresh", [True, False])
+def test_what_nobody_noted_before_the_first_step_is_not_committed(repository: Repository, is_fresh: bool) -> None:
+    """Git failed just then, or there was no repository: the first commit changes nothing and says so, the next one
+    has its step's changes."""
+    if not is_fresh:
+        committed(repository, kept="kept")
+    repository.write(env="secret")
+    steps = Steps(repository, before="")
+    receipt = repository.receipt(steps.step(one="1"))
+    assert receipt.place and "not known" in receipt.note and repository.changed(BRANCH) == []
+    steps.deliver(two="2")
+    assert repository.changed(BRANCH) == ["A\ttwo"]
+    kept = [] if is_fresh else ["kept"]
+    assert repository("ls-tree", "-r", "--name-only", BRANCH).split() == [*kept, "two"]
 
 
 def test_what_goes_on_from_another_session_has_its_commits(repository: Repository) -> None:
