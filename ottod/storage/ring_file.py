@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from mmap import mmap
 from pathlib import Path
@@ -31,6 +31,9 @@ DEFAULT_SEGMENT_BYTES = 128 * 1024
 """Holds the largest record; smaller segments make fairness finer and records that do not fit more likely."""
 MIN_SEGMENT_BYTES = 1024
 SECTOR_BYTES = 512
+READ_BYTES = 1 << 20
+ReadAt = Callable[[int, int, int], bytes]
+"""As `os.pread`: descriptor, length, position."""
 
 SALVAGE_MARGIN = 1 << 20
 """How far beyond the newest offset found in an unreadable ring its successor begins."""
@@ -57,9 +60,18 @@ class RingFile:
 
 
 def open_ring_file(
-    path: Path, *, size_bytes: int, segment_bytes: int, boot_id: str, min_next_offset: int
+    path: Path,
+    *,
+    size_bytes: int,
+    segment_bytes: int,
+    boot_id: str,
+    min_next_offset: int,
+    pread: ReadAt = os.pread,
 ) -> tuple[RingFile, Image]:
-    """Opens, repairs or makes the file. Raises StorageError."""
+    """Opens, repairs or makes the file. Raises StorageError.
+
+    It is read once before it is mapped: what the disk does not give back is an error then, and SIGBUS in a mapping.
+    """
     if segment_bytes < MIN_SEGMENT_BYTES or segment_bytes % SECTOR_BYTES or size_bytes < 2 * segment_bytes:
         raise StorageError(
             f"{path}: a ring of {size_bytes} bytes cannot have segments of {segment_bytes} bytes",
@@ -71,9 +83,9 @@ def open_ring_file(
             return _create(path, fresh, RingRecovery(created=True, lost=fresh.lost[0] if fresh.lost else None))
         fd = _open_locked(path)
         try:
-            superblock = _check_superblock(path, os.pread(fd, SUPERBLOCK_BYTES, 0), fresh)
-            if superblock is None:
-                return _replace(path, fd, fresh)
+            superblock = _check_superblock(path, _salvage(fd, SUPERBLOCK_BYTES, 0, pread), fresh)
+            if superblock is None or not _is_readable(fd, superblock.file_bytes, pread):
+                return _replace(path, fd, fresh, pread)
             superblock, missing = _restore_length(path, fd, superblock)
             file = RingFile(path, fd, superblock.file_bytes)
         except BaseException:
@@ -161,9 +173,9 @@ def _create(path: Path, superblock: Superblock, recovery: RingRecovery) -> tuple
     return file, Image([], free, superblock.offset_limit, 1, superblock, recovery)
 
 
-def _replace(path: Path, fd: int, fresh: Superblock) -> tuple[RingFile, Image]:
+def _replace(path: Path, fd: int, fresh: Superblock, pread: ReadAt) -> tuple[RingFile, Image]:
     """Puts an unreadable ring aside and starts anew, beyond every offset that the old one still shows."""
-    newest = _newest_offset(fd, fresh)
+    newest = _newest_offset(fd, fresh, pread)
     if newest:
         fresh = _begin_at(max(newest + 1 + SALVAGE_MARGIN, fresh.offset_limit), fresh)
     aside = move_aside(path)
@@ -173,19 +185,46 @@ def _replace(path: Path, fd: int, fresh: Superblock) -> tuple[RingFile, Image]:
     return made
 
 
-def _newest_offset(fd: int, fresh: Superblock) -> int:
-    """The newest offset to be found in a ring without a superblock, 0 if there is none."""
+def _newest_offset(fd: int, fresh: Superblock, pread: ReadAt) -> int:
+    """The newest offset to be found in a ring that cannot be used, 0 if there is none."""
     length = os.fstat(fd).st_size
     if length < SUPERBLOCK_BYTES:
         return 0
-    with mmap(fd, length) as buffer, memoryview(buffer) as view:
-        note = read_head_note(view)
-        newest = note.next_offset - 1 if note is not None and note.next_offset else 0
-        for number in range((length - SUPERBLOCK_BYTES) // fresh.segment_bytes):
-            segment = scan_segment(view, number, fresh).segment
-            if segment is not None:
-                newest = max(newest, segment.last_offset)
+    head = _salvage(fd, SUPERBLOCK_BYTES, 0, pread)
+    note = read_head_note(head)
+    newest = note.next_offset - 1 if note is not None and note.next_offset else 0
+    for number in range((length - SUPERBLOCK_BYTES) // fresh.segment_bytes):
+        # Each is looked at as if it were the only one.
+        found = _salvage(fd, fresh.segment_bytes, SUPERBLOCK_BYTES + number * fresh.segment_bytes, pread)
+        segment = scan_segment(memoryview(head + found), 0, fresh).segment
+        if segment is not None:
+            newest = max(newest, segment.last_offset)
     return newest
+
+
+def _is_readable(fd: int, stop: int, pread: ReadAt) -> bool:
+    at = 0
+    try:
+        while found := pread(fd, min(READ_BYTES, stop - at), at):
+            at += len(found)
+    except OSError as error:
+        if error.errno not in _UNREADABLE:
+            raise
+        return False
+    return True
+
+
+def _salvage(fd: int, length: int, at: int, pread: ReadAt) -> bytes:
+    """So many bytes of the file, with zeros for those that are not there, or that the disk does not give back."""
+    try:
+        return pread(fd, length, at).ljust(length, b"\0")
+    except OSError as error:
+        if error.errno not in _UNREADABLE:
+            raise
+    if length <= SECTOR_BYTES:
+        return bytes(length)
+    parts = range(at, at + length, SECTOR_BYTES)
+    return b"".join(_salvage(fd, min(SECTOR_BYTES, at + length - part), part, pread) for part in parts)
 
 
 def _open_locked(path: Path) -> int:
@@ -214,4 +253,6 @@ def _as_storage_error(path: Path) -> Iterator[None]:
         raise StorageError(f"{path}: {error.strerror}", mend=mend) from error
 
 
+_UNREADABLE = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ)
+"""What the kernel says of a sector, or of a block whose checksum is wrong."""
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

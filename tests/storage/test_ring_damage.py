@@ -15,6 +15,7 @@ import pytest
 from ottod.errors import StorageError
 from ottod.ids import session_id
 from ottod.storage.ring import Ring
+from ottod.storage.ring_file import open_ring_file
 from ottod.storage.ring_format import SUPERBLOCK_BYTES, Superblock, pack_superblock
 from ottod.storage.ring_recovery import RingRecovery
 from tests.storage.ring_model import BOOT, Written, append, judge, open_ring, read_all
@@ -175,6 +176,41 @@ def test_both_superblocks_gone(sample: Sample, tmp_path: Path) -> None:
         append(ring, LOUD)
         ring.close()
         path.write_bytes(data)
+
+
+class BadDisk:
+    """Reads, but for one sector."""
+
+    def __init__(self, sector: int) -> None:
+        self.sector = range(sector * 512, (sector + 1) * 512)
+
+    def pread(self, fd: int, length: int, at: int) -> bytes:
+        if length and at < self.sector.stop and at + length > self.sector.start:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return os.pread(fd, length, at)
+
+
+@pytest.mark.parametrize("sector", range((SUPERBLOCK_BYTES + SIZE_BYTES) // 512))
+def test_a_sector_that_cannot_be_read(sample: Sample, tmp_path: Path, sector: int) -> None:
+    """The ring is put aside, whichever sector it is: in a mapping, a look at it would be the end of the process.
+
+    The new ring begins beyond every offset that the rest still shows.
+    """
+    path = tmp_path / "ring.wal"
+    path.write_bytes(sample.bytes)
+    file, image = open_ring_file(
+        path,
+        size_bytes=SIZE_BYTES,
+        segment_bytes=SEGMENT_BYTES,
+        boot_id=BOOT,
+        min_next_offset=1,
+        pread=BadDisk(sector).pread,
+    )
+    file.close()
+    assert image.recovery.moved_aside == f"{path}.broken" and not image.tracks
+    assert Path(image.recovery.moved_aside).read_bytes() == sample.bytes
+    assert image.next_offset > sample.head
+    sample.open(path).close()
 
 
 def test_a_file_that_is_gone_is_reported_when_offsets_were_given(tmp_path: Path) -> None:
