@@ -25,6 +25,7 @@ VARIABLES = (
     ("OTTO_STATE_DIR", "Ring, database, journals.", "`$XDG_STATE_HOME/otto`, else `~/.local/state/otto`"),
     ("OTTO_CONFIG_HOME", "Your agents and the daemon's file.", "`$XDG_CONFIG_HOME/otto`, else `~/.config/otto`"),
     ("OTTO_CONFIG", "The daemon's file; it must exist.", "`<config home>/otto.yml`, which need not"),
+    ("OTTO_BWRAP", "The daemon's bubblewrap, by its absolute path.", "`bwrap` where the system keeps programs"),
     ("OTTO_ENDPOINT", "The socket that clients speak to.", "`ipc://<runtime>/control.sock`"),
 )
 

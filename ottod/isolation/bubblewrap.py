@@ -25,8 +25,10 @@ import subprocess
 from pathlib import Path
 
 from ottod.isolation.program_paths import ProgramPaths
+from ottod.isolation.system_programs import system_program
 
 PROGRAM = "bwrap"
+VARIABLE = "OTTO_BWRAP"
 TRIAL_TIMEOUT_S = 5.0
 INSIDE = "inside"
 TMP = "/tmp"
@@ -37,8 +39,18 @@ OWN = ("/proc", "/dev", "/sys", TMP)
 
 
 def find() -> str:
-    """The program, by the daemon's own PATH; empty if it is not installed."""
-    return shutil.which(PROGRAM) or ""
+    """The program, where the system keeps programs or by the absolute path in OTTO_BWRAP; empty if there is none."""
+    chosen = os.environ.get(VARIABLE, "")
+    return chosen if os.path.isabs(chosen) else system_program(PROGRAM)
+
+
+def absence() -> str:
+    """That there is none, and what would mend it. One that is only on the PATH may be an agent's."""
+    other = shutil.which(PROGRAM)
+    if other is None or not os.path.isabs(other):
+        return "bubblewrap is not installed; install the package bubblewrap"
+    advice = f"install the package bubblewrap, or start the daemon with {VARIABLE}={other} if no agent can write it"
+    return f"{other} is not where the system keeps programs; {advice}"
 
 
 def arguments(program: str, *, paths: ProgramPaths, tmp_dir: str, home: str, has_network: bool) -> list[str]:
@@ -82,7 +94,7 @@ def open_arguments(program: str, *, masked: tuple[str, ...], tmp_dir: str, has_n
 
 def trial_arguments(program: str, *, has_network: bool) -> list[str]:
     """The same namespaces around a program that does nothing."""
-    true = os.path.realpath(shutil.which("true", path="/usr/bin:/bin") or shutil.which("true") or "/bin/true")
+    true = os.path.realpath(system_program("true") or "/bin/true")
     network = () if has_network else ("--unshare-net",)
     return [program, *NAMESPACES, *network, *CONDUCT, "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", true]
 
@@ -91,7 +103,7 @@ def trial(*, has_network: bool = False, program: str | None = None) -> str:
     """Makes a sandbox for a moment: empty if that works, else why not and what would mend it, in one line."""
     program = find() if program is None else program
     if not program:
-        return "bubblewrap is not installed; install the package bubblewrap"
+        return absence()
     # Success is a word from inside: a status of 0 alone may be another program's.
     argv = [*trial_arguments(program, has_network=has_network)[:-1], "/bin/sh", "-c", f"echo {INSIDE}"]
     try:

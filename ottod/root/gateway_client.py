@@ -14,6 +14,7 @@ import signal
 from collections.abc import Callable
 
 from ottod.core.backoff import delay_s
+from ottod.isolation.system_programs import SYSTEM_PATH
 from ottod.protocol.specs import Backoff
 from ottod.root.reaper import Child, Exit, Reaper
 from ottod.settings.daemon import DaemonSettings
@@ -28,7 +29,6 @@ MAX_FAILURES = 8
 MODULE = "ottod.gateway"
 DEFAULT_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 KEPT_ENVIRONMENT = (
-    "PATH",
     "HOME",
     "LANG",
     "LC_ALL",
@@ -87,7 +87,7 @@ class GatewayClient:
 
     def _spawn(self) -> Child:
         argv = gateway_command(self._settings, self._paths)
-        environment = {k: os.environ[k] for k in KEPT_ENVIRONMENT if k in os.environ}
+        environment = {"PATH": SYSTEM_PATH, **{k: os.environ[k] for k in KEPT_ENVIRONMENT if k in os.environ}}
         pid = os.posix_spawn(
             argv[0],
             argv,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ottod.errors import StorageError
 from ottod.isolation.directory import Directory
+from ottod.isolation.system_programs import system_program
 
 MAX_FILES = 65_536
 FORGOTTEN = ".forgotten"
@@ -54,9 +55,10 @@ def remove_tree(path: Path) -> bool:
         shutil.rmtree(path, ignore_errors=True)
     if os.path.lexists(path):
         # Directories nested deeper than the interpreter can follow; the system's own tools have no such bound.
-        for program in (("chmod", "-R", "u+rwx"), ("rm", "-rf")):
+        for name, *options in (("chmod", "-R", "u+rwx"), ("rm", "-rf")):
+            argv = [system_program(name) or f"/bin/{name}", *options, "--", str(path)]
             with contextlib.suppress(OSError):
-                subprocess.run([*program, "--", str(path)], check=False, stderr=subprocess.DEVNULL)
+                subprocess.run(argv, check=False, stderr=subprocess.DEVNULL)
     return not os.path.lexists(path)
 
 

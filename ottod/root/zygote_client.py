@@ -24,6 +24,8 @@ from collections import deque
 from collections.abc import Callable
 
 from ottod.errors import OttoError, RemoteProtocolError
+from ottod.isolation import bubblewrap
+from ottod.isolation.system_programs import SYSTEM_PATH
 from ottod.protocol.zygote import Fork, Forked, ForkFailed, ZygoteReady, zygote_replies, zygote_requests
 from ottod.root.reaper import Child, Exit, Reaper
 from ottod.root.vitals import is_stuck, look
@@ -45,7 +47,6 @@ STABLE_S = 60.0
 """A generation that lived this long has worked: its end counts as the first failure."""
 DEFAULT_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 KEPT_ENVIRONMENT = (
-    "PATH",
     "HOME",
     "LANG",
     "LC_ALL",
@@ -54,6 +55,7 @@ KEPT_ENVIRONMENT = (
     "USER",
     "LOGNAME",
     "PYTHONPATH",
+    bubblewrap.VARIABLE,
     "OTTO_FAILPOINTS",
 )
 
@@ -156,7 +158,8 @@ class ZygoteClient:
             self._ready = self._loop.create_future()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        environment = {k: os.environ[k] for k in KEPT_ENVIRONMENT if k in os.environ}
+        # Vendors' libraries start programs as well, by name.
+        environment = {"PATH": SYSTEM_PATH, **{k: os.environ[k] for k in KEPT_ENVIRONMENT if k in os.environ}}
         argv = [
             *program("ottod.zygote"),
             str(theirs.fileno()),

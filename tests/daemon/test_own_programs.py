@@ -22,7 +22,7 @@ def test_what_fails_is_no_success(tmp_path: Path) -> None:
     bwrap.chmod(0o755)
     site = tmp_path / "site"
     site.mkdir()
-    daemon = RealDaemon(env={"PATH": f"{bwrap.parent}:/usr/bin:/bin", "PYTHONPATH": str(site)})
+    daemon = RealDaemon(env={"OTTO_BWRAP": str(bwrap), "PYTHONPATH": str(site)})
     try:
         daemon.start()
         with daemon.client() as otto:

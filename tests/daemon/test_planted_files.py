@@ -16,11 +16,13 @@ from tests.gateway.rig import status_of
 
 PLANTED = ("secrets.py", "queue.py", "msgspec.py", "uvloop.py", "ottod/__init__.py", "ottoctl/__init__.py")
 """Modules of the standard library, of vendors and of Otto itself."""
+PROGRAMS = ("bwrap", "chmod", "rm", "true", "uname")
+"""What processes of Otto start that nothing confines."""
 
 
 @pytest.fixture
 def place() -> Iterator[RealDaemon]:
-    """The directories of a daemon that does not run yet. Whatever is imported of what is planted leaves a mark."""
+    """Of a daemon that does not run yet. Whatever is imported, or started, of what is planted leaves a mark."""
     daemon = RealDaemon({"gateway": {"enabled": True, "port": 0, "socket": True}})
     try:
         for name in PLANTED:
@@ -29,6 +31,12 @@ def place() -> Iterator[RealDaemon]:
             path.write_text(
                 f"open({str(mark(daemon))!r}, 'a').write(__file__ + '\\n')\nraise ImportError('planted')\n"
             )
+        for name in PROGRAMS:
+            program = daemon.workdir / ".venv/bin" / name
+            program.parent.mkdir(parents=True, exist_ok=True)
+            program.write_text(f'#!/bin/sh\necho "$0" >>{mark(daemon)}\nexit 1\n')
+            program.chmod(0o755)
+        daemon.env["PATH"] = f"{daemon.workdir}/.venv/bin:.venv/bin:{daemon.env['PATH']}"
         yield daemon
     finally:
         daemon.close()
@@ -38,7 +46,7 @@ def mark(place: RealDaemon) -> Path:
     return place.base / "mark"
 
 
-def imported(place: RealDaemon) -> str:
+def taken(place: RealDaemon) -> str:
     return mark(place).read_text() if mark(place).exists() else ""
 
 
@@ -48,7 +56,7 @@ def ctl(place: RealDaemon, *words: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         argv, env=place.env, cwd=place.workdir, capture_output=True, text=True, timeout=180, check=False
     )
-    assert imported(place) == "", (words, done.stderr)
+    assert taken(place) == "", (words, done.stderr)
     return done
 
 
@@ -74,14 +82,15 @@ def test_a_daemon_in_the_foreground(place: RealDaemon) -> None:
         )
     daemon = place.process
     wait_for("ready, or ended", lambda: READY in place.log or daemon.poll() is not None)
-    assert imported(place) == "" and daemon.poll() is None, place.log
+    assert taken(place) == "" and daemon.poll() is None, place.log
     with place.client() as otto:
         wait_for("a gateway", lambda: status_of(place.base / "run/gateway.sock", "/healthz") == 200)
-        spec = place.agent(place.script("one", {"text": "hi"}), "fs_read")
+        call = {"name": "shell", "arguments": {"command": "echo done"}}
+        spec = place.agent(place.script("one", {"tools": [call]}, {"text": "hi"}), "fs_read", "shell")
         assert otto.run(spec=spec, task="go", cwd=place.workdir).result == "hi"
         assert otto.explain("", "fs_read", {"path": "one"}, spec=spec, cwd=place.workdir).outcome == "runs"
     done = ctl(place, "daemon", "upgrade")
     assert done.returncode == 0, done.stderr
     with place.client() as otto:
         assert otto.run(spec=spec, task="again", cwd=place.workdir).result == "hi"
-    assert place.stop() == 0 and imported(place) == ""
+    assert place.stop() == 0 and taken(place) == ""

@@ -107,7 +107,7 @@ def test_a_failure_names_what_mends_it(tmp_path: Path, setting: str, value: str,
 
 def test_the_trial_fails_in_words(tmp_path: Path) -> None:
     """A missing and a broken program are told apart, in one line with a mend."""
-    assert bubblewrap.trial(program="").endswith("install the package bubblewrap")
+    assert "; install the package bubblewrap" in bubblewrap.trial(program="")
     broken = tmp_path / "bwrap"
     broken.write_text("#!/bin/sh\necho 'setting up uid map: Permission denied' >&2\nexit 1\n")
     broken.chmod(0o755)
@@ -146,7 +146,19 @@ def test_half_a_layer_is_enough_for_files_only() -> None:
     assert missing_layers(Isolation(files="required"), platform_report=only_sandbox) == []
 
 
-def test_the_program_is_found_by_the_daemons_path() -> None:
-    """Where it is installed, the answer is an absolute path."""
-    found = bubblewrap.find()
-    assert found == "" or os.path.isabs(found)
+def test_the_program_is_the_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one that a PATH with a project's directory leads to, unless the daemon was told so by its absolute path."""
+    monkeypatch.delenv("OTTO_BWRAP", raising=False)
+    planted = tmp_path / "bwrap"
+    planted.write_text("#!/bin/sh\n")
+    planted.chmod(0o755)
+    before = bubblewrap.find()
+    assert before == "" or os.path.isabs(before)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert bubblewrap.find() == before
+    advice = f"install the package bubblewrap, or start the daemon with OTTO_BWRAP={planted} if no agent can write it"
+    assert bubblewrap.trial(program="") == f"{planted} is not where the system keeps programs; {advice}"
+    monkeypatch.setenv("OTTO_BWRAP", "./bwrap")
+    assert bubblewrap.find() == before
+    monkeypatch.setenv("OTTO_BWRAP", str(planted))
+    assert bubblewrap.find() == str(planted)

@@ -55,6 +55,7 @@ class Stage:
         self.client.start()
 
     def execute(self, argv: list[str], environment: dict[str, str]) -> int:
+        self.environment = environment
         self.peer = socket.socket(fileno=os.dup(int(argv[argv.index("ottod.zygote") + 1])))
         return 1
 
@@ -123,3 +124,13 @@ def test_one_that_served_for_a_while_is_replaced_at_once(stage: Stage) -> None:
     assert stage.dies(after_s=STABLE_S) == 0.0
     stage.comes_up()
     assert stage.dies(after_s=1.0) > 0.0
+
+
+def test_its_programs_are_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vendor's library that starts one by name finds none that lies where root's PATH leads."""
+    monkeypatch.setenv("PATH", "/home/somebody/project/.venv/bin:/usr/bin")
+    stage = Stage()
+    try:
+        assert "project" not in stage.environment["PATH"] and "/usr/bin" in stage.environment["PATH"].split(":")
+    finally:
+        stage.close()
