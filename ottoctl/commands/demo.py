@@ -132,13 +132,15 @@ def _sources(project: Path) -> dict[str, str]:
 
 def _run_tests(project: Path) -> str:
     """The project's tests once more, by us and not by the agent: the last line of what pytest says."""
+    from ottoctl.environment import shared_environment
+
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header"],
         cwd=project,
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**shared_environment(os.environ), "PYTHONDONTWRITEBYTECODE": "1"},
     )
     lines = [line for line in done.stdout.splitlines() if line.strip()]
     return lines[-1] if lines else done.stderr.strip()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from ottoctl.environment import shared_environment
 from ottod.errors import OttoError
 
 BROKEN = ("bug-fix-loop",)
@@ -104,14 +105,14 @@ class Stage:
 
 
 def run_tests(directory: Path) -> TestRun:
-    """A real pytest in a directory."""
+    """A real pytest in a directory. Agents have changed what it runs, so it gets what their programs get."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header"],
         cwd=directory,
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", NO_PLUGINS: "1"},
+        env={**shared_environment(os.environ), "PYTHONDONTWRITEBYTECODE": "1", NO_PLUGINS: "1"},
     )
     lines = [line for line in done.stdout.splitlines() if line.strip()]
     said = lines[-1].strip("= ") if lines else done.stderr.strip()[-200:]

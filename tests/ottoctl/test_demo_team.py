@@ -13,6 +13,7 @@ from ottoctl.demo.files import file_name, page, write_files
 from ottoctl.demo.findings import Findings, claims
 from ottoctl.demo.live import picture
 from ottoctl.demo.stage import TestRun as Run
+from ottoctl.demo.stage import run_tests
 from ottoctl.demo.team import TASKS, chosen
 from ottoctl.demo.team_report import report
 from ottoctl.results import run_result
@@ -161,3 +162,12 @@ def test_only_workflows_that_are_shown_can_be_chosen() -> None:
     assert chosen("refactor-swarm") == ("refactor-swarm",)
     with pytest.raises(OttoError, match="no demonstration of 'x'"):
         chosen("x")
+
+
+def test_the_projects_tests_see_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Agents have written what runs here, and nothing confines it: its environment is that of their programs."""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-" + "x" * 40)
+    (tmp_path / "test_it.py").write_text(
+        "import os\n\ndef test_it():\n    assert not [n for n in os.environ if 'KEY' in n]\n"
+    )
+    assert run_tests(tmp_path).is_green
