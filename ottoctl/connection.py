@@ -330,6 +330,7 @@ class Connection:
 
 def _outcome(call: Call) -> Result:
     if call.error is not None:
-        raise call.error
+        # One error may end many calls: each of their callers' lines would be added to those of all before.
+        raise call.error.with_traceback(None)
     assert call.result is not None
     return call.result

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Callable, Coroutine
+from typing import cast
 
 import msgspec
 
@@ -181,24 +182,29 @@ class ControlGate:
             )
             self._send(client.identity, Reply(id=request.id, failure=failure))
             return
-        task = self._loop.create_task(self._answer(client, request))
+        task = self._loop.create_task(self._carry_out(client, request))
         client.pending.add(task)
         task.add_done_callback(client.pending.discard)
 
-    async def _answer(self, client: Client, request: Request) -> None:
-        try:
-            reply = Reply(id=request.id, result=await self._serve(client.identity, request.body))
-        except OttoError as error:
-            reply = Reply(id=request.id, failure=error.failure())
-        except Exception as error:  # noqa: BLE001 - a defect in one handler must not take the daemon down
-            self._loop.call_exception_handler({"message": "request failed", "exception": error})
-            failure = Failure(code="internal", message=f"internal error: {error!r}", mend="see the daemon's log")
-            reply = Reply(id=request.id, failure=failure)
+    async def _carry_out(self, client: Client, request: Request) -> None:
+        reply = await self._answer(client, request)
+        # Before the reply, which a quick client answers with its next request.
+        client.pending.discard(cast("asyncio.Task[None]", asyncio.current_task()))
         try:
             self._send(client.identity, reply)
         except (UnicodeEncodeError, msgspec.MsgspecError) as error:
             text = f"the answer cannot be put into a message: {error}"
             self._send(client.identity, Reply(id=request.id, failure=Failure(code="internal", message=text)))
+
+    async def _answer(self, client: Client, request: Request) -> Reply:
+        try:
+            return Reply(id=request.id, result=await self._serve(client.identity, request.body))
+        except OttoError as error:
+            return Reply(id=request.id, failure=error.failure())
+        except Exception as error:  # noqa: BLE001 - a defect in one handler must not take the daemon down
+            self._loop.call_exception_handler({"message": "request failed", "exception": error})
+            failure = Failure(code="internal", message=f"internal error: {error!r}", mend="see the daemon's log")
+            return Reply(id=request.id, failure=failure)
 
     # ------------------------------------------------------------ outgoing
 

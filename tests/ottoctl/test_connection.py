@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from ottoctl.dialogue import MAX_REQUEST_BYTES
 from ottoctl.feed import MIN_CREDIT_BYTES, SessionEvent
 from ottoctl.outage import Outage
 from ottoctl.policy import DEFAULT_TIMEOUT_S
+from ottoctl.results import RunResult
 from ottod.errors import Failure, OttoError, RefusedError, RemoteProtocolError, UnreachableError
 from ottod.protocol import PROTOCOL_VERSION
 from ottod.protocol.cause import Cause
@@ -434,6 +436,23 @@ def test_a_daemon_that_stays_away_fails_what_waits(tmp_path: Path) -> None:
         assert with_otto(fake, body, reconnect_s=0.3) == list(range(1, 11))
         with pytest.raises(UnreachableError):
             Otto.connect_sync(fake.endpoint)
+
+
+def test_many_that_fail_together_have_a_short_traceback_each(tmp_path: Path) -> None:
+    """One error is raised in all of them; it does not gather the lines of each."""
+    with FakeDaemon(tmp_path) as fake:
+        sid = fake.add_session(3)
+
+        async def body(otto: Otto) -> list[BaseException | RunResult]:
+            session = await otto.session(sid)
+            waiting = [asyncio.create_task(session.wait()) for _ in range(100)]
+            await until(lambda: len(fake.bodies(WaitSession)) == 100)
+            fake.vanish()
+            return await asyncio.gather(*waiting, return_exceptions=True)
+
+        for error in with_otto(fake, body, reconnect_s=0.1):
+            assert isinstance(error, UnreachableError)
+            assert len(traceback.extract_tb(error.__traceback__)) < 10
 
 
 def test_an_outage_is_told_at_once_and_when_it_is_over(tmp_path: Path) -> None:
