@@ -39,6 +39,8 @@ def test_a_demo_that_is_ended_takes_its_daemon_with_it(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(tmp_path), "NO_COLOR": "1"},
+        # Also where the tests themselves were started with `nohup`.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     assert demo.stderr is not None
     with demo.stderr as said:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from ottoctl.endings import ENDING_SIGNALS, Endings
 
 SIGNALS = pytest.mark.parametrize("number", ENDING_SIGNALS)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_ignored() -> Iterator[None]:
+    """Also where the tests themselves were started with `nohup`."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in ENDING_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @SIGNALS
