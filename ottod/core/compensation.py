@@ -93,7 +93,7 @@ class Saga:
         self.state, self.due_ns = "stopping", None
         return [StopStep(path=done.path, attempt=self.attempt, reason=reason, undo=True)]
 
-    def ended(self, entry: CompensationEnded, *, goes_on: bool) -> None:
+    def ended(self, entry: CompensationEnded, *, now_ns: int, goes_on: bool) -> None:
         """An attempt is over. Unless the saga `goes_on`, one that failed stays to be undone."""
         done = self.current
         if done is None or done.path != entry.path or self.attempt != entry.attempt or not self.is_busy:
@@ -109,7 +109,7 @@ class Saga:
         else:
             self.state = "resting"
             delay_ns = round(delay_s(BACKOFF, self.attempt, random=entry.jitter) * NS_PER_S)
-            self.due_ns = entry.at_ns + delay_ns
+            self.due_ns = now_ns + delay_ns
 
     def _order(self, done: Done) -> Compensate:
         return Compensate(

@@ -95,6 +95,11 @@ class WorkflowMachine:
         return self.top.state != "waiting"
 
     @property
+    def now_ns(self) -> int:
+        """The latest moment that it has heard of."""
+        return self._now_ns
+
+    @property
     def is_cancelled(self) -> bool:
         return self._cancelled is not None
 
@@ -175,7 +180,7 @@ class WorkflowMachine:
             case j.StepAnswered():
                 self._answered(entry)
             case j.CompensationEnded():
-                self.saga.ended(entry, goes_on=not self.is_cancelled)
+                self.saga.ended(entry, now_ns=self._now_ns, goes_on=not self.is_cancelled)
             case j.WorkflowCancelled():
                 self._cancel(entry.reason)
             case j.WorkflowFailed():

@@ -47,7 +47,9 @@ from ottod.worker.link import Link
 from ottod.worker.workflow_step import Attempt, Workshop
 
 MAX_LOOK_S = 3600.0
-"""Between two looks at the clock while a moment is waited for: the wall clock may be set meanwhile."""
+"""Between two looks at the clock while a moment is waited for."""
+SLACK_NS = 1_000_000_000
+"""How far the wall clock may be behind before it is noted how much time has passed."""
 
 Key = tuple[str, int, bool]
 """Path and attempt, and whether it undoes the step."""
@@ -66,6 +68,7 @@ class WorkflowRun:
         approvals: Approvals,
         on_change: Callable[[], None],
         on_entry: Callable[[j.WorkflowEntry], None] = lambda entry: None,
+        clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.machine = machine
         self._link = link
@@ -74,6 +77,9 @@ class WorkflowRun:
         self._on_change = on_change
         self._backlog = AnnouncedBacklog(link)
         self._on_entry = on_entry
+        self._clock = clock
+        self._known_ns, self._known_at_ns = time.time_ns(), clock()
+        """The latest moment that is known, and when that was by the clock: the wall clock may be set, and back."""
         self._shop: Workshop | None = None
         self._begun: dict[Key, j.StepBegun | j.CompensationBegun] = {}
         self._failures: dict[str, str] = {}
@@ -122,6 +128,7 @@ class WorkflowRun:
                     self._skips_noted = set(self.machine.skipped)
                 case _:
                     pass
+        self._known_ns, self._known_at_ns = max(self.machine.now_ns, time.time_ns()), self._clock()
         self._pending = self.machine.outstanding()
 
     def _note_tree(self, entry: j.StepBegun) -> None:
@@ -184,8 +191,22 @@ class WorkflowRun:
 
     def happen(self, entry: j.WorkflowEntry) -> None:
         """Notes it, and hears what follows. Raises StorageError."""
+        now_ns = self._now_ns()
+        is_timed = self.machine.has_begun and self.machine.end is None
+        if is_timed and now_ns - max(self.machine.now_ns, time.time_ns()) > SLACK_NS:
+            # What the machine has heard is later than the wall clock: it would take time for not having passed.
+            self._hear(j.WorkflowAwoke(at_ns=now_ns))
+        self._hear(entry)
+
+    def _now_ns(self) -> int:
+        """The moment now, as the workflow counts: it never goes back, and stands still for nothing."""
+        return self._known_ns + self._clock() - self._known_at_ns
+
+    def _hear(self, entry: j.WorkflowEntry) -> None:
         self._journal.note(entry)
         self._pending += self.machine.step(entry)
+        if self.machine.now_ns > self._now_ns():
+            self._known_ns, self._known_at_ns = self.machine.now_ns, self._clock()
         self._tell(entry)
         self._on_entry(entry)
         self._wake.set()
@@ -228,14 +249,14 @@ class WorkflowRun:
             self._timer = None
         due_ns = self.machine.due_ns
         if due_ns is not None:
-            left_s = min(MAX_LOOK_S, max(0.0, (due_ns - time.time_ns()) / 1e9))
+            left_s = min(MAX_LOOK_S, max(0.0, (due_ns - self._now_ns()) / 1e9))
             self._timer = asyncio.get_running_loop().call_later(left_s, self._look)
 
     def _look(self) -> None:
         self._timer = None
-        due_ns, now_ns = self.machine.due_ns, time.time_ns()
+        due_ns, now_ns = self.machine.due_ns, self._now_ns()
         if due_ns is not None and now_ns >= due_ns:
-            self._guarded(lambda: self.happen(j.WorkflowAwoke(at_ns=now_ns)))
+            self._guarded(lambda: self._hear(j.WorkflowAwoke(at_ns=now_ns)))
         else:
             self._wake.set()
 
