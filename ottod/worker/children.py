@@ -346,11 +346,15 @@ class Children:
         """Tells root to stop a child, unless it has ended or the session itself is on its way out."""
         if self.is_closing or child in self._ended:
             return
+        # If root is away it is asked as soon as it is back, though nobody waits for that any more.
+        asking = self.later(self._have_stopped(child, reason))
+        await asyncio.wait({asking}, timeout=STOP_REQUEST_S)
+
+    async def _have_stopped(self, child: str, reason: str) -> None:
         try:
-            async with asyncio.timeout(STOP_REQUEST_S):
-                await self._link.request(StopChild(child=child, reason=reason))
-        except (OttoError, TimeoutError):
-            pass  # It has ended, or root is away; a child never outlives its parent's end either way.
+            await self._link.request(StopChild(child=child, reason=reason))
+        except OttoError:
+            pass  # It has ended.
 
     async def _ask_after(self, started: j.ChildStarted) -> None:
         """A child that is to be told of ended while nobody listened: who asks for it again is told again."""
@@ -371,11 +375,12 @@ class Children:
             return
         await self.stop(started.child, "the call that started it was cancelled")
 
-    def later(self, work: Coroutine[Any, Any, None]) -> None:
+    def later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Does it beside everything else; `aclose` ends it."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def aclose(self) -> None:
         """Ends what still runs for the children's sake."""

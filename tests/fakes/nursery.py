@@ -25,6 +25,12 @@ class Nursery:
         """Of all that were started."""
         self.stopped: list[str] = []
         self.started = asyncio.Event()
+        self.is_here = asyncio.Event()
+        """Root is: while it is away nothing is answered."""
+        self.is_here.set()
+        self.open_requests = 0
+        self.most_requests = 0
+        """That were open at the same time."""
         self.entries: list[j.JournalEntry] = []
         self._known: dict[str, ChildNotice] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -79,6 +85,15 @@ class Nursery:
         pass
 
     async def ask(self, body: WorkerRequestBody) -> RequestReply:
+        self.open_requests += 1
+        self.most_requests = max(self.most_requests, self.open_requests)
+        try:
+            await self.is_here.wait()
+            return self._answer(body)
+        finally:
+            self.open_requests -= 1
+
+    def _answer(self, body: WorkerRequestBody) -> RequestReply:
         match body:
             case FindChild() if body.key not in self._known:
                 raise RefusedError("nothing was started for it", code="not_started")
