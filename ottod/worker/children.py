@@ -34,6 +34,8 @@ from ottod.worker.text import cut
 
 STOP_REQUEST_S = 10.0
 """The longest wait for root to hear that a child is to be stopped."""
+MAX_STARTING = 128
+"""Children that root is asked for at the same time; what it is asked beside them has room as well."""
 TITLE_CHARS = 80
 SHOWN_QUESTION_BYTES = 2000
 MAX_REMEMBERED = 1000
@@ -71,6 +73,7 @@ class Children:
         """Started by an earlier incarnation, and gone while nobody listened: root will say how when it is asked."""
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._starting = asyncio.Semaphore(MAX_STARTING)
         self._dismissed: set[str] = set()
         """Conversations that are to end because nobody will say anything to them any more."""
         self.waiting_calls = 0
@@ -289,7 +292,8 @@ class Children:
     async def _start(self, asked: SpawnChild | FindChild, body: SpawnChild, *, is_reported: bool) -> j.ChildStarted:
         """Has root start or find it, and notes that. Raises RefusedError, StorageError."""
         assert self._journal is not None
-        reply = await self._link.ask(asked)
+        async with self._starting:
+            reply = await self._link.ask(asked)
         started = j.ChildStarted(
             child=reply.child,
             agent=body.agent or reply.team.chosen,

@@ -1,4 +1,4 @@
-"""What a session asks root about its children: as long as root does not hear it."""
+"""What a session asks root about its children: as long as root does not hear it, and not too much at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from ottod.protocol.worker_requests import SpawnChild
 from ottod.worker import children
+from ottod.worker.link import MAX_REQUESTS
 from tests.fakes.nursery import Nursery
 
 DEADLINE_S = 10.0
@@ -42,5 +43,25 @@ def test_a_child_that_ended_unstopped_is_not_asked_about_for_ever(monkeypatch: p
         await asyncio.wait_for(nursery.children.stop(child, "it took too long"), DEADLINE_S)
         await asyncio.wait_for(nursery.children.aclose(), DEADLINE_S)
         assert not nursery.open_requests
+
+    asyncio.run(main())
+
+
+def test_any_number_of_children_is_started_at_once() -> None:
+    """A wide block begins all its steps in one moment: their requests wait for room, and leave some for others."""
+
+    async def main() -> None:
+        nursery = Nursery()
+        nursery.is_here.clear()
+        starts = [
+            asyncio.ensure_future(nursery.children.start(SpawnChild(agent="a", task="go", key=f"x{n}#1")))
+            for n in range(2 * MAX_REQUESTS)
+        ]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert nursery.open_requests < MAX_REQUESTS
+        nursery.is_here.set()
+        await asyncio.wait_for(asyncio.gather(*starts), DEADLINE_S)
+        assert nursery.most_requests < MAX_REQUESTS and len(nursery.bodies) == len(starts)
 
     asyncio.run(main())
