@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Literal, Protocol, TypeVar
 
 from ottod.core.step_brief import answer_schema, brief, undo_brief
@@ -136,6 +136,7 @@ class Attempt:
         failure: Failure | None = None
         summary, is_final, is_stopped = "", False, False
         artifacts: list[str] = []
+        facts: tuple[j.ArtifactFacts, ...] = ()
         try:
             if self.begun is None:
                 self.begun = await self._unless_stopped(self.prepare(order))
@@ -147,14 +148,16 @@ class Attempt:
             if outcome == "completed":
                 summary = cut(" ".join(ended.result.split()), SUMMARY_BYTES)[0]
                 answer = await self._shop.artifacts.whole(ended.whole) if ended.whole else ended.result
-                artifacts = await self._left(order, answer)
+                left = await self._left(order, answer)
+                # What cannot be looked at must not pass for something that a condition does not hold of.
+                facts = await self._shop.artifacts.facts(left)
+                artifacts = left
             elif ended.cause.kind == "budget":
                 summary = cut(ended.result, HANDED_BACK_BYTES)[0]
         except OttoError as error:
             # Only what this attempt needs went wrong: what it is worth is for the machine to say.
             outcome, failure = "failed", _failure(order.path, error)
             is_final = error.code in FINAL_CODES
-        facts = await self._facts(artifacts)
         tree, at_ns = await self._tree_after(outcome)
         return j.StepEnded(
             path=order.path,
@@ -182,12 +185,6 @@ class Attempt:
                 return await self._shop.tree.state(), time.time_ns()
             except ToolError:
                 return "", time.time_ns()
-
-    async def _facts(self, artifacts: Sequence[str]) -> tuple[j.ArtifactFacts, ...]:
-        try:
-            return await self._shop.artifacts.facts(artifacts)
-        except OttoError:
-            return ()  # What cannot be looked at is not known; conditions on it do not hold.
 
     async def _step_session(self, order: StartStep) -> j.ChildEnded:
         step, agent = order.step, self._shop.agents[order.agent]

@@ -9,6 +9,7 @@ import pytest
 
 from ottod.core.step_brief import READ_TOOL, Stand
 from ottod.core.workflow_orders import Compensate, StartStep
+from ottod.errors import ToolError
 from ottod.protocol import journal as j
 from ottod.protocol.artifacts import ArtifactInfo
 from ottod.protocol.specs import AgentSpec
@@ -190,6 +191,29 @@ def test_a_session_that_could_not_be_noted_is_stopped_with_its_step(undoes: Comp
             assert ended.session == "".join(known)
 
     asyncio.run(asyncio.wait_for(main(), DEADLINE_S * 3))
+
+
+def test_a_step_whose_outputs_cannot_be_looked_at_has_failed() -> None:
+    """A condition on them would else not hold, and nobody would know why: it is tried again, or says so."""
+
+    class Shelf(FakeArtifacts):
+        async def read(self, artifact: str, *, version: int = 0) -> tuple[ArtifactInfo, bytes]:
+            if artifact == "review":
+                raise ToolError("it cannot be read", code="unreadable")
+            return await super().read(artifact, version=version)
+
+    async def main() -> None:
+        nursery, shelf = Nursery(), Shelf()
+        await shelf.write(b"short", name="ticket")
+        each, order = attempt(nursery, shelf, writing(nursery, shelf))
+        task = asyncio.ensure_future(each.make(order, begin))
+        await nursery.started.wait()
+        nursery.end(each.key, '{"verdict": "approved"}')
+        ended = await asyncio.wait_for(task, DEADLINE_S)
+        assert (ended.outcome, ended.artifacts, ended.facts, ended.is_final) == ("failed", (), (), False)
+        assert ended.failure is not None and ended.failure.code == "unreadable"
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE_S * 2))
 
 
 def test_it_is_noted_that_somebody_stopped_a_steps_session() -> None:
