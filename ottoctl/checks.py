@@ -86,6 +86,17 @@ def check_disk(patient: Patient) -> list[Finding]:
     return [Finding(check="disk", level=level, detail=shown + ring, mend=mend)]
 
 
+def check_put_aside(patient: Patient) -> list[Finding]:
+    """No file that the daemon could not read lies beside the one that it began instead."""
+    found = []
+    for file in (patient.paths.database_file, patient.paths.ring_file):
+        for broken in sorted(file.parent.glob(f"{file.name}.broken*")):
+            detail = f"{file.name} was damaged: the daemon put it aside as {broken} and began an empty one"
+            mend = "see the page on troubleshooting; remove the file when it is of no more use"
+            found.append(Finding(check="put aside", level="warn", detail=detail, mend=mend))
+    return found
+
+
 def check_configuration(patient: Patient) -> list[Finding]:
     """The daemon's file is valid."""
     from ottoctl.agents import rules_about_nobody_here
@@ -173,6 +184,7 @@ CHECKS: tuple[Check, ...] = (
     check_python,
     check_directories,
     check_disk,
+    check_put_aside,
     check_configuration,
     check_agents,
     check_keys,

@@ -25,6 +25,18 @@ MENDS_OF_MISSING = {
 }
 """By the argument that lacks, or by the command whose ids are not sessions': what lists its values."""
 
+MEANT = {
+    "status": "daemon status",
+    "start": "daemon start",
+    "list": "ps",
+    "ls": "ps",
+    "sessions": "ps",
+    "show": "inspect",
+    "validate": "agent validate",
+    "help": "--help",
+}
+"""What other programs' users type, and what it is called here."""
+
 EXAMPLE_NUMBER = 2
 """For whoever did not give one; within the bounds of all options."""
 MAX_NAMED = 12
@@ -121,6 +133,8 @@ def _commands_of(context: Any, typed: str) -> str:
     """The command that was probably meant, or all that there are."""
     from ottod.settings.nearest import nearest
 
+    if context.parent is None and (meant := MEANT.get(typed)):
+        return f"did you mean `{context.command_path} {meant}`?"
     names = [name for name, command in context.command.commands.items() if not command.hidden]
     if close := nearest(typed, names):
         return f"did you mean `{context.command_path} {close}`?"

@@ -115,9 +115,13 @@ class AgentFinder(msgspec.Struct, frozen=True, kw_only=True):
         known = sorted(self._files())
         close = nearest(name, known)
         looked = ", ".join(str(d.path) for d in self.directories() if d.layer != "builtin")
+        stem = Path(name).stem
+        is_path = "/" in name and stem in known
         error = ConfigError(
-            f"unknown agent {name!r}" + (f" — did you mean {close!r}?" if close else ""),
-            mend=f"known agents: {', '.join(known)}; looked in {looked} and the built-ins",
+            f"unknown agent {name!r}" + (f" — did you mean {close!r}?" if close and not is_path else ""),
+            mend=f"an agent is named, not its file: write {stem}"
+            if is_path
+            else f"known agents: {', '.join(known)}; looked in {looked} and the built-ins",
         )
         error.code = "unknown_agent"
         raise error

@@ -83,7 +83,9 @@ class WorkflowFinder(msgspec.Struct, frozen=True, kw_only=True):
         looked = ", ".join(str(d.path) for d in self.directories() if d.layer != "builtin")
         error = ConfigError(
             f"unknown workflow {name!r}" + (f" — did you mean {close!r}?" if close else ""),
-            mend=f"known workflows: {', '.join(known)}; looked in {looked} and the built-ins",
+            mend=f'{name} is an agent: `ottoctl run {name} "what to do"`'
+            if any(agent.name == name for agent in self.agents.entries())
+            else f"known workflows: {', '.join(known)}; looked in {looked} and the built-ins",
         )
         error.code = "unknown_workflow"
         raise error

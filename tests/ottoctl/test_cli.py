@@ -693,9 +693,13 @@ def test_doctor(fake: FakeDaemon, tmp_path: Path) -> None:
     assert findings["provider anthropic"]["detail"] == "key in this environment (a running daemon has its own)"
     assert "very-secret" not in done.stdout + done.stderr
     assert findings["daemon"]["level"] == "warn" and "9.9.9" in findings["daemon"]["detail"]
+    assert "put aside" not in findings
     (tmp_path / "run").mkdir(mode=0o755)
     (tmp_path / "run").chmod(0o755)
+    (tmp_path / "state").mkdir(mode=0o700, exist_ok=True)
+    (tmp_path / "state" / "otto.db.broken-1").write_text("garbage")
     done = ottoctl(tmp_path, "doctor")
+    assert re.search("! put aside .*otto.db was damaged", done.stdout), done.stdout
     assert done.returncode == 1
     assert "✗ runtime directory" in done.stdout and f"chmod 700 {tmp_path / 'run'}" in done.stdout
 

@@ -58,6 +58,9 @@ SAID = [
     ("config show rng", "no such key: rng", "did you mean 'ring'? ottoctl config show ring"),
     ("config show stop_grace_s", "no such key: stop_grace_s", "did you mean 'sessions.stop_grace_s'?"),
     ("config show ring.frobnicate", "no such key: ring.frobnicate", "see what there is: ottoctl config show ring"),
+    ("status", "No such command 'status'", "did you mean `ottoctl daemon status`?"),
+    ("sessions", "No such command 'sessions'", "did you mean `ottoctl ps`?"),
+    ("workflow start", "No such command 'start'", "did you mean `ottoctl workflow"),
     ("config show qqqq", "no such key: qqqq", "see what there is: ottoctl config show"),
 ]
 

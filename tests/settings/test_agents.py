@@ -125,6 +125,14 @@ def test_agents_of_another_owner_are_passed_over(world: World) -> None:
     assert "planted" not in {entry.name for entry in world.finder().entries()}
 
 
+def test_an_agent_is_named_and_not_its_file(world: World) -> None:
+    """Workflows can be run from a file."""
+    world.agent(world.repo, "planner.yml")
+    with pytest.raises(ConfigError) as caught:
+        world.finder().find(".otto/agents/planner.yml")
+    assert caught.value.mend == "an agent is named, not its file: write planner"
+
+
 def test_an_unknown_agent_is_refused_with_the_nearest(world: World) -> None:
     """The error says what was meant, what there is and where it looked."""
     with pytest.raises(ConfigError) as caught:

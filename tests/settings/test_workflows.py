@@ -67,6 +67,9 @@ def test_an_unknown_workflow_is_refused_with_the_nearest(world: World) -> None:
     assert caught.value.code == "unknown_workflow"
     assert str(caught.value) == "unknown workflow 'relaese' — did you mean 'release'?"
     assert str(world.repo / ".otto" / "workflows") in caught.value.mend
+    with pytest.raises(ConfigError, match="unknown workflow 'coder'") as caught:
+        world.finder().find("coder")
+    assert caught.value.mend == 'coder is an agent: `ottoctl run coder "what to do"`'
 
 
 @pytest.mark.parametrize("name", ["", "../release", "/etc/passwd", "release.yml", "a\0b"])
