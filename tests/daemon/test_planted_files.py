@@ -68,9 +68,12 @@ def test_the_proofs_of_isolation(place: RealDaemon) -> None:
 
 def test_a_daemon_in_the_background(place: RealDaemon) -> None:
     """`ottoctl daemon start`, as any command starts one that needs it."""
-    done = ctl(place, "daemon", "start")
-    assert done.returncode == 0, done.stderr
-    assert ctl(place, "daemon", "stop").returncode == 0
+    try:
+        done = ctl(place, "daemon", "start")
+        assert done.returncode == 0, done.stderr
+    finally:
+        # Whatever was found, it must not be left behind.
+        assert ctl(place, "daemon", "stop").returncode == 0
 
 
 def test_a_daemon_in_the_foreground(place: RealDaemon) -> None:
