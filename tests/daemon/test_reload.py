@@ -61,6 +61,6 @@ def test_a_file_that_never_opens_does_not_keep_a_daemon(daemon: RealDaemon) -> N
     config = daemon.base / "otto.yml"
     config.unlink()
     os.mkfifo(config)
-    with daemon.client(timeout_s=2.0) as otto, pytest.raises(OttoError):
-        otto.connection.call(ReloadDaemon())
+    with daemon.client() as otto, pytest.raises(OttoError):
+        otto.connection.call(ReloadDaemon(), timeout_s=2.0)
     assert daemon.stop() == 0
