@@ -23,6 +23,8 @@ from ottod.settings.interpreter import program
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 READY = "ready: version"
+HANDED_ON = ("OTTO_BWRAP",)
+"""Variables that say where a daemon finds what it needs."""
 
 
 class PrivateDaemon:
@@ -50,6 +52,7 @@ class PrivateDaemon:
             "OTTO_STATE_DIR": str(self.base / "state"),
             "OTTO_CONFIG": str(config),
             "OTTO_CONFIG_HOME": str(self.base / "config"),
+            **{name: os.environ[name] for name in HANDED_ON if name in os.environ},
             **(env or {}),
         }
         self.endpoint = f"ipc://{self.base}/run/control.sock"

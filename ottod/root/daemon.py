@@ -280,7 +280,12 @@ class Daemon:
         ready()
         self._notifier.ready(self._status_line())
         self._gateway.start()
+        # A directory that does not answer must not keep root from hearing that it is to go.
+        self._root.spawn(self._tidy_up())
         await loop.run_in_executor(self._threads, self._platform.report)
+
+    async def _tidy_up(self) -> None:
+        """What an earlier root left that nobody needs."""
         try:
             await self._supervisor.prune()
             await self._supervisor.artifacts.sweep()

@@ -46,6 +46,11 @@ def remove_tree(path: Path) -> bool:
 
     Says whether nothing is left of it.
     """
+    if path.is_symlink():
+        # Wherever it leads: that is not the session's.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return not os.path.lexists(path)
     with contextlib.suppress(RecursionError):
         shutil.rmtree(path, ignore_errors=True)
         if not os.path.lexists(path):

@@ -36,6 +36,8 @@ STOP_REQUEST_S = 10.0
 """The longest wait for root to hear that a child is to be stopped."""
 MAX_STARTING = 128
 """Children that root is asked for at the same time; what it is asked beside them has room as well."""
+MAX_STOPPING = 64
+"""Children that root is asked to stop at the same time: while it is away all of that stays asked."""
 TITLE_CHARS = 80
 SHOWN_QUESTION_BYTES = 2000
 MAX_REMEMBERED = 1000
@@ -74,6 +76,7 @@ class Children:
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting = asyncio.Semaphore(MAX_STARTING)
+        self._stopping = asyncio.Semaphore(MAX_STOPPING)
         self._dismissed: set[str] = set()
         """Conversations that are to end because nobody will say anything to them any more."""
         self.waiting_calls = 0
@@ -356,7 +359,8 @@ class Children:
 
     async def _have_stopped(self, child: str, reason: str) -> None:
         try:
-            await self._link.request(StopChild(child=child, reason=reason))
+            async with self._stopping:
+                await self._link.request(StopChild(child=child, reason=reason))
         except OttoError:
             pass  # It has ended.
 

@@ -46,8 +46,8 @@ from ottod.worker.journal_writer import JournalWriter
 from ottod.worker.link import Link
 from ottod.worker.workflow_step import Attempt, Workshop
 
-MAX_LOOK_S = 3600.0
-"""Between two looks at the clock while a moment is waited for."""
+MAX_LOOK_S = 60.0
+"""Between two looks at the clock while a moment is waited for: timers stand still while the machine sleeps."""
 SLACK_NS = 1_000_000_000
 """How far the wall clock may be behind before it is noted how much time has passed."""
 
@@ -68,7 +68,7 @@ class WorkflowRun:
         approvals: Approvals,
         on_change: Callable[[], None],
         on_entry: Callable[[j.WorkflowEntry], None] = lambda entry: None,
-        clock: Callable[[], int] = time.monotonic_ns,
+        clock: Callable[[], int] = lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME),
     ) -> None:
         self.machine = machine
         self._link = link

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,17 @@ def test_directories_that_their_owner_may_not_change_are_removed(tmp_path: Path)
     assert removed_by_its_owner(tmp_path / "tmp")
     assert [path.name for path in tmp_path.iterdir()] == ["outside"]
     assert outside.stat().st_mode & 0o777 == 0o500
+
+
+def test_a_link_in_its_place_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    """What it leads to was never the session's: neither its content nor its modes change."""
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "below").mkdir(parents=True)
+    (elsewhere / "below").chmod(0o500)
+    link = tmp_path / "s-1"
+    link.symlink_to(elsewhere)
+    assert remove_tree(link) and not link.is_symlink()
+    assert stat.S_IMODE((elsewhere / "below").stat().st_mode) == 0o500
 
 
 def test_what_cannot_be_removed_is_said(tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ def test_a_child_that_ended_unstopped_is_not_asked_about_for_ever(monkeypatch: p
     asyncio.run(main())
 
 
-def test_any_number_of_children_is_started_at_once() -> None:
-    """A wide block begins all its steps in one moment: their requests wait for room, and leave some for others."""
+def test_any_number_of_children_is_started_and_stopped_at_once() -> None:
+    """As a wide block does with its steps: their requests wait for room, and leave some for others."""
 
     async def main() -> None:
         nursery = Nursery()
@@ -63,5 +63,14 @@ def test_any_number_of_children_is_started_at_once() -> None:
         nursery.is_here.set()
         await asyncio.wait_for(asyncio.gather(*starts), DEADLINE_S)
         assert nursery.most_requests < MAX_REQUESTS and len(nursery.bodies) == len(starts)
+        nursery.is_here.clear()
+        stops = [asyncio.ensure_future(nursery.children.stop(f"x{n}#1", "enough")) for n in range(len(starts))]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert nursery.open_requests < MAX_REQUESTS
+        nursery.is_here.set()
+        await asyncio.wait_for(asyncio.gather(*stops), DEADLINE_S)
+        assert nursery.most_requests < MAX_REQUESTS and len(nursery.stopped) == len(starts)
+        await nursery.children.aclose()
 
     asyncio.run(main())
