@@ -130,8 +130,10 @@ def test_names_count_on_and_messages_reach_them(place: Place) -> None:
     )
     with place.daemon.client() as otto:
         lead = place.start(otto, "lead")
-        second = place.named(otto, lead, "helper#2")
+        second, scout = place.named(otto, lead, "helper#2"), place.named(otto, lead, "scout")
         wait_for("it is told", lambda: events(otto, second.id, MessageReceived))
+        # One that hears after its answer has another turn.
+        wait_for("so is the other", lambda: events(otto, scout.id, MessageReceived))
         wait_for("the lead has said all", lambda: len(events(otto, lead.id, MessageSent)) == 2)
         wait_for("and knows what became of it", lambda: events(otto, lead.id, TurnCompleted))
         failed = events(otto, lead.id, ToolFailed)[0]
